@@ -105,6 +105,25 @@ class HandoffMachine(RuleBasedStateMachine):
                 lifetime_s=LIFETIME_S,
             )
 
+    @precondition(lambda self: self.is_writer_alive)
+    @rule(num_steps=st.integers(1, 4), is_intact=st.booleans())
+    def hand_off(self, num_steps: int, is_intact: bool) -> None:
+        """Goes undisturbed up to one of its steps."""
+        self.tell_members()
+        self.receive(self.messages.pop())
+        self.reserve()
+        if (reservation := self.reservations.get(TurnId(f"turn-{self.num_turns}"))) is None:
+            return
+        ticket = reservation.ticket
+        writing = self.used[ticket.ticket_id] = Writing(ticket, reservation.writer)
+        if num_steps > 1:
+            for event in (PieceQueued(), PieceStarted(), AllQueued(), PieceArrived()):
+                self.step(writing, event, is_intact=is_intact)
+        if num_steps > 2:
+            self.receive(self.messages.pop())
+        if num_steps > 3:
+            self.verify()
+
     @precondition(lambda self: self.reservations)
     @rule(data=st.data())
     def give_up(self, data: st.DataObject) -> None:

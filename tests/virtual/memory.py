@@ -49,8 +49,9 @@ class WatchedMemory(LoopbackNetwork):
         self._copy(target_segment, fragments[1::2])
         if self.num_corrupting:
             self.num_corrupting -= 1
-            first = ctypes.c_ubyte.from_address(fragments[0].target_address)
-            first.value ^= 0xFF
+            # The exponent of a float: the fake model would not notice a change in its last bits.
+            high = ctypes.c_ubyte.from_address(fragments[0].target_address + 3)
+            high.value ^= 0x7F
 
     def _copy(self, target_segment: str, fragments: Sequence[Fragment]) -> None:
         for fragment in fragments:
