@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from segue.api.errors import InvalidConfig
-from segue.cli.server_part import MODULES, require_server_part
+from segue.cli.serve import MODULES, require_server_part
 from tests.cli.fake_router import fake_router
 from tests.repo.dependencies import ROOT, blocked_without_extras, required, with_dependencies
 

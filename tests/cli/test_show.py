@@ -23,8 +23,8 @@ from segue.api.drain import DrainReport, LeftReason
 from segue.api.explanation import CostLine, Explanation, WeighedCandidate, WorkerSpeed
 from segue.api.turn import FinishReason, PromptLogprobs, Timings, TurnEnd, Usage
 from segue.api.types import Epoch, Role, SessionId, TurnId, WorkerId
+from segue.cli.operate import report_json, report_line
 from segue.cli.show import answer_json, lines_of, status_table, timings_lines
-from segue.cli.show_drain import report_json, report_line
 from segue.cli.show_explanation import explanation_tables
 from segue.sdk.client import Answer
 
