@@ -16,6 +16,7 @@ from segue.api.turn import TokenDelta
 from segue.api.types import ChatInput, Message, StopConditions, TokenInput, WorkerId
 from segue.launch.config import Config
 from segue.sdk.client import Answer
+from segue.worker.drain import Deadline
 from tests.cluster.conftest import ENGINE, LocalCluster, local_cluster
 from tests.cluster.moving_placement import place_without_pulls
 from tests.cluster.oracle import Oracle
@@ -191,6 +192,7 @@ async def test_decode_computes_a_short_suffix_only_while_it_holds_the_prefix(
 
 async def test_turns_that_end_early_leave_their_seats(demo: Path) -> None:
     unending = StopConditions(max_tokens=400, ignore_eos=True)
+    soon = Deadline(5.0, asyncio.get_running_loop().time)
 
     async with local_cluster(demo, ONLY_PREFILL, prefill=2) as cluster:
         client = cluster.client
@@ -205,9 +207,9 @@ async def test_turns_that_end_early_leave_their_seats(demo: Path) -> None:
         _ = [event async for event in cancelled]
 
         # It accepts no more turns, and the router does not know that yet.
-        await cluster.prefill[0].drain()
+        await cluster.prefill[0].drain(soon, None)
         retried = [await say(cluster, LONG[:100]) for _ in range(2)]
-        await cluster.prefill[1].drain()
+        await cluster.prefill[1].drain(soon, None)
         with pytest.raises(Unavailable, match="draining"):
             await say(cluster, LONG[:100])
         await wait_until_idle(client)

@@ -113,14 +113,15 @@ def complaints(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 async def attack_all(cluster: LocalCluster, seed: int, num_messages: int) -> list[Attack]:
     # A fake worker that joins gets turns, and one with a real worker's name replaces it: this
-    # cluster has no secret. So membership is attacked on a separate router.
+    # cluster has no secret. So membership is attacked on a separate router. A drain that names a
+    # worker takes it out of service, as it should.
     recorded, pool = Recorder.so_far(), MessagePool()
     attacks = [
         (Attack(address, seed + i, recorded, pool), skip)
         for i, (address, skip) in enumerate(
             [
-                (cluster.client.target, ("Membership",)),
-                *((w.presence.address, ()) for w in (*cluster.prefill, *cluster.decode)),
+                (cluster.client.target, ("Membership", "DrainWorker")),
+                *((w.presence.address, ("Drain",)) for w in (*cluster.prefill, *cluster.decode)),
             ]
         )
     ]
