@@ -61,7 +61,11 @@ async def test_a_turn_whose_prefill_worker_dies_is_computed_by_another(
     assert is_idle(status), status
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize(
+    # tests/faults kills one in the short form too.
+    "number",
+    [pytest.param(signal.SIGKILL, marks=pytest.mark.slow), signal.SIGSTOP],
+)
 async def test_an_answer_whose_decode_worker_dies_or_hangs_goes_on_elsewhere(
     ray_cluster: Cluster, number: int
 ) -> None:
