@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from router.kept import KeptByWorkers
 from router.placement.cluster import ClusterModel
 from router.sessions.table import SessionTable
-from segue.api.cluster_status import WorkerStatus
-from segue.api.kept import KeptChanges, KeptSession
+from segue.api.cluster.kept import KeptChanges, KeptSession
+from segue.api.cluster.status import WorkerStatus
 from segue.api.prompt import PageDigests, Prompt
 from segue.api.types import Epoch, Role, SessionId, WorkerId
 from segue.cache.inventory import Inventory

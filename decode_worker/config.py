@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from segue.api.drain import MAX_DRAIN_S
+from segue.api.cluster.drain import MAX_DRAIN_S
 from segue.api.errors import InvalidConfig
 from segue.engine.batch import MAX_VERIFY_TOKENS
 

@@ -12,8 +12,8 @@ from decode_worker.memory.residency import MAX_LEASE_S, Residency
 from decode_worker.stream import TurnRunner, turn_stream
 from kv_transfer.ticket import PeerIdentity
 from segue.api.checks import MAX_SESSION_CHARS, require_name, require_number
-from segue.api.cluster_status import WorkerStatus
-from segue.api.drain import MAX_DRAIN_S, Adopted
+from segue.api.cluster.drain import MAX_DRAIN_S, Adopted
+from segue.api.cluster.status import WorkerStatus
 from segue.api.prompt import PrefixName
 from segue.api.types import SessionId
 from segue.internal.v1 import worker_pb2 as pb

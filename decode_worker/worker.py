@@ -34,8 +34,8 @@ from decode_worker.turn import (
 )
 from kv_transfer.ticket import PeerIdentity
 from kv_transfer.worker import HandoffWorker, WorkerResources
-from segue.api.cluster_status import WorkerStatus
-from segue.api.drain import Adopted, DrainReport, MoveReport
+from segue.api.cluster.drain import Adopted, DrainReport, MoveReport
+from segue.api.cluster.status import WorkerStatus
 from segue.api.errors import (
     DeadlineExceeded,
     InvalidRequest,

@@ -24,7 +24,7 @@ from kv_transfer.ticket import Arrival, PeerIdentity, Ticket
 from kv_transfer.transport.transport import Endpoint
 from kv_transfer.writing.outgoing import Outgoing
 from kv_transfer.writing.writer import HandoffWriter
-from segue.api.cluster_status import WorkerStatus
+from segue.api.cluster.status import WorkerStatus
 from segue.api.errors import NotFound, SegueError, TransferFailed
 from segue.api.prompt import PrefixName, Prompt, page_digest
 from segue.api.types import PageId, SlotId, TurnId

@@ -22,7 +22,7 @@ from kv_transfer.wire import (
     memory_map_to_wire,
     ticket_to_wire,
 )
-from segue.api.cluster_status import WorkerHealth, WorkerStatus
+from segue.api.cluster.status import WorkerHealth, WorkerStatus
 from segue.api.errors import StaleEpoch, Unavailable
 from segue.api.prompt import PrefixName
 from segue.api.turn import PrefillOutcome

@@ -13,8 +13,8 @@ from typing import Generic, Protocol, TypeVar
 from kv_transfer.config import TransferConfig
 from kv_transfer.exchange import Exchange
 from kv_transfer.transport.transport import Endpoint, OpenTransport, open_endpoint
-from segue.api.cluster_status import WorkerLoad, WorkerStatus
-from segue.api.drain import DrainReport, MoveReport
+from segue.api.cluster.drain import DrainReport, MoveReport
+from segue.api.cluster.status import WorkerLoad, WorkerStatus
 from segue.api.errors import UnknownPrefix
 from segue.api.prompt import PrefixName, Prompt
 from segue.api.types import TurnId

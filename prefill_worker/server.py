@@ -10,7 +10,7 @@ import grpc
 
 from kv_transfer.ticket import Ticket
 from kv_transfer.wire import ticket_from_wire
-from segue.api.cluster_status import WorkerStatus
+from segue.api.cluster.status import WorkerStatus
 from segue.api.errors import InvalidRequest
 from segue.api.prompt import PrefixName, Prompt
 from segue.api.turn import PrefixHolder, PromptLogprobs, TurnSpec

@@ -26,7 +26,7 @@ from prefill_worker.metrics import PrefillMetrics
 from prefill_worker.pull import Puller, Rates
 from prefill_worker.server import services
 from prefill_worker.units import PromptMemory, PromptUnits, check
-from segue.api.cluster_status import WorkerStatus
+from segue.api.cluster.status import WorkerStatus
 from segue.api.errors import (
     InvalidRequest,
     SegueError,

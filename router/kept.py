@@ -15,8 +15,8 @@ from router.placement.node import WorkerNode
 from router.placement.side import NOTHING, Held, Residency
 from router.sessions.history import TurnTokens
 from router.sessions.table import Keeping, SessionTable
-from segue.api.cluster_status import WorkerStatus
-from segue.api.kept import KeptChanges, KeptSession
+from segue.api.cluster.kept import KeptChanges, KeptSession
+from segue.api.cluster.status import WorkerStatus
 from segue.api.types import Epoch, Role, SessionId, WorkerId
 
 # More than a worker reports: one that is broken must not fill the router's memory.

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from cachetools import LRUCache
 
-from segue.api.cluster_status import WorkerHealth, WorkerStatus
+from segue.api.cluster.status import WorkerHealth, WorkerStatus
 from segue.api.errors import LayoutMismatch, StaleEpoch
 from segue.api.types import Epoch, WorkerId
 from segue.process.telemetry import Clock

@@ -30,7 +30,7 @@ from router.turn.links import Links
 from router.turn.meter import TurnMeter, log_end
 from router.turn.ongoing import OngoingTurns
 from router.turn.turn import Turn, TurnEvents
-from segue.api.cluster_status import ClusterStatus, ModelInfo, WorkerHealth, WorkerStatus
+from segue.api.cluster.status import ClusterStatus, ModelInfo, WorkerHealth, WorkerStatus
 from segue.api.errors import Cancelled, Unavailable
 from segue.api.history import digests
 from segue.api.turn import FinishReason, TokenDelta, TurnEnd

@@ -17,7 +17,7 @@ from router.tenants.keys import Keyring
 from router.tenants.tenant import Tenant
 from segue.api.api_key import METADATA, bearer_key
 from segue.api.checks import require_name
-from segue.api.cluster_status import WorkerHealth, WorkerStatus
+from segue.api.cluster.status import WorkerHealth, WorkerStatus
 from segue.api.errors import InvalidRequest
 from segue.api.types import Epoch, Role, SessionId, TurnId, WorkerId
 from segue.internal.v1 import worker_pb2

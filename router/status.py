@@ -11,7 +11,7 @@ from router.membership import Membership
 from router.metrics import RouterMetrics
 from router.sessions.table import SessionTable
 from router.turn.links import Links
-from segue.api.cluster_status import ClusterStatus, RouterStatus, WorkerHealth, WorkerStatus
+from segue.api.cluster.status import ClusterStatus, RouterStatus, WorkerHealth, WorkerStatus
 from segue.api.errors import SegueError
 from segue.api.types import Role
 from segue.process.telemetry import RateMeter

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from segue.api.cluster_status import WorkerHealth, WorkerStatus
+from segue.api.cluster.status import WorkerHealth, WorkerStatus
 from segue.api.errors import InvalidRequest
 from segue.api.types import Epoch, Role, WorkerId
 from segue.wire.streams import join

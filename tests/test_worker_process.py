@@ -12,8 +12,8 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 from prometheus_client import CollectorRegistry
 
-from segue.api.cluster_status import WorkerHealth, WorkerLoad, WorkerStatus
-from segue.api.drain import DrainReport
+from segue.api.cluster.drain import DrainReport
+from segue.api.cluster.status import WorkerHealth, WorkerLoad, WorkerStatus
 from segue.api.errors import InvalidRequest
 from segue.api.types import Role, WorkerId
 from segue.cache.inventory import Inventory

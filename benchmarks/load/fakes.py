@@ -16,7 +16,7 @@ from typing import Any
 
 import grpc
 
-from segue.api.cluster_status import UnitCounts, WorkerHealth, WorkerLoad, WorkerStatus
+from segue.api.cluster.status import UnitCounts, WorkerHealth, WorkerLoad, WorkerStatus
 from segue.api.types import Epoch, Role, WorkerId
 from segue.config import read_file, section
 from segue.internal.v1 import transfer_pb2

@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmarks.load.drive import Outcome, run_load
 from benchmarks.load.over_http import run_http_load
 from benchmarks.load.processes import ProcessCluster, process_cluster
-from segue.api.cluster_status import ClusterStatus, UnitCounts
+from segue.api.cluster.status import ClusterStatus, UnitCounts
 from segue.api.errors import SegueError
 from segue.sdk.client import Client, StopConditions, TokenInput
 

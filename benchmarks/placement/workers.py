@@ -11,7 +11,7 @@ from benchmarks.placement.workload import (
     PREFILL_TOKENS,
     SLOT_TOKENS,
 )
-from segue.api.cluster_status import UnitCounts, WorkerLoad, WorkerStatus
+from segue.api.cluster.status import UnitCounts, WorkerLoad, WorkerStatus
 from segue.api.types import Epoch, Role, WorkerId
 
 

@@ -11,7 +11,7 @@ from benchmarks.serving.samples import Answered
 from benchmarks.serving.workload import Prompt
 from router.turn.calls import NamedTurn, TurnReserved, WrittenBy
 from router.turn.links import DecodeLink, PrefillLink
-from segue.api.cluster_status import ClusterStatus
+from segue.api.cluster.status import ClusterStatus
 from segue.api.prompt import Prompt as TokenPrompt
 from segue.api.turn import TurnSpec
 from segue.api.types import Role, Sampling, SessionId, StopRules, TurnId

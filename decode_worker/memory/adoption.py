@@ -17,7 +17,7 @@ from kv_transfer.exchange import Exchange
 from kv_transfer.prefix_fetch import PrefixFetcher
 from kv_transfer.ticket import PeerIdentity
 from segue.api.checks import require
-from segue.api.drain import Adopted
+from segue.api.cluster.drain import Adopted
 from segue.api.errors import DeadlineExceeded, Overloaded, SegueError
 from segue.api.prompt import PrefixName, Prompt
 from segue.api.types import SessionId, TurnId

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 from decode_worker.memory.leases import TieredLeases
-from segue.api.drain import MAX_PREFIXES, HeldSession, LeftReason, MoveReport
+from segue.api.cluster.drain import MAX_PREFIXES, HeldSession, LeftReason, MoveReport
 from segue.api.errors import SegueError, Unavailable
 from segue.api.prompt import PrefixName
 from segue.api.types import SessionId

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from segue.api.cluster_status import WorkerHealth, WorkerStatus
+from segue.api.cluster.status import WorkerHealth, WorkerStatus
 from segue.api.types import Role
 
 # Turns beyond those that run, so that a worker whose turn ends does not wait for its next one: a

@@ -31,8 +31,7 @@ from router.membership import Membership
 from router.sessions.table import SessionTable
 from router.turn.links import Links
 from segue.api.checks import require_number
-from segue.api.cluster_status import WorkerHealth, WorkerStatus
-from segue.api.drain import (
+from segue.api.cluster.drain import (
     MAX_DRAIN_S,
     Adopted,
     DrainReport,
@@ -40,6 +39,7 @@ from segue.api.drain import (
     LeftReason,
     MoveReport,
 )
+from segue.api.cluster.status import WorkerHealth, WorkerStatus
 from segue.api.errors import DeadlineExceeded, NotFound, Overloaded, SegueError, Unavailable
 from segue.api.types import Epoch, Role, SessionId, WorkerId
 from segue.process.telemetry import Clock

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from segue.api.drain import Adopted, LeftReason
+from segue.api.cluster.drain import Adopted, LeftReason
 from segue.api.errors import IllegalTransition
 from segue.api.types import WorkerId
 

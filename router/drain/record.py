@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from router.sessions.table import Keeping, SessionRecord
-from segue.api.cluster_status import WorkerStatus
-from segue.api.drain import Adopted
+from segue.api.cluster.drain import Adopted
+from segue.api.cluster.status import WorkerStatus
 
 
 def note_move(

@@ -19,7 +19,7 @@ from router.placement.coefficients import (
 )
 from router.placement.estimate import Decision
 from router.placement.node import LoadIndex, WorkerNode
-from segue.api.cluster_status import WorkerStatus
+from segue.api.cluster.status import WorkerStatus
 from segue.api.types import WorkerId
 
 _SETTLED_PER_WORKER = 32

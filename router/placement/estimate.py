@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from router.placement.coefficients import Coefficients
 from router.placement.side import Exclusion, Rules, Side, TurnSize
-from segue.api.cluster_status import WorkerStatus
+from segue.api.cluster.status import WorkerStatus
 from segue.api.types import WorkerId
 
 

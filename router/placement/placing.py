@@ -23,7 +23,7 @@ from router.placement.shared_prefixes import SharedPrefixIndex, shared_prefix_of
 from router.placement.side import NOTHING, Held, Residency, Rules, TurnSize, without_states
 from router.sessions.history import History, TurnTokens
 from router.sessions.table import SessionTable
-from segue.api.cluster_status import WorkerStatus
+from segue.api.cluster.status import WorkerStatus
 from segue.api.prompt import PrefixName
 from segue.api.turn import PrefixHolder, TurnResult, TurnSpec
 from segue.api.types import WorkerId

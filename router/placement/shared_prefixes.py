@@ -15,7 +15,7 @@ from cachetools import LRUCache
 
 from router.placement.node import WorkerNode
 from router.placement.side import Held, Residency
-from segue.api.cluster_status import WorkerStatus
+from segue.api.cluster.status import WorkerStatus
 from segue.api.turn import TurnSpec
 from segue.api.types import Epoch, Role, WorkerId
 

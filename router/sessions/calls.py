@@ -9,7 +9,7 @@ from router.membership import Membership
 from router.sessions.table import SessionTable
 from router.turn.links import DecodeLink, Links
 from segue.api.checks import require_name
-from segue.api.cluster_status import SessionInfo, WorkerHealth
+from segue.api.cluster.status import SessionInfo, WorkerHealth
 from segue.api.errors import InvalidRequest, NotFound
 from segue.api.types import SessionId
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
-from segue.api.cluster_status import WorkerStatus
+from segue.api.cluster.status import WorkerStatus
 from segue.api.prompt import PrefixName
 from segue.api.turn import (
     ComputedOnDecode,

@@ -11,7 +11,7 @@ from typing import TypeVar
 from router.placement.estimate import Placement
 from router.placement.placing import TurnPlacing
 from router.turn.calls import NamedTurn, PromptSource, TurnCall, TurnReserved, WorkerCalls
-from segue.api.cluster_status import WorkerStatus
+from segue.api.cluster.status import WorkerStatus
 from segue.api.errors import SegueError, UnknownPrefix
 from segue.api.turn import PrefillStarted, PromptLogprobs, TurnSpec
 

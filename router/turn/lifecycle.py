@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from router.placement.estimate import Placement
-from segue.api.cluster_status import WorkerStatus
+from segue.api.cluster.status import WorkerStatus
 from segue.api.errors import (
     DeadlineExceeded,
     IllegalTransition,

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import grpc
 
 from router.turn.calls import NamedTurn, PromptPrefilled, PromptSource, TurnCall, WrittenBy
-from segue.api.cluster_status import WorkerStatus
-from segue.api.drain import MAX_DRAIN_S, Adopted, DrainReport, HeldSession
+from segue.api.cluster.drain import MAX_DRAIN_S, Adopted, DrainReport, HeldSession
+from segue.api.cluster.status import WorkerStatus
 from segue.api.errors import SegueError, Unavailable
 from segue.api.turn import ComputedOnDecode, PrefixHolder, PromptLogprobs
 from segue.api.types import Epoch, Role, SessionId, WorkerId

@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 
-from segue.api.kept import KeptChanges, KeptSession
+from segue.api.cluster.kept import KeptChanges, KeptSession
 from segue.api.types import SessionId
 from segue.cache.prefix.cache import PrefixCache
 from segue.cache.prefix.node import PageNode

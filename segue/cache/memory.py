@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Self
 
-from segue.api.cluster_status import UnitCounts
+from segue.api.cluster.status import UnitCounts
 from segue.api.types import PageId, SlotId
 from segue.cache.prefix.audit import check_invariants
 from segue.cache.prefix.cache import PrefixCache

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Generic, TypeVar
 
-from segue.api.cluster_status import UnitCounts
+from segue.api.cluster.status import UnitCounts
 from segue.api.errors import Overloaded
 from segue.api.types import PageId, SlotId
 

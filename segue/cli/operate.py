@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from segue.api.api_key import one_key
-from segue.api.drain import DrainReport
+from segue.api.cluster.drain import DrainReport
 from segue.cli import show, show_explanation
 from segue.cli.options import ApiKey, Target, TlsCa, TlsCert, TlsKey, out, tls_of
 from segue.sdk.client import DEFAULT_TARGET, Client

@@ -11,7 +11,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from segue.api.cluster_status import ClusterStatus, UnitCounts, WorkerHealth, WorkerStatus
+from segue.api.cluster.status import ClusterStatus, UnitCounts, WorkerHealth, WorkerStatus
 from segue.api.turn import PromptLogprobs, Timings, TurnEnd, Usage
 from segue.sdk.client import Answer
 

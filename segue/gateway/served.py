@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
-from segue.api.cluster_status import ModelInfo
+from segue.api.cluster.status import ModelInfo
 from segue.api.types import Detokenized
 from segue.gateway.http.errors import UnknownModel
 from segue.process.telemetry import Clock

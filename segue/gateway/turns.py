@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from segue.answers import AnswerParser, AnswerPart, CallAbandoned, CallEnd, CallStart
+from segue.answers.joined import joined
 from segue.api.errors import Cancelled
 from segue.api.turn import (
     FinishReason,
@@ -30,7 +31,6 @@ from segue.api.types import (
 from segue.gateway.forms import Form
 from segue.gateway.http.door import Visit
 from segue.gateway.inbox import Inbox
-from segue.gateway.joined import joined
 from segue.gateway.metrics import GatewayMetrics
 from segue.process.telemetry import Clock
 

@@ -19,7 +19,7 @@ from ray.exceptions import (
     RayTaskError,
 )
 
-from segue.api.cluster_status import ClusterStatus
+from segue.api.cluster.status import ClusterStatus
 from segue.api.errors import SegueError, Unavailable
 from segue.api.types import Role
 from segue.launch.config import ClusterConfig, Config

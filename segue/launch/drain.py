@@ -11,7 +11,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from segue.api.cluster_status import ClusterStatus
+from segue.api.cluster.status import ClusterStatus
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from segue.api.cluster_status import ClusterStatus, WorkerHealth
+from segue.api.cluster.status import ClusterStatus, WorkerHealth
 from segue.api.errors import SegueError, Unavailable
 from segue.process.telemetry import Clock
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from segue.api.checks import require_seconds, require_type
-from segue.api.cluster_status import ClusterStatus, ModelInfo, SessionInfo
-from segue.api.drain import MAX_DRAIN_S, DrainReport
+from segue.api.cluster.drain import MAX_DRAIN_S, DrainReport
+from segue.api.cluster.status import ClusterStatus, ModelInfo, SessionInfo
 from segue.api.errors import Unavailable
 from segue.api.explanation import Explanation
 from segue.api.types import ChatInput, Detokenized, TextInput

@@ -8,7 +8,7 @@ import grpc
 
 from segue.api.errors import InvalidRequest
 from segue.security.config import OPEN, Security
-from segue.wire.secured import SecuredChannel
+from segue.wire.security.secured import SecuredChannel
 
 # A prompt of a million token ids is about 3 MB as varints; gRPC's own limit is 4 MB.
 MAX_MESSAGE_BYTES = 64 << 20

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from segue.api.drain import DrainReport, HeldSession, MoveReport
+from segue.api.cluster.drain import DrainReport, HeldSession, MoveReport
 from segue.api.errors import Unavailable
 from segue.api.types import Epoch, WorkerId
 from segue.internal.v1 import worker_pb2

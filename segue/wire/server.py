@@ -17,8 +17,8 @@ from segue.api.errors import InvalidConfig
 from segue.security.config import OPEN, Security
 from segue.wire.addresses import Hosts
 from segue.wire.channel import KEEPALIVE_MS, MAX_MESSAGE_BYTES
-from segue.wire.credentials import server_credentials
-from segue.wire.guard import SecretInterceptor
+from segue.wire.security.credentials import server_credentials
+from segue.wire.security.guard import SecretInterceptor
 from segue.wire.status import ErrorInterceptor
 
 _SERVER_OPTIONS = [

@@ -14,7 +14,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
-from segue.api.drain import DrainOrder, DrainReport, HeldSession, MoveReport
+from segue.api.cluster.drain import DrainOrder, DrainReport, HeldSession, MoveReport
 from segue.api.types import WorkerId
 from segue.process.telemetry import Clock
 

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from segue.api.cluster_status import WorkerHealth, WorkerStatus
+from segue.api.cluster.status import WorkerHealth, WorkerStatus
 from segue.api.types import Epoch, WorkerId
 from segue.security.config import OPEN, Security
 from segue.wire.streams.join import KeptReader, stay_joined

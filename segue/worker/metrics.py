@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from segue.api.cluster_status import UnitCounts, WorkerLoad
+from segue.api.cluster.status import UnitCounts, WorkerLoad
 from segue.cache.host.tier import HostTier
 from segue.cache.prefix.cache import PrefixCache
 from segue.process.metrics_endpoint import new_registry

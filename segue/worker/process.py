@@ -18,8 +18,8 @@ from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry
 
-from segue.api.cluster_status import WorkerHealth, WorkerLoad, WorkerStatus
-from segue.api.drain import DrainReport
+from segue.api.cluster.drain import DrainReport
+from segue.api.cluster.status import WorkerHealth, WorkerLoad, WorkerStatus
 from segue.api.errors import InvalidRequest, Unavailable
 from segue.api.types import Epoch, Role, WorkerId
 from segue.cache.inventory import Inventory

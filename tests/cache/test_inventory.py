@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from segue.api.kept import KeptChanges, KeptSession
+from segue.api.cluster.kept import KeptChanges, KeptSession
 from segue.api.prompt import PageDigests, Prompt
 from segue.api.types import SessionId
 from segue.cache.inventory import Inventory, InventoryReader

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from segue.api.cluster_status import UnitCounts
+from segue.api.cluster.status import UnitCounts
 from segue.api.errors import Overloaded
 from segue.cache.memory import Memory
 from segue.cache.unit_pool import NO_OWNER, AccountingError, UnitState, page_pool

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from segue.api.cluster_status import UnitCounts
+from segue.api.cluster.status import UnitCounts
 from segue.api.prompt import Prompt
 from segue.api.types import PageId
 from segue.cache.prefix.tree import PrefixTree

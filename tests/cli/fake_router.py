@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from segue.api.cluster_status import ClusterStatus, RouterStatus
+from segue.api.cluster.status import ClusterStatus, RouterStatus
 from segue.api.errors import Overloaded, TransferFailed
 from segue.api.turn import FinishReason, TokenDelta, TurnEnd, Usage
 from segue.v1 import session_pb2 as pb

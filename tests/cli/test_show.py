@@ -11,7 +11,8 @@ from dataclasses import replace
 import pytest
 from rich.console import Console, RenderableType
 
-from segue.api.cluster_status import (
+from segue.api.cluster.drain import DrainReport, LeftReason
+from segue.api.cluster.status import (
     ClusterStatus,
     RouterStatus,
     UnitCounts,
@@ -19,7 +20,6 @@ from segue.api.cluster_status import (
     WorkerLoad,
     WorkerStatus,
 )
-from segue.api.drain import DrainReport, LeftReason
 from segue.api.explanation import CostLine, Explanation, WeighedCandidate, WorkerSpeed
 from segue.api.turn import FinishReason, PromptLogprobs, Timings, TurnEnd, Usage
 from segue.api.types import Epoch, Role, SessionId, TurnId, WorkerId

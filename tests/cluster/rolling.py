@@ -17,7 +17,7 @@ from prefill_worker.worker import PrefillWorker
 from router.__main__ import running as running_router
 from router.config import RouterConfig
 from router.router import Router
-from segue.api.cluster_status import WorkerHealth
+from segue.api.cluster.status import WorkerHealth
 from segue.api.turn import TokenDelta, TurnEnd
 from segue.api.types import SamplingParams, StopConditions, TokenInput
 from segue.launch.config import Config

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from segue.api.cluster_status import ClusterStatus, WorkerHealth
+from segue.api.cluster.status import ClusterStatus, WorkerHealth
 from segue.api.errors import SegueError
 from segue.sdk.client import Client
 

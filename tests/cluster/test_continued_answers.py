@@ -11,7 +11,7 @@ import pytest
 
 from router.turn.calls import NamedTurn, TurnReserved, WrittenBy
 from router.turn.links import DecodeLink, PrefillLink
-from segue.api.cluster_status import ClusterStatus
+from segue.api.cluster.status import ClusterStatus
 from segue.api.errors import InvalidRequest
 from segue.api.prompt import Prompt
 from segue.api.turn import ComputedOnDecode, TokenDelta, TurnResult, TurnSpec

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from segue.api.cluster_status import WorkerHealth
-from segue.api.drain import LeftReason
+from segue.api.cluster.drain import LeftReason
+from segue.api.cluster.status import WorkerHealth
 from segue.api.types import SamplingParams, SessionId
 from segue.launch.config import Config
 from tests.cluster.conftest import ENGINE

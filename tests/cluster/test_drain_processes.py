@@ -13,7 +13,7 @@ import pytest
 
 from router.__main__ import running as running_router
 from router.config import RouterConfig
-from segue.api.cluster_status import ClusterStatus
+from segue.api.cluster.status import ClusterStatus
 from segue.api.types import SessionId
 from segue.sdk.client import Client
 from tests.cluster.conftest import ENGINE

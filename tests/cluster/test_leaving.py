@@ -14,7 +14,7 @@ from pathlib import Path
 from router.__main__ import running as running_router
 from router.config import RouterConfig
 from router.router import Router
-from segue.api.cluster_status import WorkerHealth
+from segue.api.cluster.status import WorkerHealth
 from segue.api.types import SessionId, StopConditions, TokenInput, WorkerId
 from segue.sdk.client import Client
 from tests.cluster.waiting import wait_until_ready

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from segue.api.cluster_status import ClusterStatus
+from segue.api.cluster.status import ClusterStatus
 from tests.cluster.serving import PATIENCE_S, is_whole, serving, wait_for, wait_until
 
 RETRY = r"ERROR {} .*did not start; retrying error=(.*) retry_in_s=([\d.]+)"

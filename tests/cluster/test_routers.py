@@ -20,7 +20,7 @@ import pytest_asyncio
 from decode_worker.__main__ import running as running_decode
 from kv_transfer.transport.loopback import LoopbackNetwork
 from prefill_worker.__main__ import running as running_prefill
-from segue.api.cluster_status import WorkerHealth
+from segue.api.cluster.status import WorkerHealth
 from segue.api.errors import SegueError
 from segue.api.turn import FinishReason, TokenDelta, TurnEnd
 from segue.api.types import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from segue.api.cluster_status import ClusterStatus, UnitCounts
+from segue.api.cluster.status import ClusterStatus, UnitCounts
 from segue.sdk.client import Client
 
 

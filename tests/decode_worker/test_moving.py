@@ -10,7 +10,7 @@ import pytest
 from decode_worker.memory import moving
 from decode_worker.memory.leases import TieredLeases
 from decode_worker.memory.moving import move_away, sessions_held
-from segue.api.drain import HeldSession, LeftReason, MoveReport
+from segue.api.cluster.drain import HeldSession, LeftReason, MoveReport
 from segue.api.errors import InvalidRequest, SegueError, Unavailable
 from segue.api.types import SessionId
 from segue.worker.drain import Deadline

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from segue.api.cluster_status import ModelInfo
+from segue.api.cluster.status import ModelInfo
 from segue.api.errors import SegueError, Unauthenticated
 from segue.api.turn import FinishReason, TokenDelta, TurnEnd, TurnEvent, TurnStarted, Usage
 from segue.api.types import (

@@ -10,7 +10,7 @@ import pytest
 from kv_transfer.peers import Members
 from kv_transfer.reading.reader import HandoffReader
 from kv_transfer.ticket import MAX_LIFETIME_S, PeerIdentity
-from segue.api.cluster_status import WorkerHealth, WorkerStatus
+from segue.api.cluster.status import WorkerHealth, WorkerStatus
 from segue.api.errors import InvalidRequest, Unavailable
 from segue.api.types import Epoch, Role, TurnId, WorkerId
 from tests.kv_transfer.world import Clock, World

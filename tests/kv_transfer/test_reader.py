@@ -6,7 +6,7 @@ import pytest
 
 from kv_transfer.ticket import Ticket
 from kv_transfer.transport.cache_memory import checksums_of
-from segue.api.cluster_status import UnitCounts
+from segue.api.cluster.status import UnitCounts
 from segue.api.errors import (
     Cancelled,
     InvalidRequest,

@@ -16,7 +16,7 @@ from kv_transfer.server import ReaderServicer, WriterServicer
 from kv_transfer.ticket import Fence, PeerIdentity, Ticket, TicketId
 from kv_transfer.transport.cache_memory import checksums_of
 from kv_transfer.writing.outgoing import Outgoing
-from segue.api.cluster_status import WorkerStatus
+from segue.api.cluster.status import WorkerStatus
 from segue.api.errors import (
     Cancelled,
     InvalidRequest,

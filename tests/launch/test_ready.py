@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from segue.api.cluster_status import ClusterStatus, RouterStatus, WorkerHealth, WorkerStatus
+from segue.api.cluster.status import ClusterStatus, RouterStatus, WorkerHealth, WorkerStatus
 from segue.api.types import Epoch, Role, WorkerId
 from segue.launch.ready import missing_of
 

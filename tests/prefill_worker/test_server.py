@@ -10,7 +10,7 @@ import pytest
 
 from kv_transfer.ticket import Ticket
 from prefill_worker.server import PrefillFace
-from segue.api.cluster_status import WorkerStatus
+from segue.api.cluster.status import WorkerStatus
 from segue.api.errors import InvalidRequest, SegueError, TransferFailed, UnknownPrefix
 from segue.api.prompt import PrefixName, Prompt, pack_tokens
 from segue.api.turn import PrefixHolder, TurnSpec

@@ -7,7 +7,7 @@ from array import array
 from dataclasses import dataclass, field
 
 from router.turn.calls import NamedTurn, PromptSource, TurnCall
-from segue.api.cluster_status import WorkerStatus
+from segue.api.cluster.status import WorkerStatus
 from segue.api.errors import SegueError
 from segue.api.turn import PrefixHolder, PromptLogprobs
 from segue.internal.v1 import worker_pb2 as pb

@@ -9,7 +9,7 @@ from router.metrics import RouterMetrics
 from router.placement.placing import Placing, TurnPlacing
 from router.sessions.history import History
 from router.sessions.table import SessionTable
-from segue.api.cluster_status import UnitCounts, WorkerHealth, WorkerLoad, WorkerStatus
+from segue.api.cluster.status import UnitCounts, WorkerHealth, WorkerLoad, WorkerStatus
 from segue.api.prompt import Prompt
 from segue.api.turn import FinishReason, ShipReport, TurnResult, TurnSpec, Usage
 from segue.api.types import ChatInput, Epoch, Role, Sampling, SessionId, StopRules, TurnId, WorkerId

@@ -9,7 +9,7 @@ from router.placement.coefficients import PRIOR, Coefficients
 from router.placement.estimate import Decision
 from router.placement.policy import place
 from router.placement.side import Held, Rules, TurnSize
-from segue.api.cluster_status import UnitCounts, WorkerHealth, WorkerLoad, WorkerStatus
+from segue.api.cluster.status import UnitCounts, WorkerHealth, WorkerLoad, WorkerStatus
 from segue.api.types import Epoch, Role, WorkerId
 from segue.cost_line import prior_line
 

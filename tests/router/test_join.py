@@ -15,7 +15,7 @@ from router.membership import Membership
 from router.server import MembershipFace
 from router.sessions.table import SessionTable
 from router.turn.links import Links
-from segue.api.cluster_status import UnitCounts, WorkerHealth, WorkerLoad, WorkerStatus
+from segue.api.cluster.status import UnitCounts, WorkerHealth, WorkerLoad, WorkerStatus
 from segue.api.errors import InvalidRequest
 from segue.api.types import Epoch, Role, WorkerId
 from segue.internal.v1.worker_pb2 import ClusterView, Heartbeat, KeptChanges

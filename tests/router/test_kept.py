@@ -11,8 +11,8 @@ from router.kept import with_report
 from router.placement.estimate import Mode
 from router.placement.placing import Placing, TurnPlacing
 from router.sessions.table import Keeping
-from segue.api.cluster_status import WorkerHealth, WorkerStatus
-from segue.api.kept import KeptChanges, KeptSession
+from segue.api.cluster.kept import KeptChanges, KeptSession
+from segue.api.cluster.status import WorkerHealth, WorkerStatus
 from segue.api.prompt import PageDigests, Prompt
 from segue.api.types import Epoch, SessionId, StopRules, WorkerId
 from tests.router.placed import AGENT, ManualClock, held, placing_of, result, serve, spec, worker

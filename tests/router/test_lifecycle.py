@@ -23,7 +23,7 @@ from router.turn.lifecycle import (
     advance,
     holders,
 )
-from segue.api.cluster_status import WorkerStatus
+from segue.api.cluster.status import WorkerStatus
 from segue.api.errors import IllegalTransition
 from segue.api.types import Epoch, Role, WorkerId
 

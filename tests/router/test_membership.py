@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from router.membership import Membership
-from segue.api.cluster_status import UnitCounts, WorkerHealth, WorkerLoad, WorkerStatus
+from segue.api.cluster.status import UnitCounts, WorkerHealth, WorkerLoad, WorkerStatus
 from segue.api.errors import LayoutMismatch, StaleEpoch
 from segue.api.types import Epoch, Role, WorkerId
 

@@ -8,7 +8,7 @@ import pytest
 
 from router.placement.estimate import Mode
 from router.placement.placing import Placing
-from segue.api.cluster_status import WorkerHealth
+from segue.api.cluster.status import WorkerHealth
 from segue.api.errors import NotFound, Unavailable
 from segue.api.turn import ShipReport
 from segue.api.types import Sampling, SessionId, WorkerId

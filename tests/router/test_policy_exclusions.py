@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from router.placement.side import Exclusion
-from segue.api.cluster_status import WorkerHealth
+from segue.api.cluster.status import WorkerHealth
 from segue.api.errors import Unavailable
 from segue.api.types import Role
 from tests.router.small_cluster import RULES, cluster_of, decide, where, worker

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from router.placement.coefficients import PRIOR
 from router.placement.side import Exclusion, Rules
-from segue.api.cluster_status import WorkerHealth
+from segue.api.cluster.status import WorkerHealth
 from segue.api.types import Role
 from tests.router.small_cluster import NAMES, SLOW_LINK, TURN, cluster_of, decide, worker
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from router.placement.pools import LargestPools, Pools, answer_tokens
-from segue.api.cluster_status import WorkerHealth
+from segue.api.cluster.status import WorkerHealth
 from segue.api.errors import ContextOverflow, InvalidRequest
 from segue.api.types import Epoch
 from tests.router.small_cluster import worker

@@ -6,7 +6,7 @@ import pytest
 
 from router.placement.estimate import Mode
 from router.placement.placing import Placing
-from segue.api.cluster_status import WorkerHealth
+from segue.api.cluster.status import WorkerHealth
 from segue.api.types import SessionId, WorkerId
 from tests.router.placed import ManualClock, placing_of, result, serve, spec, worker
 

@@ -14,7 +14,7 @@ from router.placement.side import Held, Rules, TurnSize
 from router.sessions import table as session_table
 from router.sessions.history import Completed, TurnTokens
 from router.sessions.table import SessionRecord, SessionTable
-from segue.api.cluster_status import WorkerHealth, WorkerStatus
+from segue.api.cluster.status import WorkerHealth, WorkerStatus
 from segue.api.errors import NotFound
 from segue.api.prompt import Prompt
 from segue.api.turn import FinishReason, TurnEnd

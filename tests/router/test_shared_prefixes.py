@@ -12,7 +12,7 @@ from router.placement.coefficients import Observation
 from router.placement.placing import Placing
 from router.placement.shared_prefixes import SharedPrefix, SharedPrefixIndex, shared_prefix_of
 from router.sessions.table import SessionTable
-from segue.api.cluster_status import UnitCounts, WorkerHealth, WorkerLoad, WorkerStatus
+from segue.api.cluster.status import UnitCounts, WorkerHealth, WorkerLoad, WorkerStatus
 from segue.api.prompt import Prompt
 from segue.api.turn import FinishReason, ShipReport, TurnResult, TurnSpec, Usage
 from segue.api.types import Epoch, Role, Sampling, SessionId, StopRules, TurnId, WorkerId

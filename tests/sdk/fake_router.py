@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from segue.api.cluster_status import ClusterStatus, RouterStatus
+from segue.api.cluster.status import ClusterStatus, RouterStatus
 from segue.api.errors import SegueError
 from segue.api.turn import FinishReason, TokenDelta, TurnEnd, TurnStarted, Usage
 from segue.api.types import SessionId, TurnId

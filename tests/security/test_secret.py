@@ -11,7 +11,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from segue.api.cluster_status import WorkerStatus
+from segue.api.cluster.status import WorkerStatus
 from segue.api.errors import InvalidConfig, Unauthenticated
 from segue.api.types import Epoch, Role, WorkerId
 from segue.internal.v1 import transfer_pb2, worker_pb2

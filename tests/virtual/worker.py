@@ -16,7 +16,7 @@ from kv_transfer.worker import WorkerResources
 from prefill_worker.config import PrefillConfig
 from prefill_worker.metrics import PrefillMetrics
 from prefill_worker.worker import PrefillWorker
-from segue.api.cluster_status import WorkerHealth
+from segue.api.cluster.status import WorkerHealth
 from segue.api.types import Epoch, Role, WorkerId
 from segue.cache.host.tier import Tiers
 from segue.cache.host.unit_copy import copy_units

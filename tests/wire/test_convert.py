@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from segue.api.cluster_status import (
+from segue.api.cluster.status import (
     ClusterStatus,
     RouterStatus,
     UnitCounts,

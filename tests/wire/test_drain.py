@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from segue.api.drain import (
+from segue.api.cluster.drain import (
     MAX_PREFIXES,
     Adopted,
     DrainReport,

@@ -10,8 +10,8 @@ from typing import Any
 import grpc
 import pytest
 
-from segue.api.cluster_status import WorkerStatus
-from segue.api.kept import KeptChanges
+from segue.api.cluster.kept import KeptChanges
+from segue.api.cluster.status import WorkerStatus
 from segue.api.types import Epoch, Role, WorkerId
 from segue.internal.v1 import worker_pb2
 from segue.internal.v1.worker_pb2_grpc import MembershipServicer, add_MembershipServicer_to_server

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from segue.api.cluster.kept import KeptChanges, KeptSession
 from segue.api.errors import InvalidRequest
-from segue.api.kept import KeptChanges, KeptSession
 from segue.api.types import SessionId
 from segue.internal.v1 import worker_pb2 as pb
 from segue.wire.convert.kept import kept_from_wire, kept_to_wire

@@ -11,7 +11,7 @@ from decode_worker.metrics import DecodeMetrics
 from decode_worker.turn import TurnNews
 from decode_worker.worker import DecodeWorker
 from kv_transfer.ticket import PeerIdentity
-from segue.api.drain import Adopted, HeldSession
+from segue.api.cluster.drain import Adopted, HeldSession
 from segue.api.errors import SegueError
 from segue.api.turn import ComputedOnDecode, PrefillStarted, TokenDelta, TurnResult
 from segue.api.types import Role, SessionId, WorkerId

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 
-from segue.api.drain import DrainReport, HeldSession, LeftReason, MoveReport
+from segue.api.cluster.drain import DrainReport, HeldSession, LeftReason, MoveReport
 from segue.api.errors import SegueError, Unavailable
 from segue.worker.drain import Deadline, MoveSessions
 from tests.workers.fake_runner import answer_to

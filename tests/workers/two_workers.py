@@ -25,7 +25,7 @@ from kv_transfer.writing.plan import Fragment
 from prefill_worker.config import PrefillConfig
 from prefill_worker.metrics import PrefillMetrics
 from prefill_worker.worker import PrefillWorker
-from segue.api.cluster_status import UnitCounts
+from segue.api.cluster.status import UnitCounts
 from segue.api.errors import SegueError
 from segue.api.prompt import Prompt
 from segue.api.turn import PrefixHolder, PromptLogprobs, TokenDelta, TurnResult, TurnSpec

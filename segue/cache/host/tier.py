@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
-from segue.api.cluster_status import UnitCounts
+from segue.api.cluster.status import UnitCounts
 from segue.api.errors import UnknownPrefix
 from segue.api.prompt import PrefixName, Prompt
 from segue.cache.host.copying import Choose, Copying, MakeRoom, abandon, finish, start, what_is_new

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from starlette.requests import Request
 from starlette.responses import Response
 
-from segue.api.cluster_status import ModelInfo
+from segue.api.cluster.status import ModelInfo
 from segue.gateway.http.routes import Gateway, json_response
 from segue.gateway.openai.objects import Json
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import ray.util
 
-from segue.api.cluster_status import ClusterStatus
+from segue.api.cluster.status import ClusterStatus
 from segue.api.types import Role
 from segue.launch.config import Config
 from segue.launch.ray.start import logs_folder

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from segue.api.checks import one_of, require_ascending, require_count
-from segue.api.drain import (
+from segue.api.cluster.drain import (
     Adopted,
     DrainReport,
     HeldSession,

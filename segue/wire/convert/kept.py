@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from segue.api.checks import MAX_SESSION_CHARS, require, require_name
-from segue.api.kept import KeptChanges, KeptSession
+from segue.api.cluster.kept import KeptChanges, KeptSession
 from segue.api.prompt import DIGEST_BYTES
 from segue.api.types import SessionId
 from segue.internal.v1 import worker_pb2 as pb

@@ -13,7 +13,7 @@ from segue.api.checks import (
     require_name,
     require_number,
 )
-from segue.api.cluster_status import (
+from segue.api.cluster.status import (
     ClusterStatus,
     RouterStatus,
     SessionInfo,

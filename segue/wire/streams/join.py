@@ -12,9 +12,9 @@ from typing import Protocol
 
 import grpc
 
-from segue.api.cluster_status import WorkerStatus
+from segue.api.cluster.kept import KeptChanges
+from segue.api.cluster.status import WorkerStatus
 from segue.api.errors import InvalidRequest, LayoutMismatch
-from segue.api.kept import KeptChanges
 from segue.internal.v1 import worker_pb2
 from segue.internal.v1.worker_pb2_grpc import MembershipStub
 from segue.security.config import OPEN, Security

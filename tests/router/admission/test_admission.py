@@ -11,7 +11,7 @@ import pytest
 from router.admission.admission import Admission, Asking
 from router.admission.capacity import capacity_of
 from router.config import RouterConfig
-from segue.api.cluster_status import WorkerHealth, WorkerLoad, WorkerStatus
+from segue.api.cluster.status import WorkerHealth, WorkerLoad, WorkerStatus
 from segue.api.errors import (
     Cancelled,
     DeadlineExceeded,

@@ -11,8 +11,8 @@ from router.drain.desk import DrainDesk
 from router.membership import Membership
 from router.sessions.table import Keeping, SessionTable
 from router.turn.links import Links
-from segue.api.cluster_status import WorkerHealth, WorkerStatus
-from segue.api.drain import Adopted, HeldSession, LeftReason, MoveReport
+from segue.api.cluster.drain import Adopted, HeldSession, LeftReason, MoveReport
+from segue.api.cluster.status import WorkerHealth, WorkerStatus
 from segue.api.errors import (
     DeadlineExceeded,
     InvalidRequest,

@@ -17,7 +17,7 @@ from router.drain.move import (
     Waiting,
     advance_move,
 )
-from segue.api.drain import Adopted, LeftReason
+from segue.api.cluster.drain import Adopted, LeftReason
 from segue.api.errors import IllegalTransition
 from segue.api.types import WorkerId
 

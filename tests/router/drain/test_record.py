@@ -6,7 +6,7 @@ import pytest
 
 from router.drain.record import after_move, note_move
 from router.sessions.table import Keeping, SessionRecord
-from segue.api.drain import Adopted
+from segue.api.cluster.drain import Adopted
 from segue.api.types import Epoch, SessionId, WorkerId
 from tests.router.small_cluster import worker
 

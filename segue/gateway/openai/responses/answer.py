@@ -8,11 +8,11 @@ from contextlib import aclosing
 from typing import Any
 
 from segue.answers import AnswerPart
+from segue.answers.joined import joined
 from segue.api.turn import FinishReason, TurnEnd
 from segue.api.types import SampledToken
 from segue.gateway.http.errors import Failure
 from segue.gateway.http.stream import event
-from segue.gateway.joined import joined
 from segue.gateway.openai.chat import PING
 from segue.gateway.openai.objects import Json, chat_logprobs, ids_in
 from segue.gateway.openai.responses.output import Output

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
-from segue.answers import (
+from segue.answers.parts import (
     AnswerPart,
     CallAbandoned,
     CallArguments,

@@ -13,7 +13,7 @@ from typing import Any, Self
 import grpc
 
 from segue.security.config import Security
-from segue.wire.credentials import channel_credentials
+from segue.wire.security.credentials import channel_credentials
 
 Options = Sequence[tuple[str, Any]]
 

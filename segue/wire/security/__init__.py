@@ -1,0 +1,1 @@
+"""Credentials, the cluster's secret and channels that carry it."""
