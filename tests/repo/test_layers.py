@@ -134,3 +134,17 @@ def test_only_launch_imports_ray_and_only_its_transport_imports_mooncake() -> No
     assert all(path.startswith("segue/launch/") for path in users["ray"])
     assert users["mooncake"] == {"kv_transfer/transport/mooncake.py"}
     assert all(path.startswith("segue/demo/") for path in users["transformers"])
+
+
+def test_a_folder_has_at_most_ten_modules() -> None:
+    folders = {
+        str(path.parent.relative_to(ROOT)): [
+            module.name
+            for module in path.parent.glob("*.py")
+            if not module.stem.startswith("__") and not module.stem.endswith(("_pb2", "_pb2_grpc"))
+        ]
+        for package in SEES
+        for path in (ROOT / package).rglob("*.py")
+    }
+
+    assert {folder: len(of) for folder, of in folders.items() if len(of) > 10} == {}
