@@ -101,6 +101,8 @@ async def test_an_answer_whose_decode_worker_dies_or_hangs_goes_on_elsewhere(
     assert is_idle(status), status
 
 
+# test_routers.py kills one in a process of its own in the default suite.
+@pytest.mark.slow
 async def test_the_router_restarts_at_its_address_and_the_workers_rejoin(
     ray_cluster: Cluster,
 ) -> None:

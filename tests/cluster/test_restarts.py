@@ -36,6 +36,7 @@ def bound(address: str) -> socket.socket:
             return taken
 
 
+@pytest.mark.slow
 def test_a_restart_that_fails_is_retried_until_it_works(demo: Path, tmp_path: Path) -> None:
     model, away = tmp_path / "model", tmp_path / "away"
     shutil.copytree(demo, model)
@@ -131,8 +132,8 @@ def test_a_signal_during_the_start_ends_it_with_the_signals_status_and_leaves_no
         time.sleep(0.1)
 
 
-# Ray itself waits a minute for a GCS.
-@pytest.mark.parametrize("part", ["raylet", pytest.param("gcs_server", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["raylet", "gcs_server"])
 def test_if_a_part_of_ray_dies_the_cluster_ends_with_an_error(part: str, tmp_path: Path) -> None:
     """Without that part of Ray nothing would be restarted."""
     mark = f"{tmp_path}-{part}"
