@@ -23,6 +23,7 @@ async def test_both_clients_measure_every_token() -> None:
         assert cell.first_token_s.p50 > 0
         assert 0 < cell.num_events <= cell.num_tokens
         assert cell.cpu_s.keys() == {"client", "router", "prefill-0", "decode-0", "gateway"}
+        assert (cell.cpu_s["gateway"] > 0) == (cell.client == "HTTP")
     assert len(table(cells).splitlines()) == 2 + len(cells)
 
 
