@@ -26,6 +26,14 @@ def attention_input(
     offsets_T: Tensor,
     eps: float,
 ) -> tuple[Tensor, Tensor]:
+    """Queries and output gates, each [T, Q, X]. Stores keys and values in `pages`, in place.
+
+    `packed` [T, (2 Q + 2 G) X] has each query head's query and gate, one after the other; then all
+    keys, then all values. The returned gates are a view of it. Queries and keys are normed
+    (`rms_norm` with weight 1 + `norm`, over a head) and rotated by the tables of `rotary_tables`,
+    in float32, and rounded once. `pages` [Z, 2, G, O, X] has the dtype of `packed`; token t goes to
+    place `offsets[t]` of page `pages[t]`.
+    """
     num_tokens, num_kv_heads, head_dim = len(packed_TY), *pages_Z2GOX.shape[2::2]
     num_heads = packed_TY.shape[1] // (2 * head_dim) - num_kv_heads
     parts_TNX = packed_TY.view(num_tokens, 2 * (num_heads + num_kv_heads), head_dim)
@@ -50,6 +58,7 @@ def store_keys_and_values(
     offsets_T: Tensor,
     eps: float,
 ) -> None:
+    """`attention_input` without queries: `packed` [T, 2 G X] has all keys, then all values."""
     num_tokens = len(packed_TY)
     num_kv_heads, head_dim = pages_Z2GOX.shape[2::2]
     kv_T2GX = packed_TY.view(num_tokens, 2, num_kv_heads, head_dim)

@@ -28,6 +28,16 @@ def causal_conv_prefill(
     cu_segments_N1: Tensor,
     slots_in_N: Tensor,
 ) -> Tensor:
+    """silu(conv(x)) [T, C] of packed sequences; `state` [S, C, W - 1] is updated in place.
+
+    Segment m is rows cu_tokens[m] to cu_tokens[m + 1], and leaves its last inputs in slot
+    `slots_out[m]`. Sequence n is segments cu_segments[n] to cu_segments[n + 1]. Each segment starts
+    where the previous one ends; the first continues from slot `slots_in[n]` (`NO_SLOT`: zeros). No
+    slot may be written twice, or read by one sequence and written by another.
+
+    `x`, `state` and the result have the same dtype; `weight` may have any, and a model's is
+    float32. Sums are in float32.
+    """
     out_TC = torch.empty_like(x_TC)
     bounds, slots_out = cu_tokens_M1.tolist(), slots_out_M.tolist()
     for slot_in, (first, end) in zip(
@@ -52,6 +62,15 @@ def causal_conv_decode(
     slots_out_T: Tensor,
     round_sizes: Sequence[int],
 ) -> Tensor:
+    """silu(conv(x)) [T, C] of a few tokens a sequence; `state` [S, C, W - 1] is updated in place.
+
+    Rows are stored one draft round after another: round j has the j-th token of the first
+    `round_sizes[j]` sequences, at most as many as in the previous round. Sequence d continues from
+    slot `slots_in[d]`, which is read-only. After each token it leaves the last inputs in the
+    `slots_out` of that row. A sequence's `slots_out` may include its own `slots_in`. No slot may be
+    written twice, or written by one sequence and read by another. On a GPU -1 in `slots_out` writes
+    nothing, for padding in a captured step.
+    """
     num_tokens, num_channels = x_TC.shape
     width = weight_CW.shape[1]
     past_DCW = state_SCW.index_select(0, slots_in_D)

@@ -47,6 +47,18 @@ def gated_delta_rule_decode(
     slots_out_T: Tensor,
     round_sizes: Sequence[int],
 ) -> Tensor:
+    """Outputs [T, H, V] in float32 of a few tokens a sequence; `state` is updated in place.
+
+    Rows are stored one draft round after another: round j has the j-th token of the first
+    `round_sizes[j]` sequences, at most as many as in the previous round. Sequence d continues from
+    slot `slots_in[d]`, which is read-only. After each token it leaves the state in the
+    `slots_out` of that row. A sequence's `slots_out` may include its own `slots_in`. No slot may be
+    written twice, or written by one sequence and read by another. On a GPU -1 in `slots_out` writes
+    nothing, for padding in a captured step.
+
+    `log_decay` and `rate` are float32, `state` [S, H, K, V] float32, the rest any dtype.
+    Everything is computed in float32.
+    """
     num_tokens, num_k_heads, k_dim = q_TGK.shape
     num_v_heads, v_dim = v_THV.shape[1:]
     heads = (2, num_tokens, num_k_heads, num_v_heads // num_k_heads, k_dim)
@@ -84,6 +96,14 @@ def gated_delta_rule_prefill(
     cu_segments_N1: Tensor,
     slots_in_N: Tensor,
 ) -> Tensor:
+    """Outputs [T, H, V] in float32 of packed sequences; `state` is updated in place.
+
+    Segment m is rows cu_tokens[m] to cu_tokens[m + 1], at least one, and leaves its state in slot
+    `slots_out[m]`. Sequence n is segments cu_segments[n] to cu_segments[n + 1]. Each segment starts
+    where the previous one ends; the first continues from slot `slots_in[n]` (`NO_SLOT`: zeros). No
+    slot may be written twice, or read by one sequence and written by another. Dtypes are as for
+    decode.
+    """
     bounds, slots_out = cu_tokens_M1.tolist(), slots_out_M.tolist()
     out_THV = torch.empty(v_THV.shape, dtype=torch.float32, device=v_THV.device)
     for slot_in, (first, end) in zip(

@@ -19,6 +19,13 @@ def routed_experts(
     *,
     experts_per_token: int,
 ) -> tuple[Tensor, Tensor]:
+    """down(silu(gate(x)) · up(x)) of each token's best experts [T, A, H], and their weights [T, A].
+
+    The best experts have the largest router logits, best first; among equal logits the lowest id
+    comes first. Weights are float32: the router's softmax over all experts, normalised over the
+    chosen ones. `gate_up` [E, 2 I, H] stacks gate on up; `down` is [E, H, I]; both have the dtype
+    of `x`.
+    """
     num_tokens, hidden_size = x_TH.shape
     experts_TA, weights_TA = route(router_logits_TE, experts_per_token)
     order_Z = experts_TA.flatten().argsort(stable=True)
@@ -39,6 +46,11 @@ def routed_experts(
 def combine_experts(
     y_TAH: Tensor, weights_TA: Tensor, shared_TH: Tensor, shared_gate_T1: Tensor
 ) -> Tensor:
+    """Σ weight · y over a token's experts + sigmoid(shared gate) · shared [T, H].
+
+    Summed in float32, best expert first, regardless of the rest of the batch. The result has the
+    dtype of `y`.
+    """
     routed_TH = torch.einsum("ta,tah->th", weights_TA, y_TAH.float())
     gated_TH = shared_gate_T1.float().sigmoid() * shared_TH.float()
     return (routed_TH + gated_TH).to(y_TAH.dtype)

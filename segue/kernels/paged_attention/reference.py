@@ -71,7 +71,7 @@ def attend_verify(
     Queries are stored one draft round after another: round j has the j-th query of the first
     `round_sizes[j]` sequences, at most as many as in the previous round. Query j of a sequence sees
     its first `lengths + j` tokens. If `lengths` is zero there is no sequence: outputs are zeros.
-    A sequence's keys and values are gathered once for all its queries.
+    At most 8 rounds on a GPU. A sequence's keys and values are gathered once for all its queries.
     """
     num_heads, head_dim = q_TQX.shape[1:]
     num_kv_heads, num_rounds = pages_Z2GOX.shape[2], len(round_sizes)
@@ -230,7 +230,8 @@ def _keys_and_values(
 
 
 def join_pages(pages_Z2GOX: Tensor, page_table: Tensor) -> Tensor:
-    """The pages [..., P] of each sequence as one long page [..., 2, G, P · O, X]."""
+    """A copy of each sequence's pages [..., P] as one long page [..., 2, G, P · O, X]. All ids of a
+    row are followed."""
     num_kv_heads = pages_Z2GOX.shape[2]
     rows_YP = _rows(page_table, tuple(range(2 * num_kv_heads)), num_kv_heads)
     gathered = _gather(pages_Z2GOX, rows_YP, is_kept=True)

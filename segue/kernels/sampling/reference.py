@@ -36,6 +36,13 @@ _MAX_SCORES = 1 << 18
 def sample(
     logits_RV: Tensor, rows: SamplingRows, needs: SamplingFeatures, ledger: Ledger | None = None
 ) -> Tensor:
+    """The token of each row, int64 [R]; it depends only on the row, not on the rest of the batch.
+
+    `logits_RV` float32, contiguous, not modified. `needs` must cover all features that any row
+    uses. Masks, bias and penalties need a `ledger`, which is read-only. Greedy rows take the best
+    token, the lowest id among equals; the others take the best after Gumbel noise. On a GPU nothing
+    waits, so it can be captured in a graph, which then keeps the pointers of all arguments.
+    """
     scores_RV = adjusted(logits_RV, rows, needs, ledger)
     if not needs.draws or not len(scores_RV):
         return scores_RV.argmax(dim=1)
@@ -110,7 +117,8 @@ def _count(counts_RV: Tensor, pending_RP: Tensor) -> None:
 
 
 def observe(counts_SV: Tensor, slot_D: Tensor, ids_DJ: Tensor, num_D: Tensor) -> None:
-    """In place, and without synchronising with the device."""
+    """Counts the first `num_D` of each sequence's new tokens as part of its answer, in place. All
+    int64 except the int32 counts. A sequence with `NO_SLOT` is skipped. Can be captured."""
     num_slots, vocab_size = counts_SV.shape
     places_J = torch.arange(ids_DJ.shape[1], device=ids_DJ.device)
     counts_DJ = (places_J < num_D[:, None]) & (slot_D >= 0)[:, None]
@@ -120,7 +128,11 @@ def observe(counts_SV: Tensor, slot_D: Tensor, ids_DJ: Tensor, num_D: Tensor) ->
 
 
 def num_accepted(draft_ids_DK: Tensor, target_ids_DJ: Tensor, num_drafts_D: Tensor) -> Tensor:
-    """Does not synchronise with the device."""
+    """Number of each sequence's leading drafts that equal the trunk's own tokens: int64 [D].
+
+    `target_ids_DJ` [D, K + 1] holds at place j the trunk's token after j accepted drafts. Only the
+    first `num_drafts_D` of a sequence's K drafts count; the rest may be anything. Can be captured.
+    """
     num_drafts = draft_ids_DK.shape[1]
     places_K = torch.arange(num_drafts, device=draft_ids_DK.device)
     right_DK = draft_ids_DK == target_ids_DJ[:, :num_drafts]
