@@ -25,7 +25,6 @@ from segue.engine.runner import ModelRunner
 from segue.model.checkpoint.settings import AS_PUBLISHED, CheckpointConfig
 from segue.text.tokens.tokenizer import Tokenizer
 from segue.worker.process import (
-    Identity,
     Presence,
     RunningWorker,
     WorkerOptions,
@@ -47,7 +46,7 @@ async def running(
     open_transport: OpenTransport = open_mooncake,
 ) -> AsyncIterator[RunningWorker]:
     """A worker that serves until the block ends. Raises InvalidCheckpoint and InvalidConfig."""
-    identity = Identity.take(options.worker_id, Role.DECODE)
+    identity = await options.take_identity(Role.DECODE)
     launches_ahead = steps_on_device(engine)
     loaded = await load(options, engine, max_drafts=decode.max_drafts, with_scratch=launches_ahead)
     decode.check_model(has_mtp=loaded.runner.has_mtp)

@@ -32,9 +32,10 @@ from segue.process.telemetry import Clock
 from segue.worker.drain import Deadline, MoveSessions
 from segue.worker.engine_thread import EngineLoop
 from segue.worker.load import LoadedModel, load_runner
+from segue.worker.membership.identity import Identity
 from segue.worker.memory import tiers_of
 from segue.worker.metrics import WorkerMetrics
-from segue.worker.process import Identity, Presence, WorkerOptions
+from segue.worker.process import Presence, WorkerOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,6 @@ from segue.engine.config import EngineConfig
 from segue.model.checkpoint.settings import AS_PUBLISHED, CheckpointConfig
 from segue.text.tokens.tokenizer import Tokenizer
 from segue.worker.process import (
-    Identity,
     Presence,
     RunningWorker,
     WorkerOptions,
@@ -40,7 +39,7 @@ async def running(
     open_transport: OpenTransport = open_mooncake,
 ) -> AsyncIterator[RunningWorker]:
     """A worker that serves until the block ends. Raises InvalidCheckpoint and InvalidConfig."""
-    identity = Identity.take(options.worker_id, Role.PREFILL)
+    identity = await options.take_identity(Role.PREFILL)
     loaded = await load(options, engine)
     tokenizer = None if checkpoint.skip_tokenizer else Tokenizer.from_folder(loaded.folder)
     metrics = PrefillMetrics()

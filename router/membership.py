@@ -69,8 +69,7 @@ class Membership:
                 f"{status.worker_id} serves model {model_id}, this router serves {self.model_id}; "
                 "start both on the same checkpoint"
             )
-        known = self._members.get(status.worker_id)
-        latest = known.status.epoch if known else self._past.get(status.worker_id, status.epoch)
+        known, latest = self._members.get(status.worker_id), self.last_epoch(status.worker_id)
         if status.epoch < latest:
             raise StaleEpoch(
                 f"{status.worker_id} was replaced: expected epoch {latest} or later, "
@@ -122,6 +121,11 @@ class Membership:
             elif member.lost_at <= now - self._forget_lost_s:
                 logger.warning("lost worker forgotten", extra={"worker": member.status.worker_id})
                 self._forget(member.status)
+
+    def last_epoch(self, worker_id: WorkerId) -> int:
+        """Of the lives that were seen here; 0 if there was none."""
+        known = self._members.get(worker_id)
+        return known.status.epoch if known else self._past.get(worker_id, 0)
 
     def workers(self) -> list[WorkerStatus]:
         """All workers that are here or were lost recently, by id."""

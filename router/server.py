@@ -252,6 +252,13 @@ class MembershipFace(MembershipServicer):
         )
         return moves_to_wire(report)
 
+    async def LastEpoch(
+        self, request: worker_pb2.LastEpochRequest, context: Context
+    ) -> worker_pb2.LastEpochResponse:
+        require_name("worker_id", request.worker_id)
+        epoch = self._router.membership.last_epoch(WorkerId(request.worker_id))
+        return worker_pb2.LastEpochResponse(epoch=epoch)
+
     async def _listen(
         self, heartbeats: AsyncIterator[worker_pb2.Heartbeat], worker: WorkerStatus, stream: object
     ) -> bool:

@@ -13,7 +13,7 @@ from segue.api.errors import InvalidRequest
 from segue.api.types import Epoch, Role, WorkerId
 from segue.wire.streams import join
 from segue.wire.streams.join import KeepsNothing
-from segue.worker.joining import View, members_of, stay_joined_to
+from segue.worker.membership.joining import View, members_of, stay_joined_to
 from segue.worker.process import WorkerOptions
 from tests.wire.test_join import STATUS, recording_router
 

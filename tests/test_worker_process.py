@@ -15,13 +15,13 @@ from prometheus_client import CollectorRegistry
 from segue.api.cluster.drain import DrainReport
 from segue.api.cluster.status import WorkerHealth, WorkerLoad, WorkerStatus
 from segue.api.errors import InvalidRequest
-from segue.api.types import Role, WorkerId
+from segue.api.types import Epoch, Role, WorkerId
 from segue.cache.inventory import Inventory
 from segue.cache.strays import Strays
 from segue.wire.server import Services
 from segue.worker.drain import Deadline, MoveSessions
+from segue.worker.membership.identity import Identity
 from segue.worker.process import (
-    Identity,
     Presence,
     RunningWorker,
     WorkerOptions,
@@ -85,7 +85,7 @@ class IdleWorker:
 
 def serving() -> contextlib.AbstractAsyncContextManager[RunningWorker]:
     return serving_worker(
-        Identity.take("decode-0", Role.DECODE),
+        Identity(worker_id=WorkerId("decode-0"), role=Role.DECODE, epoch=Epoch(1)),
         CollectorRegistry(),
         IdleWorker,
         # No router is running: a worker serves without one.

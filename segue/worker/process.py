@@ -21,7 +21,7 @@ from prometheus_client import CollectorRegistry
 from segue.api.cluster.drain import DrainReport
 from segue.api.cluster.status import WorkerHealth, WorkerLoad, WorkerStatus
 from segue.api.errors import InvalidRequest, Unavailable
-from segue.api.types import Epoch, Role, WorkerId
+from segue.api.types import Role, WorkerId
 from segue.cache.inventory import Inventory
 from segue.cache.strays import Strays
 from segue.config import read_file
@@ -33,7 +33,8 @@ from segue.wire.drain_calls import move_sessions
 from segue.wire.metrics import metrics_endpoint
 from segue.wire.server import Services, serving
 from segue.worker.drain import Deadline, Draining, MoveSessions
-from segue.worker.joining import stay_joined_to
+from segue.worker.membership.identity import Identity, take_identity
+from segue.worker.membership.joining import stay_joined_to
 
 logger = logging.getLogger(__name__)
 
@@ -41,20 +42,6 @@ logger = logging.getLogger(__name__)
 _AUDIT_PERIOD_S = 30.0
 _LEAVE_TIMEOUT_S = 2.0
 DEFAULT_DRAIN_S = 30.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Identity:
-    """A worker's identity in this life. Its addresses are known once its server has a port."""
-
-    worker_id: WorkerId
-    role: Role
-    epoch: Epoch
-
-    @classmethod
-    def take(cls, worker_id: str, role: Role) -> Identity:
-        """Starts a new life. The time is a new epoch, since a worker takes seconds to start."""
-        return cls(worker_id=WorkerId(worker_id), role=role, epoch=Epoch(time.time_ns()))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -257,6 +244,11 @@ class WorkerOptions:
     @property
     def routers(self) -> tuple[str, ...]:
         return tuple(address.strip() for address in self.router_address.split(","))
+
+    async def take_identity(self, role: Role) -> Identity:
+        """Starts a new life of this worker."""
+        worker_id = WorkerId(self.worker_id)
+        return await take_identity(worker_id, role, self.routers, security=self.security)
 
     @property
     def hosts(self) -> Hosts:

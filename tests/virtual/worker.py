@@ -25,8 +25,9 @@ from segue.cache.prefix.eviction_cost import cost_to_prefill
 from segue.cache.tensors import CacheTensors
 from segue.wire.drain_calls import move_sessions
 from segue.worker.drain import Draining
-from segue.worker.joining import stay_joined_to
-from segue.worker.process import Identity, Presence, audit_when_idle, exit_on_failure
+from segue.worker.membership.identity import Identity
+from segue.worker.membership.joining import stay_joined_to
+from segue.worker.process import Presence, audit_when_idle, exit_on_failure
 from tests.virtual.memory import WatchedMemory
 from tests.virtual.network import HandlerServer, Network
 from tests.virtual.process import Process

@@ -45,6 +45,11 @@ class MembershipStub:
                 request_serializer=segue_dot_internal_dot_v1_dot_worker__pb2.MoveSessionsRequest.SerializeToString,
                 response_deserializer=segue_dot_internal_dot_v1_dot_worker__pb2.MoveSessionsResponse.FromString,
                 _registered_method=True)
+        self.LastEpoch = channel.unary_unary(
+                '/segue.internal.v1.Membership/LastEpoch',
+                request_serializer=segue_dot_internal_dot_v1_dot_worker__pb2.LastEpochRequest.SerializeToString,
+                response_deserializer=segue_dot_internal_dot_v1_dot_worker__pb2.LastEpochResponse.FromString,
+                _registered_method=True)
 
 
 class MembershipServicer:
@@ -69,6 +74,13 @@ class MembershipServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def LastEpoch(self, request, context):
+        """From a worker that starts: its epoch must be greater than those of its earlier lives.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MembershipServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -81,6 +93,11 @@ def add_MembershipServicer_to_server(servicer, server):
                     servicer.MoveSessions,
                     request_deserializer=segue_dot_internal_dot_v1_dot_worker__pb2.MoveSessionsRequest.FromString,
                     response_serializer=segue_dot_internal_dot_v1_dot_worker__pb2.MoveSessionsResponse.SerializeToString,
+            ),
+            'LastEpoch': grpc.unary_unary_rpc_method_handler(
+                    servicer.LastEpoch,
+                    request_deserializer=segue_dot_internal_dot_v1_dot_worker__pb2.LastEpochRequest.FromString,
+                    response_serializer=segue_dot_internal_dot_v1_dot_worker__pb2.LastEpochResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -138,6 +155,33 @@ class Membership:
             '/segue.internal.v1.Membership/MoveSessions',
             segue_dot_internal_dot_v1_dot_worker__pb2.MoveSessionsRequest.SerializeToString,
             segue_dot_internal_dot_v1_dot_worker__pb2.MoveSessionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LastEpoch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/segue.internal.v1.Membership/LastEpoch',
+            segue_dot_internal_dot_v1_dot_worker__pb2.LastEpochRequest.SerializeToString,
+            segue_dot_internal_dot_v1_dot_worker__pb2.LastEpochResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -43,6 +43,8 @@ class MembershipStub:
     """From a decode worker that drains. The router chooses a decode worker for each session, which
     pulls it. Returns when each has been moved, or is left behind for a reason.
     """
+    LastEpoch: _grpc.UnaryUnaryMultiCallable[_worker_pb2.LastEpochRequest, _worker_pb2.LastEpochResponse]
+    """From a worker that starts: its epoch must be greater than those of its earlier lives."""
 
 @_typing.type_check_only
 class MembershipAsyncStub(MembershipStub):
@@ -59,6 +61,8 @@ class MembershipAsyncStub(MembershipStub):
     """From a decode worker that drains. The router chooses a decode worker for each session, which
     pulls it. Returns when each has been moved, or is left behind for a reason.
     """
+    LastEpoch: _aio.UnaryUnaryMultiCallable[_worker_pb2.LastEpochRequest, _worker_pb2.LastEpochResponse]  # type: ignore[assignment]
+    """From a worker that starts: its epoch must be greater than those of its earlier lives."""
 
 class MembershipServicer(metaclass=_abc_1.ABCMeta):
     """Served by each router. A worker keeps one stream to each open for its whole life."""
@@ -84,6 +88,14 @@ class MembershipServicer(metaclass=_abc_1.ABCMeta):
         """From a decode worker that drains. The router chooses a decode worker for each session, which
         pulls it. Returns when each has been moved, or is left behind for a reason.
         """
+
+    @_abc_1.abstractmethod
+    def LastEpoch(
+        self,
+        request: _worker_pb2.LastEpochRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_worker_pb2.LastEpochResponse, _abc.Awaitable[_worker_pb2.LastEpochResponse]]:
+        """From a worker that starts: its epoch must be greater than those of its earlier lives."""
 
 def add_MembershipServicer_to_server(servicer: MembershipServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 

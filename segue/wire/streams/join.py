@@ -14,7 +14,7 @@ import grpc
 
 from segue.api.cluster.kept import KeptChanges
 from segue.api.cluster.status import WorkerStatus
-from segue.api.errors import InvalidRequest, LayoutMismatch
+from segue.api.errors import InvalidRequest, LayoutMismatch, StaleEpoch
 from segue.internal.v1 import worker_pb2
 from segue.internal.v1.worker_pb2_grpc import MembershipStub
 from segue.security.config import OPEN, Security
@@ -64,7 +64,9 @@ async def stay_joined(
     called for each stream that ends.
 
     Returns once the router has received the leave; at once if the router is unreachable. Raises
-    LayoutMismatch if the router serves another model: rejoining would not help.
+    LayoutMismatch if the router serves another model, and StaleEpoch if it knew a greater epoch
+    before this worker ever joined it (the clock was set back, and the router was away when the
+    epoch was chosen): rejoining would not help, a new life will.
     """
 
     def heartbeat() -> worker_pb2.Heartbeat:
@@ -73,19 +75,23 @@ async def stay_joined(
         )
 
     log = _ChangeLog()
+    has_joined = False
     while not leaving.is_set():
         async with channel_to(router_address, security) as channel:
             with contextlib.closing(kept()) as reader:
                 messages = _messages(heartbeat, heartbeat_s, reader, leaving)
                 try:
                     async for view in MembershipStub(channel).Join(messages):
+                        has_joined = True
                         log.log(logging.INFO, "joined the router", router=router_address)
                         on_view([worker_from_wire(worker) for worker in view.workers])
                     if not leaving.is_set():
                         logger.info("the router closed the membership stream; rejoining")
                 except grpc.aio.AioRpcError as rpc_error:
                     error = error_from_rpc(rpc_error, f"router {router_address}")
-                    if isinstance(error, LayoutMismatch):
+                    # One that was replaced is refused too: it must not come back as the latest.
+                    is_early = isinstance(error, StaleEpoch) and not has_joined
+                    if isinstance(error, LayoutMismatch) or is_early:
                         raise error from None
                     log.log(logging.WARNING, "cannot reach the router; retrying", error=str(error))
                 except InvalidRequest as error:
