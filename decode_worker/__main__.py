@@ -69,6 +69,7 @@ async def running(
         transfer=transfer,
         eviction_cost=_eviction_cost,
         open_transport=open_transport,
+        pass_tokens=decode.max_pass_tokens,
     ) as resources:
 
         def worker_as(presence: Presence) -> DecodeWorker:

@@ -58,6 +58,11 @@ class DecodeConfig:
     def simulates_acceptance(self) -> bool:
         return self.simulate_acceptance >= 0
 
+    @property
+    def max_pass_tokens(self) -> int:
+        """The most tokens in one step: answers with all their drafts, and prompts."""
+        return self.max_batch * (1 + self.max_drafts) + self.max_prompt_tokens
+
     def check_device(self, *, launches_ahead: bool) -> None:
         """Raises InvalidConfig if the device's steps do not support a setting."""
         if self.simulates_acceptance and launches_ahead:

@@ -83,8 +83,9 @@ class DecodeWorker(HandoffWorker[DecodeTurn, Command]):
         runner = resources.runner
         self._metrics = metrics
         self.residency = Residency(self._memory, self._tier, config, clock)
+        progress = self.watchdog.progress
         engine = DecodeEngine(
-            runner, metrics, self._publish, config, launcher=launcher, clock=clock
+            runner, metrics, self._publish, config, progress, launcher=launcher, clock=clock
         )
         self._reservations = Reservations(
             self.residency,
@@ -94,7 +95,7 @@ class DecodeWorker(HandoffWorker[DecodeTurn, Command]):
             worker=self.name,
             num_drafts=lambda: engine.draft_reach,
         )
-        self._engine = EngineLoop("decode-engine", engine.step, leave_process)
+        self._engine = EngineLoop("decode-engine", engine.step, leave_process, progress)
         self._grammars = Grammars(tokenizer, runner.config.vocab_size)
         self._adoptions = Adoptions(self._exchange, self._memory, self.residency, runner.layout)
 

@@ -7,7 +7,7 @@ import contextlib
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
 from kv_transfer.config import TransferConfig
@@ -36,6 +36,7 @@ from segue.worker.membership.identity import Identity
 from segue.worker.memory import tiers_of
 from segue.worker.metrics import WorkerMetrics
 from segue.worker.process import Presence, WorkerOptions
+from segue.worker.watchdog import Patience, Watchdog
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +48,7 @@ class WorkerResources:
     tiers: Tiers
     max_running: int
     verify_checksums: bool = True
+    patience: Patience = field(default_factory=Patience)
 
 
 @contextlib.asynccontextmanager
@@ -59,8 +61,10 @@ async def worker_resources(
     transfer: TransferConfig,
     eviction_cost: Callable[[CacheLayout], EvictionCost],
     open_transport: OpenTransport,
+    pass_tokens: int,
 ) -> AsyncIterator[WorkerResources]:
     """Allocates the host tier and registers the cache with the transport, until the block ends.
+    `pass_tokens`: the most in one pass.
 
     Raises InvalidConfig.
     """
@@ -83,7 +87,23 @@ async def worker_resources(
             tiers=tiers,
             max_running=loaded.engine.max_running,
             verify_checksums=transfer.verify_checksums,
+            patience=_patience(loaded, pass_tokens, transfer),
         )
+
+
+def _patience(loaded: LoadedModel, pass_tokens: int, transfer: TransferConfig) -> Patience:
+    runner, config = loaded.runner, loaded.runner.config
+    num_tokens = loaded.sizes.num_pages * runner.layout.page_tokens
+    return Patience.of(
+        num_params=runner.num_params,
+        num_layers=config.num_layers,
+        width=config.hidden_size,
+        vocab_size=config.vocab_size,
+        max_context=min(config.max_position_embeddings, num_tokens),
+        pass_tokens=pass_tokens,
+        device=runner.tensors.device.type,
+        write_s=transfer.transfer_timeout_s,
+    )
 
 
 # How long a drain whose time is up waits for writes in flight, and any drain for fences.
@@ -143,6 +163,7 @@ class HandoffWorker(ABC, Generic[AnyTurn, Command]):
         self._is_draining = False
         self._worker_metrics = metrics
         self._max_running = resources.max_running
+        self.watchdog = Watchdog(resources.patience)
 
     def find_prefix(self, prefix: PrefixName) -> Prompt:
         """The tokens of a prefix that is cached here. Raises UnknownPrefix."""
@@ -168,6 +189,7 @@ class HandoffWorker(ABC, Generic[AnyTurn, Command]):
             ),
         )
         self._worker_metrics.set_load(load)
+        self._worker_metrics.set_engine(self.watchdog.silent_s)
         self._worker_metrics.set_cache(self._memory.cache, self._tier)
         return self.presence.status(load)
 

@@ -52,6 +52,7 @@ async def running(
         # Only proportions matter within one worker.
         eviction_cost=lambda layout: cost_to_prefill(layout, lambda num_tokens: num_tokens * 1e-3),
         open_transport=open_transport,
+        pass_tokens=prefill.chunk_tokens,
     ) as resources:
 
         def worker_as(presence: Presence) -> PrefillWorker:

@@ -31,6 +31,7 @@ from segue.process.telemetry import Clock
 from segue.worker.engine_thread import Drop
 from segue.worker.failures import Failures
 from segue.worker.grammars import Making
+from segue.worker.watchdog import EngineProgress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,11 +99,13 @@ class PrefillEngine:
         metrics: PrefillMetrics,
         *,
         chunk_tokens: int,
+        progress: EngineProgress,
         clock: Clock = time.monotonic,
     ) -> None:
         self._runner = runner
         self._metrics = metrics
         self._chunk_tokens = chunk_tokens
+        self._progress = progress
         self._clock = clock
         self._waiting: list[PrefillSequence] = []
         self._failures = Failures()
@@ -143,12 +146,14 @@ class PrefillEngine:
                 sequence.started_at = started_at
 
         def ship(layer: int) -> None:
+            self._progress.beat(is_shipping=True)
             for sequence, chunk in batch:
                 if sequence.turn.turn_id not in failed:
                     try:
                         self._ship(sequence, chunk, layer)
                     except Exception as error:
                         failed[sequence.turn.turn_id] = self._failures.of_sequence(error)
+            self._progress.beat()
 
         logits_NV = self._runner.forward(
             [_to_forward(sequence, chunk) for sequence, chunk in batch],

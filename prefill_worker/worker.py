@@ -72,8 +72,11 @@ class PrefillWorker(HandoffWorker[Interruptible, Command]):
             config,
             resources.max_running,
         )
-        engine = PrefillEngine(runner, metrics, chunk_tokens=config.chunk_tokens, clock=clock)
-        self._engine = EngineLoop("prefill-engine", engine.step, leave_process)
+        progress = self.watchdog.progress
+        engine = PrefillEngine(
+            runner, metrics, chunk_tokens=config.chunk_tokens, progress=progress, clock=clock
+        )
+        self._engine = EngineLoop("prefill-engine", engine.step, leave_process, progress)
         self._grammars = Grammars(tokenizer, runner.config.vocab_size)
 
     def services(self) -> Services:

@@ -78,6 +78,8 @@ class Membership:
         self._members[status.worker_id] = _Member(status, self._clock())
         if known is None or known.status.epoch != status.epoch or known.lost_at is not None:
             logger.info("worker joined", extra={"worker": status.worker_id, "at": status.address})
+        if status.health is WorkerHealth.STUCK:
+            logger.error("worker stuck", extra={"worker": status.worker_id})
         self._on_status(status)
         if known is None or _identity(known.status) != _identity(status):
             self._announce()

@@ -92,7 +92,7 @@ class Router:
     def _on_status(self, worker: WorkerStatus) -> None:
         self.placing.update_worker(worker)
         self._admission.set_capacity(capacity_of(self.membership.workers()))
-        if worker.health is WorkerHealth.LOST:
+        if worker.health in (WorkerHealth.LOST, WorkerHealth.STUCK):
             self.links.lost(worker)
 
     async def generate(

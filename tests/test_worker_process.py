@@ -28,6 +28,7 @@ from segue.worker.process import (
     _until_signal,
     serving_worker,
 )
+from segue.worker.watchdog import Patience, Watchdog
 
 
 def probe(address: str, path: str) -> int:
@@ -57,6 +58,7 @@ class IdleWorker:
         self.drains: list[tuple[float, bool]] = []
         self.turn_is_over = asyncio.Event()
         self.turn_is_over.set()
+        self.watchdog = Watchdog(Patience(pass_s=3.0))
 
     def services(self) -> Services:
         return []

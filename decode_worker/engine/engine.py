@@ -35,6 +35,7 @@ from segue.engine.runner import ModelRunner
 from segue.process.telemetry import Clock
 from segue.worker.engine_thread import Drop
 from segue.worker.failures import Failures
+from segue.worker.watchdog import EngineProgress
 
 
 class _Step(NamedTuple):
@@ -51,6 +52,7 @@ class DecodeEngine:
         metrics: DecodeMetrics,
         publish: Callable[[Sequence[Event]], None],
         config: DecodeConfig,
+        progress: EngineProgress | None = None,
         *,
         launcher: Launcher | None = None,
         clock: Clock = time.monotonic,
@@ -63,7 +65,7 @@ class DecodeEngine:
         self._config = config
         self._clock = clock
         self._draft_count = DraftCount(runner, config)
-        self._host: Stepper = HostStepper(runner, config)
+        self._host: Stepper = HostStepper(runner, config, progress or EngineProgress())
         self._stepper: Stepper = self._host if launcher is None else DeviceStepper(launcher)
         """Steps the answers. The host computes prompt suffixes in any case."""
         self._running: list[DecodeSequence] = []

@@ -24,6 +24,7 @@ from segue.engine.runner import ModelRunner
 from segue.engine.sampler import sample, sample_ids
 from segue.engine.speculation.acceptance import num_accepted, num_simulated
 from segue.grammar.constraint import Constraint
+from segue.worker.watchdog import EngineProgress
 
 
 class Stepper(Protocol):
@@ -55,8 +56,9 @@ class HostStepper:
 
     num_ahead = 0
 
-    def __init__(self, runner: ModelRunner, config: DecodeConfig) -> None:
+    def __init__(self, runner: ModelRunner, config: DecodeConfig, progress: EngineProgress) -> None:
         self._runner = runner
+        self._progress = progress
         self._page_tokens = runner.layout.page_tokens
         self._config = config
 
@@ -69,7 +71,10 @@ class HostStepper:
         constrained = [sequence for sequence in batch if sequence.constraint is not None]
         _draft(self._runner, batch, num_drafts)
         _find_masks(constrained)
-        logits_RV = self._runner.forward([s.next_chunk(self._page_tokens) for s in batch])
+        logits_RV = self._runner.forward(
+            [s.next_chunk(self._page_tokens) for s in batch],
+            on_layer=lambda layer: self._progress.beat(),
+        )
         rows = [sequence.next_rows() for sequence in batch]
         for sequence in constrained:
             sequence.take_drafts_back()

@@ -228,7 +228,8 @@ class Links:
             await self._links.pop(key).close()
 
     def lost(self, worker: WorkerStatus) -> None:
-        """Fails the calls to a silent worker: its connection may take a minute to break."""
+        """Fails the calls to a silent worker, whose connection may take a minute to break, or to
+        one that is stuck."""
         link = self._links.get((worker.worker_id, worker.epoch))
         if link is not None:
             link.fail(Unavailable(f"{link.name} is lost: its process ended, or does not answer"))

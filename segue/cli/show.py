@@ -19,6 +19,7 @@ _HEALTH_STYLE = {
     WorkerHealth.READY: "green",
     WorkerHealth.DRAINING: "yellow",
     WorkerHealth.LOST: "red",
+    WorkerHealth.STUCK: "red",
 }
 
 
@@ -155,7 +156,8 @@ def status_table(cluster: ClusterStatus, width: int) -> RenderableType:
 def _verdict(cluster: ClusterStatus) -> Text:
     if not cluster.ready:
         return Text("not ready", "bold red")
-    lost = [str(w.worker_id) for w in cluster.workers if w.health is WorkerHealth.LOST]
+    absent = (WorkerHealth.LOST, WorkerHealth.STUCK)
+    lost = [str(w.worker_id) for w in cluster.workers if w.health in absent]
     if lost:
         return Text(f"ready without {', '.join(lost)}", "bold yellow")
     return Text("ready", "bold green")

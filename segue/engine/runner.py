@@ -106,6 +106,13 @@ class ModelRunner:
         unique = {tensor.data_ptr(): tensor.nbytes for tensor in self._weights.values()}
         return sum(unique.values())
 
+    @property
+    def num_params(self) -> int:
+        """Of all weights; a tied matrix counts once."""
+        return sum(
+            {tensor.data_ptr(): tensor.numel() for tensor in self._weights.values()}.values()
+        )
+
     @torch.inference_mode()
     def forward(
         self,

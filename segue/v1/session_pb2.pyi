@@ -224,6 +224,8 @@ class _WorkerHealthEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WorkerHe
     """Finishes its turns, takes no new ones."""
     WORKER_HEALTH_LOST: _WorkerHealth.ValueType  # 3
     """Missed heartbeats or lost its connection."""
+    WORKER_HEALTH_STUCK: _WorkerHealth.ValueType  # 4
+    """Answers, but its engine makes no progress: its turns go on elsewhere, and its process ends."""
 
 class WorkerHealth(_WorkerHealth, metaclass=_WorkerHealthEnumTypeWrapper): ...
 
@@ -233,6 +235,8 @@ WORKER_HEALTH_DRAINING: WorkerHealth.ValueType  # 2
 """Finishes its turns, takes no new ones."""
 WORKER_HEALTH_LOST: WorkerHealth.ValueType  # 3
 """Missed heartbeats or lost its connection."""
+WORKER_HEALTH_STUCK: WorkerHealth.ValueType  # 4
+"""Answers, but its engine makes no progress: its turns go on elsewhere, and its process ends."""
 Global___WorkerHealth: _TypeAlias = WorkerHealth  # noqa: Y015
 
 @_typing.final

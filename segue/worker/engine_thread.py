@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from segue.api.types import TurnId
+from segue.worker.watchdog import EngineProgress
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +27,8 @@ class EngineLoop(Generic[Command]):
     """Runs `step(commands) -> has_work` in one thread until closed.
 
     An exception that escapes `step` ends the thread and is handed to `on_crash` on the event loop:
-    an engine in an unknown state must not continue.
+    an engine in an unknown state must not continue. `progress` beats before each step; a step that
+    takes long beats on the way.
     """
 
     def __init__(
@@ -34,8 +36,10 @@ class EngineLoop(Generic[Command]):
         name: str,
         step: Callable[[list[Command]], bool],
         on_crash: Callable[[BaseException], None],
+        progress: EngineProgress,
     ) -> None:
         self._step = step
+        self._progress = progress
         self._on_crash = on_crash
         self._inbox: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
         self._asyncio_loop = asyncio.get_running_loop()
@@ -57,16 +61,22 @@ class EngineLoop(Generic[Command]):
 
     def _run(self) -> None:
         has_work = False
+        self._progress.starts()
         try:
             while True:
+                if not has_work:
+                    self._progress.rests()
                 commands, is_closing = self._receive(wait=not has_work)
                 if is_closing:
                     return
+                self._progress.beat()
                 has_work = self._step(commands)
         except Exception as error:
             logger.exception("the engine stopped")
             crash = error
             self.publish(lambda: self._on_crash(crash))
+        finally:
+            self._progress.rests()
 
     def _receive(self, *, wait: bool) -> tuple[list[Command], bool]:
         commands: list[Command] = []

@@ -85,7 +85,11 @@ class WorkerMetrics:
         self._turns = Gauge(
             "segue_worker_turns", "Turns running or waiting.", ["state"], registry=self.registry
         )
-
+        self._engine_silent = Gauge(
+            "segue_engine_silent_seconds",
+            "Since the engine's last sign of progress in a pass; 0 between passes.",
+            registry=self.registry,
+        )
         self._evictions = Counter(
             "segue_cache_evictions_total",
             "Pages and states evicted from the device.",
@@ -120,6 +124,9 @@ class WorkerMetrics:
         self._seen = now
         self._leases.set(len(cache.leases.sessions() | tier.cache.leases.sessions()))
         self._host.set_tier(tier)
+
+    def set_engine(self, silent_s: float) -> None:
+        self._engine_silent.set(silent_s)
 
     def set_load(self, load: WorkerLoad) -> None:
         self._turns.labels("running").set(load.running_turns)

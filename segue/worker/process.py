@@ -35,6 +35,7 @@ from segue.wire.server import Services, serving
 from segue.worker.drain import Deadline, Draining, MoveSessions
 from segue.worker.membership.identity import Identity, take_identity
 from segue.worker.membership.joining import stay_joined_to
+from segue.worker.watchdog import Watchdog, end_when_stuck
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ DEFAULT_DRAIN_S = 30.0
 
 @dataclass(slots=True, kw_only=True)
 class Presence:
-    """How others see a worker. `health` changes once, when the worker starts to drain."""
+    """How others see a worker. `health` changes when the worker starts to drain, or is stuck."""
 
     identity: Identity
     address: str
@@ -83,6 +84,7 @@ class Worker(Protocol):
     presence: Presence
     model_id: str
     inventory: Inventory
+    watchdog: Watchdog
 
     def services(self) -> Services: ...
     def status(self) -> WorkerStatus: ...
@@ -139,7 +141,8 @@ async def serving_worker(
             await server.set_serving(True)
 
             async def started() -> None:
-                worker.presence.health = WorkerHealth.DRAINING
+                if worker.presence.health is WorkerHealth.READY:
+                    worker.presence.health = WorkerHealth.DRAINING
                 await server.set_serving(False)
 
             draining = worker.presence.draining = Draining(
@@ -171,6 +174,8 @@ async def serving_worker(
             audit = asyncio.ensure_future(audit_when_idle(worker, period_s=_AUDIT_PERIOD_S))
             for task in (joined, audit):
                 task.add_done_callback(exit_on_failure)
+            watch = asyncio.ensure_future(end_when_stuck(worker.watchdog, worker.presence))
+            watch.add_done_callback(exit_on_failure)
             try:
                 yield RunningWorker(worker, server.address, draining)
             finally:
@@ -181,11 +186,13 @@ async def serving_worker(
                 joined.cancel()
                 audit.cancel()
                 await worker.close()
+                # A stuck engine would hold up the drain and the close.
+                watch.cancel()
 
 
 def exit_on_failure(task: asyncio.Future[None]) -> None:
     """Exits the process: a worker that may not join (because of another model) must not stay
-    unnoticed, and one whose memory does not add up must not continue.
+    unnoticed, and one whose memory does not add up or whose engine is stuck must not continue.
     """
     if not task.cancelled() and (error := task.exception()):
         leave_process(error)

@@ -22,6 +22,7 @@ WORKER = EVERY | {
     "segue_pages": ("state",),
     "segue_slots": ("state",),
     "segue_worker_turns": ("state",),
+    "segue_engine_silent_seconds": (),
     "segue_cache_evictions": ("unit", "to"),
     "segue_host_pages": ("state",),
     "segue_host_slots": ("state",),

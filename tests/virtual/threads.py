@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from segue.worker.watchdog import EngineProgress
 from tests.virtual.process import HERE, Process
 
 _this = threading.local()
@@ -95,8 +96,10 @@ class VirtualEngineLoop:
         name: str,
         step: Callable[[list[Any]], bool],
         on_crash: Callable[[BaseException], None],
+        progress: EngineProgress,
     ) -> None:
         self._step = step
+        self._progress = progress
         self._on_crash = on_crash
         self._commands: list[Any] = []
         self._is_closing = False
@@ -121,10 +124,12 @@ class VirtualEngineLoop:
         try:
             while True:
                 while not (has_work or self._commands or self._is_closing):
+                    self._progress.rests()
                     self._thread.wait()
                 if self._is_closing:
                     return
                 commands, self._commands = self._commands, []
+                self._progress.beat()
                 has_work = self._step(commands)
                 self._thread.sleep(self._thread.process.draw.uniform(0.001, 0.02))
         except Exception as error:

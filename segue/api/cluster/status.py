@@ -12,6 +12,8 @@ class WorkerHealth(enum.StrEnum):
     READY = "ready"
     DRAINING = "draining"
     """Finishes its turns and takes no new ones."""
+    STUCK = "stuck"
+    """Answers, but its engine makes no progress: turns go on elsewhere, and its process ends."""
     LOST = "lost"
     """Missed heartbeats or lost its connection."""
 

@@ -38,6 +38,7 @@ _HEALTH_TO_WIRE = {
     WorkerHealth.READY: pb.WORKER_HEALTH_READY,
     WorkerHealth.DRAINING: pb.WORKER_HEALTH_DRAINING,
     WorkerHealth.LOST: pb.WORKER_HEALTH_LOST,
+    WorkerHealth.STUCK: pb.WORKER_HEALTH_STUCK,
 }
 _HEALTH_FROM_WIRE = {wire: health for health, wire in _HEALTH_TO_WIRE.items()}
 
