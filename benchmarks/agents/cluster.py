@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.load.measure import until_ready
 from benchmarks.load.processes import process_cluster
 from segue.api.turn import TokenDelta, TurnEnd, TurnEvent, TurnStarted
-from segue.api.types import TurnInput
+from segue.api.types import TurnInput, TurnRequest
 from segue.gateway.__main__ import running_before
 from segue.gateway.config import GatewayConfig
 from segue.sdk.client import Client
@@ -49,22 +49,23 @@ class KeepingClient(Client):
         super().__init__(target)
         self.turns: list[Turn] = []
 
-    async def stream(
-        self, turn_input: TurnInput, **options: Any
-    ) -> AsyncGenerator[TurnEvent, None]:
-        turn = Turn(turn_input=turn_input)
+    async def follow(
+        self, request: TurnRequest, **options: Any
+    ) -> AsyncGenerator[list[TurnEvent], None]:
+        turn = Turn(turn_input=request.input)
         self.turns.append(turn)
-        async with contextlib.aclosing(super().stream(turn_input, **options)) as events:
-            async for event in events:
-                match event:
-                    case TurnStarted():
-                        turn.session_id = event.session_id
-                        turn.prompt_tokens = event.prompt_tokens
-                    case TokenDelta():
-                        turn.text += event.text
-                    case TurnEnd():
-                        turn.end = event
-                yield event
+        async with contextlib.aclosing(super().follow(request, **options)) as arriving:
+            async for events in arriving:
+                for event in events:
+                    match event:
+                        case TurnStarted():
+                            turn.session_id = event.session_id
+                            turn.prompt_tokens = event.prompt_tokens
+                        case TokenDelta():
+                            turn.text += event.text
+                        case TurnEnd():
+                            turn.end = event
+                yield events
 
 
 @dataclass(frozen=True, slots=True)

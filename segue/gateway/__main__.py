@@ -83,7 +83,7 @@ async def running_before(
             config=config,
             client=client,
             served=ServedModel(client),
-            turns=Turns(client, metrics, ping_s=config.ping_s),
+            turns=Turns(client, metrics),
             stored=StoredResponses(config.stored_bytes),
             metrics=metrics,
         )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Protocol, TypeAlias, TypeVar
 
 from segue.answers import AnswerParser, AnswerPart, CallAbandoned, CallEnd, CallStart
 from segue.answers.joined import joined
@@ -22,11 +23,13 @@ from segue.api.turn import (
     Usage,
 )
 from segue.api.types import (
-    OutputFormat,
     SampledToken,
     SamplingParams,
+    SessionId,
     StopConditions,
+    TurnId,
     TurnInput,
+    TurnRequest,
 )
 from segue.gateway.forms import Form
 from segue.gateway.http.door import Visit
@@ -38,18 +41,7 @@ from segue.process.telemetry import Clock
 class TurnCalls(Protocol):
     """What this asks of the router; `segue.sdk.client.Client` documents each call."""
 
-    def stream(
-        self,
-        turn_input: TurnInput,
-        *,
-        session_hint: str | None = None,
-        turn_id: str = "",
-        sampling: SamplingParams | None = None,
-        stop: StopConditions | None = None,
-        cache_salt: str = "",
-        priority: int = 0,
-        output: OutputFormat | None = None,
-    ) -> AsyncGenerator[TurnEvent, None]: ...
+    def follow(self, request: TurnRequest) -> AsyncGenerator[list[TurnEvent], None]: ...
 
     async def cancel(self, turn_id: str) -> bool: ...
 
@@ -73,7 +65,7 @@ class Wanted:
     priority: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Step:
     """What one of the answers got since its last step."""
 
@@ -88,46 +80,68 @@ class Step:
     end: TurnEnd | None = None
 
 
+Item = TypeVar("Item")
+Arrived: TypeAlias = Sequence[tuple[int, Sequence[TurnEvent]]]
+
+
 class Turns:
     def __init__(
         self,
         client: TurnCalls,
         metrics: GatewayMetrics,
         *,
-        ping_s: float,
         clock: Clock = time.monotonic,
     ) -> None:
         self._client = client
         self._metrics = metrics
-        self._ping_s = ping_s
         self._clock = clock
 
     async def steps(self, wanted: Wanted, visit: Visit) -> AsyncGenerator[list[Step], None]:
-        """Yields what has arrived, of all answers; an empty list if nothing came for `ping_s` since
-        the first event. Until then a turn may wait for a place, and be refused with a status. The
-        last step of each answer has its end. Leaving the iteration cancels the turns. Raises
-        SegueErrors.
+        """Yields what has arrived, of all answers. The last step of each answer has its end.
+        Leaving the iteration cancels the turns. Raises SegueErrors.
         """
-        inbox = Inbox(len(wanted.inputs), self._ping_s)
         choices = [_Choice(wanted, index) for index in range(len(wanted.inputs))]
-        is_started = has_token = False
-        works = [self._run(wanted, visit, index, inbox) for index in range(len(choices))]
-        async with _running(works, inbox):
-            while not all(choice.is_over for choice in choices):
+        has_token = False
+        async with contextlib.aclosing(self._arriving(wanted, visit)) as arriving:
+            async for some in arriving:
+                # Until then it may wait for a place, and be refused with a status.
+                visit.has_started = True
                 steps = []
-                for index, events in await inbox.read():
-                    was_cut = choices[index].is_cut
-                    step = choices[index].take(events)
+                for index, events in some:
+                    choice = choices[index]
+                    was_cut = choice.is_cut
+                    step = choice.take(events)
                     steps.append(step)
-                    if choices[index].is_cut and not was_cut and step.end is None:
+                    if choice.is_cut and not was_cut and step.end is None:
                         await self._client.cancel(_turn_id(visit, index))
                     if step.token_ids and not has_token:
                         has_token = True
                         since = self._clock() - visit.arrived_at
                         self._metrics.first_token_seconds.observe(since)
-                is_started = is_started or bool(steps)
-                if is_started:
-                    yield steps
+                yield steps
+
+    async def _arriving(self, wanted: Wanted, visit: Visit) -> AsyncGenerator[Arrived, None]:
+        """Yields the events that wait, by the index of their input, until all turns have ended."""
+        try:
+            if len(wanted.inputs) > 1:
+                async with contextlib.aclosing(self._together(wanted, visit)) as batches:
+                    async for batch in batches:
+                        yield batch
+                return
+            # A task between the turn and its request would cost each event a round of the loop.
+            request = _request(wanted, visit, 0, wanted.sampling)
+            async with contextlib.aclosing(self._client.follow(request)) as following:
+                async for events in following:
+                    yield ((0, events),)
+        except Exception as error:
+            raise wanted.form.in_words_of_request(error) from None
+
+    async def _together(self, wanted: Wanted, visit: Visit) -> AsyncGenerator[Arrived, None]:
+        inbox = Inbox(len(wanted.inputs))
+        works = [self._run(wanted, visit, index, inbox) for index in range(len(wanted.inputs))]
+        async with _running(works):
+            while arrived := await inbox.read():
+                yield arrived
 
     async def _run(self, wanted: Wanted, visit: Visit, index: int, inbox: Inbox) -> None:
         leader = wanted.inputs.index(wanted.inputs[index])
@@ -138,23 +152,30 @@ class Turns:
             if (known := inbox.prompt_logprobs.get(leader)) is not None:
                 inbox.put(index, known)
                 sampling = replace(sampling, prompt_logprobs=None)
-        events = self._client.stream(
-            wanted.inputs[index],
-            session_hint=wanted.hint,
-            turn_id=_turn_id(visit, index),
-            sampling=sampling,
-            stop=wanted.stop,
-            cache_salt=wanted.cache_salt,
-            priority=wanted.priority,
-            output=wanted.form.output,
-        )
+        request = _request(wanted, visit, index, sampling)
         try:
-            async with contextlib.aclosing(events) as arriving:
-                async for event in arriving:
-                    inbox.put(index, event)
+            async with contextlib.aclosing(self._client.follow(request)) as following:
+                async for events in following:
+                    for event in events:
+                        inbox.put(index, event)
+            inbox.ended()
         except Exception as error:
             # Raised again by the reader.
-            inbox.fail(wanted.form.in_words_of_request(error))
+            inbox.fail(error)
+
+
+def _request(wanted: Wanted, visit: Visit, index: int, sampling: SamplingParams) -> TurnRequest:
+    return TurnRequest(
+        session_id=SessionId(""),
+        session_hint=wanted.hint,
+        turn_id=TurnId(_turn_id(visit, index)),
+        input=wanted.inputs[index],
+        sampling=sampling,
+        stop=wanted.stop,
+        cache_salt=wanted.cache_salt,
+        priority=wanted.priority,
+        output=wanted.form.output,
+    )
 
 
 def _turn_id(visit: Visit, index: int) -> str:
@@ -172,7 +193,6 @@ class _Choice:
     """One answer: its parser, and how far it is."""
 
     def __init__(self, wanted: Wanted, index: int) -> None:
-        self.is_over = False
         self.is_cut = False
         """It has all calls that it may have; what follows is dropped."""
         self._wanted = wanted
@@ -209,8 +229,8 @@ class _Choice:
             started=started,
             prompt_logprobs=prompt_logprobs,
             parts=kept,
-            token_ids=tuple(token_id for delta in deltas for token_id in delta.token_ids),
-            logprobs=tuple(token for delta in deltas for token in delta.logprobs),
+            token_ids=_chained([delta.token_ids for delta in deltas]),
+            logprobs=_chained([delta.logprobs for delta in deltas]),
             end=None if end is None else self._ended(end),
         )
 
@@ -229,7 +249,6 @@ class _Choice:
 
     def _ended(self, end: TurnEnd) -> TurnEnd:
         """Raises Cancelled if somebody else cancelled the turn."""
-        self.is_over = True
         if end.finish_reason is not FinishReason.CANCELLED:
             return end
         if not self.is_cut:
@@ -237,10 +256,13 @@ class _Choice:
         return replace(end, finish_reason=FinishReason.STOP)
 
 
+def _chained(some: Sequence[tuple[Item, ...]]) -> tuple[Item, ...]:
+    # Almost always one.
+    return some[0] if len(some) == 1 else tuple(itertools.chain.from_iterable(some))
+
+
 @contextlib.asynccontextmanager
-async def _running(
-    works: Iterable[Coroutine[None, None, None]], inbox: Inbox
-) -> AsyncIterator[None]:
+async def _running(works: Iterable[Coroutine[None, None, None]]) -> AsyncIterator[None]:
     """Runs them beside the block, and no longer. They raise nothing: a TaskGroup would cancel the
     task that reads the generator, not the generator.
     """
@@ -248,7 +270,6 @@ async def _running(
     try:
         yield
     finally:
-        inbox.close()
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)

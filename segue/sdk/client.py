@@ -187,7 +187,6 @@ class Client(RouterCalls):
         If the connection breaks, the turn goes on where it was, once a router can be reached again:
         the events are those of an undisturbed turn, and `usage.resumed` counts the breaks.
         """
-        require_seconds("timeout_s", timeout_s)
         request = TurnRequest(
             session_id=SessionId(session_id),
             session_hint=session_hint,
@@ -199,12 +198,22 @@ class Client(RouterCalls):
             priority=priority,
             output=output,
         )
-        answering = self._turns.events(
-            request, whole=whole, timeout_s=timeout_s, api_key=self._api_key
-        )
-        async with contextlib.aclosing(answering) as events:
-            async for event in events:
-                yield event
+        following = self.follow(request, timeout_s=timeout_s, whole=whole)
+        async with contextlib.aclosing(following) as arriving:
+            async for events in arriving:
+                for event in events:
+                    yield event
+
+    def follow(
+        self,
+        request: TurnRequest,
+        *,
+        timeout_s: float | None = None,
+        whole: ChatInput | None = None,
+    ) -> AsyncGenerator[list[TurnEvent], None]:
+        """As `stream`, for a caller that relays many turns: events that wait come together."""
+        require_seconds("timeout_s", timeout_s)
+        return self._turns.events(request, whole=whole, timeout_s=timeout_s, api_key=self._api_key)
 
     async def generate(
         self,

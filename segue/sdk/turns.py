@@ -42,9 +42,10 @@ class TurnRunner:
         whole: TurnInput | None = None,
         timeout_s: float | None = None,
         api_key: str = "",
-    ) -> AsyncGenerator[TurnEvent, None]:
-        """Yields the turn's events. Leaving the iteration cancels it. Raises SegueErrors. `whole`
-        replaces the input if the router lacks the history that it continues.
+    ) -> AsyncGenerator[list[TurnEvent], None]:
+        """Yields the turn's events, those that wait together. Leaving the iteration cancels it.
+        Raises SegueErrors. `whole` replaces the input if the router lacks the history that it
+        continues.
         """
         turn_id = request.turn_id or TurnId(uuid.uuid4().hex)
         request = replace(request, turn_id=turn_id, sampling=_seeded(request.sampling))
@@ -63,12 +64,12 @@ class TurnRunner:
                 was_broken = link.turns.is_broken
                 try:
                     async with contextlib.aclosing(self._attempt(link, turn)) as arriving:
-                        async for event in arriving:
-                            yield event
+                        async for events in arriving:
+                            yield events
                 except SegueError as error:
                     await self._may_go_on(error, link, turn, was_broken=was_broken)
                     if turn.cancelled.is_set():
-                        yield turn.cancelled_end()
+                        yield [turn.cancelled_end()]
                         return
         finally:
             if self._running.get(turn_id) is turn:
@@ -90,7 +91,7 @@ class TurnRunner:
 
     async def _attempt(
         self, link: RouterLink, turn: FollowedTurn
-    ) -> AsyncGenerator[TurnEvent, None]:
+    ) -> AsyncGenerator[list[TurnEvent], None]:
         """Yields the events of one stream. Raises SegueErrors."""
         if self._targets.is_closed:
             raise Unavailable(f"{link.peer}: the connection was closed")
@@ -102,11 +103,11 @@ class TurnRunner:
             require_sendable("the turn", wire.ByteSize())
             answering = link.turns.answer(wire, left_s, turn.api_key)
             async with contextlib.aclosing(answering) as messages:
-                async for message in messages:
+                async for some in messages:
                     link.answered()
-                    for event in events_from_wire(message):
-                        if turn.take(event):
-                            yield event
+                    events = [event for one in some for event in events_from_wire(one)]
+                    if shown := list(filter(turn.take, events)):
+                        yield shown
         if not turn.has_ended:
             raise Unavailable.unreachable(f"{link.peer} ended the stream before the turn's end")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -22,6 +23,7 @@ from segue.api.types import (
     TokenLogprob,
     TurnId,
     TurnInput,
+    TurnRequest,
 )
 
 MODEL = ModelInfo(name="demo", model_id="0123456789abcdef", max_context=8192)
@@ -60,37 +62,27 @@ class FakeClient:
     def with_key(self, api_key: str | None) -> WithKey:
         return WithKey(self, api_key)
 
-    async def stream(
-        self,
-        turn_input: TurnInput,
-        *,
-        session_hint: str | None = None,
-        turn_id: str = "",
-        sampling: SamplingParams | None = None,
-        stop: StopConditions | None = None,
-        cache_salt: str = "",
-        priority: int = 0,
-        output: OutputFormat | None = None,
-    ) -> AsyncGenerator[TurnEvent, None]:
+    async def follow(self, request: TurnRequest) -> AsyncGenerator[list[TurnEvent], None]:
         number = len(self.asked)
         self.asked.append(
             Asked(
-                turn_input=turn_input,
-                session_hint=session_hint,
-                turn_id=turn_id,
-                sampling=sampling or SamplingParams(),
-                stop=stop or StopConditions(),
-                cache_salt=cache_salt,
-                priority=priority,
+                turn_input=request.input,
+                session_hint=request.session_hint,
+                turn_id=request.turn_id,
+                sampling=request.sampling,
+                stop=request.stop,
+                cache_salt=request.cache_salt,
+                priority=request.priority,
                 api_key=self.api_key,
-                output=output,
+                output=request.output,
             )
         )
         is_over = False
         try:
-            async for event in self.answer(number):
-                is_over = isinstance(event, TurnEnd)
-                yield event
+            async with contextlib.aclosing(_waiting(self.answer(number))) as batches:
+                async for events in batches:
+                    is_over = isinstance(events[-1], TurnEnd)
+                    yield events
         except SegueError:
             is_over = True
             raise
@@ -121,6 +113,38 @@ class FakeClient:
 
     async def ready(self) -> bool:
         return self.is_ready
+
+
+async def _waiting(
+    events: AsyncGenerator[TurnEvent, None],
+) -> AsyncGenerator[list[TurnEvent], None]:
+    """Those together that come without a pause."""
+    waiting: list[TurnEvent] = []
+    arrived = asyncio.Event()
+
+    async def read() -> None:
+        try:
+            async for event in events:
+                waiting.append(event)
+                arrived.set()
+        finally:
+            arrived.set()
+
+    reading = asyncio.ensure_future(read())
+    try:
+        while True:
+            if waiting:
+                batch = waiting[:]
+                waiting.clear()
+                yield batch
+            elif reading.done():
+                reading.result()
+                return
+            else:
+                await arrived.wait()
+                arrived.clear()
+    finally:
+        reading.cancel()
 
 
 class WithKey:

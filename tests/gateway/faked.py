@@ -52,7 +52,7 @@ def faked(
         config=config,
         client=cast(Client, client),
         served=ServedModel(client),
-        turns=Turns(client, metrics, ping_s=config.ping_s),
+        turns=Turns(client, metrics),
         stored=StoredResponses(config.stored_bytes),
         metrics=metrics,
     )

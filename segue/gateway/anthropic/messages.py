@@ -37,6 +37,7 @@ class MessagesAnswer:
         self._model = model
         self._request_id = request_id
         self._prompt_tokens = 0
+        self._is_started = False
 
     async def whole(self) -> Json:
         """Raises SegueErrors."""
@@ -56,7 +57,6 @@ class MessagesAnswer:
     async def events(self) -> AsyncGenerator[bytes, None]:
         """Raises SegueErrors."""
         blocks = _BlockEvents()
-        is_started = False
         async with aclosing(self._steps) as steps:
             async for some in steps:
                 events: list[bytes] = []
@@ -68,13 +68,18 @@ class MessagesAnswer:
                     if step.end is not None:
                         events += blocks.close()
                         events += self._last(step.end, has_calls=blocks.has_calls)
-                if not is_started and (events or not some):
-                    is_started = True
-                    events = [*self._first(), *events]
-                elif not some:
-                    events = [event("ping", {"type": "ping"})]
+                if events and not self._is_started:
+                    events.insert(0, self.waiting())
                 if events:
                     yield b"".join(events)
+
+    def waiting(self) -> bytes:
+        """What keeps the stream alive: its first events, and then pings."""
+        ping = event("ping", {"type": "ping"})
+        if self._is_started:
+            return ping
+        self._is_started = True
+        return event("message_start", {"type": "message_start", "message": self._message()}) + ping
 
     def _message(self) -> Json:
         return {
@@ -87,10 +92,6 @@ class MessagesAnswer:
             "stop_sequence": None,
             "usage": _usage_of(self._prompt_tokens, 0, 0),
         }
-
-    def _first(self) -> Iterator[bytes]:
-        yield event("message_start", {"type": "message_start", "message": self._message()})
-        yield event("ping", {"type": "ping"})
 
     def _last(self, end: TurnEnd, *, has_calls: bool) -> Iterator[bytes]:
         yield event(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import ASGIApp
 
 from segue.gateway.anthropic.messages import MessagesAnswer
 from segue.gateway.anthropic.request import CountRequest, MessagesRequest
@@ -14,7 +15,7 @@ from segue.gateway.http.routes import Gateway, Route, json_response
 from segue.gateway.http.stream import EventStream, event
 
 
-async def create_message(gateway: Gateway, request: Request) -> Response:
+async def create_message(gateway: Gateway, request: Request) -> ASGIApp:
     """An answer to a chat."""
     body = await read(request, MessagesRequest, gateway.config.max_body_bytes)
     info = await gateway.served.named(body.model)
@@ -27,7 +28,9 @@ async def create_message(gateway: Gateway, request: Request) -> Response:
     def failed(failure: Failure) -> bytes:
         return event("error", failure.anthropic(visit.request_id))
 
-    return await EventStream.of(answer.events(), failed)
+    return EventStream(
+        answer.events(), failed, waiting=answer.waiting, ping_s=gateway.config.ping_s
+    )
 
 
 async def count_tokens(gateway: Gateway, request: Request) -> Response:

@@ -38,6 +38,8 @@ class Visit:
     """Unique, even if the client uses its request id again."""
     arrived_at: float
     headers: Headers = field(repr=False)
+    has_started: bool = False
+    """A turn of it runs, or has run."""
     status: int = 0
     """Of the answer, once it started; of the error, if a stream failed later."""
 

@@ -36,5 +36,5 @@ def _of(gateway: Gateway, key: str) -> Gateway:
         gateway,
         client=client,
         served=ServedModel(client, texts=gateway.served.texts),
-        turns=Turns(client, gateway.metrics, ping_s=gateway.config.ping_s),
+        turns=Turns(client, gateway.metrics),
     )

@@ -10,6 +10,7 @@ from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.types import ASGIApp
 
 from segue.api.errors import Cancelled
 from segue.gateway.config import GatewayConfig
@@ -35,8 +36,8 @@ class Gateway:
     metrics: GatewayMetrics
 
 
-Answer = Callable[[Gateway, Request], Awaitable[Response]]
-Endpoint = Callable[[Request], Awaitable[Response]]
+Answer = Callable[[Gateway, Request], Awaitable[ASGIApp]]
+Endpoint = Callable[[Request], Awaitable[ASGIApp]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +50,7 @@ class Route:
     """If the router has API keys."""
 
     def endpoint(self, gateway: Gateway, of_key: Callable[[str], Gateway]) -> Endpoint:
-        async def endpoint(request: Request) -> Response:
+        async def endpoint(request: Request) -> ASGIApp:
             try:
                 if not self.needs_key:
                     return await self.answer(gateway, request)

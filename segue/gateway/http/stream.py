@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 from pydantic_core import to_json
-from starlette.responses import Response
-from starlette.types import Message, Receive, Scope, Send
+from starlette.requests import Request
+from starlette.types import Receive, Scope, Send
 
-from segue.gateway.http.door import visit_of
+from segue.gateway.http.door import Visit, visit_of
 from segue.gateway.http.errors import Failure
+from segue.gateway.http.routes import failure_response
+
+PING = b": waiting\n\n"
+"""A comment, which clients skip."""
+_HEADERS = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    # Otherwise nginx collects an answer before it passes it on.
+    (b"x-accel-buffering", b"no"),
+)
 
 
 def data(value: Any) -> bytes:
@@ -36,52 +47,65 @@ class TextEvents:
         return to_json(text).join(self._around)
 
 
-class EventStream(Response):
-    """Sends each piece of bytes as it comes. Errors become the stream's last event."""
-
-    media_type = "text/event-stream"
+class EventStream:
+    """Sends each piece of bytes as it comes, and after `ping_s` of silence what `waiting` gives,
+    so that proxies keep the connection. An error before the first piece has a status of its own;
+    a later one becomes the stream's last event.
+    """
 
     def __init__(
         self,
-        first: bytes,
-        rest: AsyncGenerator[bytes, None],
+        pieces: AsyncGenerator[bytes, None],
         failed: Callable[[Failure], bytes],
+        *,
+        waiting: Callable[[], bytes],
+        ping_s: float,
     ) -> None:
-        super().__init__()
-        self._first = first
-        self._rest = rest
+        self._pieces = pieces
         self._failed = failed
-        del self.headers["content-length"]
-        self.headers["cache-control"] = "no-cache"
-        # Otherwise nginx collects an answer before it passes it on.
-        self.headers["x-accel-buffering"] = "no"
-
-    @classmethod
-    async def of(
-        cls, pieces: AsyncGenerator[bytes, None], failed: Callable[[Failure], bytes]
-    ) -> EventStream:
-        """Waits for the first piece: an error before it has a status of its own."""
-        return cls(await anext(pieces), pieces, failed)
+        self._waiting = waiting
+        self._ping_s = ping_s
+        self._is_started = False
+        self._is_sending = False
+        self._sent_at = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with contextlib.aclosing(self._rest):
-            await send(
-                {
-                    "type": "http.response.start",
-                    "status": self.status_code,
-                    "headers": self.raw_headers,
-                }
-            )
-            await send(_body(self._first))
-            try:
-                async for piece in self._rest:
-                    await send(_body(piece))
-            except Exception as error:
-                failure = Failure.of(error)
-                visit_of(scope).status = failure.status
-                await send(_body(self._failed(failure)))
+        pinging = asyncio.ensure_future(self._ping(visit_of(scope), send))
+        try:
+            async with contextlib.aclosing(self._pieces) as pieces:
+                async for piece in pieces:
+                    await self._send(piece, send)
+        except Exception as error:
+            failure = Failure.of(error)
+            if not self._is_started:
+                await failure_response(Request(scope), failure)(scope, receive, send)
+                return
+            visit_of(scope).status = failure.status
+            await self._send(self._failed(failure), send)
+        finally:
+            pinging.cancel()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
+    async def _send(self, piece: bytes, send: Send) -> None:
+        self._is_sending = True
+        if not self._is_started:
+            self._is_started = True
+            await send({"type": "http.response.start", "status": 200, "headers": [*_HEADERS]})
+        await send({"type": "http.response.body", "body": piece, "more_body": True})
+        self._is_sending = False
+        self._sent_at = _now()
 
-def _body(piece: bytes) -> Message:
-    return {"type": "http.response.body", "body": piece, "more_body": True}
+    async def _ping(self, visit: Visit, send: Send) -> None:
+        self._sent_at = _now()
+        while True:
+            if (left_s := self._sent_at + self._ping_s - _now()) > 0:
+                await asyncio.sleep(left_s)
+            elif visit.has_started and not self._is_sending:
+                await self._send(self._waiting(), send)
+            else:
+                # Before a turn has started, it may still be refused with a status.
+                await asyncio.sleep(self._ping_s / 8)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -32,7 +32,6 @@ from segue.gateway.openai.prompt_logprobs import vllm_form
 from segue.gateway.served import ServedModel, fingerprint
 from segue.gateway.turns import Step, total_usage
 
-PING = b": waiting\n\n"
 DONE = b"data: [DONE]\n\n"
 
 _Text: TypeAlias = ContentText | ReasoningText | CallArguments
@@ -143,8 +142,8 @@ class ChatAnswer:
                         first = {}
                 if self._is_over():
                     events += self._last_events(head)
-                if events or not some:
-                    yield b"".join(events) or PING
+                if events:
+                    yield b"".join(events)
 
     def _is_over(self) -> bool:
         ends = [choice.end for choice in self._choices.values()]

@@ -17,7 +17,7 @@ from segue.gateway.http.door import Visit
 from segue.gateway.http.errors import BadField
 from segue.gateway.http.fields import honoured, ignored, refused
 from segue.gateway.http.stream import data
-from segue.gateway.openai.chat import DONE, PING
+from segue.gateway.openai.chat import DONE
 from segue.gateway.openai.objects import (
     Json,
     finish_reason,
@@ -183,9 +183,8 @@ class CompletionAnswer:
             async for some in steps:
                 kept = map(self._kept, some)
                 chunks = [await self._chunk(step) for step in kept if _is_shown(step)]
-                if chunks or not some:
-                    events = [data({**head, "choices": [chunk]}) for chunk in chunks]
-                    yield b"".join(events) or PING
+                if chunks:
+                    yield b"".join(data({**head, "choices": [chunk]}) for chunk in chunks)
         if self._request.has_usage:
             yield data({**head, "choices": [], "usage": self._usage()})
         yield DONE

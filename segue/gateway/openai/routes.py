@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import ASGIApp
 
 from segue.api.types import TextInput, TokenInput
 from segue.gateway.http.door import visit_of
 from segue.gateway.http.errors import Failure, UnknownPreviousResponse, UnknownResponse
 from segue.gateway.http.fields import read
 from segue.gateway.http.routes import Gateway, Route, json_response
-from segue.gateway.http.stream import EventStream, data
+from segue.gateway.http.stream import PING, EventStream, data
 from segue.gateway.openai.chat import DONE, ChatAnswer
 from segue.gateway.openai.chat_request import ChatRequest
 from segue.gateway.openai.completions import CompletionAnswer, CompletionRequest, ShownPrompt
@@ -21,11 +22,14 @@ from segue.gateway.openai.responses.tools import read_tools
 from segue.gateway.stored import Json, owner_of
 
 
-def stream_failed(failure: Failure) -> bytes:
-    return data(failure.openai()) + DONE
+def _stream(gateway: Gateway, answer: ChatAnswer | CompletionAnswer) -> EventStream:
+    def failed(failure: Failure) -> bytes:
+        return data(failure.openai()) + DONE
+
+    return EventStream(answer.chunks(), failed, waiting=lambda: PING, ping_s=gateway.config.ping_s)
 
 
-async def complete_chat(gateway: Gateway, request: Request) -> Response:
+async def complete_chat(gateway: Gateway, request: Request) -> ASGIApp:
     """An answer to a chat."""
     body = await read(request, ChatRequest, gateway.config.max_body_bytes)
     await gateway.served.named(body.model)
@@ -42,11 +46,11 @@ async def complete_chat(gateway: Gateway, request: Request) -> Response:
         request_id=visit.request_id,
     )
     if body.stream:
-        return await EventStream.of(answer.chunks(), stream_failed)
+        return _stream(gateway, answer)
     return json_response(await answer.whole())
 
 
-async def complete(gateway: Gateway, request: Request) -> Response:
+async def complete(gateway: Gateway, request: Request) -> ASGIApp:
     """What follows a text, or token ids."""
     body = await read(request, CompletionRequest, gateway.config.max_body_bytes)
     await gateway.served.named(body.model)
@@ -60,11 +64,11 @@ async def complete(gateway: Gateway, request: Request) -> Response:
         request_id=visit.request_id,
     )
     if body.stream:
-        return await EventStream.of(answer.chunks(), stream_failed)
+        return _stream(gateway, answer)
     return json_response(await answer.whole())
 
 
-async def create_response(gateway: Gateway, request: Request) -> Response:
+async def create_response(gateway: Gateway, request: Request) -> ASGIApp:
     """An answer to a conversation, as items."""
     body = await read(request, ResponseRequest, gateway.config.max_body_bytes)
     info = await gateway.served.named(body.model)
@@ -86,7 +90,9 @@ async def create_response(gateway: Gateway, request: Request) -> Response:
         keep=keep,
     )
     if body.stream:
-        return await EventStream.of(answer.events(), answer.failed)
+        return EventStream(
+            answer.events(), answer.failed, waiting=answer.waiting, ping_s=gateway.config.ping_s
+        )
     return json_response(await answer.whole())
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
@@ -47,14 +46,14 @@ class Generating:
 
     async def answer(
         self, request: pb.GenerateRequest, timeout_s: float | None, api_key: str = ""
-    ) -> AsyncGenerator[pb.GenerateEvent, None]:
-        """Yields the events of one turn. Leaving the iteration cancels it. Raises SegueErrors and
-        RpcErrors."""
+    ) -> AsyncGenerator[Sequence[pb.GenerateEvent], None]:
+        """Yields the events of one turn, those that wait together. Leaving the iteration cancels
+        it. Raises SegueErrors and RpcErrors."""
         if request.ByteSize() > _ALONE_BYTES:
             alone = self._stub.Generate(request, timeout=timeout_s, metadata=metadata_with(api_key))
             try:
                 async for event in alone:
-                    yield event
+                    yield (event,)
             finally:
                 alone.cancel()
             return
@@ -66,8 +65,8 @@ class Generating:
             late = DeadlineExceeded(f"no complete answer within {timeout_s:g} s")
             timer = asyncio.get_running_loop().call_later(timeout_s, call.fail, late)
         try:
-            while (next_event := await call.read()) is not None:
-                yield next_event
+            while events := await call.read():
+                yield events
         finally:
             if timer is not None:
                 timer.cancel()
@@ -101,7 +100,7 @@ class _Answering(Call[pb.GenerateManyEvent]):
 
     def __init__(self, stop: Callable[[], None]) -> None:
         super().__init__(stop)
-        self._events: deque[pb.GenerateEvent] = deque()
+        self._events: list[pb.GenerateEvent] = []
 
     def push(self, event: pb.GenerateManyEvent) -> None:
         if event.HasField("error"):
@@ -113,13 +112,14 @@ class _Answering(Call[pb.GenerateManyEvent]):
             self._events.append(event.event)
             self._wake()
 
-    async def read(self) -> pb.GenerateEvent | None:
-        """Returns the next event, or None after the last. Raises the error that ended the turn,
+    async def read(self) -> list[pb.GenerateEvent]:
+        """Returns the next events, or none after the last. Raises the error that ended the turn,
         after the events that preceded it."""
         while not self._events:
             if self._error is not None:
                 raise self._error
             if self.is_over:
-                return None
+                break
             await self._woken()
-        return self._events.popleft()
+        events, self._events = self._events, []
+        return events

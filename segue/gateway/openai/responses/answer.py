@@ -12,8 +12,7 @@ from segue.answers.joined import joined
 from segue.api.turn import FinishReason, TurnEnd
 from segue.api.types import SampledToken
 from segue.gateway.http.errors import Failure
-from segue.gateway.http.stream import event
-from segue.gateway.openai.chat import PING
+from segue.gateway.http.stream import PING, event
 from segue.gateway.openai.objects import Json, chat_logprobs, ids_in
 from segue.gateway.openai.responses.output import Output
 from segue.gateway.openai.responses.request import ResponseRequest
@@ -45,6 +44,7 @@ class ResponseAnswer:
         self._served = served
         self._output = Output(tools, is_encrypted=request.has_encrypted)
         self._sequence_number = 0
+        self._is_started = False
         self._response: Json = {
             "id": f"resp_{request_id}",
             "object": "response",
@@ -78,16 +78,11 @@ class ResponseAnswer:
 
     async def events(self) -> AsyncGenerator[bytes, None]:
         """Raises SegueErrors."""
-        is_started = False
         async with aclosing(self._steps) as steps:
             async for some in steps:
                 events: list[bytes] = []
-                has_news = any(step.parts or step.end for step in some)
-                if not is_started and (has_news or not some):
-                    is_started = True
-                    events += [self._written(self._lifecycle(name)) for name in _FIRST]
-                elif not some:
-                    events.append(PING)
+                if not self._is_started and any(step.parts or step.end for step in some):
+                    events.append(self.waiting())
                 for step in some:
                     await self._add_logprobs(step.logprobs)
                     for part in step.parts:
@@ -96,6 +91,13 @@ class ResponseAnswer:
                         events += map(self._written, self._end(step.end))
                 if events:
                     yield b"".join(events)
+
+    def waiting(self) -> bytes:
+        """What keeps the stream alive: its first events, and then comments."""
+        if self._is_started:
+            return PING
+        self._is_started = True
+        return b"".join(self._written(self._lifecycle(name)) for name in _FIRST)
 
     def failed(self, failure: Failure) -> bytes:
         """The last event of a stream that an error ends."""
