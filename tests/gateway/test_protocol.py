@@ -176,3 +176,24 @@ async def test_a_head_alone_is_not_kept(closes: bool) -> None:
 
     assert written.pieces == [b"HTTP/1.1 100 Continue\r\n\r\n"]
     assert written.is_closed is closes
+
+
+async def test_a_stream_to_http_1_0_ends_with_the_connection_and_has_no_chunks(wire: Wire) -> None:
+    body = json.dumps({"messages": [{"role": "user", "content": "Hello"}], "stream": True}).encode()
+    head = b"POST /v1/chat/completions HTTP/1.0\r\nConnection: keep-alive\r\n"
+    answers = await wire.send(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+    answered, _, streamed = answers.partition(b"\r\n\r\n")
+
+    assert statuses(answers) == [200]
+    assert b"transfer-encoding" not in answered
+    assert b"connection: close" in answered
+    assert streamed.startswith(b"data: {")
+    assert streamed.endswith(b"data: [DONE]\n\n")
+
+
+async def test_an_answer_of_known_length_says_it_to_http_1_0(wire: Wire) -> None:
+    answers = await wire.send(CHAT.replace(b"1.1", b"1.0") + LENGTH + BODY)
+    answered, _, body = answers.partition(b"\r\n\r\n")
+
+    assert b"content-length: %d" % len(body) in answered
+    assert json.loads(body)["object"] == "chat.completion"

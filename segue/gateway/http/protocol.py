@@ -5,6 +5,7 @@
 - A request that offers to speak HTTP/2 (Java's clients do, with each first request) is answered in
   HTTP/1.1. uvicorn would lose its body.
 - What is not HTTP gets an error in the form of all others.
+- A stream to HTTP/1.0, which knows no chunks, ends with its connection.
 - The head of a response is sent with what follows it. uvicorn makes two system calls of them, each
   of which wakes the client.
 """
@@ -17,7 +18,7 @@ from typing import Any, cast
 
 import httptools
 from pydantic_core import to_json
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from segue.gateway.http.errors import Failure
 
@@ -96,6 +97,8 @@ class Protocol(HttpToolsProtocol):
         if not self.parser.should_upgrade():
             self._is_in_head, self._num_head_bytes = False, 0
             super().on_headers_complete()
+            if self.parser.get_http_version() == "1.0":
+                _send_without_chunks(self.cycle)
 
     def on_message_complete(self) -> None:
         if not self.parser.should_upgrade():
@@ -158,3 +161,21 @@ class Protocol(HttpToolsProtocol):
             )
             self.transport.write(head.encode() + body)
         self.transport.close()
+
+
+def _send_without_chunks(cycle: RequestResponseCycle) -> None:
+    """uvicorn closes the connection after each answer to HTTP/1.0, but would send it in chunks."""
+    send, is_unsized = cycle.send, False
+
+    async def plain(message: Any) -> None:
+        nonlocal is_unsized
+        if message["type"] == "http.response.start":
+            is_unsized = all(name.lower() != b"content-length" for name, _ in message["headers"])
+            if is_unsized:
+                cycle.chunked_encoding, cycle.keep_alive = False, False
+        elif is_unsized:
+            cycle.expected_content_length = len(message.get("body", b""))
+        await send(message)
+
+    # The application gets it from there.
+    cycle.send = plain  # type: ignore[method-assign]
