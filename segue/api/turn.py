@@ -67,12 +67,14 @@ class Usage:
     reasoning_tokens: int = 0
     """Completion tokens up to the end of the reasoning."""
     resumed: int = 0
-    """How often the answer went on elsewhere: its worker was lost, or its client resumed it."""
+    """How often the answer went on elsewhere: its worker was lost, or its client resumed it. Prompt
+    and answer count once; cached, resident, pulled, shipped and drafted are of the last run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timings:
-    """Where a turn's time went. Parts may overlap: transfer runs under prefill."""
+    """Where a turn's time went. Parts may overlap: transfer runs under prefill. Of a turn that was
+    resumed, its last run."""
 
     queue_s: float = 0.0
     """From the router's receipt until prefill started to compute."""

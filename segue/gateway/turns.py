@@ -101,7 +101,7 @@ class Turns:
         Leaving the iteration cancels the turns. Raises SegueErrors.
         """
         choices = [_Choice(wanted, index) for index in range(len(wanted.inputs))]
-        has_token = False
+        num_running, has_token = len(choices), False
         async with contextlib.aclosing(self._arriving(wanted, visit)) as arriving:
             async for some in arriving:
                 # Until then it may wait for a place, and be refused with a status.
@@ -112,12 +112,14 @@ class Turns:
                     was_cut = choice.is_cut
                     step = choice.take(events)
                     steps.append(step)
+                    num_running -= step.end is not None
                     if choice.is_cut and not was_cut and step.end is None:
                         await self._client.cancel(_turn_id(visit, index))
                     if step.token_ids and not has_token:
                         has_token = True
                         since = self._clock() - visit.arrived_at
                         self._metrics.first_token_seconds.observe(since)
+                visit.has_ended = not num_running
                 yield steps
 
     async def _arriving(self, wanted: Wanted, visit: Visit) -> AsyncGenerator[Arrived, None]:

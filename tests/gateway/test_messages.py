@@ -187,3 +187,11 @@ async def test_refused_and_ignored_fields() -> None:
         if status == "refused":
             response = await faked().post(PATH, {**BODY, name: "something"})
             assert response.status_code == 400, name
+
+
+async def test_priority_and_salt_are_the_turns() -> None:
+    client = faked()
+    await client.post(PATH, {**BODY, "priority": -2, "cache_salt": "a"})
+
+    (asked,) = client.client.asked
+    assert (asked.priority, asked.cache_salt) == (-2, "a")

@@ -17,6 +17,7 @@ from segue.gateway.http.door import Visit
 from segue.gateway.http.errors import BadField
 from segue.gateway.http.fields import Body, honoured, ignored, refused
 from segue.gateway.openai.chat_options import EFFORTS
+from segue.gateway.openai.options import CACHE_SALT_NOTE, PRIORITY_NOTE
 from segue.gateway.turns import Wanted
 from segue.sdk.chat_json import to_json
 
@@ -125,6 +126,8 @@ class MessagesRequest(CountRequest):
     stop_sequences: list[str] | None = honoured(
         f"Up to {MAX_STOP_STRINGS}.", max_length=MAX_STOP_STRINGS
     )
+    priority: int | None = honoured(PRIORITY_NOTE)
+    cache_salt: str | None = honoured(CACHE_SALT_NOTE)
     metadata: Any = ignored("")
     service_tier: Any = ignored("")
     inference_geo: Any = ignored("")
@@ -144,6 +147,8 @@ class MessagesRequest(CountRequest):
                 max_tokens=self.max_tokens, stop_strings=tuple(self.stop_sequences or ())
             ),
             hint=visit.session_hint(),
+            cache_salt=self.cache_salt or "",
+            priority=self.priority or 0,
             form=form,
             tools=chat.tools if form.may_call else (),
             max_calls=1 if self.calls_once else None,

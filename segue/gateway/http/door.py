@@ -40,6 +40,8 @@ class Visit:
     headers: Headers = field(repr=False)
     has_started: bool = False
     """A turn of it runs, or has run."""
+    has_ended: bool = False
+    """All its turns have."""
     status: int = 0
     """Of the answer, once it started; of the error, if a stream failed later."""
 

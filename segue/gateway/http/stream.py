@@ -70,28 +70,34 @@ class EventStream:
         self._sent_at = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        pinging = asyncio.ensure_future(self._ping(visit_of(scope), send))
+        visit = visit_of(scope)
+        pinging = asyncio.ensure_future(self._ping(visit, send))
+        last = b""
         try:
             async with contextlib.aclosing(self._pieces) as pieces:
                 async for piece in pieces:
-                    await self._send(piece, send)
+                    if visit.has_ended:
+                        # One write, and one packet, with the end of the body.
+                        last += piece
+                    else:
+                        await self._send(piece, send)
         except Exception as error:
             failure = Failure.of(error)
-            if not self._is_started:
+            if not self._is_started and not last:
                 await failure_response(Request(scope), failure)(scope, receive, send)
                 return
-            visit_of(scope).status = failure.status
-            await self._send(self._failed(failure), send)
+            visit.status = failure.status
+            last += self._failed(failure)
         finally:
             pinging.cancel()
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        await self._send(last, send, more_body=False)
 
-    async def _send(self, piece: bytes, send: Send) -> None:
+    async def _send(self, piece: bytes, send: Send, *, more_body: bool = True) -> None:
         self._is_sending = True
         if not self._is_started:
             self._is_started = True
             await send({"type": "http.response.start", "status": 200, "headers": [*_HEADERS]})
-        await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": piece, "more_body": more_body})
         self._is_sending = False
         self._sent_at = _now()
 
