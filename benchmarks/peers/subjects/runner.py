@@ -1,0 +1,75 @@
+"""Segue's model runner alone, without processes around it: `… MODEL THREADS`.
+
+Prompts are computed in a prefill worker's chunks, answers in a decode worker's steps.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+
+from benchmarks.peers.subjects.line_server import Answers, Request, serve
+from prefill_worker.config import PrefillConfig
+from segue.engine.batch import Chunk, DecodeChunk, PrefillChunk
+from segue.engine.config import EngineConfig
+from segue.worker.load import load_runner
+
+
+class Runner:
+    def __init__(self, folder: str, threads: int) -> None:
+        loaded = load_runner(folder, EngineConfig(num_threads=threads))
+        self._runner = loaded.runner
+        self._page_tokens = loaded.engine.page_tokens
+        self._chunk_tokens = PrefillConfig().chunk_tokens
+
+    def answer(self, request: Request) -> Answers:
+        """One prompt after the other, then all answers together."""
+        asked_at = time.monotonic()
+        token_at: list[list[float]] = []
+        token_ids: list[list[int]] = []
+        pages = self._pages(request)
+        for slot, prompt in enumerate(request.prompts):
+            token_ids.append([self._prefill(prompt, pages[slot], slot)])
+            token_at.append([time.monotonic()])
+        for step in range(request.num_tokens - 1):
+            chunks = [
+                DecodeChunk(
+                    token_ids=(token_ids[slot][-1],),
+                    start=len(prompt) + step,
+                    page_ids=pages[slot],
+                    slot_in=slot,
+                    slots_out=(slot,),
+                )
+                for slot, prompt in enumerate(request.prompts)
+            ]
+            for slot, token_id in enumerate(self._next_tokens(chunks)):
+                token_ids[slot].append(token_id)
+                token_at[slot].append(time.monotonic())
+        return Answers(asked_at=asked_at, token_at=token_at, token_ids=token_ids)
+
+    def _pages(self, request: Request) -> list[range]:
+        longest = max(map(len, request.prompts)) + request.num_tokens
+        each = -(-longest // self._page_tokens)
+        return [range(slot * each, (slot + 1) * each) for slot in range(len(request.prompts))]
+
+    def _prefill(self, prompt: Sequence[int], page_ids: Sequence[int], slot: int) -> int:
+        token_id = 0
+        for start in range(0, len(prompt), self._chunk_tokens):
+            chunk = PrefillChunk(
+                token_ids=prompt[start : start + self._chunk_tokens],
+                start=start,
+                page_ids=page_ids,
+                slot_in=slot if start else None,
+                slot_out=slot,
+            )
+            (token_id,) = self._next_tokens([chunk])
+        return token_id
+
+    def _next_tokens(self, chunks: Sequence[Chunk]) -> list[int]:
+        token_ids: list[int] = self._runner.forward(chunks).argmax(dim=-1).tolist()
+        return token_ids
+
+
+if __name__ == "__main__":
+    serve(lambda: Runner(sys.argv[1], int(sys.argv[2])).answer)
