@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from segue.api.checks import require_seconds, require_type
 from segue.api.cluster.drain import MAX_DRAIN_S, DrainReport
@@ -20,6 +21,12 @@ from segue.wire.convert.request import token_ids_to_wire, tokenized_to_wire
 from segue.wire.convert.same_names import value_of
 from segue.wire.convert.worker import cluster_from_wire, session_from_wire
 
+if TYPE_CHECKING:
+    # For type annotations only: the generated module does not have this name at run time.
+    from segue.v1.session_pb2_grpc import SessionsAsyncStub
+
+Reply = TypeVar("Reply")
+
 # A router asks a worker for some, and answers within 2 s even if the worker does not.
 _TIMEOUT_S = 10.0
 # A million tokens take a router's helper process seconds, and others may be before them.
@@ -35,6 +42,24 @@ class RouterCalls:
     _turns: TurnRunner
     _key: tuple[tuple[str, str], ...]
     """The API key, as metadata."""
+
+    async def _ask(
+        self,
+        call: Callable[[SessionsAsyncStub, dict[str, Any]], Awaitable[Reply]],
+        *,
+        session_id: str = "",
+        timeout_s: float = _TIMEOUT_S,
+        may_repeat: bool = True,
+    ) -> Reply:
+        """The reply of the session's router, or of the next one that can be reached. `call` makes
+        the request, so what cannot be sent is reported as any other error."""
+        how = {"timeout": timeout_s, "metadata": self._key}
+        return await self._targets.ask(
+            session_id,
+            lambda link: call(link.stub, how),
+            timeout_s=timeout_s,
+            may_repeat=may_repeat,
+        )
 
     async def cancel(self, turn_id: str) -> bool:
         """Cancels a running turn, from any client. Returns False if no such turn is running."""
@@ -93,14 +118,12 @@ class RouterCalls:
         require_type("session_id", session_id, str, "a text")
         require_seconds("lease_s", lease_s)
         require_seconds("pause_s", pause_s)
-        reply = await self._targets.ask(
-            session_id,
-            lambda link: link.stub.RenewSession(
+        reply = await self._ask(
+            lambda stub, how: stub.RenewSession(
                 pb.RenewSessionRequest(session_id=session_id, lease_s=lease_s, pause_s=pause_s),
-                timeout=_TIMEOUT_S,
-                metadata=self._key,
+                **how,
             ),
-            timeout_s=_TIMEOUT_S,
+            session_id=session_id,
         )
         return reply.expires_in_s
 
@@ -108,14 +131,11 @@ class RouterCalls:
         """Releases a session that will not come back. Returns False if the router does not know
         it."""
         require_type("session_id", session_id, str, "a text")
-        reply = await self._targets.ask(
-            session_id,
-            lambda link: link.stub.ReleaseSession(
-                pb.ReleaseSessionRequest(session_id=session_id),
-                timeout=_TIMEOUT_S,
-                metadata=self._key,
+        reply = await self._ask(
+            lambda stub, how: stub.ReleaseSession(
+                pb.ReleaseSessionRequest(session_id=session_id), **how
             ),
-            timeout_s=_TIMEOUT_S,
+            session_id=session_id,
         )
         return reply.was_known
 
@@ -123,14 +143,11 @@ class RouterCalls:
         """Creates `child_id` from what is kept of `parent_id`. Raises NotFound if nothing is."""
         require_type("parent_id", parent_id, str, "a text")
         require_type("child_id", child_id, str, "a text")
-        await self._targets.ask(
-            parent_id,
-            lambda link: link.stub.ForkSession(
-                pb.ForkSessionRequest(parent_id=parent_id, child_id=child_id),
-                timeout=_TIMEOUT_S,
-                metadata=self._key,
+        await self._ask(
+            lambda stub, how: stub.ForkSession(
+                pb.ForkSessionRequest(parent_id=parent_id, child_id=child_id), **how
             ),
-            timeout_s=_TIMEOUT_S,
+            session_id=parent_id,
             # The child may exist already.
             may_repeat=False,
         )
@@ -138,12 +155,9 @@ class RouterCalls:
     async def explain(self, session_id: str) -> Explanation:
         """Why the session's last turn was placed where it was. Raises NotFound."""
         require_type("session_id", session_id, str, "a text")
-        reply = await self._targets.ask(
-            session_id,
-            lambda link: link.stub.Explain(
-                pb.ExplainRequest(session_id=session_id), timeout=_TIMEOUT_S, metadata=self._key
-            ),
-            timeout_s=_TIMEOUT_S,
+        reply = await self._ask(
+            lambda stub, how: stub.Explain(pb.ExplainRequest(session_id=session_id), **how),
+            session_id=session_id,
         )
         return explanation_from_wire(reply.explanation)
 
@@ -159,12 +173,8 @@ class RouterCalls:
     async def model(self, *, timeout_s: float = 5.0) -> ModelInfo:
         """The served model, by the router alone: unlike `status`, no worker is asked."""
         require_seconds("timeout_s", timeout_s)
-        reply = await self._targets.ask(
-            "",
-            lambda link: link.stub.GetModel(
-                pb.GetModelRequest(), timeout=timeout_s, metadata=self._key
-            ),
-            timeout_s=timeout_s,
+        reply = await self._ask(
+            lambda stub, how: stub.GetModel(pb.GetModelRequest(), **how), timeout_s=timeout_s
         )
         return value_of(ModelInfo, reply)
 
@@ -175,31 +185,21 @@ class RouterCalls:
         )
         wire = tokenized_to_wire(turn_input)
         require_sendable("the input to tokenise", wire.ByteSize())
-        reply = await self._targets.ask(
-            "",
-            lambda link: link.stub.Tokenize(wire, timeout=_TOKENIZE_TIMEOUT_S, metadata=self._key),
-            timeout_s=_TOKENIZE_TIMEOUT_S,
+        reply = await self._ask(
+            lambda stub, how: stub.Tokenize(wire, **how), timeout_s=_TOKENIZE_TIMEOUT_S
         )
         return tuple(reply.token_ids)
 
     async def detokenize(self, token_ids: Sequence[int]) -> Detokenized:
         wire = token_ids_to_wire(token_ids)
-        reply = await self._targets.ask(
-            "",
-            lambda link: link.stub.Detokenize(wire, timeout=_TIMEOUT_S, metadata=self._key),
-            timeout_s=_TIMEOUT_S,
-        )
+        reply = await self._ask(lambda stub, how: stub.Detokenize(wire, **how))
         return value_of(Detokenized, reply)
 
     async def status(self, *, timeout_s: float = 5.0) -> ClusterStatus:
         """The cluster, as one of its routers sees it."""
         require_seconds("timeout_s", timeout_s)
-        reply = await self._targets.ask(
-            "",
-            lambda link: link.stub.GetStatus(
-                pb.GetStatusRequest(), timeout=timeout_s, metadata=self._key
-            ),
-            timeout_s=timeout_s,
+        reply = await self._ask(
+            lambda stub, how: stub.GetStatus(pb.GetStatusRequest(), **how), timeout_s=timeout_s
         )
         return cluster_from_wire(reply.cluster)
 
@@ -220,9 +220,7 @@ class RouterCalls:
             worker_id=worker_id, move_sessions=move_sessions, timeout_s=timeout_s
         )
         patience_s = (MAX_DRAIN_S if timeout_s is None else timeout_s) + _DRAIN_SLACK_S
-        reply = await self._targets.ask(
-            "",
-            lambda link: link.stub.DrainWorker(request, timeout=patience_s, metadata=self._key),
-            timeout_s=patience_s,
+        reply = await self._ask(
+            lambda stub, how: stub.DrainWorker(request, **how), timeout_s=patience_s
         )
         return drain_report_from_wire(reply.report)

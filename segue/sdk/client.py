@@ -13,7 +13,6 @@ import contextlib
 import copy
 import uuid
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from types import TracebackType
 from typing import Self
 
 from segue.api.api_key import metadata_with, require_api_key
@@ -108,12 +107,7 @@ class Client(RouterCalls):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         await self.close()
 
     async def close(self) -> None:

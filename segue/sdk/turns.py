@@ -1,29 +1,39 @@
-"""Runs a client's turns, each to its end, on whichever router answers."""
+"""Runs a client's turns, each to its end, over as many streams and routers as it takes.
+
+If a stream breaks, the same turn is sent again, with the tokens that have come, to the same router
+once it is back or to another one. Tokens depend on context, seed and position alone, so the answer
+goes on as if nothing had happened.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import random
 import secrets
 import time
 import uuid
+from array import array
 from collections.abc import AsyncGenerator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from segue.api.errors import (
     DeadlineExceeded,
+    Draining,
     Overloaded,
     SegueError,
     Unavailable,
     UnknownHistory,
 )
-from segue.api.turn import TurnEvent
-from segue.api.types import SamplingParams, TurnId, TurnInput, TurnRequest
-from segue.sdk.resuming import FollowedTurn, is_patient, router_key
+from segue.api.history import digests
+from segue.api.turn import FinishReason, TokenDelta, TurnEnd, TurnEvent, TurnStarted, Usage
+from segue.api.types import ChatInput, Resume, TurnId, TurnInput, TurnRequest
 from segue.sdk.targets import RouterLink, Targets
 from segue.wire.channel import require_sendable
 from segue.wire.convert.events import events_from_wire
 from segue.wire.convert.request import request_to_wire
+
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.05, 1.0
 
 
 class TurnRunner:
@@ -48,7 +58,10 @@ class TurnRunner:
         continues.
         """
         turn_id = request.turn_id or TurnId(uuid.uuid4().hex)
-        request = replace(request, turn_id=turn_id, sampling=_seeded(request.sampling))
+        # With a seed, any router continues the same answer.
+        seed = secrets.randbits(63) if request.sampling.seed is None else request.sampling.seed
+        sampling = replace(request.sampling, seed=seed)
+        request = replace(request, turn_id=turn_id, sampling=sampling)
         turn = FollowedTurn(
             request=request,
             key=router_key(request) if len(self._targets.links) > 1 else "",
@@ -144,6 +157,140 @@ class TurnRunner:
         await turn.wait(wait_s, now)
 
 
-def _seeded(sampling: SamplingParams) -> SamplingParams:
-    """A seed of the client's own: with it, any router continues the same answer."""
-    return sampling if sampling.seed is not None else replace(sampling, seed=secrets.randbits(63))
+@dataclass(slots=True, kw_only=True)
+class FollowedTurn:
+    request: TurnRequest
+    """With a turn id and a seed."""
+    key: str = ""
+    """What its router is chosen by."""
+    whole: TurnInput | None = None
+    """What replaces the input if the router lacks the history that it continues."""
+    timeout_s: float | None = None
+    """For all of it."""
+    api_key: str = ""
+    started_at: float
+    is_begun: bool = False
+    """It has tokens, or a stream of it broke: it is resumed if it is sent again."""
+    started: TurnStarted | None = None
+    token_ids: array[int] = field(default_factory=lambda: array("I"))
+    has_ended: bool = False
+    lost_at: float | None = None
+    """When the first stream broke since its last event."""
+    tried: set[RouterLink] = field(default_factory=set)
+    """The routers that it failed on since then."""
+    cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+    """By its client, while no router had it."""
+    is_waiting: bool = False
+    """For a router: none has it."""
+    _num_rounds: int = 0
+    _has_moved: bool = False
+    """In this attempt."""
+    _num_resumed: int = 0
+
+    def to_send(self) -> TurnRequest:
+        if not self.is_begun:
+            return self.request
+        request, started = self.request, self.started
+        resume = Resume(
+            token_ids=tuple(self.token_ids),
+            resumed=self._num_resumed,
+            prefill_worker=started.prefill_worker if started else "",
+            decode_worker=started.decode_worker if started else "",
+        )
+        if started is None:
+            return replace(request, resume=resume)
+        stop = replace(request.stop, max_tokens=started.max_tokens or request.stop.max_tokens)
+        session_id = started.session_id or request.session_id
+        return replace(request, session_id=session_id, stop=stop, resume=resume)
+
+    def left_s(self, now: float) -> float | None:
+        return None if self.timeout_s is None else self.started_at + self.timeout_s - now
+
+    def send_whole(self) -> bool:
+        """Whether there is something to send in place of a continued history."""
+        if self.whole is None:
+            return False
+        self.request, self.whole = replace(self.request, input=self.whole), None
+        return True
+
+    def take(self, event: TurnEvent) -> bool:
+        """Whether the caller should see the event."""
+        self.lost_at, self._has_moved = None, True
+        self._num_rounds = 0
+        self.tried.clear()
+        match event:
+            case TurnStarted():
+                self.started = event
+                # An answer starts once.
+                return not self.token_ids
+            case TokenDelta():
+                self.token_ids.extend(event.token_ids)
+                # From here on the router's own refusals end it only if they last.
+                self.is_begun = True
+            case TurnEnd():
+                self.has_ended = True
+        return True
+
+    def broke(self, now: float) -> None:
+        """A router took it, and its stream broke: it has to be resumed."""
+        self.is_begun = True
+        self.lost_at = now if self.lost_at is None else self.lost_at
+        self._num_resumed += self._has_moved and len(self.token_ids) > 0
+        self._has_moved = False
+
+    def next_wait_s(self) -> float:
+        """How long to wait once all routers have failed: longer each time."""
+        self.tried.clear()
+        self._num_rounds += 1
+        longer: float = _FIRST_WAIT_S * 2.0 ** (self._num_rounds - 1)
+        return min(longer, _LONGEST_WAIT_S)
+
+    async def wait(self, seconds: float, now: float) -> None:
+        """Or until its client cancels it, or its time is over."""
+        left_s = self.left_s(now)
+        self.is_waiting = True
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds if left_s is None else min(seconds, left_s)):
+                    await self.cancelled.wait()
+        finally:
+            self.is_waiting = False
+
+    def cancelled_end(self) -> TurnEnd:
+        started = self.started
+        usage = Usage(
+            prompt_tokens=started.prompt_tokens if started else 0,
+            completion_tokens=len(self.token_ids),
+            resumed=self._num_resumed,
+        )
+        return TurnEnd(finish_reason=FinishReason.CANCELLED, usage=usage)
+
+
+def router_key(request: TurnRequest) -> str:
+    """What a turn's router is chosen by: the same for all turns of a session, or, if the router
+    finds that, of a conversation."""
+    chat = request.input
+    if request.session_hint is None or not isinstance(chat, ChatInput):
+        return request.session_id or request.turn_id
+    is_question = (message.role == "user" for message in chat.messages)
+    num_first = next((num for num, asks in enumerate(is_question, 1) if asks), len(chat.messages))
+    start = digests(ChatInput(messages=chat.messages[:num_first]))
+    return f"{request.session_hint} {start[-1].hex() if start else ''}"
+
+
+def is_patient(error: SegueError, *, is_begun: bool, was_reached: bool, was_broken: bool) -> bool:
+    """Whether a turn that ended with the error is worth waiting for: it will go on once a router is
+    back.
+
+    `is_begun`: it has tokens, or a stream of it broke before. `was_reached`: a router has answered
+    there before. `was_broken`: the connection had broken before the turn was sent. So a wrong
+    address, and a cluster without workers, are reported at once.
+    """
+    if isinstance(error, Unavailable) and error.is_unreachable:
+        return is_begun or was_reached or error.was_sent
+    if isinstance(error, Draining):
+        return is_begun or was_reached or was_broken
+    if isinstance(error, Unavailable):
+        return is_begun or was_broken
+    # All clients of a router come back at once.
+    return is_begun and isinstance(error, Overloaded)

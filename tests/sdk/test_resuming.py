@@ -33,8 +33,8 @@ from segue.api.types import (
     TurnRequest,
 )
 from segue.sdk.client import Client
-from segue.sdk.resuming import is_patient, router_key
 from segue.sdk.targets import Targets
+from segue.sdk.turns import is_patient, router_key
 from tests.sdk.fake_router import (
     NUM_TOKENS,
     FakeRouter,
