@@ -13,9 +13,6 @@ import re
 import shlex
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -56,12 +53,7 @@ COMMANDS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Running:
-    """A running cluster, and the conversation that it started with."""
-
-    target: str
-    conversation: str
+_READY = re.compile(r"ready at (\S+) .*\n")
 
 
 def main(check: Annotated[bool, typer.Option("--check", help="Compare only.")] = False) -> None:
@@ -79,42 +71,48 @@ def main(check: Annotated[bool, typer.Option("--check", help="Compare only.")] =
 
 
 def recorded(readme: str, *, with_setup: bool) -> dict[str, str]:
-    """The text of each block of the README, from a run."""
-    with tempfile.TemporaryDirectory() as folder, _cluster(with_setup) as running:
-        for name, content in FILES.items():
-            (Path(folder) / name).write_text(content)
-        shown = [f"$ {one}\n{_output(one, running.target, Path(folder))}" for one in COMMANDS]
-        blocks = {
-            "conversation": running.conversation,
-            "commands": "\n".join(shown),
-            "sdk": _python(snippet_of(readme), running.target),
-        }
-    return {name: _as_shown(text, running.target) for name, text in blocks.items()}
-
-
-@contextmanager
-def _cluster(with_setup: bool) -> Iterator[Running]:
-    """Starts `./run`, or only the commands in it, and asks the questions."""
+    """The text of each block of the README, from a run of `./run`, or of the commands in it."""
     command = ["./run"] if with_setup else ["segue", "serve"]
     with terminal([*command, "--port", "0", "--http-port", "0"], cwd=ROOT) as server:
         server.wait_for("ready at ", timeout_s=START_TIMEOUT_S)
         server.wait_for(")\n")
-        found = re.search(r"ready at (\S+) .*\n", server.screen)
+        found = _READY.search(server.screen)
         assert found is not None
-        target = found[1]
-        if with_setup:
-            _converse(server, found.end())
-            yield Running(target, _since(server, found.start(), "./run"))
-            server.type(CTRL_D)
-            server.wait_for_end()
-            return
-        greeting = _output(f"segue chat '{GREETING}'", target, ROOT)
-        with terminal(["segue", "chat", "--no-history", "--target", target]) as chat:
-            _converse(chat, 0)
-            head = f"{found[0]}\nyou {GREETING}\n{greeting}"
-            yield Running(target, f"$ ./run\n{head}{_since(chat, 0, '')}")
-            chat.type(CTRL_D)
-            chat.wait_for_end()
+        if not with_setup:
+            return recorded_at(readme, found[0])
+        _converse(server, found.end())
+        blocks = _blocks(readme, found[1], _since(server, found.start(), "./run"))
+        server.type(CTRL_D)
+        server.wait_for_end()
+        return blocks
+
+
+def recorded_at(readme: str, ready: str) -> dict[str, str]:
+    """The same on a cluster that has just started and printed the line `ready`."""
+    found = _READY.match(ready)
+    assert found is not None, ready
+    target = found[1]
+    greeting = _output(f"segue chat '{GREETING}'", target, ROOT)
+    with terminal(["segue", "chat", "--no-history", "--target", target]) as chat:
+        _converse(chat, 0)
+        start = f"$ ./run\n{ready}\nyou {GREETING}\n{greeting}"
+        blocks = _blocks(readme, target, f"{start}{_since(chat, 0, '')}")
+        chat.type(CTRL_D)
+        chat.wait_for_end()
+    return blocks
+
+
+def _blocks(readme: str, target: str, conversation: str) -> dict[str, str]:
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in FILES.items():
+            (Path(folder) / name).write_text(content)
+        shown = [f"$ {one}\n{_output(one, target, Path(folder))}" for one in COMMANDS]
+    blocks = {
+        "conversation": conversation,
+        "commands": "\n".join(shown),
+        "sdk": _python(snippet_of(readme), target),
+    }
+    return {name: _as_shown(text, target) for name, text in blocks.items()}
 
 
 def _converse(chat: Terminal, since: int) -> None:

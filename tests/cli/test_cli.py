@@ -13,12 +13,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import IO
 
 import pytest
 
+from scripts.transcripts import README, blocks_of, differences, recorded_at, snippet_of
 from segue import Client, SegueError, StopConditions, TokenInput
 from segue.api.types import Message
 from segue.cli.input import read_messages
@@ -61,45 +63,68 @@ def all_logged(output: str) -> dict[str, set[str]]:
     }
 
 
-def test_serve_answers_and_ends_cleanly_on_sigterm(tmp_path: Path) -> None:
-    settings = tmp_path / "segue.toml"
-    settings.write_text("[engine]\nnum_threads = 1\ncache_bytes = 67108864\n")
+@dataclass(frozen=True, slots=True)
+class Served:
+    process: subprocess.Popen[str]
+    ready: str
+    """The line that reports it."""
+    stderr: Path
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A `segue serve` for the next two tests; the second one ends it."""
+    path = tmp_path_factory.mktemp("served") / "stderr"
+    with (
+        path.open("w") as stderr,
+        serving("--port", "0", "--http-port", "0", stderr=stderr) as (process, ready),
+    ):
+        assert ready.startswith("ready at 127.0.0.1:"), path.read_text()
+        yield Served(process, ready, path)
+
+
+def test_the_readmes_transcripts_equal_a_run(served: Served) -> None:
+    readme = README.read_text()
+
+    made = recorded_at(readme, served.ready)
+
+    assert differences(blocks_of(readme), made) == []
+    assert "Client(" in snippet_of(readme)
+    drawn = [line for text in made.values() for line in text.splitlines() if "·" in line]
+    assert max(map(len, drawn)) <= 80
+
+
+def test_serve_answers_and_ends_cleanly_on_sigterm(
+    served: Served, run_here: Command, tmp_path: Path
+) -> None:
     messages = tmp_path / "messages.json"
     messages.write_text(json.dumps([{"role": "user", "content": "Hello"}]))
+    target = ("--target", served.ready.split()[2])
 
-    with (
-        (tmp_path / "stderr").open("w") as stderr,
-        serving(*("--port", "0", "--http-port", "0", "--config", str(settings)), stderr=stderr) as (
-            server,
-            line,
-        ),
-    ):
-        assert line.startswith("ready at 127.0.0.1:"), line
-        target = ("--target", line.split()[2])
-        whole = segue("generate", "--messages", str(messages), "--json", *target)
-        by_ids = segue(
-            "generate",
-            "--input-ids",
-            "5,6,7",
-            "--ignore-eos",
-            "--max-tokens",
-            "3",
-            "--prompt-logprobs",
-            "2",
-            "--json",
-            *target,
-        )
-        one = segue("chat", "Hello", "--session", "agent", *target)
-        why = segue("explain", "agent", *target)
-        why_json = segue("explain", "agent", "--json", *target)
-        unknown = segue("explain", "nobody", *target)
-        talk = segue("chat", *target, stdin="Hello\n\n")
-        status = segue("status", "--json", *target)
-        table = segue("status", *target)
-        server.send_signal(signal.SIGTERM)
-        assert server.wait(60) == 0
+    whole = segue("generate", "--messages", str(messages), "--json", *target)
+    by_ids = run_here(
+        "generate",
+        "--input-ids",
+        "5,6,7",
+        "--ignore-eos",
+        "--max-tokens",
+        "3",
+        "--prompt-logprobs",
+        "2",
+        "--json",
+        *target,
+    )
+    one = run_here("chat", "Hello", "--session", "agent", *target)
+    why = run_here("explain", "agent", *target)
+    why_json = run_here("explain", "agent", "--json", *target)
+    unknown = run_here("explain", "nobody", *target)
+    talk = segue("chat", *target, stdin="Hello\n\n")
+    status = run_here("status", "--json", *target)
+    table = run_here("status", *target)
+    served.process.send_signal(signal.SIGTERM)
+    assert served.process.wait(60) == 0
 
-    assert all_logged((tmp_path / "stderr").read_text()) == {
+    assert all_logged(served.stderr.read_text()) == {
         "segue-gateway.log": {"INFO"},
         "segue-router.log": {"INFO"},
         "segue-prefill-0.log": {"INFO"},
@@ -179,19 +204,21 @@ def break_in(server: subprocess.Popen[str], progress: Path) -> None:
         server.send_signal(signal.SIGINT)
 
 
-def test_print_config_shows_the_effective_settings_and_can_be_read_back(tmp_path: Path) -> None:
-    shown = segue("serve", "--print-config", "--decode", "3")
+def test_print_config_shows_the_effective_settings_and_can_be_read_back(
+    run_here: Command, tmp_path: Path
+) -> None:
+    shown = run_here("serve", "--print-config", "--decode", "3")
     again = tmp_path / "again.toml"
     again.write_text(shown.stdout)
 
     assert "decode = 3" in shown.stdout
-    assert segue("serve", "--print-config", "--config", str(again)).stdout == shown.stdout
+    assert run_here("serve", "--print-config", "--config", str(again)).stdout == shown.stdout
 
 
-def test_simulated_acceptance_is_announced_and_needs_a_probability() -> None:
-    shown = segue("serve", "--print-config", "--simulate-acceptance", "0.8")
-    plain = segue("serve", "--print-config")
-    refused = segue("serve", "--print-config", "--simulate-acceptance", "1.5")
+def test_simulated_acceptance_is_announced_and_needs_a_probability(run_here: Command) -> None:
+    shown = run_here("serve", "--print-config", "--simulate-acceptance", "0.8")
+    plain = run_here("serve", "--print-config")
+    refused = run_here("serve", "--print-config", "--simulate-acceptance", "1.5")
 
     assert "simulate_acceptance = 0.8" in shown.stdout
     assert (
@@ -208,57 +235,57 @@ def broken(tmp_path: Path) -> Path:
     return Path(shutil.copytree(checkpoint_dir(), tmp_path / "model"))
 
 
-def test_serve_refuses_a_folder_without_config(broken: Path) -> None:
+def test_serve_refuses_a_folder_without_config(run_here: Command, broken: Path) -> None:
     (broken / "config.json").unlink()
 
-    refused = segue("serve", str(broken), "--port", "0")
+    refused = run_here("serve", str(broken), "--port", "0")
 
     assert refused.returncode == 1
     assert f"InvalidCheckpoint: {broken} has no config.json" in refused.stderr
 
 
-def test_serve_refuses_a_folder_with_a_missing_shard(broken: Path) -> None:
+def test_serve_refuses_a_folder_with_a_missing_shard(run_here: Command, broken: Path) -> None:
     index = {"weight_map": {"model.norm.weight": "model-00002-of-00002.safetensors"}}
     (broken / "model.safetensors.index.json").write_text(json.dumps(index))
 
-    refused = segue("serve", str(broken), "--port", "0")
+    refused = run_here("serve", str(broken), "--port", "0")
 
     assert refused.returncode == 1
     assert "lacks the weights model-00002-of-00002.safetensors (model.safe" in refused.stderr
 
 
-def test_serve_refuses_an_unsupported_architecture(broken: Path) -> None:
+def test_serve_refuses_an_unsupported_architecture(run_here: Command, broken: Path) -> None:
     config = json.loads((broken / "config.json").read_text())
     (broken / "config.json").write_text(
         json.dumps(config | {"architectures": ["LlamaForCausalLM"], "model_type": "llama"})
     )
 
-    refused = segue("serve", str(broken), "--port", "0")
+    refused = run_here("serve", str(broken), "--port", "0")
 
     assert refused.returncode == 1
     assert "LlamaForCausalLM" in refused.stderr
     assert "Qwen3_5ForCausalLM" in refused.stderr
 
 
-def test_serve_refuses_a_taken_port() -> None:
+def test_serve_refuses_a_taken_port(run_here: Command) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
 
-        refused = segue("serve", "--port", str(port))
+        refused = run_here("serve", "--port", str(port))
 
     assert refused.returncode == 1
     assert f"cannot listen on 127.0.0.1:{port}" in refused.stderr
 
 
-def test_serve_refuses_a_taken_port_of_http() -> None:
+def test_serve_refuses_a_taken_port_of_http(run_here: Command) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
 
-        refused = segue("serve", "--port", "0", "--http-port", str(port))
+        refused = run_here("serve", "--port", "0", "--http-port", str(port))
 
     assert refused.returncode == 1
     assert f"cannot listen on 127.0.0.1:{port}" in refused.stderr

@@ -1,4 +1,4 @@
-"""The README's transcripts: which parts must be right, and that they are."""
+"""The README's transcripts: which parts must be right. `test_cli.py` compares them with a run."""
 
 from __future__ import annotations
 
@@ -7,14 +7,7 @@ import json
 import pytest
 
 from scripts.transcript_facts import facts
-from scripts.transcripts import (
-    README,
-    blocks_of,
-    differences,
-    recorded,
-    snippet_of,
-    with_blocks,
-)
+from scripts.transcripts import blocks_of, differences, with_blocks
 
 ANSWERED = """\
 you Where do I live?
@@ -129,14 +122,3 @@ def test_blocks_are_written_between_their_markers() -> None:
     assert differences(blocks_of(page), blocks_of(written)) != []
     with pytest.raises(ValueError, match="no markers for the transcript 'y'"):
         with_blocks(page, {"y": ""})
-
-
-def test_the_readmes_transcripts_equal_a_run() -> None:
-    readme = README.read_text()
-
-    made = recorded(readme, with_setup=False)
-
-    assert differences(blocks_of(readme), made) == []
-    assert "Client(" in snippet_of(readme)
-    drawn = [line for text in made.values() for line in text.splitlines() if "·" in line]
-    assert max(map(len, drawn)) <= 80

@@ -2,46 +2,40 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.cli.conftest import Command
+
 WITHIN_S = 15.0
 """Long enough for any load on the machine."""
+OPTIONS = ("serve", "--port", "0", "--no-http")
+
+Refused = Callable[..., str]
 
 
-def few_files() -> None:
-    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+@pytest.fixture
+def refused(run_here: Command, monkeypatch: pytest.MonkeyPatch) -> Refused:
+    """The error line of a `segue serve` that starts nothing."""
+
+    def refused(*arguments: str, **environment: str) -> str:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        return error_line(lambda: run_here(*OPTIONS, *arguments))
+
+    return refused
 
 
-def refused(
-    *arguments: str,
-    environment: Mapping[str, str] | None = None,
-    before: Callable[[], None] | None = None,
-) -> str:
-    """The error line; all other lines that it printed are progress."""
+def error_line(run: Callable[[], subprocess.CompletedProcess[str]]) -> str:
+    """All other lines that it printed are progress."""
     started_at = time.monotonic()
-    done = subprocess.run(
-        [
-            str(Path(sys.executable).parent / "segue"),
-            "serve",
-            "--port",
-            "0",
-            "--no-http",
-            *arguments,
-        ],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={**os.environ, **(environment or {})},
-        preexec_fn=before,
-    )
+    done = run()
     elapsed_s = time.monotonic() - started_at
     assert done.returncode == 1
     assert elapsed_s < WITHIN_S
@@ -62,23 +56,34 @@ def refused(
     ],
 )
 def test_rays_own_variables_are_checked_before_ray_starts(
-    environment: dict[str, str], message: str
+    refused: Refused, environment: dict[str, str], message: str
 ) -> None:
-    assert message in refused(environment=environment)
+    assert message in refused(**environment)
 
 
 def test_too_few_open_files_are_refused() -> None:
-    assert "a process may open 64 files here" in refused(before=few_files)
+    def run() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(Path(sys.executable).parent / "segue"), *OPTIONS],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)),
+        )
+
+    assert "a process may open 64 files here" in error_line(run)
 
 
-def test_an_address_option_where_nothing_listens_is_refused() -> None:
-    error = refused("--ray-address", "127.0.0.1:1", environment={"RAY_ADDRESS": "127.0.0.1:2"})
+def test_an_address_option_where_nothing_listens_is_refused(refused: Refused) -> None:
+    error = refused("--ray-address", "127.0.0.1:1", RAY_ADDRESS="127.0.0.1:2")
 
     assert "nothing answers at 127.0.0.1:1, where Ray should be" in error
 
 
-def test_errors_in_the_model_folder_are_reported_before_rays(tmp_path: Path) -> None:
-    error = refused(str(tmp_path), environment={"RAY_TMPDIR": "/proc/nowhere"})
+def test_errors_in_the_model_folder_are_reported_before_rays(
+    refused: Refused, tmp_path: Path
+) -> None:
+    error = refused(str(tmp_path), RAY_TMPDIR="/proc/nowhere")
 
     assert f"InvalidCheckpoint: {tmp_path} is empty" in error
 
