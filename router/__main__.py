@@ -18,12 +18,14 @@ from router.metrics import RouterMetrics
 from router.router import Router
 from router.server import MembershipFace, Sessions
 from router.sessions.prompt import PromptBuilder
+from router.telemetry.targets import targets_of
 from router.tenants.keys import Keyring
 from segue.api.api_key import ENVIRONMENT
 from segue.config import read_file, section
 from segue.internal.v1.worker_pb2_grpc import add_MembershipServicer_to_server
 from segue.model.checkpoint.settings import AS_PUBLISHED, CheckpointConfig
 from segue.model.checkpoint.source import resolve_model
+from segue.process.metrics_endpoint import MetricsEndpoint
 from segue.process.telemetry import setup_logging
 from segue.security.config import OPEN, Security
 from segue.security.options import add_secret_option, security_of
@@ -69,7 +71,7 @@ async def running(
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     folder = await asyncio.to_thread(resolve_model, model, with_weights=False)
     keys = await asyncio.to_thread(Keyring, config)
-    metrics = RouterMetrics()
+    metrics = RouterMetrics(model_name or model, vllm_names=config.vllm_metrics)
     prompts = PromptBuilder.from_folder(folder, checkpoint, config.parsers)
     router = Router(config, prompts, metrics, model_name=model_name or model, security=security)
     hosts = Hosts.of(config.host, config.announce)
@@ -99,7 +101,11 @@ async def running(
         ) as server:
             watches = [
                 asyncio.ensure_future(watch)
-                for watch in (_watch(router, server), _watch_keys(keys))
+                for watch in (
+                    _watch(router, server),
+                    _watch_keys(keys),
+                    _watch_targets(router, endpoint, has_tls=security.tls is not None),
+                )
             ]
             logger.info("serving", extra={"address": server.address, "metrics": endpoint.address})
             try:
@@ -123,6 +129,13 @@ async def _watch(router: Router, server: RunningServer) -> None:
         except Exception:
             # Silent workers must be detected for as long as the router serves.
             logger.exception("unexpected error while watching the cluster")
+        await asyncio.sleep(_WATCH_S)
+
+
+async def _watch_targets(router: Router, endpoint: MetricsEndpoint, *, has_tls: bool) -> None:
+    while True:
+        body = targets_of(endpoint.address, router.membership.workers(), has_tls=has_tls)
+        endpoint.publish("/targets", body, "application/json")
         await asyncio.sleep(_WATCH_S)
 
 

@@ -42,6 +42,10 @@ class RouterConfig:
     share_prefixes_across_tenants: bool = False
     """Tenants share cached prefixes. Each then learns from its latencies which prompts others sent.
     """
+    vllm_metrics: bool = False
+    """`/metrics` has the router's metrics under vLLM's names too, for dashboards and scalers that
+    read those.
+    """
     max_turns: int = 256
     """Most turns on workers, and fewer if the decode workers run fewer. Further turns wait here."""
     max_queued: int = 1024

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from router.telemetry.conventions import GenAiMetrics, VllmNames
+from router.telemetry.reuse import ReuseMetrics
 from segue.process.metrics_endpoint import new_registry
 
 # From a local demo model's milliseconds to a long prompt's minute; finest where users notice.
@@ -217,6 +219,11 @@ class TokenMetrics:
             "Prompt tokens taken from a prefix cache.",
             registry=registry,
         )
+        self.resident = Counter(
+            "segue_resident_tokens_total",
+            "Prompt tokens whose pages the decode worker held: they were not shipped.",
+            registry=registry,
+        )
         self.rerendered = Counter(
             "segue_rerendered_tokens_total",
             "Tokens of a session's last turn that the template rendered differently in the next.",
@@ -233,7 +240,7 @@ class TokenMetrics:
 
 
 class RouterMetrics:
-    def __init__(self) -> None:
+    def __init__(self, model_name: str = "", *, vllm_names: bool = False) -> None:
         self.registry = new_registry()
         self.load = LoadMetrics(self.registry)
         self.wait = WaitMetrics(self.registry)
@@ -241,3 +248,28 @@ class RouterMetrics:
         self.latency = LatencyMetrics(self.registry)
         self.placement = PlacementMetrics(self.registry)
         self.tokens = TokenMetrics(self.registry)
+        self.reuse = ReuseMetrics(self.registry, _LATENCY_BUCKETS)
+        self.gen_ai = GenAiMetrics(self.registry, model_name)
+        self.vllm = self._vllm_names(model_name) if vllm_names else None
+
+    def _vllm_names(self, model_name: str) -> VllmNames:
+        return VllmNames(
+            self.registry,
+            model_name,
+            {
+                "vllm:num_requests_running": self.load.turns_in_flight,
+                "vllm:num_requests_waiting": self.wait.turns,
+                "vllm:time_to_first_token_seconds": self.latency.first_token_s,
+                "vllm:inter_token_latency_seconds": self.latency.inter_token_s,
+                "vllm:request_time_per_output_token_seconds": self.latency.output_token_s,
+                "vllm:e2e_request_latency_seconds": self.latency.turn_s,
+                "vllm:request_queue_time_seconds": self.latency.queue_s,
+                "vllm:request_prompt_tokens": self.tokens.prompt_length,
+                "vllm:request_generation_tokens": self.tokens.answer_length,
+                "vllm:prompt_tokens": self.tokens.prompt,
+                "vllm:generation_tokens": self.tokens.completion,
+                "vllm:prefix_cache_queries": self.tokens.prompt,
+                "vllm:prefix_cache_hits": self.tokens.cached,
+            },
+            self.load.turns,
+        )

@@ -108,7 +108,7 @@ class Router:
         received_at = self._clock()
         if deadline_s is None:
             deadline_s = self._config.default_deadline_s
-        meter = TurnMeter(self._metrics, self._clock, received_at, tenant.name)
+        meter = TurnMeter(self._metrics, self._clock, received_at, tenant.name, request.input)
         name = tenant.name, request.turn_id
         async with contextlib.AsyncExitStack() as admitted:
             admitted.enter_context(about_turn(request.turn_id))
@@ -132,6 +132,7 @@ class Router:
                 named = await self._find_session(tenant.own(request), tenant)
                 admitted.enter_context(self._finder.running(named.session_id))
                 completed = self._complete(named, keeps_answer=request.session_hint is not None)
+                meter.has_whole(completed.request.input)
                 built = await self._prompts.make(completed, self.placing.pools.now)
                 answered = self._answered(request, built)
             placing = self.placing.turn(built.spec, known=completed.known, num_kept=built.num_kept)

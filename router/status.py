@@ -66,6 +66,9 @@ class StatusDesk:
         load.history_bytes.set(self._table.history_bytes)
         wait.turns.set(len(self._admission.waiting))
         wait.size_bytes.set(self._admission.waiting.size_bytes)
+        if self._metrics.vllm is not None:
+            decodes = (w for w in self._membership.workers() if w.role is Role.DECODE)
+            self._metrics.vllm.set_pages(worker.load.pages for worker in decodes)
         counts = Counter((w.role.value, w.health.value) for w in self._membership.workers())
         for role in Role:
             for health in WorkerHealth:

@@ -52,6 +52,17 @@ def test_metrics_are_served_in_the_requested_format(endpoint: MetricsEndpoint) -
     assert open_text.endswith("# EOF\n")
 
 
+def test_what_the_process_publishes_is_served(endpoint: MetricsEndpoint) -> None:
+    before = ask(endpoint, "/targets")[0]
+    endpoint.publish("/targets", b"[]", "application/json")
+    endpoint.publish("/targets", b"[1]", "application/json")
+    status, text, headers = ask(endpoint, "/targets")
+
+    assert (before, status, text) == (404, 200, "[1]")
+    assert headers["Content-Type"] == "application/json"
+    assert ask(endpoint, "/targets", "POST")[0] == 405
+
+
 @pytest.mark.parametrize("path", ["/", "/metrics/", "/metrics/x", "/livez2", "/favicon.ico", "//["])
 def test_every_other_path_is_not_found(endpoint: MetricsEndpoint, path: str) -> None:
     assert ask(endpoint, path)[0] == (400 if path == "//[" else 404)

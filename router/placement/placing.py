@@ -20,7 +20,15 @@ from router.placement.node import WorkerNode
 from router.placement.policy import estimate_error, longest_holder, place
 from router.placement.pools import LargestPools
 from router.placement.shared_prefixes import SharedPrefixIndex, shared_prefix_of
-from router.placement.side import NOTHING, Held, Residency, Rules, TurnSize, without_states
+from router.placement.side import (
+    NOTHING,
+    Held,
+    Residency,
+    Rules,
+    TurnSize,
+    deepest_held,
+    without_states,
+)
 from router.sessions.history import History, TurnTokens
 from router.sessions.table import SessionTable
 from segue.api.cluster.status import WorkerStatus
@@ -84,6 +92,8 @@ class _Attempt:
     decided: Decided
     seat: Seat
     placed_at: float
+    held_tokens: int
+    """The longest prefix that a worker could resume from."""
     first_token_s: float = 0.0
     """Seconds from the placement to the first token."""
     source: WorkerId | None = None
@@ -148,7 +158,8 @@ class TurnPlacing:
         if is_new:
             self._home = seat.decode
             placing.cluster.settle(self._home)
-        self._attempt = _Attempt(decided, seat, placing.clock())
+        held_tokens = deepest_held(self._residency, nodes)
+        self._attempt = _Attempt(decided, seat, placing.clock(), held_tokens)
         placing.metrics.placement.decision_s.observe(decision_s)
         placing.metrics.placement.chosen.labels(decision.chosen.mode.value).inc()
         placing.table.placed(self.session, decided)
@@ -247,6 +258,12 @@ class TurnPlacing:
             placing.shared_prefixes.served(
                 self._shared_prefix, [w for w, tokens in kept if tokens >= enough]
             )
+        prompt_tokens = self._size.prompt_tokens
+        placing.metrics.reuse.ended(
+            held=min(attempt.held_tokens, prompt_tokens),
+            captured=prompt_tokens - decision.chosen.plan.computed_tokens,
+            delivered=max(prompt_tokens - report.computed_tokens, 0),
+        )
         placing.cluster.learn(_observation(attempt, self._size, result))
 
     def leave(self) -> None:

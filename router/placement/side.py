@@ -61,6 +61,16 @@ def without_states(residency: Residency) -> Residency:
     return {worker_id: held._replace(checkpoint_tokens=0) for worker_id, held in residency.items()}
 
 
+def deepest_held(residency: Residency, nodes: Mapping[WorkerId, WorkerNode]) -> int:
+    """The longest prefix of the prompt, in tokens, that some living worker can resume from."""
+    held = (
+        h.checkpoint_tokens
+        for worker_id, h in residency.items()
+        if (node := nodes.get(worker_id)) is not None and not node.is_lost
+    )
+    return max(held, default=0)
+
+
 class Rules(NamedTuple):
     """The parameters that are configured, not learned."""
 

@@ -8,15 +8,19 @@ import logging
 from collections.abc import Iterator
 
 from router.metrics import RouterMetrics
+from router.telemetry.conventions import operation_of
+from router.telemetry.reuse import turn_class, turn_number
 from router.turn.lifecycle import outcome_of
 from segue.api.errors import SegueError
 from segue.api.turn import FinishReason, TokenDelta, TurnEnd, Usage
+from segue.api.types import ChatInput, TurnInput
 from segue.process.telemetry import Clock
 
 logger = logging.getLogger(__name__)
 
 # Without a wait, no other task runs meanwhile.
 _NO_WAIT_S = 0.001
+_A_CHAT = ChatInput(messages=())
 _FINISHED = frozenset({FinishReason.STOP.value, FinishReason.LENGTH.value})
 
 
@@ -24,9 +28,16 @@ class TurnMeter:
     """Every turn ends once: as `refused` before it ran, or as `ended` after it did."""
 
     def __init__(
-        self, metrics: RouterMetrics, clock: Clock, received_at: float, tenant: str = ""
+        self,
+        metrics: RouterMetrics,
+        clock: Clock,
+        received_at: float,
+        tenant: str = "",
+        turn_input: TurnInput = _A_CHAT,
     ) -> None:
         self._metrics = metrics
+        self._operation = operation_of(turn_input)
+        self._turn_number = 0
         self._tenant = tenant
         self._clock = clock
         self._received_at = received_at
@@ -34,16 +45,27 @@ class TurnMeter:
         self._last_token_at = 0.0
         self._usage: Usage | None = None
 
+    def has_whole(self, turn_input: TurnInput) -> None:
+        """The input with the messages that the router has added."""
+        self._turn_number = turn_number(turn_input)
+
     def arrived(self, delta: TokenDelta, arrived_at: float) -> None:
         num_tokens, latency = len(delta.token_ids), self._metrics.latency
         if self._first_token_at is None:
             self._first_token_at = arrived_at
-            latency.first_token_s.observe(arrived_at - self._received_at)
+            self._first_token(arrived_at - self._received_at)
         else:
             # Tokens that arrive together each count an equal share of the wait.
             latency.inter_token_s.observe((arrived_at - self._last_token_at) / max(num_tokens, 1))
         self._last_token_at = arrived_at
         self._metrics.tokens.completion.inc(num_tokens)
+
+    def _first_token(self, took_s: float) -> None:
+        self._metrics.latency.first_token_s.observe(took_s)
+        self._metrics.gen_ai.first_token(self._operation, took_s)
+        if self._turn_number:
+            label = turn_class(self._turn_number)
+            self._metrics.reuse.first_token_s.labels(label).observe(took_s)
 
     def relayed(self, arrived_at: float) -> None:
         """The events that arrived at `arrived_at` were sent to the client."""
@@ -58,6 +80,7 @@ class TurnMeter:
             metrics.latency.dispatch_s.observe(end.timings.router_s)
         metrics.tokens.prompt.inc(end.usage.prompt_tokens)
         metrics.tokens.cached.inc(end.usage.cached_tokens)
+        metrics.tokens.resident.inc(end.usage.resident_tokens)
         metrics.tokens.rerendered.inc(end.usage.rerendered_tokens)
         metrics.tokens.rerendered_turns.inc(end.usage.rerendered_tokens > 0)
 
@@ -101,8 +124,9 @@ class TurnMeter:
         self._metrics.tokens.prompt_length.observe(prompt_tokens)
         self._metrics.tokens.answer_length.observe(answer_tokens)
         if outcome in _FINISHED and self._first_token_at is not None and answer_tokens > 1:
-            spent_s = self._last_token_at - self._first_token_at
-            self._metrics.latency.output_token_s.observe(spent_s / (answer_tokens - 1))
+            token_s = (self._last_token_at - self._first_token_at) / (answer_tokens - 1)
+            self._metrics.latency.output_token_s.observe(token_s)
+            self._metrics.gen_ai.output_token(self._operation, token_s)
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
@@ -127,6 +151,7 @@ class TurnMeter:
     def _count_time(self, outcome: str) -> None:
         took_s = self._clock() - self._received_at
         self._metrics.latency.turn_s.labels(outcome).observe(took_s)
+        self._metrics.gen_ai.ended(self._operation, outcome, took_s)
         if self._first_token_at is None:
             self._metrics.latency.no_first_token_s.labels(outcome).observe(took_s)
 

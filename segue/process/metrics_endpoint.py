@@ -1,4 +1,5 @@
-"""Serves a process's metrics and probes over HTTP: `/metrics`, `/livez`, `/readyz`, nothing else.
+"""Serves a process's metrics and probes over HTTP: `/metrics`, `/livez`, `/readyz`, and what the
+process publishes.
 
 An event loop in its own thread serves them, so that Prometheus and kubelets get answers while the
 process's main loop is busy. `/livez` only shows that the process runs; `/readyz` mirrors its gRPC
@@ -91,6 +92,7 @@ class MetricsEndpoint:
         self._registry = registry
         self._needs_certificate = needs_certificate
         self._is_ready = False
+        self._published: dict[str, _HttpAnswer] = {}
         # Connections without an answer yet, oldest first.
         self._waiting: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
@@ -119,6 +121,10 @@ class MetricsEndpoint:
     def set_ready(self, is_ready: bool) -> None:
         """Sets the answer of `/readyz`."""
         self._is_ready = is_ready
+
+    def publish(self, path: str, body: bytes, content_type: str) -> None:
+        """Sets the answer of a further path, for those who may read `/metrics`. Thread-safe."""
+        self._published[path] = _HttpAnswer(HTTPStatus.OK, body, content_type)
 
     def close(self) -> None:
         self._run(self._stop())
@@ -180,14 +186,15 @@ class MetricsEndpoint:
             path = urlsplit(request.target.decode("ascii")).path
         except ValueError:
             return _status_answer(HTTPStatus.BAD_REQUEST)
-        if path not in ("/metrics", "/livez", "/readyz"):
+        published = self._published.get(path)
+        if path not in ("/metrics", "/livez", "/readyz") and published is None:
             return _status_answer(HTTPStatus.NOT_FOUND)
         if request.method not in (b"GET", b"HEAD"):
             return _status_answer(HTTPStatus.METHOD_NOT_ALLOWED)
-        if path == "/metrics":
+        if path == "/metrics" or published is not None:
             if self._needs_certificate and not certificate:
                 return _HttpAnswer(HTTPStatus.FORBIDDEN, _NO_CERTIFICATE)
-            return self._metrics(request)
+            return published or self._metrics(request)
         is_well = path == "/livez" or self._is_ready
         return _status_answer(HTTPStatus.OK if is_well else HTTPStatus.SERVICE_UNAVAILABLE)
 

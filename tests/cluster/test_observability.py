@@ -73,13 +73,14 @@ async def prometheus(ray_cluster: Cluster, tmp_path: Path) -> AsyncIterator[str]
     if program is None:
         pytest.fail("prometheus is not installed; ./check installs it (Debian: prometheus)")
     status = await status_of(ray_cluster)
-    targets = [status.router.metrics_address, *(w.metrics_address for w in status.workers)]
+    # The router lists itself and all workers.
+    discovery = {"url": f"http://{status.router.metrics_address}/targets"}
     configuration = tmp_path / "prometheus.yml"
     configuration.write_text(
         json.dumps(
             {
                 "global": {"scrape_interval": "1s"},
-                "scrape_configs": [{"job_name": "segue", "static_configs": [{"targets": targets}]}],
+                "scrape_configs": [{"job_name": "segue", "http_sd_configs": [discovery]}],
             }
         )
     )

@@ -34,6 +34,8 @@ WORKER = EVERY | {
     "segue_leases": (),
     "segue_leases_revoked": (),
 }
+# OpenTelemetry's semantic conventions fix these.
+GEN_AI = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model")
 ROUTER = EVERY | {
     "segue_turns": ("outcome",),
     "segue_turn_errors": ("error",),
@@ -66,6 +68,14 @@ ROUTER = EVERY | {
     "segue_rerendered_tokens": (),
     "segue_rerendered_turns": (),
     "segue_history_bytes": (),
+    "segue_resident_tokens": (),
+    "segue_reuse_held_tokens": (),
+    "segue_reuse_captured_tokens": (),
+    "segue_reuse_delivered_tokens": (),
+    "segue_chat_first_token_seconds": ("turn",),
+    "gen_ai_server_time_to_first_token_seconds": GEN_AI,
+    "gen_ai_server_time_per_output_token_seconds": GEN_AI,
+    "gen_ai_server_request_duration_seconds": (*GEN_AI, "error_type"),
 }
 PREFILL = WORKER | {
     "segue_prefill_computed_tokens": (),
@@ -155,7 +165,7 @@ def test_every_process_reports_its_build_and_its_resources(
     assert samples["segue_build_info"] == 1
     assert [name for name in samples if name.endswith("_created")] == []
     # No other metric is added unnoticed.
-    assert {name.split("_")[0] for name in samples} == {"segue", "process", "python"}
+    assert {name.split("_")[0] for name in samples} - {"gen"} == {"segue", "process", "python"}
 
 
 @pytest.mark.parametrize("make", PROCESSES)
@@ -181,5 +191,6 @@ def test_no_label_contains_an_id() -> None:
     assert labels <= {
         *("outcome", "error", "role", "health", "mode", "state", "unit", "to", "part"),
         *("position", "batch_size", "version", "route", "status"),
-        *("tenant", "kind", "limit"),
+        *("tenant", "kind", "limit", "turn"),
+        *(*GEN_AI, "error_type"),
     }

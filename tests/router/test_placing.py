@@ -239,3 +239,19 @@ def test_a_diverged_turn_leaves_no_record_of_the_other_branch(placing: Placing) 
 
     assert held(placing)[WorkerId("decode-0")] == (6_000, 0)
     assert held(placing)[WorkerId("decode-1")] == (6_528, 6_528)
+
+
+def test_reuse_is_counted_where_it_is_held_captured_and_delivered(placing: Placing) -> None:
+    serve(placing, kept=6_400, prefill_kept=6_336)
+    turn = placing.turn(spec(6_464), known=history_of(6_464))
+    turn.place(())
+    turn.reserved(6_400, 6_400)
+    turn.first_token()
+    # A pull of all that decode held was expected, but half of it had been evicted.
+    turn.ended(result(6_464, computed_tokens=3_232))
+    turn.leave()
+    registry = placing.metrics.registry
+    points = ("held", "captured", "delivered")
+    counted = [registry.get_sample_value(f"segue_reuse_{point}_tokens_total") for point in points]
+
+    assert counted == [6_400, 6_400, 3_232]
