@@ -12,6 +12,8 @@ import typer
 
 from segue.api.api_key import one_key
 from segue.api.cluster.drain import DrainReport
+from segue.api.cluster.status import ClusterStatus, WorkerHealth
+from segue.api.errors import InvalidRequest
 from segue.cli import show, show_explanation
 from segue.cli.options import ApiKey, Target, TlsCa, TlsCert, TlsKey, out, tls_of
 from segue.sdk.client import DEFAULT_TARGET, Client
@@ -67,7 +69,7 @@ def explain(
 
 
 def drain(
-    worker: Annotated[str, typer.Argument(help="Name of the worker, such as decode-0.")],
+    worker: Annotated[str, typer.Argument(help="Name of the worker, such as decode-0.")] = "",
     target: Target = DEFAULT_TARGET,
     api_key: ApiKey = None,
     tls_ca: TlsCa = "",
@@ -84,6 +86,9 @@ def drain(
         float | None,
         typer.Option(help="Seconds for turns to end and sessions to move; default: its drain_s."),
     ] = None,
+    host: Annotated[
+        str, typer.Option(help="Instead of a name: all workers at this address, such as a pod's.")
+    ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Take a worker out of service without losing a turn; `segue serve` then starts it anew."""
@@ -92,12 +97,29 @@ def drain(
 
     async def take_out() -> None:
         async with Client(target, api_key=one_key(api_key), tls=tls) as client:
-            report = await client.drain_worker(
-                worker, move_sessions=move_sessions, timeout_s=timeout
+            names = [worker] if worker else workers_at(host, await client.status())
+            reports = await asyncio.gather(
+                *(
+                    client.drain_worker(name, move_sessions=move_sessions, timeout_s=timeout)
+                    for name in names
+                )
             )
-        typer.echo(report_json(report) if as_json else report_line(report))
+        for report in reports:
+            typer.echo(report_json(report) if as_json else report_line(report))
 
+    if bool(worker) == bool(host):
+        raise InvalidRequest("name one worker, or give --host ADDRESS; `segue status` shows both")
     asyncio.run(take_out())
+
+
+def workers_at(host: str, cluster: ClusterStatus) -> list[str]:
+    """The workers that listen at the host, without those that are lost or drain already."""
+    return [
+        worker.worker_id
+        for worker in cluster.workers
+        if worker.address.rpartition(":")[0].strip("[]") == host.strip("[]")
+        and worker.health is WorkerHealth.READY
+    ]
 
 
 def report_line(report: DrainReport) -> str:

@@ -94,7 +94,12 @@ def running_prepared(
     demands = demands_of(config)
     _share_cores(config.engine.num_threads)
     with (
-        running_ray(config.cluster.ray_address, demands, report),
+        running_ray(
+            config.cluster.ray_address,
+            demands,
+            report,
+            room_timeout_s=config.cluster.room_timeout_s,
+        ),
         contextlib.ExitStack() as cleanup,
     ):
         report(f"logs are in {logs_folder()}: segue-*.log")
@@ -189,14 +194,15 @@ def _worker_options(
     is_prefill = role is Role.PREFILL
     first_port = cluster.prefill_port if is_prefill else cluster.decode_port
     first_metrics = cluster.prefill_metrics_port if is_prefill else cluster.decode_metrics_port
+    step = 0 if cluster.one_worker_per_node else index
     return WorkerOptions(
         worker_id=f"{role.value}-{index}",
         model=model,
         router_address=",".join(routers),
         host=cluster.worker_host,
         announce=cluster.worker_announce,
-        port=first_port + index if first_port else 0,
-        metrics_port=first_metrics + index if first_metrics else 0,
+        port=first_port + step if first_port else 0,
+        metrics_port=first_metrics + step if first_metrics else 0,
     )
 
 

@@ -82,11 +82,22 @@ class ClusterConfig:
     address if that is a wildcard such as 0.0.0.0.
     """
     prefill_port: int = 0
-    """gRPC port of prefill-0; each further worker has the next port. 0 lets the system choose."""
+    """gRPC port of prefill-0; each further worker has the next port, unless there is
+    `one_worker_per_node`. 0 lets the system choose.
+    """
     prefill_metrics_port: int = 0
     """The same for metrics."""
     decode_port: int = 0
     decode_metrics_port: int = 0
+    one_worker_per_node: bool = False
+    """A Ray node has at most one worker of each role, as in Kubernetes, where every pod is one:
+    all workers of a role then have the same ports, which probes and network policies can name.
+    Something must keep them apart, such as `prefill_on` = "resource:NAME=1".
+    """
+    room_timeout_s: float = 5.0
+    """How long to wait for another Ray cluster's nodes, which may still be starting. Resources that
+    were just released take a moment too.
+    """
     gpus_per_prefill: float = 1.0
     """With `[engine] device` = "cuda": the fraction of a GPU that Ray reserves for a prefill
     worker. With 0.5 here and below, a prefill and a decode worker share one GPU; each allocates its
@@ -115,20 +126,24 @@ class ClusterConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
         for name in ("prefill", "decode"):
-            _check_ports(f"{name}_port", getattr(self, f"{name}_port"), getattr(self, name))
-            metrics_port = f"{name}_metrics_port"
-            _check_ports(metrics_port, getattr(self, metrics_port), getattr(self, name))
+            for port in (f"{name}_port", f"{name}_metrics_port"):
+                _check_ports(port, getattr(self, port), self._num_ports(name))
         for name in ("gpus_per_prefill", "gpus_per_decode"):
             # A worker uses one device.
             if not 0.0 < getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} must be in (0, 1], got {getattr(self, name):g}")
-        if not 0.0 <= self.cpus_per_worker < float("inf"):
-            raise ValueError(f"cpus_per_worker must be >= 0, got {self.cpus_per_worker:g}")
+        for name in ("cpus_per_worker", "room_timeout_s"):
+            if not 0.0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be >= 0, got {getattr(self, name):g}")
         for name in ("router_on", "prefill_on", "decode_on"):
             try:
                 Pin.parse(getattr(self, name))
             except ValueError as error:
                 raise ValueError(f"{name} {error}") from None
+
+    def _num_ports(self, role: str) -> int:
+        """Consecutive ports that the workers of a role use."""
+        return 1 if self.one_worker_per_node else getattr(self, role)
 
 
 def _check_ports(name: str, first: int, count: int) -> None:

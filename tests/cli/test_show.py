@@ -23,7 +23,7 @@ from segue.api.cluster.status import (
 from segue.api.explanation import CostLine, Explanation, WeighedCandidate, WorkerSpeed
 from segue.api.turn import FinishReason, PromptLogprobs, Timings, TurnEnd, Usage
 from segue.api.types import Epoch, Role, SessionId, TurnId, WorkerId
-from segue.cli.operate import report_json, report_line
+from segue.cli.operate import report_json, report_line, workers_at
 from segue.cli.show import answer_json, lines_of, status_table, timings_lines
 from segue.cli.show_explanation import explanation_tables
 from segue.sdk.client import Answer
@@ -308,3 +308,31 @@ def test_a_drains_report_is_one_line() -> None:
         "3 sessions left behind (2 no memory elsewhere, 1 went on elsewhere)"
     )
     assert json.loads(report_json(report))["left"] == {"no_memory": 2, "elsewhere": 1}
+
+
+def test_a_pods_drain_takes_its_own_ready_workers() -> None:
+    def at(name: str, address: str, health: WorkerHealth = WorkerHealth.READY) -> WorkerStatus:
+        return WorkerStatus(
+            worker_id=WorkerId(name),
+            role=Role.DECODE,
+            epoch=Epoch(1),
+            address=address,
+            health=health,
+        )
+
+    cluster = ClusterStatus(
+        ready=True,
+        model="m",
+        model_id="",
+        workers=(
+            at("decode-0", "10.0.0.1:7430"),
+            at("decode-1", "10.0.0.12:7430"),
+            at("decode-2", "10.0.0.1:7431", WorkerHealth.LOST),
+            at("decode-3", "[fd00::1]:7430"),
+        ),
+        router=RouterStatus(address="r:1"),
+    )
+
+    found = [workers_at(host, cluster) for host in ("10.0.0.1", "fd00::1", "10.0.0.3")]
+
+    assert found == [["decode-0"], ["decode-3"], []]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from segue.api.errors import InvalidConfig
+from segue.api.types import Role
 from segue.config import read_file, read_text
 from segue.engine.config import EngineConfig, PoolSizes, host_pool_sizes, pool_sizes
 from segue.launch.config import ClusterConfig, Config
@@ -95,3 +96,24 @@ def test_a_host_tier_too_small_for_a_state_is_refused_with_the_numbers() -> None
 
     with pytest.raises(InvalidConfig, match=f"host_cache_bytes = {engine.host_cache_bytes} is too"):
         host_pool_sizes(LAYOUT, engine)
+
+
+@pytest.mark.parametrize(("one_per_node", "port"), [(False, 7422), (True, 7420)])
+def test_workers_on_nodes_of_their_own_may_have_the_same_ports(
+    one_per_node: bool, port: int
+) -> None:
+    from segue.launch.cluster import _worker_options
+
+    cluster = ClusterConfig(prefill=3, prefill_port=7420, one_worker_per_node=one_per_node)
+    options = _worker_options(cluster, Role.PREFILL, 2, "demo", ["router:7411"])
+
+    assert (options.port, options.metrics_port) == (port, 0)
+
+
+def test_the_last_port_is_checked_for_as_many_workers_as_share_a_machine() -> None:
+    ClusterConfig(decode=9, decode_port=65535, one_worker_per_node=True)
+
+    with pytest.raises(ValueError, match="decode_port must be 0, or leave 9 ports below 65536"):
+        ClusterConfig(decode=9, decode_port=65530)
+    with pytest.raises(ValueError, match="room_timeout_s must be >= 0, got -1"):
+        ClusterConfig(room_timeout_s=-1.0)

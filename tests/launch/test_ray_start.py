@@ -126,20 +126,36 @@ def worker(index: int) -> Demand:
     return Demand(role=Role.DECODE, index=index, gpus=1.0)
 
 
-def test_a_dead_node_has_no_room(fake: FakeRay, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_start, "_ROOM_TIMEOUT_S", 0.0)
+def silent(stage: str) -> None:
+    pass
+
+
+def test_a_dead_node_has_no_room(fake: FakeRay) -> None:
     fake.free_gpus = [2.0]
 
-    require_room([worker(0), worker(1)])
+    require_room([worker(0), worker(1)], 0.0, silent)
     with pytest.raises(
         Unavailable, match=r"no room for this cluster: it needs 3 GPU.*has 2 GPU on 1"
     ):
-        require_room([worker(0), worker(1), worker(2)])
+        require_room([worker(0), worker(1), worker(2)], 0.0, silent)
 
 
 def test_resources_in_use_a_moment_ago_are_waited_for(fake: FakeRay) -> None:
     fake.free_gpus = [0.0, 1.0, 2.0]
 
-    require_room([worker(0), worker(1)])
+    require_room([worker(0), worker(1)], 5.0, silent)
 
     assert fake.free_gpus == [2.0]
+
+
+def test_a_long_wait_for_nodes_says_what_is_missing_once(
+    fake: FakeRay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_start, "_SLOW_AFTER_S", 0.1)
+    fake.free_gpus = [0.0, 0.0, 0.0, 2.0]
+    lines: list[str] = []
+
+    require_room([worker(0), worker(1)], 60.0, lines.append)
+
+    (line,) = lines
+    assert line.startswith("waiting for nodes of the Ray cluster: it needs 2 GPU")

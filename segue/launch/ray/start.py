@@ -27,8 +27,6 @@ _JOIN_TIMEOUT_S = 10.0
 _START_TIMEOUT_S = 60.0
 _SLOW_AFTER_S = 10.0
 _INTERRUPTED_GRACE_S = 5.0
-# Resources that were just released become available with a delay.
-_ROOM_TIMEOUT_S = 5.0
 _OBJECT_STORE_BYTES = 100 << 20
 
 
@@ -39,14 +37,17 @@ def logs_folder() -> Path:
 
 
 @contextlib.contextmanager
-def running_ray(address: str, demands: Sequence[Demand], report: Report) -> Iterator[None]:
-    """Ray with room for the demands, until the block ends. Raises InvalidConfig and Unavailable."""
+def running_ray(
+    address: str, demands: Sequence[Demand], report: Report, *, room_timeout_s: float
+) -> Iterator[None]:
+    """Ray with room for the demands, until the block ends; waits for room. Raises InvalidConfig and
+    Unavailable."""
     if ray.is_initialized():
-        require_room(demands)
+        require_room(demands, room_timeout_s, report)
         yield
         return
     with _started(address, demands, report):
-        require_room(demands)
+        require_room(demands, room_timeout_s, report)
         yield
 
 
@@ -182,16 +183,22 @@ def _did_not(address: str, reason: str, native: str) -> str:
     return f"{what}: {' '.join(reason.split())[:300]}"
 
 
-def require_room(demands: Sequence[Demand]) -> None:
+def require_room(demands: Sequence[Demand], timeout_s: float, report: Report) -> None:
     """Raises Unavailable, naming what is missing, if Ray cannot place the processes: it would wait
-    forever for nodes that can take them.
+    forever for nodes that can take them. Until the timeout more nodes may join.
     """
-    deadline_at = time.monotonic() + _ROOM_TIMEOUT_S
+    started_at = time.monotonic()
+    reported = ""
     while missing := shortage(demands, _nodes(), ray.available_resources()):
-        if time.monotonic() > deadline_at:
+        waited_s = time.monotonic() - started_at
+        if waited_s > _SLOW_AFTER_S and missing != reported:
+            report(f"waiting for nodes of the Ray cluster: {missing}")
+            reported = missing
+        if waited_s > timeout_s:
             raise Unavailable(
                 f"Ray has no room for this cluster: {missing}; add nodes, or change --prefill, "
-                "--decode or [cluster] gpus_per_…, cpus_per_worker, …_on"
+                "--decode or [cluster] gpus_per_…, cpus_per_worker, …_on, or wait longer for nodes "
+                "that start ([cluster] room_timeout_s)"
             )
         time.sleep(0.25)
 

@@ -1,0 +1,132 @@
+{{/* A worker group: (dict "root" $ "name" NAME "of" VALUES "resources" JSON "port" METRICS_PORT). */}}
+{{- define "segue.workerGroup" -}}
+{{- $root := .root -}}
+{{- $isRdma := eq $root.Values.transfer.protocol "rdma" -}}
+groupName: {{ .name }}
+replicas: {{ .of.replicas }}
+minReplicas: {{ .of.replicas }}
+maxReplicas: {{ .of.replicas }}
+rayStartParams:
+  num-cpus: "0"
+  num-gpus: {{ .of.gpus | quote }}
+  # In quotes of its own: KubeRay puts it into a shell command.
+  resources: {{ .resources | quote | squote }}
+  node-manager-port: "6380"
+  object-store-memory: "100000000"
+template:
+  metadata:
+    labels:
+      {{- include "segue.selector" (dict "root" $root "component" .name) | nindent 6 }}
+    {{- with .of.annotations }}
+    annotations: {{- toYaml . | nindent 6 }}
+    {{- end }}
+  spec:
+    serviceAccountName: {{ include "segue.serviceAccount" $root }}
+    automountServiceAccountToken: false
+    # The drain, then Ray's own end.
+    terminationGracePeriodSeconds: {{ add $root.Values.drainSeconds 45 }}
+    securityContext: {{- include "segue.podSecurity" $root | nindent 6 }}
+    {{- with $root.Values.image.pullSecrets }}
+    imagePullSecrets: {{- toYaml . | nindent 6 }}
+    {{- end }}
+    {{- include "segue.placement" . | nindent 4 }}
+    affinity:
+      podAffinity:
+        {{- $term := include "segue.nearWorkers" $root }}
+        {{- if $root.Values.topology.required }}
+        requiredDuringSchedulingIgnoredDuringExecution:
+          - {{- $term | nindent 12 }}
+        {{- else }}
+        preferredDuringSchedulingIgnoredDuringExecution:
+          - weight: 100
+            podAffinityTerm: {{- $term | nindent 14 }}
+        {{- end }}
+    containers:
+      - name: ray-worker
+        image: {{ include "segue.image" $root }}
+        imagePullPolicy: {{ $root.Values.image.pullPolicy }}
+        securityContext:
+          allowPrivilegeEscalation: false
+          capabilities:
+            drop: [ALL]
+            {{- if $isRdma }}
+            # Memory that a network card writes into is locked.
+            add: [IPC_LOCK]
+            {{- end }}
+        env:
+          {{- include "segue.rayEnv" $root | nindent 10 }}
+          {{- include "segue.modelEnv" $root | nindent 10 }}
+          {{- include "segue.clientEnv" $root | nindent 10 }}
+          # Threads that wait at a barrier must not spin: prefill and decode share cores.
+          - {name: GOMP_SPINCOUNT, value: "0"}
+          - name: OMP_NUM_THREADS
+            valueFrom: {resourceFieldRef: {resource: limits.cpu}}
+          - name: POD_IP
+            valueFrom: {fieldRef: {fieldPath: status.podIP}}
+        {{- $resources := deepCopy .of.resources }}
+        {{- if .of.gpus }}
+        {{- $_ := set $resources "limits" (merge (dict "nvidia.com/gpu" .of.gpus) ($resources.limits | default dict)) }}
+        {{- end }}
+        {{- if $isRdma }}
+        {{- $rdma := $root.Values.transfer.rdma }}
+        {{- $_ := set $resources "limits" (merge (dict $rdma.resource $rdma.count) ($resources.limits | default dict)) }}
+        {{- end }}
+        resources: {{- toYaml $resources | nindent 10 }}
+        ports:
+          {{- if contains "prefill" .resources }}
+          - {name: prefill, containerPort: 7420}
+          - {name: prefill-metrics, containerPort: 7421}
+          {{- end }}
+          {{- if contains "decode" .resources }}
+          - {name: decode, containerPort: 7430}
+          - {name: decode-metrics, containerPort: 7431}
+          {{- end }}
+        # The pod lives as long as Ray's node: Ray itself restarts a worker in it. It is ready once the
+        # worker has loaded its model.
+        startupProbe:
+          tcpSocket: {port: 6380}
+          periodSeconds: 5
+          failureThreshold: 60
+        livenessProbe:
+          tcpSocket: {port: 6380}
+          periodSeconds: 10
+          failureThreshold: 6
+        readinessProbe:
+          {{- include "segue.httpProbe" (dict "root" $root "path" "/readyz" "port" .port) | nindent 10 }}
+          periodSeconds: 5
+          timeoutSeconds: 3
+        lifecycle:
+          preStop:
+            exec:
+              command:
+                - segue
+                - drain
+                - --host
+                - $(POD_IP)
+                - --target
+                - {{ include "segue.target" $root }}
+                - --timeout
+                - {{ $root.Values.drainSeconds | quote }}
+        volumeMounts:
+          - {name: shm, mountPath: /dev/shm}
+          - {name: ray, mountPath: /tmp}
+          {{- include "segue.modelMounts" $root | nindent 10 }}
+          {{- include "segue.tlsMounts" $root | nindent 10 }}
+    volumes:
+      - name: shm
+        emptyDir: {medium: Memory, sizeLimit: {{ $root.Values.shmSize }}}
+      - name: ray
+        emptyDir: {}
+      {{- include "segue.modelVolumes" $root | nindent 6 }}
+      {{- include "segue.tlsVolumes" $root | nindent 6 }}
+{{- end -}}
+
+{{- define "segue.nearWorkers" -}}
+topologyKey: {{ .Values.topology.key }}
+labelSelector:
+  matchLabels:
+    app.kubernetes.io/name: segue
+    app.kubernetes.io/instance: {{ .Release.Name }}
+  matchExpressions:
+    - {key: app.kubernetes.io/component, operator: In, values: [prefill, decode, shared]}
+{{- end -}}
