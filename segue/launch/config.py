@@ -125,9 +125,7 @@ class ClusterConfig:
         for name in ("prefill", "decode", "routers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
-        for name in ("prefill", "decode"):
-            for port in (f"{name}_port", f"{name}_metrics_port"):
-                _check_ports(port, getattr(self, port), self._num_ports(name))
+        self._check_workers_ports()
         for name in ("gpus_per_prefill", "gpus_per_decode"):
             # A worker uses one device.
             if not 0.0 < getattr(self, name) <= 1.0:
@@ -141,9 +139,11 @@ class ClusterConfig:
             except ValueError as error:
                 raise ValueError(f"{name} {error}") from None
 
-    def _num_ports(self, role: str) -> int:
-        """Consecutive ports that the workers of a role use."""
-        return 1 if self.one_worker_per_node else getattr(self, role)
+    def _check_workers_ports(self) -> None:
+        for role in ("prefill", "decode"):
+            count = 1 if self.one_worker_per_node else getattr(self, role)
+            for name in (f"{role}_port", f"{role}_metrics_port"):
+                _check_ports(name, getattr(self, name), count)
 
 
 def _check_ports(name: str, first: int, count: int) -> None:

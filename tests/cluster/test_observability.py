@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import shutil
-import socket
-import subprocess
 import urllib.error
-import urllib.parse
 import urllib.request
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -22,6 +17,7 @@ from segue.api.types import TextInput
 from segue.launch.cluster import Cluster
 from segue.sdk.client import Client
 from segue.wire.channel import channel_to
+from tests.cluster.prometheus import query, running_prometheus, wait_for
 
 
 async def status_of(cluster: Cluster) -> ClusterStatus:
@@ -69,58 +65,11 @@ async def test_every_server_lists_its_services(ray_cluster: Cluster) -> None:
 @pytest.fixture
 async def prometheus(ray_cluster: Cluster, tmp_path: Path) -> AsyncIterator[str]:
     """The address of a real Prometheus that scrapes the cluster."""
-    program = shutil.which("prometheus")
-    if program is None:
-        pytest.fail("prometheus is not installed; ./check installs it (Debian: prometheus)")
     status = await status_of(ray_cluster)
     # The router lists itself and all workers.
     discovery = {"url": f"http://{status.router.metrics_address}/targets"}
-    configuration = tmp_path / "prometheus.yml"
-    configuration.write_text(
-        json.dumps(
-            {
-                "global": {"scrape_interval": "1s"},
-                "scrape_configs": [{"job_name": "segue", "http_sd_configs": [discovery]}],
-            }
-        )
-    )
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    process = subprocess.Popen(
-        [
-            program,
-            f"--config.file={configuration}",
-            f"--storage.tsdb.path={tmp_path / 'data'}",
-            f"--web.listen-address={address}",
-        ],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
+    with running_prometheus(tmp_path, {"http_sd_configs": [discovery]}) as address:
         yield address
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def query(address: str, expression: str) -> list[dict[str, object]]:
-    url = f"http://{address}/api/v1/query?query={urllib.parse.quote(expression)}"
-    with urllib.request.urlopen(url, timeout=5) as reply:
-        result: list[dict[str, object]] = json.load(reply)["data"]["result"]
-    return result
-
-
-async def wait_for(address: str, expression: str, num_results: int) -> list[dict[str, object]]:
-    async with asyncio.timeout(30):
-        while True:
-            try:
-                found = await asyncio.to_thread(query, address, expression)
-            except OSError:
-                found = []
-            if len(found) >= num_results:
-                return found
-            await asyncio.sleep(0.2)
 
 
 def http_status(address: str, path: str) -> int:
