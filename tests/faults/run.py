@@ -29,12 +29,12 @@ class Runner:
         *,
         prefill: int = 2,
         decode: int = 2,
-        has_gateway: bool = True,
+        has_gateways: bool = True,
         logs: Path | None = None,
     ) -> None:
         """`logs`: where the processes' logs of a bad cell are kept."""
         self._size = {"prefill": prefill, "decode": decode}
-        self._has_gateway = has_gateway
+        self._has_gateways = has_gateways
         self._logs = logs
         self._stack = contextlib.AsyncExitStack()
         self._cluster: ProcessCluster | None = None
@@ -68,7 +68,7 @@ class Runner:
     async def _run(self, cell: Cell, seed: int) -> Result:
         if self._cluster is None:
             self._cluster, self._monitor = await self._stack.enter_async_context(
-                process_cluster(**self._size, has_gateway=self._has_gateway)
+                process_cluster(**self._size, has_gateways=self._has_gateways)
             )
         cluster, monitor = self._cluster, self._monitor
         assert monitor is not None, "it comes with the cluster"
@@ -88,15 +88,12 @@ class Runner:
                 yield SdkDoor(client, salt)
             return
         # It takes a second to import.
-        import openai
-
-        from tests.faults.clients.http_door import HttpDoor
+        from tests.faults.clients.http_door import http_door
 
         assert self._monitor is not None, "it comes with the cluster"
         model = (await self._monitor.model()).name
-        address = f"http://{cluster.http_address}/v1"
-        async with openai.AsyncOpenAI(base_url=address, api_key="none") as http:
-            yield HttpDoor(http, model, salt)
+        async with http_door(cluster.http_addresses, model, salt) as http:
+            yield http
 
     async def close(self) -> None:
         self._cluster = self._monitor = None

@@ -21,7 +21,7 @@ WORKERS = (Target.PREFILL, Target.DECODE, Target.HANDOFF)
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def runner() -> AsyncIterator[Runner]:
-    runner = Runner(has_gateway=False)
+    runner = Runner(has_gateways=False)
     yield runner
     await runner.close()
 

@@ -22,7 +22,7 @@ from tests.faults.cluster import nursery, sockets
 from tests.faults.cluster.network import ANNOUNCE, LISTEN, Network, front_of
 from tests.faults.cluster.worker import Hold
 
-CLIENT, ROUTER, GATEWAY = "client", "router", "gateway"
+CLIENT, ROUTER, GATEWAY, SIBLING = "client", "router", "gateway", "gateway-1"
 
 _RESTART_AFTER_S = 0.2
 _STOP_S = 15.0
@@ -63,7 +63,7 @@ class Supervised:
 
 
 class ProcessCluster:
-    """`router`, `gateway`, `prefill-0` and so on by name. One event loop owns it."""
+    """`router`, `gateway`, `gateway-1`, `prefill-0` and so on by name. One event loop owns it."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -82,8 +82,9 @@ class ProcessCluster:
         return f"{LISTEN}:{self.processes[ROUTER].port}"
 
     @property
-    def http_address(self) -> str:
-        return front_of(self.processes[GATEWAY].port)
+    def http_addresses(self) -> list[str]:
+        """Of both gateways."""
+        return [front_of(self.processes[name].port) for name in (GATEWAY, SIBLING)]
 
     def __getitem__(self, name: str) -> Supervised:
         return self.processes[name]

@@ -11,7 +11,7 @@ from segue.api.types import Role
 from segue.demo import checkpoint_dir
 from segue.sdk.client import Client
 from tests.faults.cluster import nursery
-from tests.faults.cluster.processes import GATEWAY, ROUTER, ProcessCluster
+from tests.faults.cluster.processes import GATEWAY, ROUTER, SIBLING, ProcessCluster
 
 # Turns wait in the router, prompts take several passes, and a drain ends within a cell.
 SETTINGS = """
@@ -32,7 +32,7 @@ _START_S = 90.0
 
 @contextlib.asynccontextmanager
 async def process_cluster(
-    *, prefill: int = 2, decode: int = 2, has_gateway: bool = True
+    *, prefill: int = 2, decode: int = 2, has_gateways: bool = True
 ) -> AsyncIterator[tuple[ProcessCluster, Client]]:
     """The client is connected to the router itself, past the proxy that faults break. Raises
     RuntimeError if the cluster does not become ready.
@@ -46,9 +46,8 @@ async def process_cluster(
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(cluster.close)
             await cluster.add(ROUTER, "router.__main__", "--model", model)
-            if has_gateway:
-                gateway = ("segue.gateway.__main__", "--router", cluster.address)
-                await cluster.add(GATEWAY, *gateway)
+            for name in (GATEWAY, SIBLING) if has_gateways else ():
+                await cluster.add(name, "segue.gateway.__main__", "--router", cluster.address)
             for role, count in ((Role.PREFILL, prefill), (Role.DECODE, decode)):
                 for index in range(count):
                     own = ["--id", f"{role}-{index}", "--model", model]
