@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from time import monotonic
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
@@ -19,6 +19,11 @@ from segue.launch.prepare import Report, prepare
 if TYPE_CHECKING:
     from segue.launch.cluster import Cluster
 
+WITHOUT_GCS = (
+    "Ray's gcs_server ended: what runs goes on serving, but nothing that dies is started again; "
+    "start the cluster again when it suits"
+)
+WITH_GCS = "Ray's gcs_server is back"
 _LOOK_EVERY_S = 1.0
 
 
@@ -99,30 +104,37 @@ def _watch(
     finish: Callable[[], None],
     progress: Console,
 ) -> None:
-    """Reports what dies and comes back, until `stop` is set. Does not return if Ray itself ends."""
-    from segue.launch.ray.start import ended_parts
+    """Reports what dies and comes back, until `stop` is set. Does not return if Ray itself ends and
+    no turn can be served any more.
+    """
+    from segue.launch.ray.parts import GCS, RAYLET, ended_parts
     from segue.launch.watch import Watch
 
     watch = Watch(running.processes())
+    has_gcs = True
     while not stop.wait(_LOOK_EVERY_S):
-        if ended := ended_parts():
-            _give_up(ended, finish, progress)
-        watch.look(report)
+        ended = ended_parts()
+        if RAYLET in ended:
+            _give_up(f"Ray's {' and '.join(sorted(ended))} ended", None, progress)
+        if has_gcs is not (GCS not in ended):
+            has_gcs = not has_gcs
+            report(WITH_GCS if has_gcs else WITHOUT_GCS)
+        watch.look(report, is_restarted=has_gcs)
+        if not has_gcs and (role := watch.role_lost()):
+            _give_up(f"Ray's {GCS} ended, and no {role} is left", finish, progress)
 
 
-def _give_up(ended: Sequence[str], finish_turns: Callable[[], None], progress: Console) -> NoReturn:
+def _give_up(what: str, finish_turns: Callable[[], None] | None, progress: Console) -> NoReturn:
     """Ends the process, and with it the rest of Ray: a clean stop would wait a minute for Ray's
     answers, and a supervisor can restart everything.
-
-    Workers die with the raylet, but outlive the GCS for a minute.
     """
     progress.print(
-        f"[bold red]error[/] Unavailable: Ray's {' and '.join(ended)} ended, so nothing can be "
-        "restarted; start the cluster again",
+        f"[bold red]error[/] Unavailable: {what}, so nothing can be restarted; start the cluster "
+        "again",
         soft_wrap=True,
     )
     try:
-        if "raylet" not in ended:
+        if finish_turns is not None:
             finish_turns()
     finally:
         os._exit(1)

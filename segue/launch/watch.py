@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,11 +27,23 @@ class Life:
             yield f"{self.process} runs again (pid {pid})"
         self.pid, self.is_dead = pid, False
 
-    def died(self) -> Iterator[str]:
+    def died(self, *, is_restarted: bool = True) -> Iterator[str]:
         if not self.is_dead:
             self.is_dead = True
             which = f" (pid {self.pid})" if self.pid else ""
-            yield f"{self.process} died{which}; Ray starts it again"
+            then = "Ray starts it again" if is_restarted else "it is not started again"
+            yield f"{self.process} died{which}; {then}"
+
+
+def role_lost(processes: Iterable[str], dead: Collection[str]) -> str:
+    """A role of which every process is dead; empty if there is none. `decode-1` has the role
+    `decode`.
+    """
+    living: dict[str, bool] = {}
+    for process in processes:
+        role = process.partition("-")[0]
+        living[role] = living.get(role, False) or process not in dead
+    return next((role for role, lives in living.items() if not lives), "")
 
 
 class Watch:
@@ -43,13 +55,20 @@ class Watch:
         self._lives = {process: Life(process) for process in actors}
         self._asked = {process: actor.pid.remote() for process, actor in actors.items()}
 
-    def look(self, report: Callable[[str], None]) -> None:
-        """Reports what has happened since the last look. Call it about once a second."""
+    def look(self, report: Callable[[str], None], *, is_restarted: bool = True) -> None:
+        """Reports what has happened since the last look. Call it about once a second.
+        `is_restarted`: whether Ray can restart a process.
+        """
         for process in self._actors:
-            for line in self._look_at(process):
+            for line in self._look_at(process, is_restarted):
                 report(line)
 
-    def _look_at(self, process: str) -> Iterator[str]:
+    def role_lost(self) -> str:
+        """A role of which every process was dead at the last look; empty if there is none."""
+        dead = [process for process, life in self._lives.items() if life.is_dead]
+        return role_lost(self._actors, dead)
+
+    def _look_at(self, process: str, is_restarted: bool) -> Iterator[str]:
         life, asked = self._lives[process], self._asked[process]
         answered, _ = ray.wait([asked], timeout=0)
         if not answered:
@@ -57,5 +76,5 @@ class Watch:
         try:
             yield from life.answered(ray.get(asked))
         except RayError:
-            yield from life.died()
+            yield from life.died(is_restarted=is_restarted)
         self._asked[process] = self._actors[process].pid.remote()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import shutil
@@ -13,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from segue.api.cluster.status import ClusterStatus
+from segue.api.types import TextInput
+from segue.sdk.client import Client
 from tests.cluster.serving import PATIENCE_S, is_whole, serving, wait_for, wait_until
 
 RETRY = r"ERROR {} .*did not start; retrying error=(.*) retry_in_s=([\d.]+)"
@@ -126,25 +129,72 @@ def test_a_signal_during_the_start_ends_it_with_the_signals_status_and_leaves_no
 
     assert cluster.text().splitlines()[-1].endswith("stopped before it was ready")
     assert "Traceback" not in cluster.text()
-    deadline_at = time.monotonic() + PATIENCE_S
-    while left := marked(mark):
-        assert time.monotonic() < deadline_at, f"still there: {left}"
-        time.sleep(0.1)
+    wait_until_gone(mark)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", ["raylet", "gcs_server"])
-def test_if_a_part_of_ray_dies_the_cluster_ends_with_an_error(part: str, tmp_path: Path) -> None:
-    """Without that part of Ray nothing would be restarted."""
-    mark = f"{tmp_path}-{part}"
+def test_if_rays_raylet_dies_the_cluster_ends_with_an_error(tmp_path: Path) -> None:
+    """It takes all processes along."""
+    mark = f"{tmp_path}-raylet"
     with serving(tmp_path, environment={"SEGUE_TEST_MARK": mark}) as cluster:
         cluster.address()
-        (pid,) = (pid for pid, line in marked(mark).items() if line.split()[0].endswith(f"/{part}"))
-        os.kill(pid, signal.SIGKILL)
+        os.kill(part_of_ray("raylet", mark), signal.SIGKILL)
 
         assert cluster.process.wait(15) == 1
 
-    assert f"error Unavailable: Ray's {part} ended" in cluster.text()
+    assert "error Unavailable: Ray's raylet ended" in cluster.text()
+    wait_until_gone(mark)
+
+
+@pytest.mark.slow
+def test_without_rays_gcs_a_cluster_serves_until_a_role_is_gone(tmp_path: Path) -> None:
+    mark = f"{tmp_path}-gcs"
+    sizes = ("--decode", "2", "--no-http")
+    with serving(tmp_path, *sizes, environment={"SEGUE_TEST_MARK": mark}) as cluster:
+        address = cluster.address()
+        os.kill(part_of_ray("gcs_server", mark), signal.SIGKILL)
+        cluster.wait_for("Ray's gcs_server ended: what runs goes on serving")
+        assert answer_of(address)
+
+        os.kill(cluster.pid("decode-0"), signal.SIGKILL)
+        cluster.wait_for(r"decode-0 died \(pid \d+\); it is not started again")
+        assert answer_of(address)
+
+        os.kill(cluster.pid("decode-1"), signal.SIGKILL)
+        assert cluster.process.wait(30) == 1
+
+    assert "error Unavailable: Ray's gcs_server ended, and no decode is left" in cluster.text()
+    wait_until_gone(mark)
+
+
+@pytest.mark.slow
+def test_without_rays_gcs_a_cluster_stops_in_order(tmp_path: Path) -> None:
+    mark = f"{tmp_path}-stop"
+    with serving(tmp_path, environment={"SEGUE_TEST_MARK": mark}) as cluster:
+        cluster.address()
+        os.kill(part_of_ray("gcs_server", mark), signal.SIGKILL)
+        cluster.wait_for("Ray's gcs_server ended")
+
+        assert cluster.end() == 0
+
+    assert "draining: no turn is running" in cluster.text()
+    wait_until_gone(mark)
+
+
+def answer_of(address: str) -> str:
+    async def ask() -> str:
+        async with Client(address) as client:
+            return (await client.generate(TextInput("1, 2, 3,"))).text
+
+    return asyncio.run(ask())
+
+
+def part_of_ray(part: str, mark: str) -> int:
+    (pid,) = (pid for pid, line in marked(mark).items() if line.split()[0].endswith(f"/{part}"))
+    return pid
+
+
+def wait_until_gone(mark: str) -> None:
     deadline_at = time.monotonic() + PATIENCE_S
     while left := marked(mark):
         assert time.monotonic() < deadline_at, f"still there: {left}"

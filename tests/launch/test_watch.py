@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from segue.launch.watch import Life
+from segue.launch.watch import Life, role_lost
 
 DIED, BACK = "router died (pid 7); Ray starts it again", "router runs again (pid 8)"
 
@@ -34,3 +34,27 @@ def test_each_death_and_each_return_is_one_line(
     ]
 
     assert said == lines
+
+
+def test_without_the_gcs_a_death_promises_no_restart() -> None:
+    life = Life("router", pid=7)
+
+    assert list(life.died(is_restarted=False)) == ["router died (pid 7); it is not started again"]
+
+
+@pytest.mark.parametrize(
+    ("dead", "role"),
+    [
+        ([], ""),
+        (["decode-0"], ""),
+        (["decode-0", "prefill-1"], ""),
+        (["decode-0", "decode-1"], "decode"),
+        (["router"], ""),
+        (["router", "router-1"], "router"),
+        (["gateway"], "gateway"),
+    ],
+)
+def test_a_role_is_lost_with_its_last_process(dead: list[str], role: str) -> None:
+    processes = ["router", "router-1", "gateway", "prefill-0", "prefill-1", "decode-0", "decode-1"]
+
+    assert role_lost(processes, dead) == role

@@ -28,6 +28,8 @@ _START_TIMEOUT_S = 60.0
 _SLOW_AFTER_S = 10.0
 _INTERRUPTED_GRACE_S = 5.0
 _OBJECT_STORE_BYTES = 100 << 20
+# Ray's processes, and ours in them, would exit a minute after the GCS. They can go on without it.
+_WITHOUT_GCS_S = 365 * 86_400
 
 
 def logs_folder() -> Path:
@@ -72,13 +74,6 @@ def _started(address: str, demands: Sequence[Demand], report: Report) -> Iterato
         may_end.set()
 
 
-def ended_parts() -> list[str]:
-    """The processes that have ended in a Ray that we started. Without them Ray restarts nothing."""
-    node = ray._private.worker._global_node
-    dead = node.dead_processes() if node is not None else []
-    return sorted({kind for kind, _ in dead} & {"gcs_server", "raylet"})
-
-
 def _local_options(*, has_cpus: bool) -> dict[str, Any]:
     keep_token_private(os.environ, Path.home())
     # Ray's own switch for a cluster of one machine: its processes listen on loopback only. The
@@ -96,6 +91,7 @@ def _local_options(*, has_cpus: bool) -> dict[str, Any]:
         "include_dashboard": False,
         "num_cpus": (os.cpu_count() or 1) if has_cpus else 0,
         "object_store_memory": _OBJECT_STORE_BYTES,
+        "_system_config": {"gcs_rpc_server_reconnect_timeout_s": _WITHOUT_GCS_S},
     }
 
 
