@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import grpc
@@ -23,7 +23,7 @@ from kv_transfer.wire import (
     ticket_to_wire,
 )
 from segue.api.cluster.status import WorkerHealth, WorkerStatus
-from segue.api.errors import StaleEpoch, Unavailable
+from segue.api.errors import DeadlineExceeded, StaleEpoch, Unavailable
 from segue.api.prompt import PrefixName
 from segue.api.turn import PrefillOutcome
 from segue.api.types import Epoch, WorkerId
@@ -113,7 +113,9 @@ class Members:
 
 
 class PeerCalls(Protocol):
-    """Calls from one worker to others. They raise SegueErrors and wait at most `timeout_s`."""
+    """Calls from one worker to others. They raise SegueErrors: Unavailable if there is no answer
+    within `timeout_s`.
+    """
 
     async def meet(self, ticket: Ticket, *, timeout_s: float) -> MemoryMap:
         """The memory map of the ticket's reader.
@@ -194,8 +196,8 @@ class Peers:
         if known is not None and known.memory_map.epoch == reader.epoch:
             return known
         request = pb.MeetRequest(writer=memory_map_to_wire(self._memory_map))
-        with rpc_errors(reader.address):
-            reply = await self._reader(reader).Meet(request, timeout=timeout_s)
+        async with self._calling(reader, timeout_s) as channel:
+            reply = await _reader(channel).Meet(request, timeout=timeout_s)
         theirs = memory_map_from_wire(reply.reader)
         _require_life(reader, theirs.worker_id, theirs.epoch)
         require_same_layout(self._memory_map, theirs)
@@ -217,15 +219,15 @@ class Peers:
             checksums=checksums_to_wire(checksums),
             outcome=outcome_to_wire(outcome) if outcome else None,
         )
-        with rpc_errors(ticket.reader.address):
-            await self._reader(ticket.reader).Commit(request, timeout=timeout_s)
+        async with self._calling(ticket.reader, timeout_s) as channel:
+            await _reader(channel).Commit(request, timeout=timeout_s)
 
     async def abort(self, ticket: Ticket, reason: str, *, timeout_s: float) -> None:
         request = pb.AbortRequest(
             ticket_id=ticket.ticket_id, epoch=ticket.reader.epoch, reason=reason
         )
-        with rpc_errors(ticket.reader.address):
-            await self._reader(ticket.reader).Abort(request, timeout=timeout_s)
+        async with self._calling(ticket.reader, timeout_s) as channel:
+            await _reader(channel).Abort(request, timeout=timeout_s)
 
     async def fence(self, fence: Fence, *, timeout_s: float) -> bool:
         request = pb.FenceRequest(ticket_id=fence.ticket_id, writer_epoch=fence.writer.epoch)
@@ -245,16 +247,15 @@ class Peers:
         self, source: PeerIdentity, ticket: Ticket, prefix: PrefixName, *, timeout_s: float
     ) -> None:
         request = pb.PullRequest(ticket=ticket_to_wire(ticket), prefix=prefix_to_wire(prefix))
-        with rpc_errors(source.address):
-            await HandoffSourceStub(self._channel(source)).Pull(request, timeout=timeout_s)
+        async with self._calling(source, timeout_s) as channel:
+            await HandoffSourceStub(channel).Pull(request, timeout=timeout_s)
 
     async def read_prefix(
         self, source: PeerIdentity, prefix: PrefixName, *, timeout_s: float
     ) -> Sequence[bytes]:
         request = pb.ReadPrefixRequest(prefix=prefix_to_wire(prefix))
-        stub = HandoffSourceStub(self._channel(source))
-        with rpc_errors(source.address):
-            reply = await stub.ReadPrefix(request, timeout=timeout_s)
+        async with self._calling(source, timeout_s) as channel:
+            reply = await HandoffSourceStub(channel).ReadPrefix(request, timeout=timeout_s)
         return reply.page_keys
 
     async def close(self) -> None:
@@ -262,8 +263,27 @@ class Peers:
             await channel.close()
         self._channels.clear()
 
-    def _reader(self, reader: PeerIdentity) -> HandoffReaderAsyncStub:
-        return HandoffReaderStub(self._channel(reader))
+    @contextlib.asynccontextmanager
+    async def _calling(
+        self, peer: PeerIdentity, timeout_s: float
+    ) -> AsyncIterator[grpc.aio.Channel]:
+        """For one call, of at most `timeout_s`. A peer that does not answer in time is Unavailable:
+        DeadlineExceeded would be the turn's own, which may have time left to go elsewhere.
+
+        Its connection may be half open, so all calls on it end, and the next one opens another.
+        """
+        channel = self._channel(peer)
+        try:
+            with rpc_errors(peer.address):
+                yield channel
+        except DeadlineExceeded:
+            if self._channels.get(peer.worker_id) == (peer.address, channel):
+                del self._channels[peer.worker_id]
+                await channel.close()
+            raise Unavailable(
+                f"{peer.worker_id} at {peer.address} did not answer within {timeout_s:g} s; place "
+                "the turn again"
+            ) from None
 
     def _channel(self, peer: PeerIdentity) -> grpc.aio.Channel:
         """The channel to the peer's address. Drops a channel to an earlier address."""
@@ -272,6 +292,10 @@ class Peers:
             channel = channel_to(peer.address, self._security)
             self._channels[peer.worker_id] = (peer.address, channel)
         return channel
+
+
+def _reader(channel: grpc.aio.Channel) -> HandoffReaderAsyncStub:
+    return HandoffReaderStub(channel)
 
 
 def _require_life(expected: PeerIdentity, worker_id: WorkerId, epoch: Epoch) -> None:

@@ -23,6 +23,10 @@ _OPTIONS: list[tuple[str, Any]] = [
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.http2.ping_timeout_ms", 5_000),
     ("grpc.http2.max_pings_without_data", 0),
+    # A connection that breaks while it is idle must not delay the next call.
+    ("grpc.keepalive_permit_without_calls", 1),
+    # A new channel opens a connection of its own: the one that others use may be half open.
+    ("grpc.use_local_subchannel_pool", 1),
     ("grpc.initial_reconnect_backoff_ms", 100),
     # How long one attempt to connect may take: a host that is gone answers nothing.
     ("grpc.min_reconnect_backoff_ms", 5_000),

@@ -30,6 +30,7 @@ _SERVER_OPTIONS = [
     # A client that vanished without a word must not keep its turns and their places. One on a busy
     # machine may be slow to answer.
     ("grpc.keepalive_time_ms", 2 * KEEPALIVE_MS),
+    ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.ping_timeout_ms", 2 * KEEPALIVE_MS),
 ]
 

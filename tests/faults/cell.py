@@ -26,8 +26,8 @@ from tests.faults.matrix import Cell, Fault
 _MOMENT_S = 15.0
 _WHOLE_S = 60.0
 _IDLE_S = 20.0
-# A half-open connection is noticed by its keepalive.
-_CLOSED_S = {Fault.HALF_OPEN: 25.0}
+# A half-open connection is noticed by its keepalive, after 40 s at the side of the server.
+_CLOSED_S = {Fault.HALF_OPEN: 45.0}
 _LOOK_EVERY_S = 0.2
 _MOONCAKE_PORTS = range(15000, 17001)
 

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import httpx
+import httpx2 as httpx
 import openai
 
 from segue.api.turn import FinishReason, TokenDelta, TurnEnd, TurnEvent, Usage
