@@ -13,12 +13,22 @@ from rich.console import Console
 from tests.faults.cell import Result
 from tests.faults.matrix import FAULT_WORDS, Fault, Moment, Target, cells, why_left_out
 from tests.faults.run import run_all
-from tests.faults.table import left_out, line_of, markdown, summary, write_json
+from tests.faults.table import (
+    left_out,
+    line_of,
+    markdown,
+    read_json,
+    summary,
+    with_newer,
+    write_json,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status: 1 if a cell is bad."""
     options = _parser().parse_args(arguments)
+    known = read_json(options.json) if options.json and options.json.exists() else []
+    has_run = {result.cell for result in known if not (result.left_out or result.missed)}
     wanted = [
         cell
         for cell in cells()
@@ -26,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         and (not options.fault or cell.fault in options.fault)
         and (not options.moment or cell.moment in options.moment)
         and (options.show_left_out or not why_left_out(cell))
+        and not (options.missing and str(cell) in has_run)
     ]
     seeds = range(options.seed, options.seed + options.rounds)
     done: list[Result] = []
@@ -36,11 +47,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         out.print(line_of(result), soft_wrap=True, highlight=False, markup=False)
         # Written each time: a run takes long, and may be ended.
         if options.json:
-            write_json(options.json, done)
-        if options.markdown:
-            options.markdown.write_text(markdown(done) + "\n" + left_out(done))
+            write_json(options.json, with_newer(known, done))
 
     asyncio.run(run_all(wanted, seeds, on_result, logs=options.logs))
+    if options.markdown:
+        options.markdown.write_text(markdown(with_newer(known, done)) + "\n" + left_out(done))
     out.print(summary(done), soft_wrap=True, highlight=False)
     return 0 if all(result.is_good for result in done) else 1
 
@@ -58,7 +69,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--moment", choices=[*Moment], **several)
     parser.add_argument("--seed", type=int, default=1, help="of texts and sampling")
     parser.add_argument("--rounds", type=int, default=1, help="each with the next seed")
-    parser.add_argument("--json", type=Path, help="file for all results")
+    parser.add_argument(
+        "--json", type=Path, help="file for all results; of a cell that is in it, the last counts"
+    )
+    parser.add_argument("--missing", action="store_true", help="only cells that the file lacks")
     parser.add_argument("--markdown", type=Path, help="file for the table")
     parser.add_argument("--logs", type=Path, help="folder for the processes' logs of bad cells")
     parser.add_argument("--show-left-out", action="store_true", help="the cells without a meaning")

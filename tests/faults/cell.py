@@ -109,7 +109,8 @@ async def run_cell(
             turns += await all_say(door, seed, number)
         if not result.missed:
             struck = striking.result()
-            result.detected_s = _detected_s(cluster, struck)
+            log = cluster[ROUTER].log.read_text(errors="replace")
+            result.detected_s = detected_s(log, [struck.victim], struck.at)
             await struck.undone
     finally:
         striking.cancel()
@@ -152,12 +153,15 @@ def count(result: Result, turns: Sequence[Heard], expected: Sequence[Heard]) -> 
     result.errors = sorted({failure for heard in turns for failure in heard.failures})
 
 
-def _detected_s(cluster: ProcessCluster, struck: _Struck) -> float | None:
-    """Until the router's log says that the worker is lost, left or was replaced; None if never."""
-    for line in cluster[ROUTER].log.read_text(errors="replace").splitlines():
-        said = re.search(rf"worker (?:lost|left|joined) worker={struck.victim}\b", line)
-        if said and (at := _time_of(line)) is not None and at >= struck.at:
-            return at - struck.at
+def detected_s(log: str, victims: Sequence[str], struck_at: float) -> float | None:
+    """Until the router's log says that one of the workers is lost, left or was replaced; None if
+    never. `struck_at`: by the clock of the log.
+    """
+    for line in log.splitlines():
+        said = re.search(r"worker (?:lost|left|joined) worker=([\w-]+)", line)
+        at = _time_of(line) if said and said[1] in victims else None
+        if at is not None and at >= struck_at:
+            return at - struck_at
     return None
 
 

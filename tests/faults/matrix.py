@@ -18,6 +18,11 @@ class Target(enum.StrEnum):
     GATEWAY = "gateway"
     RAYLET = "raylet"
     GCS = "gcs"
+    """Of the Ray that `segue serve` has started on its machine."""
+    NODE = "node"
+    """The raylet of a node: of a head with the router and three nodes, one of which is free."""
+    HEAD = "head"
+    """The GCS there."""
 
 
 class Fault(enum.StrEnum):
@@ -63,7 +68,7 @@ FAULT_WORDS = {
 }
 
 NETWORK = frozenset({Fault.CUT, Fault.HALF_OPEN, Fault.RESET, Fault.DELAY, Fault.DUPLICATE})
-RAY = frozenset({Target.RAYLET, Target.GCS})
+RAY = frozenset({Target.RAYLET, Target.GCS, Target.NODE, Target.HEAD})
 _SIGNALS = frozenset({Fault.KILL, Fault.STOP_3, Fault.STOP_20, Fault.TERM})
 _HANDOFF = frozenset({Moment.RESERVED, Moment.PREFILLING, Moment.SHIPPING, Moment.COMMITTED})
 

@@ -1,64 +1,129 @@
-"""Faults in Ray's own processes, under `segue serve`."""
+"""Faults in Ray's own processes: under `segue serve` on one machine, and on a cluster of nodes."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from segue.api.cluster.status import ClusterStatus
 from segue.api.turn import TurnEvent
 from segue.sdk.client import Client
-from tests.cluster.serving import Serving, is_whole, serving, wait_until
+from tests.cluster.serving import SETTINGS, Serving, is_whole, serving, wait_until
 from tests.cluster.waiting import is_idle, wait_until_idle
-from tests.faults.cell import Result, count
+from tests.faults.cell import Result, count, detected_s
 from tests.faults.clients.workload import Door, Heard, SdkDoor, all_say, undisturbed
 from tests.faults.cluster import nursery
+from tests.faults.cluster.ray_nodes import PINS, RayNodes, environment, ray_nodes
 from tests.faults.matrix import Cell, Fault, Moment, Target
 
 _PARTS = {Target.RAYLET: "raylet", Target.GCS: "gcs_server"}
 _NUMBERS = {Fault.KILL: signal.SIGKILL, Fault.TERM: signal.SIGTERM}
 _STOPPED_S = {Fault.STOP_3: 3.0, Fault.STOP_20: 20.0}
+_NUM_NODES = 3
+_SIZES = ("--prefill", "2", "--decode", "2", "--no-http")
 _GONE_S = 20.0
 # Ray takes this long to notice most things.
 _AFTER_S = 10.0
 _LOOK_EVERY_S = 0.1
 
 
-async def run_ray_cell(cell: Cell, seed: int) -> Result:
-    """Starts `segue serve` for this cell, with two workers of each role."""
-    result = Result(target=cell.target, fault=cell.fault, moment=cell.moment, seed=seed)
-    with tempfile.TemporaryDirectory(prefix="segue-faults-") as name:
-        environment = {nursery.MARK: nursery.mark()}
-        sizes = ("--prefill", "2", "--decode", "2", "--no-http")
-        with serving(Path(name), *sizes, environment=environment) as cluster:
-            address = await asyncio.to_thread(cluster.address)
-            async with Client(address) as client:
-                expected = await undisturbed(SdkDoor(client, "undisturbed"), seed)
-                began_at = time.monotonic()
-                door = SdkDoor(client, "disturbed")
-                act = _Act(cell, cluster, door, seed)
-                turns = await act.play()
-                count(result, turns, expected[: len(turns)])
-                await act.wait_for_end()
-                if not act.ended_at:
-                    await asyncio.to_thread(wait_until, address, is_whole)
-                    result.whole_s = time.monotonic() - began_at
-                    status = await wait_until_idle(client)
-                    result.units = "" if is_idle(status) else str(status)
-            if act.ended_at:
-                last = next((line for line in cluster.text().splitlines() if "error" in line), "")
-                code, after_s = cluster.process.returncode, act.ended_at - act.struck_at
-                result.ended = f"status {code} after {after_s:.1f} s: {last}"
-            elif (code := await asyncio.to_thread(cluster.end)) != 0:
-                result.errors.append(f"segue serve ended with {code} when it was stopped")
-        result.processes = await _left_over()
+class RayStage:
+    """Keeps a cluster of nodes between cells, as long as it is whole. Close it at the end."""
+
+    def __init__(self) -> None:
+        self._stack = contextlib.ExitStack()
+        self._scene: _Scene | None = None
+
+    async def run(self, cell: Cell, seed: int) -> Result:
+        """Two workers of each role, and of several nodes one that is free."""
+        result = Result(target=cell.target, fault=cell.fault, moment=cell.moment, seed=seed)
+        nursery.prepare()
+        if self._scene is None:
+            self._scene = await asyncio.to_thread(self._start, cell)
+        scene = self._scene
+        began_at = time.monotonic()
+        address = await asyncio.to_thread(scene.serving.address)
+        async with Client(address) as client:
+            if seed not in scene.expected:
+                await asyncio.to_thread(wait_until, address, _has_all)
+                scene.expected[seed] = await undisturbed(SdkDoor(client, f"{began_at}"), seed)
+            act = _Act(cell, scene, SdkDoor(client, f"{cell} {began_at}"), seed)
+            turns = await act.play()
+            count(result, turns, scene.expected[seed][: len(turns)])
+            await act.wait_for_end()
+            if not act.ended_at:
+                result.detected_s = detected_s(scene.serving.log("router"), act.victims, act.at)
+                await self._settle(result, client, address, act)
+        if act.ended_at:
+            text, code = scene.serving.text(), scene.serving.process.returncode
+            last = next((line for line in text.splitlines() if "error" in line), "")
+            result.ended = f"status {code} after {act.ended_at - act.struck_at:.1f} s: {last}"
+        await self._leave(cell, result)
         result.wall_s = time.monotonic() - began_at
-    return result
+        return result
+
+    def _start(self, cell: Cell) -> _Scene:
+        folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="segue-ray-")))
+        if cell.target in _PARTS:
+            return _Scene(self._stack.enter_context(serving(folder, *_SIZES)), None)
+        nodes = self._stack.enter_context(ray_nodes(_NUM_NODES))
+        pinned = folder / "pinned.toml"
+        pinned.write_text(SETTINGS + PINS)
+        joining = ("--ray-address", nodes.address, "--config", str(pinned))
+        started = serving(folder, *_SIZES, *joining, environment=environment())
+        return _Scene(self._stack.enter_context(started), nodes)
+
+    async def _settle(self, result: Result, client: Client, address: str, act: _Act) -> None:
+        began_at = time.monotonic()
+        await asyncio.to_thread(wait_until, address, _has_all)
+        result.whole_s = time.monotonic() - began_at
+        status = await wait_until_idle(client)
+        result.units = "" if is_idle(status) else str(status)
+        result.processes = await _until_gone(act.doomed)
+
+    async def _leave(self, cell: Cell, result: Result) -> None:
+        """Ends the cluster, unless only a node is gone."""
+        if self._scene is not None and cell.target is Target.NODE and result.is_tidy:
+            if cell.fault is not Fault.STOP_3 and self._scene.nodes is not None:
+                await asyncio.to_thread(self._scene.refill)
+            return
+        if self._scene is not None and not result.ended:
+            code = await asyncio.to_thread(self._scene.serving.end)
+            if code != 0:
+                result.errors.append(f"segue serve ended with {code} when it was stopped")
+        await self.close()
+        result.processes += await _until_gone(nursery.marked())
+
+    async def close(self) -> None:
+        self._scene = None
+        await asyncio.to_thread(self._stack.close)
+
+
+def _has_all(status: ClusterStatus) -> bool:
+    return is_whole(status) and len(status.workers) == 4
+
+
+@dataclass(slots=True)
+class _Scene:
+    serving: Serving
+    nodes: RayNodes | None
+    """None: the Ray that `segue serve` has started."""
+    expected: dict[int, list[Heard]] = field(default_factory=dict)
+
+    def refill(self) -> None:
+        """Replaces the nodes that are gone."""
+        assert self.nodes is not None, "a node was struck"
+        pids = self.nodes.raylet_pids
+        pids[:] = [pid for pid in pids if pid in nursery.marked()]
+        for _ in range(_NUM_NODES - len(pids)):
+            self.nodes.add()
 
 
 @dataclass(slots=True)
@@ -66,10 +131,16 @@ class _Act:
     """The turns of a cell, with the fault in the second."""
 
     cell: Cell
-    cluster: Serving
+    scene: _Scene
     door: Door
     seed: int
     struck_at: float = 0.0
+    at: float = 0.0
+    """The same by the clock of the logs."""
+    victims: list[str] = field(default_factory=list)
+    """The workers on the node that is struck."""
+    doomed: dict[int, str] = field(default_factory=dict)
+    """Command lines of the processes that must end with it."""
     ended_at: float = 0.0
     """0: `segue serve` runs."""
     has_tokens: asyncio.Event = field(default_factory=asyncio.Event)
@@ -105,14 +176,39 @@ class _Act:
 
     async def _strike(self) -> None:
         await self.has_tokens.wait()
-        pid = _pid_of(_PARTS[self.cell.target])
-        self.struck_at = time.monotonic()
+        pid = self._pid()
+        self.struck_at, self.at = time.monotonic(), time.time()
         if (stopped_s := _STOPPED_S.get(self.cell.fault)) is not None:
             os.kill(pid, signal.SIGSTOP)
             await asyncio.sleep(stopped_s)
-            os.kill(pid, signal.SIGCONT)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
         else:
             os.kill(pid, _NUMBERS[self.cell.fault])
+
+    def _pid(self) -> int:
+        """Of the process to be struck. Of nodes, the one of the first decode worker."""
+        nodes = self.scene.nodes
+        if nodes is None:
+            part = f"/{_PARTS[self.cell.target]}"
+            lines = nursery.marked().items()
+            (pid,) = (pid for pid, line in lines if line.split()[0].endswith(part))
+            return pid
+        if self.cell.target is Target.HEAD:
+            return nodes.gcs_pid
+        above = nursery.with_ancestors(self.scene.serving.pid("decode-0"))
+        pid = next(pid for pid in above if pid in nodes.raylet_pids)
+        on_node = dict(self._on_node(pid))
+        workers = [f"{role}-{index}" for role in ("prefill", "decode") for index in range(2)]
+        self.victims = [name for name in workers if self.scene.serving.pid(name) in on_node]
+        if self.cell.fault in _NUMBERS:
+            self.doomed = on_node
+        return pid
+
+    def _on_node(self, raylet: int) -> Iterator[tuple[int, str]]:
+        for pid, line in nursery.marked().items():
+            if raylet in nursery.with_ancestors(pid):
+                yield pid, line
 
     async def wait_for_end(self) -> None:
         """Returns when `segue serve` has ended, or goes on for long enough."""
@@ -120,19 +216,17 @@ class _Act:
             await asyncio.sleep(_LOOK_EVERY_S)
 
     def _has_ended(self) -> bool:
-        if self.cluster.process.poll() is not None and not self.ended_at:
+        if self.scene.serving.process.poll() is not None and not self.ended_at:
             self.ended_at = time.monotonic()
         return bool(self.ended_at)
 
 
-def _pid_of(part: str) -> int:
-    """Of the `segue serve` that this process has started."""
-    (pid,) = (pid for pid, line in nursery.marked().items() if line.split()[0].endswith(f"/{part}"))
-    return pid
-
-
-async def _left_over() -> list[str]:
+async def _until_gone(pids: dict[int, str]) -> list[str]:
+    """The command lines of those that are still there in the end."""
     ends_at = time.monotonic() + _GONE_S
-    while (left := nursery.marked()) and time.monotonic() < ends_at:
+    while True:
+        marked = nursery.marked()
+        left = [line for pid, line in pids.items() if pid in marked]
+        if not left or time.monotonic() > ends_at:
+            return left
         await asyncio.sleep(_LOOK_EVERY_S)
-    return [*left.values()]

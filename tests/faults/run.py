@@ -8,6 +8,7 @@ import itertools
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from segue.sdk.client import Client
 from tests.faults.cell import Result, failed, run_cell
@@ -16,7 +17,13 @@ from tests.faults.cluster.processes import ProcessCluster
 from tests.faults.cluster.running import process_cluster
 from tests.faults.matrix import RAY, Cell, Target, why_left_out
 
+if TYPE_CHECKING:
+    # It imports Ray's part of the tests.
+    from tests.faults.ray_cells import RayStage
+
 _CELL_S = 240.0
+# Ray's nodes take long to start.
+_RAY_CELL_S = 480.0
 
 OnResult = Callable[[Result], None]
 
@@ -39,6 +46,7 @@ class Runner:
         self._stack = contextlib.AsyncExitStack()
         self._cluster: ProcessCluster | None = None
         self._monitor: Client | None = None
+        self._ray: RayStage | None = None
         self._expected: dict[tuple[bool, int], list[Heard]] = {}
         self._salts = (f"faults-{time.time_ns()}-{number}" for number in itertools.count())
 
@@ -49,12 +57,9 @@ class Runner:
             result.left_out = reason
             return result
         try:
-            async with asyncio.timeout(_CELL_S):
+            async with asyncio.timeout(_RAY_CELL_S if cell.target in RAY else _CELL_S):
                 if cell.target in RAY:
-                    from tests.faults.ray_cells import run_ray_cell
-
-                    await self.close()
-                    return await run_ray_cell(cell, seed)
+                    return await self._run_ray(cell, seed)
                 result = await self._run(cell, seed)
         except Exception as error:
             await self.close()
@@ -64,6 +69,15 @@ class Runner:
         if not result.is_tidy:
             await self.close()
         return result
+
+    async def _run_ray(self, cell: Cell, seed: int) -> Result:
+        from tests.faults.ray_cells import RayStage
+
+        if self._ray is None:
+            await self.close()
+            self._ray = RayStage()
+            self._stack.push_async_callback(self._ray.close)
+        return await self._ray.run(cell, seed)
 
     async def _run(self, cell: Cell, seed: int) -> Result:
         if self._cluster is None:
@@ -96,7 +110,7 @@ class Runner:
             yield http
 
     async def close(self) -> None:
-        self._cluster = self._monitor = None
+        self._cluster = self._monitor = self._ray = None
         await self._stack.aclose()
         self._stack = contextlib.AsyncExitStack()
 

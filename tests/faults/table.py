@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 
 from tests.faults.cell import Result
-from tests.faults.matrix import Cell, Fault, Moment, Target, why_left_out
+from tests.faults.matrix import Cell, Fault, Moment, Target, cells, why_left_out
 
 
 def line_of(result: Result) -> str:
@@ -121,6 +121,14 @@ def write_json(path: Path, results: Sequence[Result]) -> None:
 
 def read_json(path: Path) -> list[Result]:
     return [Result(**fields) for fields in json.loads(path.read_text())]
+
+
+def with_newer(known: Sequence[Result], newer: Sequence[Result]) -> list[Result]:
+    """Of a cell with newer results only these, in the order of the matrix."""
+    replaced = {result.cell for result in newer}
+    places = {str(cell): place for place, cell in enumerate(cells())}
+    results = [result for result in known if result.cell not in replaced] + list(newer)
+    return sorted(results, key=lambda result: places.get(result.cell, len(places)))
 
 
 def _badness(result: Result) -> tuple[float, ...]:
