@@ -162,7 +162,7 @@ async def test_workers_meet_once_per_life(
 ) -> None:
     ticket = cluster.reserve("turn-a")
     first = await cluster.to_reader.meet(ticket, timeout_s=5)
-    monkeypatch.setattr(cluster.to_reader, "_reader", None)
+    monkeypatch.setattr(cluster.to_reader, "_channel", None)
 
     assert await cluster.to_reader.meet(ticket, timeout_s=5) is first
 
