@@ -9,11 +9,13 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from router.config import RouterConfig
+from router.drain.leaving import draining_of
 from router.metrics import RouterMetrics
 from router.router import Router
 from router.server import MembershipFace, Sessions
@@ -33,6 +35,7 @@ from segue.v1.session_pb2_grpc import add_SessionsServicer_to_server
 from segue.wire.addresses import Hosts
 from segue.wire.metrics import metrics_endpoint
 from segue.wire.server import RunningServer, Services, serving
+from segue.worker.drain import Draining
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +54,8 @@ class RunningRouter:
     router: Router
     address: str
     metrics_address: str
+    draining: Draining
+    """When it has ended, the process should."""
 
 
 @contextlib.asynccontextmanager
@@ -77,8 +82,19 @@ async def running(
     hosts = Hosts.of(config.host, config.announce)
     endpoint = metrics_endpoint(metrics.registry, hosts, config.metrics_port, security)
 
+    servers: list[RunningServer] = []
+
+    async def stop_serving() -> None:
+        await servers[0].set_serving(False)
+
+    draining = draining_of(
+        router, default_s=config.drain_s, started=stop_serving, clock=time.monotonic
+    )
+
     def services_at(address: str) -> Services:
-        sessions = Sessions(router, keys, address=address, metrics_address=endpoint.address)
+        sessions = Sessions(
+            router, keys, draining, address=address, metrics_address=endpoint.address
+        )
         membership = MembershipFace(router)
         return [
             ("segue.v1.Sessions", lambda server: add_SessionsServicer_to_server(sessions, server)),
@@ -99,6 +115,7 @@ async def running(
             serves_clients=True,
             on_serving=endpoint.set_ready,
         ) as server:
+            servers.append(server)
             watches = [
                 asyncio.ensure_future(watch)
                 for watch in (
@@ -109,7 +126,7 @@ async def running(
             ]
             logger.info("serving", extra={"address": server.address, "metrics": endpoint.address})
             try:
-                yield RunningRouter(router, server.address, endpoint.address)
+                yield RunningRouter(router, server.address, endpoint.address, draining)
             finally:
                 for watch in watches:
                     watch.cancel()
@@ -153,8 +170,11 @@ async def _serve(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with running(config, model, checkpoint=checkpoint, security=security):
-        await stop.wait()
+    async with running(config, model, checkpoint=checkpoint, security=security) as router:
+        ends = [asyncio.ensure_future(end.wait()) for end in (stop, router.draining.ended)]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        for end in ends:
+            end.cancel()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import replace
 
-from router.admission.admission import Admission, Asking
+from router.admission.admission import Admission, Asking, Drained, draining_error
 from router.admission.capacity import capacity_of
 from router.config import RouterConfig
 from router.drain.desk import DrainDesk
@@ -31,7 +31,7 @@ from router.turn.meter import TurnMeter, log_end
 from router.turn.ongoing import OngoingTurns
 from router.turn.turn import Turn, TurnEvents
 from segue.api.cluster.status import ClusterStatus, ModelInfo, WorkerHealth, WorkerStatus
-from segue.api.errors import Cancelled, Unavailable
+from segue.api.errors import Cancelled
 from segue.api.history import digests
 from segue.api.turn import FinishReason, TokenDelta, TurnEnd
 from segue.api.types import ChatInput, SessionId, TurnId, TurnRequest
@@ -290,10 +290,12 @@ class Router:
         self._prompts.reap()
         self._status.observe()
 
-    async def drain(self) -> None:
-        """Refuses new turns, waits up to `drain_s` for running ones, then cancels the rest."""
-        await self._admission.drain(self._config.drain_s)
-        self._ongoing.end_all(Unavailable("the router is shutting down; try again elsewhere"))
+    async def drain(self, timeout_s: float | None = None) -> Drained:
+        """Refuses new turns, waits `timeout_s` or `drain_s` for the others, and cuts the rest."""
+        limit_s = self._config.drain_s if timeout_s is None else timeout_s
+        drained = await self._admission.drain(limit_s)
+        self._ongoing.end_all(draining_error())
+        return drained
 
     async def close(self) -> None:
         await self.links.close()

@@ -37,6 +37,7 @@ from segue.wire.convert.worker import (
     worker_to_wire,
 )
 from segue.wire.streams.generate_many import generate_many
+from segue.worker.drain import Draining
 
 MAX_DEADLINE_S = 86_400.0
 """Longest deadline of a turn: no client waits longer."""
@@ -49,10 +50,17 @@ _MANY_MESSAGES = 1_000
 
 class Sessions(SessionsServicer):
     def __init__(
-        self, router: Router, keys: Keyring, *, address: str, metrics_address: str
+        self,
+        router: Router,
+        keys: Keyring,
+        draining: Draining,
+        *,
+        address: str,
+        metrics_address: str,
     ) -> None:
         self._router = router
         self._keys = keys
+        self._draining = draining
         self._address = address
         self._metrics_address = metrics_address
 
@@ -132,9 +140,9 @@ class Sessions(SessionsServicer):
     async def GetStatus(
         self, request: pb.GetStatusRequest, context: Context
     ) -> pb.GetStatusResponse:
-        self._tenant(context)
+        is_operator = self._tenant(context).is_operator
         cluster = await self._router.status(self._address, self._metrics_address)
-        return pb.GetStatusResponse(cluster=cluster_to_wire(cluster))
+        return pb.GetStatusResponse(cluster=cluster_to_wire(cluster), is_operator=is_operator)
 
     async def ListSessions(
         self, request: pb.ListSessionsRequest, context: Context
@@ -194,6 +202,14 @@ class Sessions(SessionsServicer):
             move_sessions=request.move_sessions if request.HasField("move_sessions") else True,
         )
         return pb.DrainWorkerResponse(report=drain_report_to_wire(report))
+
+    async def DrainRouter(
+        self, request: pb.DrainRouterRequest, context: Context
+    ) -> pb.DrainRouterResponse:
+        self._tenant(context).require_operator()
+        timeout_s = request.timeout_s if request.HasField("timeout_s") else None
+        report = await self._draining.ask(timeout_s, move_sessions=False)
+        return pb.DrainRouterResponse(ended_turns=report.ended_turns, cut_turns=report.moved_turns)
 
 
 def _key_in(context: Context) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import time
 from collections import Counter
 from collections.abc import Iterable
 
@@ -41,6 +43,7 @@ class StatusDesk:
         self._admission = admission
         self._table = table
         self._metrics = metrics
+        self._serves_since = time.monotonic()
 
     async def cluster(self, model: str, address: str, metrics_address: str) -> ClusterStatus:
         """Asks every worker. Lost workers are shown as they last reported."""
@@ -88,6 +91,8 @@ class StatusDesk:
             cancelled_turns=sum(ended[how] for how in _CANCELLED),
             completion_tokens_per_s=self.rate.per_second(),
             draining=self._admission.is_draining,
+            pid=os.getpid(),
+            uptime_s=time.monotonic() - self._serves_since,
         )
 
     async def _ask(self, worker: WorkerStatus) -> WorkerStatus:

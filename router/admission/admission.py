@@ -31,6 +31,15 @@ class Asking:
     """How long its client waits for the whole answer."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drained:
+    """Turns that were in flight when a drain started."""
+
+    ended: int
+    left: int
+    """Those that ran out of its time."""
+
+
 class Admission:
     """Counts the turns that were let in, and knows those that wait. One event loop owns it."""
 
@@ -57,7 +66,7 @@ class Admission:
         the router drains, DeadlineExceeded, and the error given to `cancel`.
         """
         if self.is_draining:
-            raise _draining()
+            raise draining_error()
         if self.num_turns < self._capacity and not len(self.waiting):
             self._let_in()
             return
@@ -85,14 +94,16 @@ class Admission:
         self._capacity = most if num_turns is None else min(num_turns, most)
         self._let_in_waiting()
 
-    async def drain(self, timeout_s: float) -> None:
+    async def drain(self, timeout_s: float) -> Drained:
         """Admits no more turns, and returns when none is in flight or the time is over."""
         self.is_draining = True
+        running = self.num_turns
         for waiter in list(self._by_name.values()):
-            _fail(waiter, _draining())
+            _fail(waiter, draining_error())
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._idle.wait()
+        return Drained(ended=running - self.num_turns, left=self.num_turns)
 
     async def _wait(self, asking: Asking) -> None:
         loop = asyncio.get_running_loop()
@@ -143,7 +154,8 @@ class Admission:
         )
 
 
-def _draining() -> Draining:
+def draining_error() -> Draining:
+    """Clients of the SDK send the turn to another router, or wait for this one's successor."""
     return Draining("the router is draining; send the turn to another router, or here later")
 
 

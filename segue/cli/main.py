@@ -1,5 +1,5 @@
 """The command line: `segue serve`, `segue chat`, `segue generate`, `segue status`,
-`segue explain`, `segue drain`.
+`segue explain`, `segue drain`, `segue upgrade`.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from segue.cli.options import (
     tls_of,
 )
 from segue.cli.serve import serve
+from segue.cli.upgrade import upgrade
 from segue.sdk.client import DEFAULT_TARGET, Client
 
 app = typer.Typer(
@@ -207,5 +208,5 @@ def generate(
     asyncio.run(run())
 
 
-for command in (status, explain, drain):
+for command in (status, explain, drain, upgrade):
     app.command()(command)

@@ -123,19 +123,23 @@ def workers_at(host: str, cluster: ClusterStatus) -> list[str]:
 
 
 def report_line(report: DrainReport) -> str:
-    moved = f"{show.counted(report.moved_sessions, 'session')} moved"
-    if report.moved_bytes:
-        moved += f" ({report.moved_bytes / 1024:.0f} KiB)"
+    return f"drained: {report_words(report)}"
+
+
+def report_words(report: DrainReport) -> str:
     parts = [f"{show.counted(report.ended_turns, 'turn')} ended"]
     if report.moved_turns:
         parts.append(f"{show.counted(report.moved_turns, 'turn')} went on elsewhere")
+    moved = f"{show.counted(report.moved_sessions, 'session')} moved"
+    if report.moved_bytes:
+        moved += f" ({report.moved_bytes / 1024:.0f} KiB)"
     parts.append(moved)
     if report.left:
         reasons = ", ".join(f"{count} {reason.value}" for reason, count in report.left.items())
         parts.append(
             f"{show.counted(sum(report.left.values()), 'session')} left behind ({reasons})"
         )
-    return "drained: " + ", ".join(parts)
+    return ", ".join(parts)
 
 
 def report_json(report: DrainReport) -> str:

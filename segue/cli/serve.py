@@ -53,6 +53,9 @@ def serve(
         int | None,
         typer.Option(help="Port of the HTTP gateway; 0: any; default: 8000, or any with --port 0."),
     ] = None,
+    gateways: Annotated[
+        int | None, typer.Option(help="Gateways, on consecutive HTTP ports.")
+    ] = None,
     http: Annotated[
         bool | None, typer.Option("--http/--no-http", help="Whether there is a gateway.")
     ] = None,
@@ -110,6 +113,7 @@ def serve(
             "routers": routers,
             "ray_address": ray_address,
             "http": http,
+            "gateways": gateways,
         },
         router={
             "host": host,

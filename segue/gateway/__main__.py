@@ -22,6 +22,7 @@ from segue.gateway.app import make_app
 from segue.gateway.config import GatewayConfig
 from segue.gateway.http.protocol import Protocol
 from segue.gateway.http.routes import Gateway
+from segue.gateway.life import Life
 from segue.gateway.metrics import GatewayMetrics
 from segue.gateway.served import ServedModel
 from segue.gateway.stored import StoredResponses
@@ -44,6 +45,11 @@ class RunningGateway:
     address: str
     port: int
     metrics: GatewayMetrics
+    life: Life
+
+    async def drain_asked(self) -> None:
+        """Returns when an operator has asked for a drain: leave the block then."""
+        await self.life.drain_asked.wait()
 
 
 @contextlib.asynccontextmanager
@@ -91,7 +97,7 @@ async def running_before(
         address = f"{config.host}:{port}"
         async with _serving(gateway, listener, tls):
             logger.info("serving", extra={"address": address, "router": client.target})
-            yield RunningGateway(address, port, metrics)
+            yield RunningGateway(address, port, metrics, gateway.life)
 
 
 class _Server(uvicorn.Server):
@@ -159,8 +165,11 @@ async def _serve(config: GatewayConfig, router: str, security: Security) -> None
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with running_alone(config, router, security):
-        await stop.wait()
+    async with running_alone(config, router, security) as gateway:
+        ends = [asyncio.ensure_future(end) for end in (stop.wait(), gateway.drain_asked())]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        for end in ends:
+            end.cancel()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -8,7 +8,7 @@ from prometheus_client.exposition import choose_encoder
 from starlette.requests import Request
 from starlette.responses import Response
 
-from segue.api.errors import SegueError
+from segue.api.errors import PermissionDenied, SegueError
 from segue.api.types import ChatInput, TextInput
 from segue.gateway.http.errors import BadField
 from segue.gateway.http.fields import Body, honoured, ignored, read, refused
@@ -84,6 +84,19 @@ async def ready(gateway: Gateway, request: Request) -> Response:
     return Response(status_code=200 if is_ready else 503)
 
 
+async def process(gateway: Gateway, request: Request) -> Response:
+    """This process: its id, how many seconds it has served, whether it drains."""
+    return json_response(gateway.life.shown())
+
+
+async def drain(gateway: Gateway, request: Request) -> Response:
+    """Ends the process once its running requests are answered; its supervisor starts it anew."""
+    if not await gateway.client.is_operator():
+        raise PermissionDenied("expected an operator's API key, got a tenant's")
+    gateway.life.drain_asked.set()
+    return json_response(gateway.life.shown(), status=202)
+
+
 async def metrics(gateway: Gateway, request: Request) -> Response:
     """This process's metrics, in Prometheus' format."""
     encode, content_type = choose_encoder(request.headers.get("accept", ""))
@@ -97,4 +110,6 @@ ROUTES = [
     Route(method="GET", path="/health", answer=health, needs_key=False),
     Route(method="GET", path="/ready", answer=ready, needs_key=False),
     Route(method="GET", path="/metrics", answer=metrics, needs_key=False),
+    Route(method="GET", path="/process", answer=process),
+    Route(method="POST", path="/drain", answer=drain),
 ]

@@ -40,17 +40,15 @@ _ASK_TIMEOUT_S = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
-    """`addresses` are the routers', which clients connect to; `http_address` is the gateway's, or
-    empty.
-    """
+    """`addresses` are the routers', which clients connect to; `http_addresses` the gateways'."""
 
     addresses: tuple[str, ...]
-    http_address: str
+    http_addresses: tuple[str, ...]
     config: Config
     security: Security
     """With the secret: to call workers as the router does."""
     routers: tuple[Any, ...]
-    gateway: Any | None
+    gateways: tuple[Any, ...]
     workers: dict[str, Any]
     """Ray actors by worker id."""
 
@@ -66,8 +64,12 @@ class Cluster:
     def processes(self) -> dict[str, Any]:
         """All Ray actors, by the names of their processes."""
         routers = {Demand(index=index).process: r for index, r in enumerate(self.routers)}
-        gateway = {} if self.gateway is None else {"gateway": self.gateway}
-        return {**routers, **gateway, **self.workers}
+        gateways = {gateway_name(index): g for index, g in enumerate(self.gateways)}
+        return {**routers, **gateways, **self.workers}
+
+
+def gateway_name(index: int) -> str:
+    return f"gateway-{index}" if index else "gateway"
 
 
 def client_target(addresses: Sequence[str]) -> str:
@@ -114,7 +116,7 @@ def finish_turns(cluster: Cluster, report: Report, hurry: threading.Event) -> No
     drain_s = cluster.config.router.drain_s
     report(draining_words(cluster.routers, drain_s))
     leave_in_order(
-        cluster.routers, cluster.workers.values(), drain_s, hurry, gateway=cluster.gateway
+        cluster.routers, cluster.workers.values(), drain_s, hurry, gateways=cluster.gateways
     )
 
 
@@ -142,13 +144,17 @@ def _start(
         for actor, demand in zip(routers, router_demands, strict=True)
     ]
 
-    gateway = None
-    if config.cluster.http:
+    gateways: dict[str, Any] = {}
+    for index, port in enumerate(prepared.gateway_ports):
         # On a router's node: one hop more costs least there.
         gateway = _actor_of(GatewayActor, router_demands[0]).remote(
-            config, client_target(addresses), replace(security, secret=None)
+            replace(config.gateway, port=port),
+            gateway_name(index),
+            client_target(addresses),
+            replace(security, secret=None),
         )
         cleanup.callback(_kill, gateway)
+        gateways[gateway_name(index)] = gateway
     workers: dict[str, Any] = {}
     for demand in demands[len(routers) :]:
         assert demand.role is not None, "after the routers come workers"
@@ -165,16 +171,16 @@ def _start(
     report("waiting for the workers to join")
     for router in routers:
         _await_joined(router, config)
-    http_address = ""
-    if gateway is not None:
-        http_address = _await_started(gateway, "gateway", timeout_s, report)
+    http_addresses = [
+        _await_started(gateway, name, timeout_s, report) for name, gateway in gateways.items()
+    ]
     return Cluster(
         addresses=tuple(addresses),
-        http_address=http_address,
+        http_addresses=tuple(http_addresses),
         config=config,
         security=security,
         routers=tuple(routers),
-        gateway=gateway,
+        gateways=tuple(gateways.values()),
         workers=workers,
     )
 

@@ -115,14 +115,18 @@ class ClusterConfig:
     decode_on: str = ""
     """Where decode workers may run; same format."""
     http: bool = True
-    """A gateway runs too: the HTTP front door, next to the router."""
+    """Gateways run too: the HTTP front door, next to the routers."""
+    gateways: int = 1
+    """Gateways, on consecutive ports from `[gateway] port`. With two, one serves while the other
+    restarts; a load balancer, or the client, chooses.
+    """
     start_timeout_s: float = 600.0
     """The longest time from a worker's start until it is ready; large checkpoints take long to
     load.
     """
 
     def __post_init__(self) -> None:
-        for name in ("prefill", "decode", "routers"):
+        for name in ("prefill", "decode", "routers", "gateways"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
         self._check_workers_ports()
@@ -144,6 +148,10 @@ class ClusterConfig:
             count = 1 if self.one_worker_per_node else getattr(self, role)
             for name in (f"{role}_port", f"{role}_metrics_port"):
                 _check_ports(name, getattr(self, name), count)
+
+    @property
+    def num_gateways(self) -> int:
+        return self.gateways if self.http else 0
 
 
 def _check_ports(name: str, first: int, count: int) -> None:
@@ -172,6 +180,11 @@ class Config:
                 _check_ports(name, getattr(self.router, name), self.cluster.routers)
             except ValueError as error:
                 raise InvalidConfig(f"[router] {error}") from None
+        if self.gateway.port > 0:
+            try:
+                _check_ports("port", self.gateway.port, self.cluster.num_gateways)
+            except ValueError as error:
+                raise InvalidConfig(f"[gateway] {error}") from None
 
     @classmethod
     def from_sections(cls, sections: Mapping[str, Any]) -> Self:

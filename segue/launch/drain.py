@@ -47,14 +47,13 @@ def leave_in_order(
     drain_s: float,
     hurry: threading.Event,
     *,
-    gateway: Any | None = None,
+    gateways: Sequence[Any] = (),
 ) -> None:
-    """Drains the turns, and with them the gateway's requests, then stops the workers. The routers
+    """Drains the turns, and with them the gateways' requests, then stops the workers. The routers
     stop last, so they see every worker leave. Waits for nothing once `hurry` is set.
     """
     draining = [router.drain.remote() for router in routers]
-    if gateway is not None:
-        draining.append(gateway.stop.remote())
+    draining += [gateway.stop.remote() for gateway in gateways]
     await_done(draining, drain_s + STOP_TIMEOUT_S, hurry)
     await_done([worker.stop.remote() for worker in workers], STOP_TIMEOUT_S, hurry)
 

@@ -24,12 +24,14 @@ Report = Callable[[str], None]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
     """`config` has no open values; `model` is what the processes load. `router_ports` has the port
-    of each router; the first one is in `config` too. `security` has a secret.
+    of each router, `gateway_ports` that of each gateway; the first ones are in `config` too.
+    `security` has a secret.
     """
 
     config: Config
     model: str
     router_ports: tuple[int, ...]
+    gateway_ports: tuple[int, ...]
     security: Security
 
 
@@ -49,36 +51,51 @@ def prepare(config: Config, report: Report) -> Prepared:
     model, config, memory = locate(config, report)
     if memory:
         report(memory)
-    config, router_ports = _with_ports(config)
+    config, router_ports, gateway_ports = _with_ports(config)
     config = _with_threads(config)
-    num_front = config.cluster.routers + config.cluster.http
+    num_front = config.cluster.routers + config.cluster.num_gateways
     require_surroundings(address, num_front + config.cluster.prefill + config.cluster.decode)
-    return Prepared(model=model, config=config, router_ports=router_ports, security=security)
+    return Prepared(
+        model=model,
+        config=config,
+        router_ports=router_ports,
+        gateway_ports=gateway_ports,
+        security=security,
+    )
 
 
-def _with_ports(config: Config) -> tuple[Config, tuple[int, ...]]:
+def _with_ports(config: Config) -> tuple[Config, tuple[int, ...], tuple[int, ...]]:
     """Picks free ports now, because a restarted router or gateway must keep its address. Also
-    returns each router's port.
+    returns each router's port, and each gateway's.
 
     On another cluster the router's node has its own ports. Raises InvalidConfig if the port is
     taken.
     """
     config = replace(config, gateway=config.gateway.with_port(config.router.port))
-    wanted = consecutive(config.router.port, config.cluster.routers)
+    routers = consecutive(config.router.port, config.cluster.routers)
+    gateways = consecutive(config.gateway.port, config.cluster.num_gateways)
     if config.cluster.ray_address:
-        return config, wanted
+        return config, routers, gateways
     listen = Hosts.of(config.router.host, config.router.announce).listen
+    routers = _free_ports(listen, routers, "--port")
+    config = replace(config, router=replace(config.router, port=routers[0]))
+    if not gateways:
+        return config, routers, ()
+    listen = Hosts.of(config.gateway.host, "").listen
+    gateways = _free_ports(listen, gateways, "--http-port (--no-http: none)", taken=routers)
+    return replace(config, gateway=replace(config.gateway, port=gateways[0])), routers, gateways
+
+
+def _free_ports(
+    listen: str, wanted: tuple[int, ...], option: str, *, taken: tuple[int, ...] = ()
+) -> tuple[int, ...]:
+    """Raises InvalidConfig if one is taken."""
     ports: list[int] = []
     for port in wanted:
-        while (found := free_port(listen, port)) in ports:
+        while (found := free_port(listen, port, option=option)) in (*ports, *taken) and not port:
             pass  # The system has chosen the same one again.
         ports.append(found)
-    config = replace(config, router=replace(config.router, port=ports[0]))
-    if not config.cluster.http:
-        return config, tuple(ports)
-    listen = Hosts.of(config.gateway.host, "").listen
-    port = free_port(listen, config.gateway.port, option="--http-port (--no-http: none)")
-    return replace(config, gateway=replace(config.gateway, port=port)), tuple(ports)
+    return tuple(ports)
 
 
 def consecutive(first: int, count: int) -> tuple[int, ...]:

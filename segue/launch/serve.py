@@ -64,7 +64,7 @@ def serve_until_signal(config: Config, progress: Console, out: Console) -> None:
             settings = config.cluster
             tls = f"--tls-ca {config.security.ca} " if config.security.has_tls else ""
             words = http_words(
-                running.http_address,
+                running.http_addresses,
                 has_keys=config.router.has_keys,
                 has_tls=config.security.has_tls,
             )
@@ -84,13 +84,16 @@ def serve_until_signal(config: Config, progress: Console, out: Console) -> None:
     report("stopped")
 
 
-def http_words(address: str, *, has_keys: bool = False, has_tls: bool = False) -> Iterator[str]:
-    """How to ask the gateway at this address; nothing if there is none."""
-    if not address:
+def http_words(
+    addresses: Sequence[str], *, has_keys: bool = False, has_tls: bool = False
+) -> Iterator[str]:
+    """How to ask the gateways at these addresses; nothing if there is none."""
+    if not addresses:
         return
     body = '{"messages": [{"role": "user", "content": "Hello"}]}'
-    url = f"{'https' if has_tls else 'http'}://{address}"
-    yield f"HTTP at {url}, described at {url}/docs; for example:"
+    urls = [f"{'https' if has_tls else 'http'}://{address}" for address in addresses]
+    url = urls[0]
+    yield f"HTTP at {', '.join(urls)}, described at {url}/docs; for example:"
     header = '-H "Authorization: Bearer $SEGUE_API_KEY" ' if has_keys else ""
     key = 'os.environ["SEGUE_API_KEY"]' if has_keys else '"none"'
     yield f"  curl {url}/v1/chat/completions {header}-d '{body}'"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from segue.api.checks import require_seconds, require_type
+from segue.api.checks import require, require_seconds, require_type
 from segue.api.cluster.drain import MAX_DRAIN_S, DrainReport
 from segue.api.cluster.status import ClusterStatus, ModelInfo, SessionInfo
 from segue.api.errors import Unavailable
@@ -202,6 +202,41 @@ class RouterCalls:
             lambda stub, how: stub.GetStatus(pb.GetStatusRequest(), **how), timeout_s=timeout_s
         )
         return cluster_from_wire(reply.cluster)
+
+    async def is_operator(self, *, timeout_s: float = 5.0) -> bool:
+        """Whether this client may drain processes."""
+        reply = await self._targets.ask(
+            "",
+            lambda link: link.stub.GetStatus(
+                pb.GetStatusRequest(), timeout=timeout_s, metadata=self._key
+            ),
+            timeout_s=timeout_s,
+        )
+        return reply.is_operator
+
+    async def drain_router(self, *, timeout_s: float | None = None) -> tuple[int, int]:
+        """Takes the client's only router out of service, and returns when it is about to leave: how
+        many turns have ended there, and how many ran out of time. Clients go on with those on
+        another router, or on its successor.
+
+        `timeout_s`: how long running turns may take; by default `[router] drain_s`. Needs an
+        operator's API key. Raises PermissionDenied.
+        """
+        require_seconds("timeout_s", timeout_s)
+        require(
+            len(self._targets.links) == 1,
+            f"expected a client of the router that is to be drained, got one of {self._targets}: "
+            "make a Client with that router's address alone",
+        )
+        patience_s = (MAX_DRAIN_S if timeout_s is None else timeout_s) + _DRAIN_SLACK_S
+        reply = await self._targets.ask(
+            "",
+            lambda link: link.stub.DrainRouter(
+                pb.DrainRouterRequest(timeout_s=timeout_s), timeout=patience_s, metadata=self._key
+            ),
+            timeout_s=patience_s,
+        )
+        return reply.ended_turns, reply.cut_turns
 
     async def drain_worker(
         self, worker_id: str, *, move_sessions: bool = True, timeout_s: float | None = None

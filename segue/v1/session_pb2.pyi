@@ -2078,6 +2078,51 @@ class DrainWorkerResponse(_message.Message):
 Global___DrainWorkerResponse: _TypeAlias = DrainWorkerResponse  # noqa: Y015
 
 @_typing.final
+class DrainRouterRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIMEOUT_S_FIELD_NUMBER: _builtins.int
+    timeout_s: _builtins.float
+    """How long running turns may take to end. Absent: the router's own drain_s."""
+    def __init__(
+        self,
+        *,
+        timeout_s: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_timeout_s", b"_timeout_s", "timeout_s", b"timeout_s"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_timeout_s", b"_timeout_s", "timeout_s", b"timeout_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__timeout_s: _TypeAlias = _typing.Literal["timeout_s"]  # noqa: Y015
+    _WhichOneofArgType__timeout_s: _TypeAlias = _typing.Literal["_timeout_s", b"_timeout_s"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__timeout_s) -> _WhichOneofReturnType__timeout_s | None: ...
+
+Global___DrainRouterRequest: _TypeAlias = DrainRouterRequest  # noqa: Y015
+
+@_typing.final
+class DrainRouterResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDED_TURNS_FIELD_NUMBER: _builtins.int
+    CUT_TURNS_FIELD_NUMBER: _builtins.int
+    ended_turns: _builtins.int
+    """Turns that ended here, and turns that ran out of the drain's time."""
+    cut_turns: _builtins.int
+    def __init__(
+        self,
+        *,
+        ended_turns: _builtins.int = ...,
+        cut_turns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cut_turns", b"cut_turns", "ended_turns", b"ended_turns"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrainRouterResponse: _TypeAlias = DrainRouterResponse  # noqa: Y015
+
+@_typing.final
 class DrainReport(_message.Message):
     """What came of a drain."""
 
@@ -2156,16 +2201,20 @@ class GetStatusResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CLUSTER_FIELD_NUMBER: _builtins.int
+    IS_OPERATOR_FIELD_NUMBER: _builtins.int
+    is_operator: _builtins.bool
+    """Whether the caller may drain processes: its key is an operator's, or the router has no keys."""
     @_builtins.property
     def cluster(self) -> Global___ClusterStatus: ...
     def __init__(
         self,
         *,
         cluster: Global___ClusterStatus | None = ...,
+        is_operator: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "is_operator", b"is_operator"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2219,6 +2268,8 @@ class RouterStatus(_message.Message):
     COMPLETION_TOKENS_PER_S_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
     WAITING_TURNS_FIELD_NUMBER: _builtins.int
+    PID_FIELD_NUMBER: _builtins.int
+    UPTIME_S_FIELD_NUMBER: _builtins.int
     address: _builtins.str
     metrics_address: _builtins.str
     sessions: _builtins.int
@@ -2231,6 +2282,9 @@ class RouterStatus(_message.Message):
     draining: _builtins.bool
     waiting_turns: _builtins.int
     """Turns that wait for a place."""
+    pid: _builtins.int
+    uptime_s: _builtins.float
+    """Since its process serves."""
     def __init__(
         self,
         *,
@@ -2244,10 +2298,12 @@ class RouterStatus(_message.Message):
         completion_tokens_per_s: _builtins.float = ...,
         draining: _builtins.bool = ...,
         waiting_turns: _builtins.int = ...,
+        pid: _builtins.int = ...,
+        uptime_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "cancelled_turns", b"cancelled_turns", "completion_tokens_per_s", b"completion_tokens_per_s", "draining", b"draining", "failed_turns", b"failed_turns", "finished_turns", b"finished_turns", "metrics_address", b"metrics_address", "running_turns", b"running_turns", "sessions", b"sessions", "waiting_turns", b"waiting_turns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "cancelled_turns", b"cancelled_turns", "completion_tokens_per_s", b"completion_tokens_per_s", "draining", b"draining", "failed_turns", b"failed_turns", "finished_turns", b"finished_turns", "metrics_address", b"metrics_address", "pid", b"pid", "running_turns", b"running_turns", "sessions", b"sessions", "uptime_s", b"uptime_s", "waiting_turns", b"waiting_turns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2267,6 +2323,7 @@ class WorkerStatus(_message.Message):
     PID_FIELD_NUMBER: _builtins.int
     HOST_FIELD_NUMBER: _builtins.int
     DRAIN_LEFT_S_FIELD_NUMBER: _builtins.int
+    UPTIME_S_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     role: Global___WorkerRole.ValueType
     epoch: _builtins.int
@@ -2278,6 +2335,8 @@ class WorkerStatus(_message.Message):
     host: _builtins.str
     drain_left_s: _builtins.float
     """Until a worker that drains leaves, at the latest; 0 for others."""
+    uptime_s: _builtins.float
+    """Since its process serves."""
     @_builtins.property
     def load(self) -> Global___WorkerLoad: ...
     def __init__(
@@ -2293,10 +2352,11 @@ class WorkerStatus(_message.Message):
         pid: _builtins.int = ...,
         host: _builtins.str = ...,
         drain_left_s: _builtins.float = ...,
+        uptime_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["load", b"load"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "drain_left_s", b"drain_left_s", "epoch", b"epoch", "health", b"health", "host", b"host", "load", b"load", "metrics_address", b"metrics_address", "pid", b"pid", "role", b"role", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "drain_left_s", b"drain_left_s", "epoch", b"epoch", "health", b"health", "host", b"host", "load", b"load", "metrics_address", b"metrics_address", "pid", b"pid", "role", b"role", "uptime_s", b"uptime_s", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -99,6 +99,11 @@ class SessionsStub:
                 request_serializer=segue_dot_v1_dot_session__pb2.DrainWorkerRequest.SerializeToString,
                 response_deserializer=segue_dot_v1_dot_session__pb2.DrainWorkerResponse.FromString,
                 _registered_method=True)
+        self.DrainRouter = channel.unary_unary(
+                '/segue.v1.Sessions/DrainRouter',
+                request_serializer=segue_dot_v1_dot_session__pb2.DrainRouterRequest.SerializeToString,
+                response_deserializer=segue_dot_v1_dot_session__pb2.DrainRouterResponse.FromString,
+                _registered_method=True)
 
 
 class SessionsServicer:
@@ -198,6 +203,15 @@ class SessionsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DrainRouter(self, request, context):
+        """Takes the router that is called out of service: it refuses new turns, running ones end, or are
+        resumed by their clients on another router, and its process ends. Returns just before. Needs an
+        operator's key; a call that is cancelled does not end the drain.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SessionsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -265,6 +279,11 @@ def add_SessionsServicer_to_server(servicer, server):
                     servicer.DrainWorker,
                     request_deserializer=segue_dot_v1_dot_session__pb2.DrainWorkerRequest.FromString,
                     response_serializer=segue_dot_v1_dot_session__pb2.DrainWorkerResponse.SerializeToString,
+            ),
+            'DrainRouter': grpc.unary_unary_rpc_method_handler(
+                    servicer.DrainRouter,
+                    request_deserializer=segue_dot_v1_dot_session__pb2.DrainRouterRequest.FromString,
+                    response_serializer=segue_dot_v1_dot_session__pb2.DrainRouterResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -618,6 +637,33 @@ class Sessions:
             '/segue.v1.Sessions/DrainWorker',
             segue_dot_v1_dot_session__pb2.DrainWorkerRequest.SerializeToString,
             segue_dot_v1_dot_session__pb2.DrainWorkerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DrainRouter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/segue.v1.Sessions/DrainRouter',
+            segue_dot_v1_dot_session__pb2.DrainRouterRequest.SerializeToString,
+            segue_dot_v1_dot_session__pb2.DrainRouterResponse.FromString,
             options,
             channel_credentials,
             insecure,

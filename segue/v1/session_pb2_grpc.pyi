@@ -73,6 +73,11 @@ class SessionsStub:
     nothing is left it leaves the cluster and its process ends. Returns just before. Needs an
     operator's key; a call that is cancelled does not end the drain. NOT_FOUND for an unknown worker.
     """
+    DrainRouter: _grpc.UnaryUnaryMultiCallable[_session_pb2.DrainRouterRequest, _session_pb2.DrainRouterResponse]
+    """Takes the router that is called out of service: it refuses new turns, running ones end, or are
+    resumed by their clients on another router, and its process ends. Returns just before. Needs an
+    operator's key; a call that is cancelled does not end the drain.
+    """
 
 @_typing.type_check_only
 class SessionsAsyncStub(SessionsStub):
@@ -109,6 +114,11 @@ class SessionsAsyncStub(SessionsStub):
     """Takes a worker out of service: it gets no new turns, its sessions move to others, and when
     nothing is left it leaves the cluster and its process ends. Returns just before. Needs an
     operator's key; a call that is cancelled does not end the drain. NOT_FOUND for an unknown worker.
+    """
+    DrainRouter: _aio.UnaryUnaryMultiCallable[_session_pb2.DrainRouterRequest, _session_pb2.DrainRouterResponse]  # type: ignore[assignment]
+    """Takes the router that is called out of service: it refuses new turns, running ones end, or are
+    resumed by their clients on another router, and its process ends. Returns just before. Needs an
+    operator's key; a call that is cancelled does not end the drain.
     """
 
 class SessionsServicer(metaclass=_abc_1.ABCMeta):
@@ -221,6 +231,17 @@ class SessionsServicer(metaclass=_abc_1.ABCMeta):
         """Takes a worker out of service: it gets no new turns, its sessions move to others, and when
         nothing is left it leaves the cluster and its process ends. Returns just before. Needs an
         operator's key; a call that is cancelled does not end the drain. NOT_FOUND for an unknown worker.
+        """
+
+    @_abc_1.abstractmethod
+    def DrainRouter(
+        self,
+        request: _session_pb2.DrainRouterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.DrainRouterResponse, _abc.Awaitable[_session_pb2.DrainRouterResponse]]:
+        """Takes the router that is called out of service: it refuses new turns, running ones end, or are
+        resumed by their clients on another router, and its process ends. Returns just before. Needs an
+        operator's key; a call that is cancelled does not end the drain.
         """
 
 def add_SessionsServicer_to_server(servicer: SessionsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -12,7 +12,7 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -55,6 +55,7 @@ class Presence:
     health: WorkerHealth = WorkerHealth.READY
     draining: Draining | None = None
     """Set once the worker serves."""
+    serves_since: float = field(default_factory=time.monotonic)
 
     def status(self, load: WorkerLoad) -> WorkerStatus:
         return WorkerStatus(
@@ -68,6 +69,7 @@ class Presence:
             pid=os.getpid(),
             host=socket.gethostname(),
             drain_left_s=self.draining.left_s if self.draining else 0.0,
+            uptime_s=time.monotonic() - self.serves_since,
         )
 
     async def drain(self, timeout_s: float | None, *, move_sessions: bool) -> DrainReport:

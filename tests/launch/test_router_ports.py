@@ -34,7 +34,7 @@ def test_free_ports_are_chosen_before_the_start(monkeypatch: pytest.MonkeyPatch)
     found = iter([5001, 5001, 5001, 5002, 5003])
     monkeypatch.setattr(prepare, "free_port", lambda host, port, **_: next(found))
 
-    config, ports = prepare._with_ports(config_of(2))
+    config, ports, _ = prepare._with_ports(config_of(2))
 
     assert ports == (5001, 5002)
     assert (config.router.port, config.gateway.port) == (5001, 5003)
@@ -58,6 +58,7 @@ def test_each_router_has_its_own_ports() -> None:
         model="m",
         config=config_of(2, 7411, metrics_port=9100),
         router_ports=(7411, 7412),
+        gateway_ports=(),
         security=OPEN,
     )
 
@@ -77,3 +78,24 @@ def test_the_first_router_has_no_number_in_its_name() -> None:
 def test_ports_beyond_the_last_one_are_refused(name: str) -> None:
     with pytest.raises(InvalidConfig, match=rf"\[router\] {name} must be 0, or leave 2 ports"):
         config_of(2, **{name: 65_535})
+
+
+def test_each_gateway_has_its_own_port() -> None:
+    config = Config(
+        cluster=ClusterConfig(routers=2, gateways=3),
+        router=RouterConfig(port=0),
+        gateway=GatewayConfig(port=0),
+    )
+
+    with_ports, routers, gateways = prepare._with_ports(config)
+
+    assert len({*routers, *gateways}) == 5
+    assert with_ports.gateway.port == gateways[0]
+
+
+def test_gateways_take_consecutive_ports() -> None:
+    assert prepare.consecutive(8000, 2) == (8000, 8001)
+    with pytest.raises(InvalidConfig, match=r"\[gateway\] port must be 0, or leave 2 ports"):
+        Config(cluster=ClusterConfig(gateways=2), gateway=GatewayConfig(port=65_535))
+    # Without HTTP there is none.
+    Config(cluster=ClusterConfig(gateways=2, http=False), gateway=GatewayConfig(port=65_535))

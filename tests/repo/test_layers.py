@@ -43,7 +43,8 @@ INSIDE = {
     },
     "demo": {"demo"},
     "gateway": {"answers", "api", "config", "gateway", "process", "sdk", "security"},
-    "cli": {"api", "cli", "demo", "launch", "sdk", "security"},
+    "upgrade": {"api", "process", "sdk", "security", "upgrade"},
+    "cli": {"api", "cli", "demo", "launch", "sdk", "security", "upgrade"},
     "launch": {
         *("api", "config", "engine", "gateway", "launch", "model", "process", "sdk", "security"),
         *("wire", "worker"),

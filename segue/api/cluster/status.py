@@ -66,6 +66,8 @@ class WorkerStatus:
     host: str = ""
     drain_left_s: float = 0.0
     """Until a worker that drains leaves, at the latest."""
+    uptime_s: float = 0.0
+    """Since its process serves, when it reported this."""
 
     def as_lost(self) -> WorkerStatus:
         """The status once contact is lost: memory as last reported, and no turns, since the router
@@ -103,6 +105,9 @@ class RouterStatus:
     draining: bool = False
     waiting_turns: int = 0
     """Those that wait for a place."""
+    pid: int = 0
+    uptime_s: float = 0.0
+    """Since its process serves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

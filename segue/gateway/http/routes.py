@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic_core import to_json
@@ -17,6 +17,7 @@ from segue.gateway.config import GatewayConfig
 from segue.gateway.http.door import visit_of
 from segue.gateway.http.errors import Failure
 from segue.gateway.http.fields import Body
+from segue.gateway.life import Life
 from segue.gateway.metrics import GatewayMetrics
 from segue.gateway.served import ServedModel
 from segue.gateway.stored import StoredResponses
@@ -34,6 +35,7 @@ class Gateway:
     turns: Turns
     stored: StoredResponses
     metrics: GatewayMetrics
+    life: Life = field(default_factory=Life)
 
 
 Answer = Callable[[Gateway, Request], Awaitable[ASGIApp]]

@@ -11,6 +11,7 @@ import ray.util
 
 from segue.api.cluster.status import ClusterStatus
 from segue.api.types import Role
+from segue.gateway.config import GatewayConfig
 from segue.launch.config import Config
 from segue.launch.ray.start import logs_folder
 from segue.launch.shell import Shell
@@ -38,6 +39,7 @@ class RouterActor:
                 checkpoint=config.checkpoint,
                 security=security,
             ),
+            ended=lambda running: running.draining.ended.wait(),
         )
 
     def address(self) -> str:
@@ -64,18 +66,21 @@ class RouterActor:
 
 
 class GatewayActor:
-    def __init__(self, config: Config, router_address: str, security: Security) -> None:
+    def __init__(
+        self, config: GatewayConfig, name: str, router_address: str, security: Security
+    ) -> None:
         import uvloop
 
         from segue.gateway.__main__ import running_alone
 
-        _start_log("gateway")
-        hosts = Hosts.of(config.gateway.host, "", node_address)
-        gateway = replace(config.gateway, host=hosts.listen)
+        _start_log(name)
+        hosts = Hosts.of(config.host, "", node_address)
+        gateway = replace(config, host=hosts.listen)
         self._hosts = hosts
         self._shell = Shell(
-            "gateway",
+            name,
             lambda: running_alone(gateway, router_address, security),
+            ended=lambda running: running.drain_asked(),
             loop_factory=uvloop.new_event_loop,
         )
 

@@ -1,0 +1,1 @@
+"""A rolling restart: one process after another is drained, and its successor awaited."""
