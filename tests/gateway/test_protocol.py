@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
+from segue.api.turn import TurnEvent
 from segue.gateway.__main__ import running_before
 from segue.gateway.http.protocol import MAX_HEAD_BYTES, JoiningTransport, Protocol
-from tests.gateway.fake_client import FakeClient, endless, says
+from tests.gateway.fake_client import FakeClient, delta, endless, says, started
 from tests.gateway.faked import CONFIG
 
 CHAT = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n"
@@ -136,6 +138,42 @@ async def test_a_long_answer_is_no_silence(monkeypatch: pytest.MonkeyPatch) -> N
         writer.close()
         await writer.wait_closed()
     assert statuses(read) == [200]
+
+
+def torrent(answers: list[str]) -> Callable[[int], AsyncGenerator[TurnEvent, None]]:
+    """More than all buffers hold, at once. Records how each answer ended."""
+
+    async def answer(number: int) -> AsyncGenerator[TurnEvent, None]:
+        yield started()
+        try:
+            while True:
+                yield delta("more " * 20_000)
+                await asyncio.sleep(0.001)
+        finally:
+            answers.append("stopped")
+
+    return answer
+
+
+@pytest.mark.parametrize("reads", [False, True])
+async def test_a_client_that_reads_nothing_is_given_up_and_a_slow_one_is_not(
+    monkeypatch: pytest.MonkeyPatch, reads: bool
+) -> None:
+    monkeypatch.setattr(Protocol, "unread_s", 0.3)
+    answers: list[str] = []
+    body = BODY[:-1] + b', "stream": true}'
+    async with running_before(Cluster(torrent(answers)), CONFIG) as gateway:  # type: ignore[arg-type]  # behaves as a client
+        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port, limit=4096)
+        writer.write(CHAT + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        ends_at = time.monotonic() + (1.2 if reads else 10.0)
+        while not answers and time.monotonic() < ends_at:
+            if reads:
+                await reader.read(1 << 20)
+            await asyncio.sleep(0.02)
+        was_given_up = bool(answers)
+        writer.transport.abort()
+
+    assert was_given_up == (not reads)
 
 
 class Written:

@@ -6,6 +6,8 @@
   HTTP/1.1. uvicorn would lose its body.
 - What is not HTTP gets an error in the form of all others.
 - A stream to HTTP/1.0, which knows no chunks, ends with its connection.
+- A client that reads nothing of its answer is given up: uvicorn would hold the answer until the
+  connection closes.
 - The head of a response is sent with what follows it. uvicorn makes two system calls of them, each
   of which wakes the client.
 """
@@ -26,6 +28,9 @@ MAX_HEAD_BYTES = 64 << 10
 """Of a request line and its headers together."""
 # Long enough for any client that means to send something.
 STALL_S = 75.0
+UNREAD_S = 30.0
+"""As for a gRPC stream (segue/wire/status.py): how long a client may read nothing while its buffers
+are full."""
 _HEAD = b"HTTP/1.1 "
 _OFFERS = (b"upgrade", b"http2-settings", b"connection")
 
@@ -62,9 +67,11 @@ class JoiningTransport:
 
 class Protocol(HttpToolsProtocol):
     stall_s = STALL_S
+    unread_s = UNREAD_S
     _is_in_head = True
     _num_head_bytes = 0
     _stall: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         own = cast("asyncio.Transport", JoiningTransport(transport, self.loop))
@@ -73,6 +80,7 @@ class Protocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_watching()
+        self._stop_watching_reader()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -105,6 +113,30 @@ class Protocol(HttpToolsProtocol):
             self._is_in_head = True
             self._stop_watching()
             super().on_message_complete()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_reader()
+
+    def resume_writing(self) -> None:
+        self._stop_watching_reader()
+        super().resume_writing()
+
+    def _watch_reader(self) -> None:
+        left = self.transport.get_write_buffer_size()
+        self._unread = self.loop.call_later(self.unread_s, self._give_reader_up, left)
+
+    def _give_reader_up(self, num_bytes: int) -> None:
+        """Unless it has read some of what was there."""
+        if self.transport.get_write_buffer_size() < num_bytes:
+            self._watch_reader()
+        else:
+            self.transport.abort()
+
+    def _stop_watching_reader(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
 
     def _parse(self, data: bytes) -> None:
         while data:
