@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from segue.api.types import SamplingParams
@@ -61,9 +61,12 @@ async def upgrade(
 async def test_all_processes_restart_under_load_and_no_turn_fails(tmp_path: Path) -> None:
     size = ("--prefill", "2", "--decode", "2", "--routers", "2", "--gateways", "2")
     with serving(tmp_path, *size) as cluster:
+        # Eight processes take long on a busy machine: a time limit for each stage.
+        for stage in ("logs are in", "loading the model in prefill-0", "in decode-0", "to join"):
+            await asyncio.to_thread(cluster.wait_for, stage)
         target = await asyncio.to_thread(cluster.address)
         gateways = cluster.wait_for(r"HTTP at (.*), described")[1].split(", ")
-        async with Client(target) as client, httpx.AsyncClient(timeout=120) as http:
+        async with Client(target) as client, httpx2.AsyncClient(timeout=120) as http:
             grpc = [GrpcSpeaker(client, 1, GREEDY), GrpcSpeaker(client, 2, SAMPLED)]
             over_http = [HttpSpeaker(http, gateways, 3, 0.0), HttpSpeaker(http, gateways, 4, 0.8)]
             stop = asyncio.Event()

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import httpx
+import httpx2
 
 from segue.api.turn import TokenDelta
 from segue.api.types import SamplingParams, StopConditions, TokenInput
@@ -98,7 +98,7 @@ class HttpSpeaker:
     """Chats over HTTP. Connects to the next gateway if one does not take the request, as a load
     balancer does; an answer that has begun must end."""
 
-    http: httpx.AsyncClient
+    http: httpx2.AsyncClient
     gateways: Sequence[str]
     seed: int
     temperature: float
@@ -128,7 +128,7 @@ class HttpSpeaker:
             gateway = self.gateways[(self.seed + attempt) % len(self.gateways)]
             try:
                 return silence.turn(messages, await self._answer(gateway, body, silence))
-            except (httpx.ConnectError, _NotTakenError):
+            except (httpx2.ConnectError, _NotTakenError):
                 self.num_moved += 1
                 await asyncio.sleep(0.05)
         raise AssertionError("no gateway takes a request")
@@ -138,10 +138,10 @@ class HttpSpeaker:
         request = self.http.build_request("POST", f"{gateway}/v1/chat/completions", json=body)
         try:
             response = await self.http.send(request, stream=True)
-        except httpx.RemoteProtocolError as error:
+        except httpx2.RemoteProtocolError as error:
             # An idle connection was closed just as it was used: nothing was answered.
             raise _NotTakenError from error
-        except httpx.ReadError as error:
+        except httpx2.ReadError as error:
             raise _NotTakenError from error
         try:
             if response.status_code != 200:

@@ -114,16 +114,16 @@ class Attack:
     async def run(
         self, num_messages: int, *, skip: tuple[str, ...] = (), only: tuple[str, ...] = ()
     ) -> None:
-        """Sends the same number of messages to each method, in random order. `skip` has names of
-        services and methods.
+        """Sends the same number of messages to each method, in random order. `skip` and `only` have
+        names of services and methods.
         """
         async with channel_to(self.address) as channel:
             methods = [
                 method
                 for service in await services_at(channel)
-                if service.name not in skip and (not only or service.name in only)
                 for method in service.methods
-                if method.name not in skip
+                if not {service.name, method.name} & {*skip}
+                if not only or {service.name, method.name} & {*only}
             ]
             assert methods, f"no service of ours at {self.address}"
             self._learn(methods)

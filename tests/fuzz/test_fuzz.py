@@ -9,7 +9,8 @@ import contextlib
 import logging
 import os
 import random
-from collections.abc import AsyncIterator
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from kv_transfer.ticket import PeerIdentity
 from kv_transfer.wire import ticket_to_wire
 from router.__main__ import running as running_router
 from router.config import RouterConfig
+from segue.api.cluster.status import WorkerHealth
 from segue.api.errors import Cancelled, SegueError
 from segue.api.prompt import pack_tokens
 from segue.api.types import (
@@ -42,8 +44,11 @@ from tests.cluster.waiting import is_idle, wait_until_idle
 from tests.fuzz.attack import Attack, Recorder, method_named
 from tests.fuzz.mutation import MessagePool
 
+logger = logging.getLogger(__name__)
+
 PROMPT = tuple(range(20, 120))
 THREE = StopConditions(max_tokens=3)
+DRAINS = ("Drain", "DrainWorker", "DrainRouter")
 # A stream that its client does not read is given up soon.
 CONFIG = Config(engine=replace(ENGINE, max_running=32))
 
@@ -62,11 +67,13 @@ def exits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.fixture
-async def cluster(
-    demo: Path, monkeypatch: pytest.MonkeyPatch, exits: list[int]
-) -> AsyncIterator[LocalCluster]:
+def recorder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Recorder, "recorded", {})
     monkeypatch.setattr("segue.wire.server.ErrorInterceptor", Recorder)
+
+
+@pytest.fixture
+async def cluster(recorder: None, demo: Path, exits: list[int]) -> AsyncIterator[LocalCluster]:
     async with local_cluster(demo, CONFIG) as cluster:
         yield cluster
 
@@ -113,15 +120,15 @@ def complaints(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 async def attack_all(cluster: LocalCluster, seed: int, num_messages: int) -> list[Attack]:
     # A fake worker that joins gets turns, and one with a real worker's name replaces it: this
-    # cluster has no secret. So membership is attacked on a separate router. A drain that names a
-    # worker takes it out of service, as it should.
+    # cluster has no secret. So membership is attacked on a separate router. A drain takes a process
+    # out of service, as it should: `attack_drains`.
     recorded, pool = Recorder.so_far(), MessagePool()
     attacks = [
         (Attack(address, seed + i, recorded, pool), skip)
         for i, (address, skip) in enumerate(
             [
-                (cluster.client.target, ("Membership", "DrainWorker")),
-                *((w.presence.address, ("Drain",)) for w in (*cluster.prefill, *cluster.decode)),
+                (cluster.client.target, ("Membership", *DRAINS)),
+                *((w.presence.address, DRAINS) for w in (*cluster.prefill, *cluster.decode)),
             ]
         )
     ]
@@ -195,7 +202,7 @@ async def check_all(
 
     num_sent = sum(attack.num_sent for attack in attacks)
     where = f"seed {seed}, {num_messages} messages for each method, {num_sent} in all"
-    logging.getLogger(__name__).info(where)
+    log_counts(where, attacks)
     assert [one for attack in attacks for one in attack.unexpected()] == [], where
     assert exits == [], where
     assert complaints(caplog) == [], where
@@ -205,6 +212,17 @@ async def check_all(
     assert await tasks_left(num_tasks) <= 0, where
     after = await cluster.client.generate(TokenInput(PROMPT), stop=StopConditions(max_tokens=8))
     assert after.token_ids == right.token_ids, where
+
+
+def log_counts(where: str, attacks: Sequence[Attack]) -> None:
+    """The statuses of each method."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for attack in attacks:
+        for method, statuses in attack.outcomes.items():
+            counts[method].update({status.name: count for status, count in statuses.items()})
+    logger.info(where)
+    for method, statuses in sorted(counts.items()):
+        logger.info("%s: %d, %s", method, statuses.total(), dict(statuses))
 
 
 async def tasks_left(num_before: int) -> int:
@@ -229,6 +247,66 @@ async def test_thousands_of_nearly_right_messages_break_nothing(
 ) -> None:
     # With a worker's thirteen methods, these are more than 5,000 messages.
     await check_all(cluster, seed, int(os.environ.get("FUZZ_MESSAGES", "400")), exits, caplog)
+
+
+async def attack_drains(cluster: LocalCluster, seed: int, num_messages: int) -> list[Attack]:
+    """First all but the drains themselves, with the messages of a real one, then these."""
+    router, source, sibling = drained_pair(cluster)
+    recorded, pool = Recorder.so_far(), MessagePool()
+    attacks = [
+        Attack(address, seed + i, recorded, pool) for i, address in enumerate((router, sibling))
+    ]
+    await asyncio.gather(
+        attacks[0].run(num_messages, only=("MoveSessions",)),
+        attacks[1].run(num_messages, only=("Adopt", "Pull", "ReadPrefix")),
+    )
+    attacks += [
+        Attack(address, seed + 10 + i, recorded, pool)
+        for i, address in enumerate((source, sibling, cluster.prefill[0].presence.address, router))
+    ]
+    await asyncio.gather(*(attack.run(num_messages, only=DRAINS) for attack in attacks[2:]))
+    return attacks
+
+
+def drained_pair(cluster: LocalCluster) -> tuple[str, str, str]:
+    """The addresses of the router, of the decode worker that drains, and of the other one."""
+    drained, others = [], []
+    for worker in cluster.decode:
+        is_draining = worker.presence.health is WorkerHealth.DRAINING
+        (drained if is_draining else others).append(worker.presence.address)
+    return cluster.client.target, drained[0], others[0]
+
+
+@pytest.mark.parametrize("num_messages", [10, pytest.param(500, marks=pytest.mark.slow)])
+async def test_nearly_right_drains_break_nothing(
+    recorder: None,
+    demo: Path,
+    exits: list[int],
+    caplog: pytest.LogCaptureFixture,
+    num_messages: int,
+) -> None:
+    seed = random.randrange(2**32)
+    # With more memory for states than in `CONFIG`.
+    async with local_cluster(demo, decode=2) as cluster:
+        await honest_traffic(cluster)
+        # Long enough that a state stays at the end of a page.
+        long = StopConditions(max_tokens=40, ignore_eos=True)
+        answer = await cluster.client.generate(TokenInput(PROMPT), session_id="moves", stop=long)
+        report = await cluster.client.drain_worker(answer.end.decode_worker)
+        assert report.moved_sessions >= 1
+        num_tasks = len(asyncio.all_tasks())
+
+        attacks = await attack_drains(cluster, seed, num_messages)
+
+        where = f"seed {seed}, {num_messages} messages for each method"
+        log_counts(where, attacks)
+        assert [one for attack in attacks for one in attack.unexpected()] == [], where
+        assert (exits, complaints(caplog)) == ([], []), where
+        status = await wait_until_idle(cluster.client)
+        assert is_idle(status), (where, status)
+        cluster.check_invariants()
+        # The drain of each other worker and of the router keeps a task or two until they leave.
+        assert await tasks_left(num_tasks) <= 0, where
 
 
 async def attack_membership(

@@ -17,7 +17,7 @@ MEMBERS = [Member(kind, f"{kind}-{number}") for kind in Kind for number in range
 
 @dataclass
 class FakeProcesses:
-    """Each look takes a second. A drained process still shows for one look, and is away for some."""
+    """Each look takes a second. A drained process shows once more, then is away for some."""
 
     members: list[Member] = field(default_factory=lambda: list(MEMBERS))
     looks_away: int = 3
