@@ -62,7 +62,7 @@ async def as_before(cluster: LocalCluster) -> AsyncIterator[None]:
     yield
     status = await wait_until_idle(cluster.client, 60.0)
     assert is_idle(status), status
-    assert cluster.router._turns == {}
+    assert cluster.router._ongoing._newest == {}
     cluster.check_invariants()
     assert await answer(cluster.client, 0) == "answered"
     for _ in range(100):
