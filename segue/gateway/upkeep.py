@@ -94,7 +94,7 @@ async def drain(gateway: Gateway, request: Request) -> Response:
     if not await gateway.client.is_operator():
         raise PermissionDenied("expected an operator's API key, got a tenant's")
     gateway.life.drain_asked.set()
-    return json_response(gateway.life.shown(), status=202)
+    return json_response(gateway.life.shown())
 
 
 async def metrics(gateway: Gateway, request: Request) -> Response:

@@ -85,7 +85,7 @@ def test_a_gateway_drains_with_the_turns(monkeypatch: pytest.MonkeyPatch) -> Non
         [],
         30.0,
         threading.Event(),
-        gateway=Actor("gateway", asked),
+        gateways=[Actor("gateway", asked)],
     )
 
     assert asked == ["router drain", "router-1 drain", "gateway stop"]
