@@ -76,7 +76,9 @@ class PrefillWorker(HandoffWorker[Interruptible, Command]):
         engine = PrefillEngine(
             runner, metrics, chunk_tokens=config.chunk_tokens, progress=progress, clock=clock
         )
-        self._engine = EngineLoop("prefill-engine", engine.step, leave_process, progress)
+        self._engine = EngineLoop(
+            "prefill-engine", engine.step, leave_process, progress, niceness=config.niceness
+        )
         self._grammars = Grammars(tokenizer, runner.config.vocab_size)
 
     def services(self) -> Services:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import queue
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,9 +39,14 @@ class EngineLoop(Generic[Command]):
         step: Callable[[list[Command]], bool],
         on_crash: Callable[[BaseException], None],
         progress: EngineProgress,
+        *,
+        niceness: int = 0,
     ) -> None:
+        """`niceness` is added to that of this thread and of the OpenMP threads that it starts. The
+        event loop keeps its own, so that heartbeats and handoffs wait for no computing."""
         self._step = step
         self._progress = progress
+        self._niceness = niceness
         self._on_crash = on_crash
         self._inbox: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
         self._asyncio_loop = asyncio.get_running_loop()
@@ -61,6 +68,8 @@ class EngineLoop(Generic[Command]):
 
     def _run(self) -> None:
         has_work = False
+        if self._niceness:
+            give_way(self._niceness)
         self._progress.starts()
         try:
             while True:
@@ -100,3 +109,10 @@ class Drop:
     """A command to both kinds of engines: end the turn without a result."""
 
     turn_id: TurnId
+
+
+def give_way(niceness: int) -> None:
+    """Lowers the calling thread's priority, and that of threads which it starts later."""
+    # On Linux, a thread has a priority of its own, and its id in place of a process'.
+    thread = threading.get_native_id() if sys.platform == "linux" else 0
+    os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + niceness)
