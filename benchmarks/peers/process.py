@@ -140,6 +140,11 @@ def memory_of(pid: int) -> Memory:
     )
 
 
+def peak_rss_bytes() -> int:
+    """The highest resident size of this process so far."""
+    return _bytes_in(os.getpid(), "status", "VmHWM:")
+
+
 def _tree(pid: int) -> list[int]:
     found = [pid]
     for one in found:
