@@ -58,6 +58,7 @@ class Membership:
         self._members: dict[WorkerId, _Member] = {}
         self._past: LRUCache[WorkerId, Epoch] = LRUCache(_MAX_PAST)
         self._changed = asyncio.Event()
+        self._looked_at: float | None = None
 
     def heartbeat(self, status: WorkerStatus, model_id: str) -> None:
         """Takes a worker's status. Raises LayoutMismatch for another model, StaleEpoch for an
@@ -113,9 +114,14 @@ class Membership:
     def notice_silence(self) -> None:
         """Marks silent workers as lost, and forgets those that have been lost for long.
 
-        Call it often: a host without power sends nothing.
+        Call it often: a host without power sends nothing. If this process itself stood still for
+        long, the workers' heartbeats wait to be read, so their silence counts from now on.
         """
         now = self._clock()
+        before, self._looked_at = self._looked_at, now
+        if before is not None and now - before > self._heartbeat_timeout_s / 2:
+            for name, member in self._members.items():
+                self._members[name] = replace(member, seen_at=now)
         for member in list(self._members.values()):
             if member.lost_at is None:
                 if member.seen_at < now - self._heartbeat_timeout_s:

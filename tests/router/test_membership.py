@@ -154,6 +154,20 @@ async def test_a_leave_of_an_earlier_life_does_not_touch_the_later_one(
     assert gone == []
 
 
+async def test_a_stop_of_the_router_itself_is_not_a_silence_of_its_workers(
+    membership: Membership, clock: ManualClock
+) -> None:
+    membership.heartbeat(FIRST_LIFE, "m1")
+    membership.notice_silence()
+    clock.now = 20.0
+    membership.notice_silence()
+    assert membership.workers() == [FIRST_LIFE]
+
+    for clock.now in (22.0, 24.0, 26.0):
+        membership.notice_silence()
+    assert membership.workers() == [replace(FIRST_LIFE, health=WorkerHealth.LOST)]
+
+
 async def test_a_lost_worker_is_forgotten_some_time_after_its_loss(
     membership: Membership, clock: ManualClock, gone: list[WorkerStatus]
 ) -> None:

@@ -18,7 +18,7 @@ from segue.api.errors import StaleEpoch
 from segue.api.types import Epoch, Role, WorkerId
 from tests.virtual.clock import VirtualLoop
 
-TIMEOUT_S, FORGET_S = 2.0, 30.0
+TIMEOUT_S, FORGET_S, LOOK_S = 2.0, 30.0, 0.5
 names = st.sampled_from([WorkerId("prefill-0"), WorkerId("decode-0")])
 # A life is a number from 0 on; any earlier one may still send.
 lives = st.integers(0, 3)
@@ -85,8 +85,13 @@ class MembershipMachine(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([0.1, 1.0, TIMEOUT_S + 0.1, FORGET_S]))
     def time_passes(self, seconds: float) -> None:
-        self.now += seconds
-        self.membership.notice_silence()
+        until = self.now + seconds
+        while self.now < until:
+            self.now = min(until, self.now + LOOK_S)
+            self.membership.notice_silence()
+            self.silence_is_noticed()
+
+    def silence_is_noticed(self) -> None:
         for name, known in list(self.known.items()):
             if known.lost_at is None:
                 if known.seen_at < self.now - TIMEOUT_S:
