@@ -10,6 +10,7 @@ from benchmarks.agentic.emptied import EmptiedRow
 from benchmarks.agentic.result import Result
 from benchmarks.agentic.samples import TurnRow
 from benchmarks.agentic.targets import Target
+from benchmarks.tables import ms, table
 
 MIB = 1 << 20
 
@@ -24,37 +25,16 @@ def tables(result: Result) -> Iterator[Table]:
     yield _targets(result.targets)
 
 
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for column in columns:
-        table.add_column(column, justify="right" if table.columns else "left")
-    return table
-
-
 def _turns(title: str, rows: tuple[TurnRow, ...]) -> Table:
-    table = _table(
+    shown = table(
         f"{title}: by turn, ms, tokens (means) and MiB",
-        "turn",
-        "first p50",
-        "p90",
-        "p99",
-        "token p50",
-        "queue",
-        "prefill",
-        "exposed",
-        "prompt",
-        "cached",
-        "pulled",
-        "computed",
-        "resident",
-        "shipped",
-        "back",
-        "hits",
+        "turn | first p50 | p90 | p99 | token p50 | queue | prefill | exposed | "
+        "prompt | cached | pulled | computed | resident | shipped | back | hits | "
         "at best",
     )
     for row in rows:
         first = row.first_token_s
-        table.add_row(
+        shown.add_row(
             str(row.turn),
             *(ms(value) for value in (first.p50, first.p90, first.p99, row.inter_token_s.p50)),
             *(ms(value) for value in (row.queue_s, row.prefill_s, row.exposed_transfer_s)),
@@ -73,28 +53,18 @@ def _turns(title: str, rows: tuple[TurnRow, ...]) -> Table:
             f"{row.hit_rate:.1%}",
             f"{row.theoretical_hit_rate:.1%}",
         )
-    return table
+    return shown
 
 
 def _modes(result: Result) -> Table:
-    table = _table(
+    shown = table(
         "From turn 2 on, ms; the whole run, MiB and tokens",
-        "mode",
-        "first p50",
-        "p90",
-        "p99",
-        "token p50",
-        "p90",
-        "p99",
-        "shipped",
-        "back",
-        "computed",
-        "hits",
-        "at best",
+        "mode | first p50 | p90 | p99 | token p50 | p90 | p99 | shipped | back | "
+        "computed | hits | at best",
     )
     for mode in result.modes:
         first, token = mode.later_first_token_s, mode.later_inter_token_s
-        table.add_row(
+        shown.add_row(
             mode.mode,
             *(ms(value) for value in (first.p50, first.p90, first.p99)),
             *(ms(value) for value in (token.p50, token.p90, token.p99)),
@@ -104,26 +74,17 @@ def _modes(result: Result) -> Table:
             f"{mode.hit_rate:.1%}",
             f"{mode.theoretical_hit_rate:.1%}",
         )
-    return table
+    return shown
 
 
 def _emptied(rows: tuple[EmptiedRow, ...]) -> Table:
-    table = _table(
+    shown = table(
         "Prefill's cache emptied before the turn, first token, p50 ms",
-        "model",
-        "prefix",
-        "warm",
-        "emptied",
-        "over warm",
-        "expected",
-        "without the pull",
-        "pulled",
-        "MiB",
-        "estimate: move",
-        "compute",
+        "model | prefix | warm | emptied | over warm | expected | without the pull | "
+        "pulled | MiB | estimate: move | compute",
     )
     for row in rows:
-        table.add_row(
+        shown.add_row(
             row.model,
             f"{row.prefix_tokens:,}",
             ms(row.warm_s),
@@ -136,16 +97,16 @@ def _emptied(rows: tuple[EmptiedRow, ...]) -> Table:
             ms(row.estimated_move_s),
             ms(row.estimated_compute_s),
         )
-    return table
+    return shown
 
 
 def _targets(targets: tuple[Target, ...]) -> Table:
-    table = _table("What was promised", "", "bound", "measured", "")
+    shown = table("What was promised", " | bound | measured | ")
     for target in targets:
-        table.add_row(
+        shown.add_row(
             target.name, target.bound, f"{target.value:.3g}", "met" if target.is_met else "missed"
         )
-    return table
+    return shown
 
 
 def headline(result: Result) -> str:
@@ -158,7 +119,3 @@ def headline(result: Result) -> str:
         f"answers of {load.answer_tokens}. A page has {result.page_bytes / 1024:.0f} KiB, "
         f"a state {result.slot_bytes / MIB:.2f} MiB."
     )
-
-
-def ms(seconds: float) -> str:
-    return f"{seconds * 1e3:.1f}" if seconds < 1 else f"{seconds * 1e3:,.0f}"

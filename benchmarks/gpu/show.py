@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.table import Table
 
 from benchmarks.gpu.result import Result
+from benchmarks.tables import table
 
 
 def tables(result: Result) -> Iterator[Table]:
@@ -34,18 +35,11 @@ def save_plot(result: Result, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for column in columns:
-        table.add_column(column, justify="right" if table.columns else "left")
-    return table
-
-
 def _operators(result: Result) -> Table:
-    table = _table("Operators", "model", "operator", "size", "us", "floor us", "share", "peer us")
+    shown = table("Operators", "model | operator | size | us | floor us | share | peer us")
     for row in result.operators:
         peers = ", ".join(f"{name} {seconds * 1e6:.1f}" for name, seconds in row.peers_s.items())
-        table.add_row(
+        shown.add_row(
             row.model,
             row.operator,
             row.size,
@@ -54,13 +48,13 @@ def _operators(result: Result) -> Table:
             f"{row.share:.0%}",
             peers,
         )
-    return table
+    return shown
 
 
 def _passes(result: Result) -> Table:
-    table = _table("Whole passes", "model", "pass", "tokens", "ms", "tokens/s", "floor ms", "share")
+    shown = table("Whole passes", "model | pass | tokens | ms | tokens/s | floor ms | share")
     for row in result.passes:
-        table.add_row(
+        shown.add_row(
             row.model,
             row.kind,
             f"{row.num_tokens:,}",
@@ -69,23 +63,16 @@ def _passes(result: Result) -> Table:
             f"{row.floor_s * 1e3:.2f}",
             f"{row.share:.0%}",
         )
-    return table
+    return shown
 
 
 def _handoffs(result: Result) -> Table:
-    table = _table(
+    shown = table(
         "Handoff within one GPU",
-        "model",
-        "tokens",
-        "MiB",
-        "prefill ms",
-        "ship ms",
-        "both ms",
-        "hidden",
-        "exact",
+        "model | tokens | MiB | prefill ms | ship ms | both ms | hidden | exact",
     )
     for row in result.handoffs:
-        table.add_row(
+        shown.add_row(
             row.model,
             f"{row.num_tokens:,}",
             f"{row.num_bytes / (1 << 20):.0f}",
@@ -95,4 +82,4 @@ def _handoffs(result: Result) -> Table:
             f"{row.hidden_share:.0%}",
             "yes" if row.is_exact else "NO",
         )
-    return table
+    return shown

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from benchmarks.mtp.coupling import CouplingRow
 from benchmarks.mtp.measure import BatchRow
+from benchmarks.tables import table
 
 
 def batch_table(row: BatchRow) -> Table:
@@ -16,20 +17,13 @@ def batch_table(row: BatchRow) -> Table:
         title += f", drafts accepted at random ({row.simulate_acceptance:g})"
     else:
         title += f": {row.equal_answers} of {row.num_answers} answers equal those without drafts"
-    table = Table(title=title, title_justify="left")
-    table.add_column("drafts")
-    for header in (
-        "tokens/s",
-        "speed-up",
-        "ceiling",
-        "if drafts were free",
-        "tokens a step",
-        "accepted, by place",
-        "draft + verify + rest, ms",
-    ):
-        table.add_column(header, justify="right")
+    shown = table(
+        title,
+        "drafts | tokens/s | speed-up | ceiling | if drafts were free | tokens a step"
+        " | accepted, by place | draft + verify + rest, ms",
+    )
     for mode in row.modes:
-        table.add_row(
+        shown.add_row(
             mode.mode,
             f"{mode.tokens_per_s:.1f}",
             f"×{mode.speedup:.2f}",
@@ -39,23 +33,22 @@ def batch_table(row: BatchRow) -> Table:
             " ".join(f"{share:.0%}" for share in mode.accepted),
             f"{1e3 * mode.draft_s:.2f} + {1e3 * mode.verify_s:.2f} + {1e3 * mode.rest_s:.2f}",
         )
-    return table
+    return shown
 
 
 def coupling_table(rows: Sequence[CouplingRow]) -> Table:
-    table = Table(title="First drafts that are accepted when sampled", title_justify="left")
-    table.add_column("temperature")
-    table.add_column("rejection sampling, Σ min(p, q)", justify="right")
-    table.add_column("shared noise", justify="right")
-    table.add_column("positions × seeds", justify="right")
+    shown = table(
+        "First drafts that are accepted when sampled",
+        "temperature | rejection sampling, Σ min(p, q) | shared noise | positions × seeds",
+    )
     for row in rows:
-        table.add_row(
+        shown.add_row(
             f"{row.temperature:g}",
             f"{row.rejection_share:.1%}",
             f"{row.shared_noise_share:.1%}",
             f"{row.num_positions} × {row.num_seeds}",
         )
-    return table
+    return shown
 
 
 def _times(ratio: float | None) -> str:

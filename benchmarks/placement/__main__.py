@@ -18,6 +18,7 @@ from benchmarks.placement.result import Result
 from benchmarks.placement.simulate import Simulation
 from benchmarks.placement.spread import Spread, measure_spread
 from benchmarks.placement.workload import DEFAULT, FULL, QUICK, Scale
+from benchmarks.tables import table
 
 # A file has no width of its own; the table fits this.
 _WIDTH = 130
@@ -68,20 +69,19 @@ def main(
 
 
 def _show_spread(spreads: list[Spread]) -> None:
-    table = Table(
-        title=f"{spreads[0].num_sessions} new sessions, three shared prefixes, idle workers"
+    shown = table(
+        f"{spreads[0].num_sessions} new sessions, three shared prefixes, idle workers",
+        "decode workers | busiest has | even | prefixes reused | turns that stay",
     )
-    for header in ("decode workers", "busiest has", "even", "prefixes reused", "turns that stay"):
-        table.add_column(header, justify="right")
     for one in spreads:
-        table.add_row(
+        shown.add_row(
             str(one.num_decodes),
             f"{one.busiest_share:.1%}",
             f"{one.even_share:.1%}",
             f"{one.shared_prefix_hit_rate:.1%}",
             f"{one.stay_rate:.1%}",
         )
-    Console(width=_WIDTH).print(table)
+    Console(width=_WIDTH).print(shown)
     typer.echo(
         json.dumps({"benchmark": "spread", "results": [dataclasses.asdict(s) for s in spreads]})
     )
@@ -101,21 +101,14 @@ def _run(name: str, scale: Scale) -> Result:
 
 def _table(results: list[Result], scale: Scale) -> Table:
     title = f"{scale.num_workers:,} workers, {scale.num_sessions:,} sessions, load {scale.load:.2f}"
-    table = Table(title=title, title_justify="left")
-    table.add_column("policy")
-    for header in (
-        "decision p50 / p99, µs",
-        "hit rate",
-        "first turn p50 / p99, s",
-        "later turns p50 / p90 / p99, s",
-        "prefill max / mean, CoV",
-        "decode max / mean, CoV",
-        "GiB a turn",
-        "pulled",
-    ):
-        table.add_column(header, justify="right")
+    shown = table(
+        title,
+        "policy | decision p50 / p99, µs | hit rate | first turn p50 / p99, s"
+        " | later turns p50 / p90 / p99, s | prefill max / mean, CoV | decode max / mean, CoV"
+        " | GiB a turn | pulled",
+    )
     for one in results:
-        table.add_row(
+        shown.add_row(
             one.policy,
             f"{one.decision_p50_us:.0f} / {one.decision_p99_us:.0f}",
             f"{one.hit_rate:.1%}",
@@ -126,7 +119,7 @@ def _table(results: list[Result], scale: Scale) -> Table:
             f"{one.gib_per_turn:.2f}",
             f"{one.pulled_share:.1%}",
         )
-    return table
+    return shown
 
 
 if __name__ == "__main__":
