@@ -52,6 +52,9 @@ _CONTINUED_FROM_WIRE: dict[pb.ContinuedField.ValueType, bool | str] = {
     pb.CONTINUED_FIELD_CONTENT: True,
     pb.CONTINUED_FIELD_REASONING: "reasoning",
 }
+_SAMPLING: list[Any] = [
+    field.name for field in pb.Sampling.DESCRIPTOR.fields if field.name != "logit_bias"
+]
 Named = TypeVar("Named")
 Role = TypeVar("Role")
 _SINGLE = struct.Struct("<f")
@@ -102,40 +105,16 @@ def message_from_wire(index: int, message: pb.Message) -> Message:
 
 def sampling_to_wire(sampling: SamplingParams | Sampling) -> pb.Sampling:
     """Fields that are None stay absent."""
-    return pb.Sampling(
-        temperature=sampling.temperature,
-        top_k=sampling.top_k,
-        top_p=sampling.top_p,
-        min_p=sampling.min_p,
-        repetition_penalty=sampling.repetition_penalty,
-        presence_penalty=sampling.presence_penalty,
-        frequency_penalty=sampling.frequency_penalty,
-        logit_bias=dict(sampling.logit_bias),
-        seed=sampling.seed,
-        logprobs=sampling.logprobs,
-        prompt_logprobs=sampling.prompt_logprobs,
-    )
+    return message_of(pb.Sampling, sampling, logit_bias=dict(sampling.logit_bias))
 
 
 def sampling_from_wire(sampling: pb.Sampling, *, default_seed: int | None = None) -> SamplingParams:
     """An absent field is not 0: it stays unset. Raises InvalidRequest."""
     given: dict[str, Any] = {"seed": default_seed}
-    given |= {
-        name: as_typed(value) if isinstance(value := getattr(sampling, name), float) else value
-        for name in (
-            "temperature",
-            "top_k",
-            "top_p",
-            "min_p",
-            "repetition_penalty",
-            "presence_penalty",
-            "frequency_penalty",
-            "seed",
-            "logprobs",
-            "prompt_logprobs",
-        )
-        if sampling.HasField(name)
-    }
+    for name in _SAMPLING:
+        if sampling.HasField(name):
+            value = getattr(sampling, name)
+            given[name] = as_typed(value) if isinstance(value, float) else value
     bias = {token_id: as_typed(value) for token_id, value in sampling.logit_bias.items()}
     return SamplingParams(**given, logit_bias=bias)
 
