@@ -21,14 +21,7 @@ from router.placement.estimate import (
     target_of,
 )
 from router.placement.node import LoadIndex
-from router.placement.side import (
-    NOTHING,
-    Residency,
-    Rules,
-    Side,
-    TurnSize,
-    side_of,
-)
+from router.placement.side import NOTHING, Residency, Rules, Side, TurnSize, side_of
 from segue.api.errors import Unavailable
 from segue.api.types import Role, WorkerId
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import Awaitable, Callable, Iterator
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from router.placement.estimate import Placement
 from router.placement.placing import TurnPlacing
@@ -16,20 +16,29 @@ from segue.api.errors import SegueError, UnknownPrefix
 from segue.api.turn import PrefillStarted, PromptLogprobs, TurnSpec
 
 Reply = TypeVar("Reply")
+Started: TypeAlias = tuple[Placement, TurnCall, TurnReserved | PrefillStarted]
+"""Where the turn is, its call, and the call's first event."""
 
 
 class Dispatch:
     """The decode worker drops everything it has of the turn once its call is closed."""
 
-    def __init__(self, spec: TurnSpec, placing: TurnPlacing, workers: WorkerCalls) -> None:
-        """`spec` is what is left to do of the turn."""
+    def __init__(
+        self,
+        spec: TurnSpec,
+        placing: TurnPlacing,
+        workers: WorkerCalls,
+        *,
+        error: SegueError | None = None,
+    ) -> None:
+        """`spec` is what is left to do of the turn. `error` fails it before it starts."""
         # Unique to this attempt: a late message about an earlier attempt, or about an earlier turn
         # with the same turn_id, must not hit this one.
         self._name = f"{spec.turn_id}/{secrets.token_hex(4)}"
         self._spec = spec
         self._placing = placing
         self._workers = workers
-        self._error: SegueError | None = None
+        self._error = error
         self._call: TurnCall | None = None
 
     def fail(self, error: SegueError) -> None:
@@ -42,12 +51,10 @@ class Dispatch:
         if self._call is not None:
             self._call.close()
 
-    async def start(
-        self, placement: Placement, source: PromptSource, *, timeout_s: float
-    ) -> tuple[TurnCall, TurnReserved | PrefillStarted]:
+    async def start(self, placement: Placement, source: PromptSource, timeout_s: float) -> Started:
         """Makes decode reserve memory. Raises NotResident if it would have to compute too much."""
 
-        async def start(turn: NamedTurn) -> tuple[TurnCall, TurnReserved | PrefillStarted]:
+        async def start(turn: NamedTurn) -> Started:
             call = self._call = self._workers.start(
                 placement.decode, turn, source, timeout_s=timeout_s
             )
@@ -55,7 +62,7 @@ class Dispatch:
                 call.fail(self._error)
             started = await call.read()
             assert isinstance(started, TurnReserved | PrefillStarted), "a call's first event"
-            return call, started
+            return placement, call, started
 
         return await self._with_known_prefix(placement.decode, start)
 

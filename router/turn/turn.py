@@ -15,14 +15,9 @@ from typing import TypeAlias
 from router.placement.estimate import Decision, Mode, Placement
 from router.turn import reported
 from router.turn.answered import Answered
-from router.turn.calls import (
-    TurnCall,
-    TurnReserved,
-    WrittenBy,
-    next_beat,
-)
+from router.turn.calls import TurnCall, WrittenBy, next_beat
 from router.turn.context import TurnContext
-from router.turn.dispatch import Dispatch
+from router.turn.dispatch import Dispatch, Started
 from router.turn.lifecycle import (
     Dispatched,
     Ended,
@@ -39,17 +34,9 @@ from router.turn.lifecycle import (
     holders,
     outcome_of,
 )
-from segue.api.errors import (
-    Cancelled,
-    DeadlineExceeded,
-    NotResident,
-    SegueError,
-    Unavailable,
-)
+from segue.api.errors import Cancelled, DeadlineExceeded, NotResident, SegueError, Unavailable
 from segue.api.turn import (
     ComputedOnDecode,
-    FinishReason,
-    PrefillStarted,
     TokenDelta,
     TurnEnd,
     TurnEvent,
@@ -63,6 +50,7 @@ logger = logging.getLogger(__name__)
 # How long TurnStarted waits for the first tokens: a separate message to the client would cost the
 # router as much as everything else it does for a token.
 _STARTED_WAITS_S = 0.02
+# A client with a deadline may end its call a moment before the router's clock does.
 _CLIENT_IS_EARLY_S = 0.1
 # How often a turn without a worker looks for one.
 _LOOK_AGAIN_S = 0.1
@@ -99,6 +87,7 @@ class Turn:
         self._router_s = 0.0
         self._avoid: set[WorkerId] = set()
         self._interruption: SegueError | None = None
+        self._too_late = DeadlineExceeded(f"turn {spec.turn_id} ran out of its time")
         self._dispatch: Dispatch | None = None
 
     @property
@@ -122,15 +111,12 @@ class Turn:
         SegueErrors."""
         outcome = "disconnected"
         deadline = asyncio.get_running_loop().call_later(
-            max(self._deadline_at - self._context.clock(), 0.0), self._run_out_of_time
+            max(self._deadline_at - self._context.clock(), 0.0), self.interrupt, self._too_late
         )
         try:
-            if (end := self._take_up()) is not None:
-                outcome = end.finish_reason.value
-                yield (end,)
-                return
-            await self._context.placing.look_up()
-            while True:
+            if (end := self._take_up()) is None:
+                await self._context.placing.look_up()
+            while end is None:
                 try:
                     async with contextlib.aclosing(self._attempt()) as arriving:
                         async for events in arriving:
@@ -140,45 +126,45 @@ class Turn:
                             yield events
                     return
                 except SegueError as error:
-                    if error is self._interruption and isinstance(error, Cancelled):
-                        outcome = FinishReason.CANCELLED.value
-                        resumed = self._answered.resumed
-                        yield (reported.cancelled(self.spec, len(self.answer), resumed),)
-                        return
-                    if not self._may_retry(error):
-                        outcome, self.failure = outcome_of(error), error
-                        raise
-                    if (
-                        end := self._answered.end_of(self.spec, self._context.tokenizer)
-                    ) is not None:
-                        outcome = end.finish_reason.value
-                        yield (end,)
-                        return
-                    self._start_again(error)
+                    end = self._after(error)
+            outcome = end.finish_reason.value
+            yield (end,)
+        except SegueError as error:
+            outcome, self.failure = outcome_of(error), error
+            raise
         finally:
             deadline.cancel()
             self._context.placing.leave()
-            if outcome == "disconnected" and self._is_about_over():
+            early_at = self._deadline_at - _CLIENT_IS_EARLY_S
+            if outcome == "disconnected" and self._context.clock() >= early_at:
                 outcome = "deadline"
             self.state = advance(self.state, Ended(outcome))
 
     def _take_up(self) -> TurnEnd | None:
         """Goes on where the client of a resumed turn is. Returns the end if it has all of it."""
-        if not self._answered.is_resumed:
+        answered = self._answered
+        if not answered.is_resumed:
             return None
+        if (end := answered.end_of(self.spec, self._context.tokenizer)) is None:
+            self._context.placing.resume(answered.rest_of(self.spec), ran_on=answered.workers)
+        return end
+
+    def _after(self, error: SegueError) -> TurnEnd | None:
+        """The end, if the turn was cancelled or its client has the whole answer; None if another
+        attempt may follow. Raises `error` otherwise."""
+        if error is self._interruption and isinstance(error, Cancelled):
+            return reported.cancelled(self.spec, len(self.answer), self._answered.resumed)
+        if not self._may_retry(error):
+            raise error
         if (end := self._answered.end_of(self.spec, self._context.tokenizer)) is None:
-            self._context.placing.resume(
-                self._answered.rest_of(self.spec), ran_on=self._answered.workers
-            )
+            self._start_again(error)
         return end
 
     async def _attempt(self) -> AsyncGenerator[TurnEvents, None]:
-        context = self._context
+        context, spec = self._context, self._answered.rest_of(self.spec)
         self._dispatch = dispatch = Dispatch(
-            self._answered.rest_of(self.spec), context.placing, context.workers
+            spec, context.placing, context.workers, error=self._interruption
         )
-        if self._interruption is not None:
-            dispatch.fail(self._interruption)
         try:
             placement, call, started = await self._start(dispatch)
             self.state = advance(self.state, TicketTaken(context.clock()))
@@ -188,25 +174,19 @@ class Turn:
         finally:
             dispatch.close()
 
-    async def _start(
-        self, dispatch: Dispatch
-    ) -> tuple[Placement, TurnCall, TurnReserved | PrefillStarted]:
+    async def _start(self, dispatch: Dispatch) -> Started:
         """Places the turn, and makes decode reserve memory for it."""
-        decision = await self._place_when_ready()
+        decision, placing = await self._place_when_ready(), self._context.placing
         if decision.chosen.mode is Mode.LOCAL:
-            source = ComputedOnDecode(self._context.placing.max_local_tokens)
+            local = ComputedOnDecode(placing.max_local_tokens)
             try:
-                return decision.placement, *await dispatch.start(
-                    decision.placement, source, timeout_s=self._time_left()
-                )
+                return await dispatch.start(decision.placement, local, self._time_left())
             except NotResident:
-                self._context.placing.local_refused()
+                placing.local_refused()
                 self.state = advance(self.state, Retried())
                 decision = self._place()
-        placement = decision.placement
-        return placement, *await dispatch.start(
-            placement, WrittenBy(placement.prefill), timeout_s=self._time_left()
-        )
+        shipped = WrittenBy(decision.placement.prefill)
+        return await dispatch.start(decision.placement, shipped, self._time_left())
 
     async def _place_when_ready(self) -> Decision:
         """A turn that has run before waits for a worker that starts. Raises Unavailable."""
@@ -237,10 +217,9 @@ class Turn:
         soon, and the end shares one with the last tokens."""
         loop = asyncio.get_running_loop()
         not_before = 0.0
-        events: TurnEvents = ()
+        started = reported.started(self.spec, placement, self._context)
         # An answer starts once: its client goes on reading where it was.
-        if not self._answered.has_new:
-            events = (reported.started(self.spec, placement, self._context),)
+        events: TurnEvents = () if self._answered.has_new else (started,)
         if events and not await call.has_news(within_s=_STARTED_WAITS_S):
             yield events
             events = ()
@@ -282,9 +261,6 @@ class Turn:
         self._num_failures = 0
         self._answered.add(delta.token_ids)
 
-    def _run_out_of_time(self) -> None:
-        self.interrupt(DeadlineExceeded(f"turn {self.spec.turn_id} ran out of its time"))
-
     def _may_retry(self, error: SegueError) -> bool:
         self._num_failures += 1
         return (
@@ -311,14 +287,10 @@ class Turn:
             self._avoid.update(worker.worker_id for worker in holders(self.state))
         self.state = advance(self.state, Retried())
 
-    def _is_about_over(self) -> bool:
-        """A client with a deadline may end its call a moment before the router's clock does."""
-        return self._context.clock() >= self._deadline_at - _CLIENT_IS_EARLY_S
-
     def _time_left(self) -> float:
         left = self._deadline_at - self._context.clock()
         if left <= 0:
-            raise DeadlineExceeded(f"turn {self.spec.turn_id} ran out of its time")
+            raise self._too_late
         return left
 
     @property

@@ -3,15 +3,7 @@
 from __future__ import annotations
 
 from segue.api.errors import InvalidRequest
-from segue.api.types import (
-    Choice,
-    Ebnf,
-    JsonObject,
-    JsonSchema,
-    OutputFormat,
-    Regex,
-    ToolCalls,
-)
+from segue.api.types import Choice, Ebnf, JsonObject, JsonSchema, OutputFormat, Regex, ToolCalls
 from segue.v1 import session_pb2 as pb
 
 

@@ -13,14 +13,7 @@ from segue.api.checks import (
     require_name,
     require_number,
 )
-from segue.api.prompt import (
-    SALT_BYTES,
-    MediaSpan,
-    PrefixName,
-    Prompt,
-    pack_tokens,
-    unpack_tokens,
-)
+from segue.api.prompt import SALT_BYTES, MediaSpan, PrefixName, Prompt, pack_tokens, unpack_tokens
 from segue.api.turn import PrefillOutcome, PrefixHolder, ShipReport, TurnResult, TurnSpec
 from segue.api.types import Grammar, SessionId, TurnId
 from segue.internal.v1 import transfer_pb2, worker_pb2
