@@ -1,12 +1,17 @@
-"""Turns a placement decision and its outcome into the explanation that clients get."""
+"""Turns a placement and its outcome into the explanation that clients get, and into what placement
+learns from.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from router.placement.cluster import Seat
+from router.placement.coefficients import Observation
 from router.placement.estimate import Candidate, Decision
 from router.placement.side import Exclusion, Side, TurnSize
 from segue.api.explanation import CostLine, Explanation, WeighedCandidate, WorkerSpeed
+from segue.api.turn import TurnResult
 from segue.api.types import SessionId, TurnId, WorkerId
 from segue.cost_line import Line
 
@@ -20,6 +25,20 @@ class Decided:
     decision_s: float
     actual_s: float | None = None
     """From the decision to the first token."""
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One placement of a turn, and its outcome."""
+
+    decided: Decided
+    seat: Seat
+    placed_at: float
+    held_tokens: int
+    """The longest prefix that a worker could resume from."""
+    first_token_s: float = 0.0
+    """Seconds from the placement to the first token."""
+    source: WorkerId | None = None
 
 
 def explanation_of(decided: Decided) -> Explanation:
@@ -68,3 +87,26 @@ def _speed(side: Side) -> WorkerSpeed:
 
 def _line(line: Line) -> CostLine:
     return CostLine(fixed=line.fixed, per_unit=line.per_unit)
+
+
+def observation_of(attempt: Attempt, size: TurnSize, result: TurnResult) -> Observation:
+    usage, report, seat = result.usage, result.report, attempt.seat
+    is_shipped = report.shipped_bytes > 0
+    return Observation(
+        prefill=seat.prefill.worker_id,
+        decode=seat.decode.worker_id,
+        computed_tokens=report.computed_tokens,
+        shipped_tokens=size.prompt_tokens - usage.resident_tokens if is_shipped else 0,
+        shipped_bytes=report.shipped_bytes,
+        queue_s=report.queue_s,
+        prefill_s=report.prefill_s,
+        transfer_s=report.transfer_s,
+        exposed_transfer_s=report.exposed_transfer_s,
+        pulled_from=attempt.source if report.pulled_bytes else None,
+        pulled_bytes=report.pulled_bytes,
+        pull_s=report.pull_s,
+        placed_to_first_token_s=attempt.first_token_s,
+        completion_tokens=usage.completion_tokens,
+        decode_s=result.decode_s,
+        running_turns=seat.decode.running_turns,
+    )

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 
 from router.config import RouterConfig
 from router.kept import KeptByWorkers, digests_of, merged, reaches_answer
 from router.metrics import RouterMetrics
-from router.placement.cluster import ClusterModel, Seat
-from router.placement.coefficients import Observation
+from router.placement.cluster import ClusterModel
 from router.placement.estimate import Decision, Mode
-from router.placement.explain import Decided
+from router.placement.explain import Attempt, Decided, observation_of
 from router.placement.node import WorkerNode
 from router.placement.policy import estimate_error, longest_holder, place
 from router.placement.pools import LargestPools
@@ -85,20 +83,6 @@ class Placing:
         return TurnPlacing(self, spec, tokens)
 
 
-@dataclass(slots=True)
-class _Attempt:
-    """One placement of a turn, and its outcome."""
-
-    decided: Decided
-    seat: Seat
-    placed_at: float
-    held_tokens: int
-    """The longest prefix that a worker could resume from."""
-    first_token_s: float = 0.0
-    """Seconds from the placement to the first token."""
-    source: WorkerId | None = None
-
-
 class TurnPlacing:
     """The placements of one turn, until `leave`, which the turn's runner always calls."""
 
@@ -118,7 +102,7 @@ class TurnPlacing:
         self._shared_prefix = shared_prefix_of(spec, placing.rules.page_tokens)
         self._avoid: Collection[WorkerId] = ()
         self._residency: Residency = {}
-        self._attempt: _Attempt | None = None
+        self._attempt: Attempt | None = None
         self._home: WorkerNode | None = None
         """Where a new session was placed."""
 
@@ -159,7 +143,7 @@ class TurnPlacing:
             self._home = seat.decode
             placing.cluster.settle(self._home)
         held_tokens = deepest_held(self._residency, nodes)
-        self._attempt = _Attempt(decided, seat, placing.clock(), held_tokens)
+        self._attempt = Attempt(decided, seat, placing.clock(), held_tokens)
         placing.metrics.placement.decision_s.observe(decision_s)
         placing.metrics.placement.chosen.labels(decision.chosen.mode.value).inc()
         placing.table.placed(self.session, decided)
@@ -264,7 +248,7 @@ class TurnPlacing:
             captured=prompt_tokens - decision.chosen.plan.computed_tokens,
             delivered=max(prompt_tokens - report.computed_tokens, 0),
         )
-        placing.cluster.learn(_observation(attempt, self._size, result))
+        placing.cluster.learn(observation_of(attempt, self._size, result))
 
     def leave(self) -> None:
         """Stops counting the turn as load. Idempotent."""
@@ -299,29 +283,6 @@ class TurnPlacing:
             shared = self.tokens.num_equal
         return None if shared is None else min(shared, len(self._spec.context) - 1)
 
-    def _current(self) -> _Attempt:
+    def _current(self) -> Attempt:
         assert self._attempt is not None, "a turn is placed before anything else happens to it"
         return self._attempt
-
-
-def _observation(attempt: _Attempt, size: TurnSize, result: TurnResult) -> Observation:
-    usage, report, seat = result.usage, result.report, attempt.seat
-    is_shipped = report.shipped_bytes > 0
-    return Observation(
-        prefill=seat.prefill.worker_id,
-        decode=seat.decode.worker_id,
-        computed_tokens=report.computed_tokens,
-        shipped_tokens=size.prompt_tokens - usage.resident_tokens if is_shipped else 0,
-        shipped_bytes=report.shipped_bytes,
-        queue_s=report.queue_s,
-        prefill_s=report.prefill_s,
-        transfer_s=report.transfer_s,
-        exposed_transfer_s=report.exposed_transfer_s,
-        pulled_from=attempt.source if report.pulled_bytes else None,
-        pulled_bytes=report.pulled_bytes,
-        pull_s=report.pull_s,
-        placed_to_first_token_s=attempt.first_token_s,
-        completion_tokens=usage.completion_tokens,
-        decode_s=result.decode_s,
-        running_turns=seat.decode.running_turns,
-    )

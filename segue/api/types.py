@@ -6,6 +6,7 @@ Plain values, without torch or gRPC. Every value is valid: `__post_init__` refus
 from __future__ import annotations
 
 import enum
+from array import array
 from dataclasses import dataclass, field
 from typing import NewType, get_args
 
@@ -72,6 +73,60 @@ class SampledToken:
     token_id: int
     logprob: float | None = None
     top_logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptLogprobs:
+    """The log-probabilities of a prompt's n tokens. Sent once, before the first TokenDelta.
+
+    Arrays, because there may be a quarter of a million numbers, which pass through the router.
+    """
+
+    token_ids: array[int]
+    """The whole prompt."""
+    logprobs: array[float]
+    """Of each token but the first, given those before it: n - 1."""
+    ranks: array[int]
+    """1 if no token was likelier: n - 1."""
+    num_top: int
+    top_ids: array[int]
+    """The likeliest tokens in place of each but the first, best first: (n - 1) * num_top."""
+    top_logprobs: array[float]
+
+    def __post_init__(self) -> None:
+        num = max(len(self.token_ids) - 1, 0)
+        for name, expected in (
+            ("logprobs", num),
+            ("ranks", num),
+            ("top_ids", num * self.num_top),
+            ("top_logprobs", num * self.num_top),
+        ):
+            require(
+                len(getattr(self, name)) == expected,
+                f"a prompt of {len(self.token_ids)} tokens with {self.num_top} alternatives must "
+                f"have {expected} {name}, got {len(getattr(self, name))}",
+            )
+
+    def tokens(self, num_top: int | None = None) -> list[SampledToken]:
+        """In the form of an answer's; the first has no log-probability. With at most `num_top`
+        alternatives."""
+        shown = self.num_top if num_top is None else min(num_top, self.num_top)
+        tokens = [SampledToken(token_id=token_id) for token_id in self.token_ids[:1]]
+        for index, logprob in enumerate(self.logprobs):
+            first = index * self.num_top
+            best = zip(
+                self.top_ids[first : first + shown],
+                self.top_logprobs[first : first + shown],
+                strict=True,
+            )
+            tokens.append(
+                SampledToken(
+                    token_id=self.token_ids[index + 1],
+                    logprob=logprob,
+                    top_logprobs=tuple(TokenLogprob(token_id=t, logprob=p) for t, p in best),
+                )
+            )
+        return tokens
 
 
 @dataclass(frozen=True, slots=True)
