@@ -11,7 +11,7 @@ import grpc
 from decode_worker.memory.residency import MAX_LEASE_S, Residency
 from decode_worker.stream import TurnRunner, turn_stream
 from kv_transfer.ticket import PeerIdentity
-from segue.api.checks import MAX_SESSION_CHARS, require_name, require_number
+from segue.api.checks import MAX_SESSION_CHARS, require, require_name, require_number
 from segue.api.cluster.drain import MAX_DRAIN_S, Adopted
 from segue.api.cluster.status import WorkerStatus
 from segue.api.prompt import PrefixName
@@ -71,12 +71,17 @@ class DecodeFace(DecodeWorkerServicer):
     ) -> pb.RenewLeaseResponse:
         lease_s = request.lease_s if request.HasField("lease_s") else None
         pause_s = request.pause_s if request.HasField("pause_s") else None
-        expires_in_s = self._worker.residency.renew(SessionId(request.session_id), lease_s, pause_s)
+        session_id, residency = SessionId(request.session_id), self._worker.residency
+        if request.only_longer:
+            require(pause_s is None, "only_longer and pause_s exclude each other: leave one out")
+            expires_in_s = residency.extend(session_id, lease_s)
+        else:
+            expires_in_s = residency.renew(session_id, lease_s, pause_s)
         return pb.RenewLeaseResponse(expires_in_s=expires_in_s)
 
     async def EndLease(self, request: pb.EndLeaseRequest, context: Context) -> pb.EndLeaseResponse:
-        self._worker.residency.end(SessionId(request.session_id))
-        return pb.EndLeaseResponse()
+        left_s = self._worker.residency.end(SessionId(request.session_id))
+        return pb.EndLeaseResponse(left_s=left_s)
 
     async def ForkLease(
         self, request: pb.ForkLeaseRequest, context: Context

@@ -68,6 +68,11 @@ class TieredLeases:
             copy.expires_at = expires_at
         return leased[0][1]
 
+    def left_s(self, session_id: SessionId) -> float:
+        """Until the session's lease expires; 0 if it has none."""
+        leased = [lease for leases in self._both if (lease := leases.get(session_id))]
+        return max((lease.expires_at - self._clock() for lease in leased), default=0.0)
+
     def pause(self, session_id: SessionId, pause_s: float, lease_s: float) -> None:
         """The lease starts when the pause ends. Raises NotFound as `renew` does."""
         # Renew first, even for a short pause: it may end before the next call.

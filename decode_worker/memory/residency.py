@@ -188,9 +188,18 @@ class Residency:
         self.leases.pause(session_id, pause_s, lease_s)
         return pause_s + lease_s
 
-    def end(self, session_id: SessionId) -> bool:
-        """What was leased becomes ordinary cache. Returns whether there was a lease."""
-        return self.leases.end(session_id)
+    def extend(self, session_id: SessionId, lease_s: float | None) -> float:
+        """As `renew`, except that a lease that lasts longer stays as it is."""
+        lease_s = self._config.lease_s if lease_s is None else lease_s
+        _check_seconds("lease_s", lease_s)
+        return self.renew(session_id, max(lease_s, self.leases.left_s(session_id)))
+
+    def end(self, session_id: SessionId) -> float:
+        """What was leased becomes ordinary cache. Returns how long the lease would have lasted, or
+        0 if there was none."""
+        left_s = self.leases.left_s(session_id)
+        self.leases.end(session_id)
+        return left_s
 
     def fork(self, session_id: SessionId, child_id: SessionId) -> None:
         """Gives the child a lease on all that the parent has. Raises NotFound, InvalidRequest."""

@@ -238,7 +238,18 @@ class _Moves:
                 await self._desk.links.decode(target).end_lease(session_id)
             return GivenUp(LeftReason.ELSEWHERE)
         note_move(table.of(session_id), self._source, target, adopted)
+        await self._carry_renewal_over(session, target)
         return Arrived(adopted)
+
+    async def _carry_renewal_over(self, session: HeldSession, target: WorkerStatus) -> None:
+        """The target's lease is as long as the source's was when the move began; a client may have
+        renewed it since. From here on, renewals reach the target."""
+        links, session_id = self._desk.links, session.session_id
+        # If the source is gone, nothing can be known; if the target is, nothing can be kept.
+        with contextlib.suppress(SegueError):
+            left_s = await links.decode(self._source).end_lease(session_id)
+            if left_s:
+                await links.decode(target).renew_lease(session_id, left_s, only_longer=True)
 
     def _num_pages(self, session: HeldSession) -> int:
         return session.prefixes[-1].num_tokens // self._source.load.page_tokens

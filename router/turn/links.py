@@ -146,18 +146,28 @@ class DecodeLink(_Link["DecodeWorkerAsyncStub"]):
         return self._calls.start(pb.TurnCommand(start=start), TurnCall)
 
     async def renew_lease(
-        self, session_id: SessionId, lease_s: float | None, pause_s: float | None
+        self,
+        session_id: SessionId,
+        lease_s: float | None,
+        pause_s: float | None = None,
+        *,
+        only_longer: bool = False,
     ) -> float:
-        """Returns the seconds until the lease expires. Raises NotFound."""
-        request = pb.RenewLeaseRequest(session_id=session_id, lease_s=lease_s, pause_s=pause_s)
+        """Returns the seconds until the lease expires. Raises NotFound. With `only_longer`, a lease
+        that lasts longer stays as it is."""
+        request = pb.RenewLeaseRequest(
+            session_id=session_id, lease_s=lease_s, pause_s=pause_s, only_longer=only_longer
+        )
         with rpc_errors(self.name):
             reply = await self._stub.RenewLease(request, timeout=LEASE_TIMEOUT_S)
         return reply.expires_in_s
 
-    async def end_lease(self, session_id: SessionId) -> None:
+    async def end_lease(self, session_id: SessionId) -> float:
+        """Returns how long the lease would have lasted; 0 if there was none."""
         with rpc_errors(self.name):
             request = pb.EndLeaseRequest(session_id=session_id)
-            await self._stub.EndLease(request, timeout=LEASE_TIMEOUT_S)
+            reply = await self._stub.EndLease(request, timeout=LEASE_TIMEOUT_S)
+        return reply.left_s
 
     async def fork_lease(self, parent_id: SessionId, child_id: SessionId) -> None:
         """Raises NotFound."""

@@ -27,21 +27,25 @@ class RenewLeaseRequest(_message.Message):
     SESSION_ID_FIELD_NUMBER: _builtins.int
     LEASE_S_FIELD_NUMBER: _builtins.int
     PAUSE_S_FIELD_NUMBER: _builtins.int
+    ONLY_LONGER_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     lease_s: _builtins.float
     """Absent: as long as after a turn."""
     pause_s: _builtins.float
     """As in RenewSessionRequest."""
+    only_longer: _builtins.bool
+    """A lease that lasts longer stays as it is. Not with pause_s."""
     def __init__(
         self,
         *,
         session_id: _builtins.str = ...,
         lease_s: _builtins.float | None = ...,
         pause_s: _builtins.float | None = ...,
+        only_longer: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_lease_s", b"_lease_s", "_pause_s", b"_pause_s", "lease_s", b"lease_s", "pause_s", b"pause_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lease_s", b"_lease_s", "_pause_s", b"_pause_s", "lease_s", b"lease_s", "pause_s", b"pause_s", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_lease_s", b"_lease_s", "_pause_s", b"_pause_s", "lease_s", b"lease_s", "only_longer", b"only_longer", "pause_s", b"pause_s", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__lease_s: _TypeAlias = _typing.Literal["lease_s"]  # noqa: Y015
     _WhichOneofArgType__lease_s: _TypeAlias = _typing.Literal["_lease_s", b"_lease_s"]  # noqa: Y015
@@ -96,12 +100,17 @@ Global___EndLeaseRequest: _TypeAlias = EndLeaseRequest  # noqa: Y015
 class EndLeaseResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    LEFT_S_FIELD_NUMBER: _builtins.int
+    left_s: _builtins.float
+    """How long the lease would have lasted; 0 if there was none."""
     def __init__(
         self,
+        *,
+        left_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["left_s", b"left_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -40,6 +40,8 @@ class FakeLink:
     answers: dict[str, Answer]
     adopted: list[tuple[WorkerId, SessionId]]
     ended: list[SessionId]
+    left_s: float
+    renewed: list[tuple[WorkerId, float]]
 
     async def adopt(
         self, session: HeldSession, source: WorkerStatus, *, timeout_s: float
@@ -54,8 +56,18 @@ class FakeLink:
         self.adopted.append((self.worker.worker_id, session.session_id))
         return PULLED
 
-    async def end_lease(self, session_id: SessionId) -> None:
+    async def end_lease(self, session_id: SessionId) -> float:
+        if self.worker.worker_id == SOURCE.worker_id:
+            return self.left_s
         self.ended.append(session_id)
+        return 0.0
+
+    async def renew_lease(
+        self, session_id: SessionId, lease_s: float, *, only_longer: bool
+    ) -> float:
+        assert only_longer
+        self.renewed.append((self.worker.worker_id, lease_s))
+        return lease_s
 
 
 class FakeLinks(Links):
@@ -64,9 +76,12 @@ class FakeLinks(Links):
         self.answers: dict[str, Answer] = {}
         self.adopted: list[tuple[WorkerId, SessionId]] = []
         self.ended: list[SessionId] = []
+        self.left_s = 0.0
+        """Of the source's leases."""
+        self.renewed: list[tuple[WorkerId, float]] = []
 
     def decode(self, worker: WorkerStatus) -> FakeLink:  # type: ignore[override]  # what a desk uses
-        return FakeLink(worker, self.answers, self.adopted, self.ended)
+        return FakeLink(worker, self.answers, self.adopted, self.ended, self.left_s, self.renewed)
 
 
 @dataclass
