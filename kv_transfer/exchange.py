@@ -232,9 +232,12 @@ class Exchange:
         ]
 
     def members_changed(self, workers: Sequence[WorkerStatus]) -> None:
-        """A writer that returns in a new epoch no longer writes in its old one."""
+        """A writer that returns in a new epoch no longer writes in its old one, and a reader that
+        is gone needs no connections."""
         self.members.changed(workers)
-        self.reader.members_changed({peer.worker_id: peer.epoch for peer in self.members.alive()})
+        alive = {peer.worker_id: peer.epoch for peer in self.members.alive()}
+        self.reader.members_changed(alive)
+        self.writer.members_changed(alive)
 
     async def close(self) -> None:
         self._fencing.cancel()

@@ -101,6 +101,9 @@ class LoopbackTransport:
     def write(self, target_segment: str, fragments: Sequence[Fragment]) -> None:
         self._network.move(target_segment, fragments)
 
+    def disconnect(self, target_segment: str) -> None:
+        """There are no connections."""
+
     def close(self) -> None:
         self._network.disconnect(self._segment)
 

@@ -43,6 +43,11 @@ class Transport(Protocol):
         """
         ...
 
+    def disconnect(self, target_segment: str) -> None:
+        """Closes the connections to a peer that is gone; a later write connects anew. On the
+        thread that writes, between two writes."""
+        ...
+
     def close(self) -> None:
         """Nothing is sent or accepted afterwards."""
         ...
@@ -143,6 +148,9 @@ class PacedTransport:
         left_s = ends_at - self._clock()
         if left_s > 0:
             self._sleep(left_s)
+
+    def disconnect(self, target_segment: str) -> None:
+        self._transport.disconnect(target_segment)
 
     def close(self) -> None:
         self._transport.close()

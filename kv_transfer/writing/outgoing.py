@@ -144,6 +144,7 @@ class Outgoing:
         self.state: WriterState = Shipping()
         self.outcome: PrefillOutcome | None = None
         """Sent with the commit."""
+        self.target_segment = route.target.segment
         self._route = route
         self._tools = tools
         self._on_end = on_end

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from cachetools import FIFOCache
 
@@ -14,7 +15,7 @@ from kv_transfer.transport.transport import Transport
 from kv_transfer.writing.outgoing import Lane, Outgoing, ShipLimits, ShippingTools
 from kv_transfer.writing.plan import Route
 from segue.api.errors import NotFound, StaleEpoch
-from segue.api.types import PageId, SlotId
+from segue.api.types import Epoch, PageId, SlotId, WorkerId
 
 MAX_ENDED_TICKETS = 65536
 """How many used tickets are remembered, and how many that were fenced before use, so that none is
@@ -48,6 +49,10 @@ class HandoffWriter:
             computes_checksums=verify_checksums,
         )
         self._active: dict[TicketId, Outgoing] = {}
+        self._alive: Mapping[WorkerId, Epoch] | None = None
+        self._written: dict[str, MemoryMap] = {}
+        """By segment: readers to which there may be connections from here."""
+        self._is_closed = False
         # Kept separately, so that fences cannot push out used tickets.
         self._ended: FIFOCache[TicketId, None] = FIFOCache(MAX_ENDED_TICKETS)
         self._fenced: FIFOCache[TicketId, None] = FIFOCache(MAX_ENDED_TICKETS)
@@ -81,6 +86,7 @@ class HandoffWriter:
                 raise NotFound(f"ticket {ticket_id} was used or fenced; reserve again")
             outgoing = Outgoing(route, self._tools, on_end=lambda: self._end(ticket_id))
             self._active[ticket_id] = outgoing
+            self._written[reader_map.segment] = reader_map
             return outgoing
 
     async def fence(self, ticket_id: TicketId) -> None:
@@ -92,6 +98,13 @@ class HandoffWriter:
                 return
         await outgoing.stop("the reader gave up")
 
+    def members_changed(self, alive: Mapping[WorkerId, Epoch]) -> None:
+        """Takes the cluster's members. Connections to others are closed, once no handoff to them is
+        open: a transport may keep those to a dead process for ever."""
+        with self._tools.lane.changed:
+            self._alive = dict(alive)
+            self._disconnect()
+
     @property
     def is_shipping(self) -> bool:
         return bool(self._active)
@@ -99,6 +112,7 @@ class HandoffWriter:
     def close(self) -> None:
         """Stops all handoffs and ends the thread. Blocks for at most one batch."""
         with self._tools.lane.changed:
+            self._is_closed = True
             for outgoing in list(self._active.values()):
                 outgoing.ask_to_stop("the worker is closing")
         self._tools.lane.close()
@@ -106,3 +120,15 @@ class HandoffWriter:
     def _end(self, ticket_id: TicketId) -> None:
         del self._active[ticket_id]
         self._ended[ticket_id] = None
+        self._disconnect()
+
+    def _disconnect(self) -> None:
+        """From readers that are gone. The caller must hold the lane's condition."""
+        if self._is_closed or self._alive is None:
+            return
+        busy = {outgoing.target_segment for outgoing in self._active.values()}
+        for segment, reader in list(self._written.items()):
+            is_alive = self._alive.get(reader.worker_id) == reader.epoch
+            if not is_alive and segment not in busy:
+                del self._written[segment]
+                self._tools.lane.put(partial(self._tools.transport.disconnect, segment), 0)

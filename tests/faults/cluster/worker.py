@@ -121,6 +121,9 @@ class BreakableTransport:
         self._buffer[0] ^= 0xFF
         return Fragment(address, fragment.target_address, num_bytes)
 
+    def disconnect(self, target_segment: str) -> None:
+        self._transport.disconnect(target_segment)
+
     def close(self) -> None:
         self._transport.close()
 
