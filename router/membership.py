@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 # Most epochs of workers that are gone, kept to refuse earlier ones. There are few worker ids.
 _MAX_PAST = 10_000
+MAX_ROUTERS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,8 @@ class _Member:
     status: WorkerStatus
     seen_at: float
     lost_at: float | None = None
+    num_routers: int = 1
+    """That it is joined to."""
 
 
 class Membership:
@@ -60,7 +63,7 @@ class Membership:
         self._changed = asyncio.Event()
         self._looked_at: float | None = None
 
-    def heartbeat(self, status: WorkerStatus, model_id: str) -> None:
+    def heartbeat(self, status: WorkerStatus, model_id: str, num_routers: int = 1) -> None:
         """Takes a worker's status. Raises LayoutMismatch for another model, StaleEpoch for an
         earlier life.
         """
@@ -76,7 +79,8 @@ class Membership:
                 f"{status.worker_id} was replaced: expected epoch {latest} or later, "
                 f"got {status.epoch}"
             )
-        self._members[status.worker_id] = _Member(status, self._clock())
+        number = min(max(num_routers, 1), MAX_ROUTERS)
+        self._members[status.worker_id] = _Member(status, self._clock(), num_routers=number)
         if known is None or known.status.epoch != status.epoch or known.lost_at is not None:
             logger.info("worker joined", extra={"worker": status.worker_id, "at": status.address})
         if status.health is WorkerHealth.STUCK:
@@ -90,7 +94,7 @@ class Membership:
         known = self._members.get(worker_id)
         if known and known.status.epoch == epoch and known.status.health is WorkerHealth.READY:
             status = replace(known.status, health=WorkerHealth.DRAINING)
-            self._members[worker_id] = _Member(status, known.seen_at)
+            self._members[worker_id] = replace(known, status=status)
             self._on_status(status)
             self._announce()
 
@@ -107,7 +111,7 @@ class Membership:
         if known and known.status.epoch == epoch and known.lost_at is None:
             logger.warning("worker lost", extra={"worker": worker_id})
             status = known.status.as_lost()
-            self._members[worker_id] = _Member(status, known.seen_at, lost_at=self._clock())
+            self._members[worker_id] = replace(known, status=status, lost_at=self._clock())
             self._on_status(status)
             self._announce()
 
@@ -129,6 +133,12 @@ class Membership:
             elif member.lost_at <= now - self._forget_lost_s:
                 logger.warning("lost worker forgotten", extra={"worker": member.status.worker_id})
                 self._forget(member.status)
+
+    @property
+    def num_routers(self) -> int:
+        """Routers that serve the cluster now, this one included, as far as its workers see."""
+        here = (member.num_routers for member in self._members.values() if member.lost_at is None)
+        return max(here, default=1)
 
     def last_epoch(self, worker_id: WorkerId) -> int:
         """Of the lives that were seen here; 0 if there was none."""

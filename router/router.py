@@ -81,7 +81,7 @@ class Router:
         self._model_name = model_name
         self._clock = clock
         self._admission = Admission(config, clock=clock)
-        self._accounts = TenantAccounts(metrics.tenants, clock)
+        self._accounts = TenantAccounts(metrics.tenants, clock, self.membership)
         self._status = StatusDesk(self.membership, self.links, self._admission, self.table, metrics)
         self.sessions = SessionDesk(self.table, self.membership, self.links)
         self.drains = DrainDesk(self.table, self.membership, self.links, self._admission, clock)

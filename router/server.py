@@ -235,7 +235,7 @@ class MembershipFace(MembershipServicer):
         if first.leaving:
             membership.left(worker.worker_id, worker.epoch)
             return
-        membership.heartbeat(worker, first.model_id)
+        membership.heartbeat(worker, first.model_id, first.num_routers)
         self._router.placing.kept.joined(worker)
         stream = self._streams[worker.worker_id] = object()
         await self._router.links.forget_past_lives(worker)
@@ -293,7 +293,8 @@ class MembershipFace(MembershipServicer):
                 )
             if heartbeat.leaving:
                 return True
-            self._router.membership.heartbeat(status, heartbeat.model_id)
+            membership = self._router.membership
+            membership.heartbeat(status, heartbeat.model_id, heartbeat.num_routers)
         return False
 
 

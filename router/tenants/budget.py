@@ -21,6 +21,13 @@ class TokenBudget:
         self._level = float(tokens_per_minute)
         self._level_at = clock()
 
+    def set_rate(self, tokens_per_minute: int) -> None:
+        """What is left shrinks or grows with the rate; a debt stays."""
+        level = self._now()
+        if level > 0:
+            level *= tokens_per_minute / self.tokens_per_minute
+        self._level, self.tokens_per_minute = level, tokens_per_minute
+
     def charge(self, num_tokens: int) -> None:
         self._level = self._now() - num_tokens
 

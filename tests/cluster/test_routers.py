@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -289,6 +289,25 @@ async def test_two_routers_may_run_the_same_turn_of_a_session(cluster: TwoRouter
     )
 
     assert answers[0].token_ids == answers[1].token_ids
+
+
+async def test_one_turn_id_on_two_routers_is_two_turns(cluster: TwoRouters) -> None:
+    """Different prompts under one id, in one session: each gets its own answer."""
+    prompts = [ids(Talk("session", f"talk-{seed}", seed).tokens) for seed in (5, 6)]
+
+    def answered(turn_ids: Sequence[str]) -> Awaitable[list[Answer]]:
+        return asyncio.gather(
+            *(
+                generate(client, prompt, session_id="shared", turn_id=turn_id)
+                for client, prompt, turn_id in zip(cluster.clients, prompts, turn_ids, strict=True)
+            )
+        )
+
+    together = await answered(["same", "same"])
+    alone = await answered(["first", "second"])
+
+    assert [one.token_ids for one in together] == [one.token_ids for one in alone]
+    assert prompts[0] != prompts[1]
 
 
 async def test_routers_that_let_in_too_many_turns_together_fail_none(cluster: TwoRouters) -> None:

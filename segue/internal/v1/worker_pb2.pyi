@@ -401,9 +401,14 @@ class Heartbeat(_message.Message):
     MODEL_ID_FIELD_NUMBER: _builtins.int
     LEAVING_FIELD_NUMBER: _builtins.int
     KEPT_FIELD_NUMBER: _builtins.int
+    NUM_ROUTERS_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     leaving: _builtins.bool
     """The worker has finished its turns and stops; the router forgets it."""
+    num_routers: _builtins.int
+    """Routers that the worker is joined to now, this one included: each applies its part of tenants'
+    limits.
+    """
     @_builtins.property
     def status(self) -> _session_pb2.WorkerStatus:
         """Absent in a message that has `kept`, and nothing else."""
@@ -419,10 +424,11 @@ class Heartbeat(_message.Message):
         model_id: _builtins.str = ...,
         leaving: _builtins.bool = ...,
         kept: Global___KeptChanges | None = ...,
+        num_routers: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["kept", b"kept", "status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kept", b"kept", "leaving", b"leaving", "model_id", b"model_id", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kept", b"kept", "leaving", b"leaving", "model_id", b"model_id", "num_routers", b"num_routers", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

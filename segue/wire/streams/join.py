@@ -59,9 +59,10 @@ async def stay_joined(
     security: Security = OPEN,
     kept: Callable[[], KeptReader] = KeepsNothing,
     on_lost: Callable[[], None] = lambda: None,
+    num_routers: Callable[[], int] = lambda: 1,
 ) -> None:
     """Joins the router, and rejoins after the stream breaks, until `leaving` is set. `on_lost` is
-    called for each stream that ends.
+    called for each stream that ends. `num_routers`: those that the worker is joined to.
 
     Returns once the router has received the leave; at once if the router is unreachable. Raises
     LayoutMismatch if the router serves another model, and StaleEpoch if it knew a greater epoch
@@ -71,7 +72,10 @@ async def stay_joined(
 
     def heartbeat() -> worker_pb2.Heartbeat:
         return worker_pb2.Heartbeat(
-            status=worker_to_wire(status()), model_id=model_id, leaving=leaving.is_set()
+            status=worker_to_wire(status()),
+            model_id=model_id,
+            leaving=leaving.is_set(),
+            num_routers=num_routers(),
         )
 
     log = _ChangeLog()

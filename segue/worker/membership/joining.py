@@ -78,6 +78,7 @@ async def stay_joined_to(
                 leaving=leaving,
                 kept=kept,
                 on_lost=on_lost,
+                num_routers=lambda: sum(view.is_connected for view in views.values()),
                 security=security,
             )
         )

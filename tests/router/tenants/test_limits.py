@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import pytest
 from prometheus_client import CollectorRegistry
 
 from router.metrics import TenantMetrics
-from router.tenants.accounts import TenantAccounts, refusal
+from router.tenants.accounts import TenantAccounts, part_of, refusal
 from router.tenants.budget import TokenBudget
 from router.tenants.tenant import Limits, Tenant
 from segue.api.errors import Overloaded
@@ -87,8 +89,13 @@ def test_in_the_long_run_a_tenant_gets_its_rate(tokens_a_turn: int) -> None:
     assert used == pytest.approx(600 * 101, rel=0.1)
 
 
-def accounts(time: Time) -> TenantAccounts:
-    return TenantAccounts(TenantMetrics(CollectorRegistry()), time)
+@dataclass
+class Routers:
+    num_routers: int = 1
+
+
+def accounts(time: Time, routers: Routers | None = None) -> TenantAccounts:
+    return TenantAccounts(TenantMetrics(CollectorRegistry()), time, routers or Routers())
 
 
 def test_turns_count_until_they_end_even_by_an_error() -> None:
@@ -132,6 +139,55 @@ def test_a_changed_rate_starts_a_new_budget() -> None:
     with held.turn(Tenant(name="acme", limits=Limits(tokens_per_minute=100))):
         pass
     with held.turn(Tenant(name="acme")):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("max_turns", "num_routers", "admitted"), [(4, 1, 4), (4, 2, 2), (5, 2, 3), (1, 3, 1)]
+)
+def test_each_of_several_routers_admits_its_part(
+    max_turns: int, num_routers: int, admitted: int
+) -> None:
+    held = accounts(Time(), Routers(num_routers))
+    acme = Tenant(name="acme", limits=Limits(max_turns=max_turns))
+    with contextlib.ExitStack() as turns:
+        for _ in range(admitted):
+            turns.enter_context(held.turn(acme))
+        with pytest.raises(Overloaded, match=f"its max_turns is {admitted}"), held.turn(acme):
+            pass
+    assert part_of(Limits(), num_routers) == Limits(), "no limit stays none"
+
+
+def test_a_debt_stays_when_a_router_joins_or_leaves() -> None:
+    time, routers = Time(), Routers(1)
+    held = accounts(time, routers)
+    acme = Tenant(name="acme", limits=Limits(tokens_per_minute=600))
+    held.charge(acme, computed=600 + 300, generated=0)
+    routers.num_routers = 2
+
+    message = "300 tokens a minute on this one of 2 routers"
+    with pytest.raises(Overloaded, match=message) as refused, held.turn(acme):
+        pass
+    # 300 of debt and one more, at 5 a second.
+    assert refused.value.retry_after_s == pytest.approx(301 / 5)
+    routers.num_routers = 1
+    with pytest.raises(Overloaded) as refused, held.turn(acme):
+        pass
+    assert refused.value.retry_after_s == pytest.approx(301 / 10)
+
+
+def test_what_is_left_is_divided_and_never_multiplied() -> None:
+    routers = Routers(1)
+    held = accounts(Time(), routers)
+    acme = Tenant(name="acme", limits=Limits(tokens_per_minute=600))
+    held.charge(acme, computed=500, generated=0)
+    for number in (2, 1, 2, 1):
+        routers.num_routers = number
+        with held.turn(acme):
+            pass
+    held.charge(acme, computed=100, generated=0)
+
+    with pytest.raises(Overloaded), held.turn(acme):
         pass
 
 
