@@ -52,7 +52,7 @@ async def one_cluster(seed: int, num_faults: int) -> Report:
     loop = asyncio.get_running_loop()
     started_at = loop.time()
     async with running_cluster(seed) as cluster:
-        clients = Clients(cluster.router, cluster.draw, NUM_SESSIONS)
+        clients = Clients(cluster, NUM_SESSIONS)
         report.faults = await inject(cluster, clients, num_faults)
         heal(cluster)
         try:

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from router.router import Router
-from segue.api.errors import SegueError
+from segue.api.errors import DeadlineExceeded, SegueError
 from segue.api.turn import FinishReason, TokenDelta, TurnEnd
-from segue.api.types import SessionId, StopConditions, TokenInput, TurnId, TurnRequest
+from segue.api.types import (
+    Resume,
+    SessionId,
+    StopConditions,
+    TokenInput,
+    TurnId,
+    TurnRequest,
+)
+from tests.virtual.cluster import Cluster
 from tests.workers.fake_runner import answer_to
 
 MAX_CONTEXT = 120
@@ -39,12 +46,14 @@ class ClientTurn:
     error: SegueError | None = None
     has_left: bool = False
     task: asyncio.Task[None] | None = None
+    _reading: asyncio.Task[None] | None = None
+    _is_cut_off: bool = False
 
-    async def run(self, router: Router, outcomes: Outcomes) -> None:
+    async def run(self, cluster: Cluster, outcomes: Outcomes) -> None:
         loop = asyncio.get_running_loop()
         started_at = loop.time()
         try:
-            await self._read(router)
+            await self._read_to_the_end(cluster, started_at + self.deadline_s)
         except SegueError as error:
             self.error = error
         except asyncio.CancelledError:
@@ -54,8 +63,37 @@ class ClientTurn:
         outcomes.num_resumed += self.end.usage.resumed if self.end else 0
         outcomes.wrongs += self.wrongs(took_s)
 
-    async def _read(self, router: Router) -> None:
-        answering = router.generate(self.request, deadline_s=self.deadline_s)
+    def disconnect(self) -> None:
+        """The stream of its answer breaks: the router has died."""
+        if self._reading is not None:
+            self._is_cut_off = True
+            self._reading.cancel()
+
+    async def _read_to_the_end(self, cluster: Cluster, ends_at: float) -> None:
+        """Resumes the turn after each break, as the SDK does."""
+        loop, request, resumed = asyncio.get_running_loop(), self.request, 0
+        while True:
+            self._is_cut_off = False
+            left_s = max(ends_at - loop.time(), 0.001)
+            self._reading = asyncio.ensure_future(self._read(cluster.router, request, left_s))
+            try:
+                await self._reading
+                return
+            except asyncio.CancelledError:
+                if not self._is_cut_off:
+                    self._reading.cancel()
+                    await asyncio.gather(self._reading, return_exceptions=True)
+                    raise
+            while cluster.process.is_dead:
+                if loop.time() > ends_at:
+                    raise DeadlineExceeded("no router is back")
+                await asyncio.sleep(0.05)
+            resumed += 1
+            resume = Resume(token_ids=self.tokens, resumed=resumed)
+            request = replace(self.request, resume=resume)
+
+    async def _read(self, router: Router, request: TurnRequest, deadline_s: float) -> None:
+        answering = router.generate(request, deadline_s=deadline_s)
         async with contextlib.aclosing(answering):
             async for events in answering:
                 for event in events:
@@ -95,16 +133,20 @@ class ClientTurn:
 class Clients:
     """Some sessions, of which each takes turns until `stop`."""
 
-    def __init__(self, router: Router, draw: random.Random, num_sessions: int) -> None:
+    def __init__(self, cluster: Cluster, num_sessions: int) -> None:
         self.outcomes = Outcomes()
         self.running: list[ClientTurn] = []
-        self._router = router
-        self._draw = draw
+        self._cluster = cluster
+        self._draw = cluster.draw
         self._is_over = False
         self._number = 0
         self._sessions = [
             asyncio.ensure_future(self._converse(f"client-{n}")) for n in range(num_sessions)
         ]
+
+    def disconnect(self) -> None:
+        for turn in self.running:
+            turn.disconnect()
 
     async def stop(self) -> None:
         """Starts no more turns. Returns when the last has ended."""
@@ -123,7 +165,7 @@ class Clients:
         )
         turn = ClientTurn(request, deadline_s, is_slow_reader=self._draw.random() < 0.1)
         self.running.append(turn)
-        turn.task = asyncio.ensure_future(turn.run(self._router, self.outcomes))
+        turn.task = asyncio.ensure_future(turn.run(self._cluster, self.outcomes))
         try:
             await turn.task
         finally:

@@ -18,17 +18,22 @@ import kv_transfer.writing.writer
 import prefill_worker.worker
 import router.turn.links
 import segue.wire.drain_calls
+import segue.wire.epochs
 import segue.wire.streams.join
+import segue.worker.process
 from router.config import RouterConfig
 from router.metrics import RouterMetrics
 from router.router import Router
 from router.server import MembershipFace
 from router.sessions.prompt import PromptBuilder
-from segue.api.types import Epoch, Role, WorkerId
+from segue.api.errors import StaleEpoch
+from segue.api.types import Role, WorkerId
 from segue.internal.v1.worker_pb2_grpc import add_MembershipServicer_to_server
 from segue.model.checkpoint.generation import GenerationDefaults
 from segue.security.config import OPEN, Security
 from segue.text.ids_only import IdEncoder
+from segue.worker.membership.identity import take_identity
+from segue.worker.watchdog import EngineStuck
 from tests.router.placed import seats
 from tests.virtual.channels import Channel
 from tests.virtual.clock import VirtualLoop
@@ -58,8 +63,11 @@ class Cluster:
         self.lives: dict[WorkerId, WorkerLife | None] = {}
         """None: between two lives."""
         self.exits: list[object] = []
+        """Of processes that should not have ended."""
         self.unhandled: list[str] = []
-        self._epochs = itertools.count(1)
+        self.clock_ahead_s = 0.0
+        """All hosts' wall clock, against the time that passes."""
+        self._ports = itertools.count(1)
         self._roles = {
             WorkerId(f"{role}-{number}"): role
             for role, total in ((Role.PREFILL, num_prefill), (Role.DECODE, num_decode))
@@ -67,38 +75,71 @@ class Cluster:
         }
         self._ending: set[asyncio.Task[None]] = set()
         self.process = process
-        config = RouterConfig(local_prefill_max_tokens=16, lost_worker_wait_s=5.0)
+        self.router = self._new_router()
+        self._watching = asyncio.ensure_future(self._watch())
+
+    def _new_router(self) -> Router:
         prompts = PromptBuilder(
             encoder=IdEncoder(),
             config=FakeRunner.config,  # type: ignore[arg-type]  # what a prompt's builder uses
             defaults=GenerationDefaults(),
             model_id=LAYOUT.model_id,
         )
-        self.router = Router(config, prompts, RouterMetrics(), model_name="sum", clock=loop.time)
+        config = RouterConfig(local_prefill_max_tokens=16, lost_worker_wait_s=5.0)
+        clock = asyncio.get_running_loop().time
+        made = Router(config, prompts, RouterMetrics(), model_name="sum", clock=clock)
         server = HandlerServer()
-        add_MembershipServicer_to_server(MembershipFace(self.router), server)  # type: ignore[arg-type]
+        add_MembershipServicer_to_server(MembershipFace(made), server)  # type: ignore[arg-type]
         self.network.serve(self.process, server)
-        self._watching = asyncio.ensure_future(self._watch())
+        return made
+
+    def restart_router(self, away_s: float) -> bool:
+        """Kills the router's process, and starts one at the same address. Returns False if it is
+        away already."""
+        if self.process.is_dead:
+            return False
+        self.network.kill(self.process)
+        self._in_background(self._bring_router_back(self.router, away_s))
+        return True
+
+    async def _bring_router_back(self, dead: Router, away_s: float) -> None:
+        """What is left of the dead one ends unheard, before its process is used again."""
+        await asyncio.sleep(away_s)
+        await until(lambda: not dead._ongoing._newest, 30.0)
+        await dead.close()
+        self.process.is_dead = False
+        self.router = self._new_router()
 
     async def start(self) -> None:
         for worker_id in self._roles:
-            self.bear(worker_id)
+            self.lives[worker_id] = None
+        await asyncio.gather(*(self.bear(worker_id) for worker_id in self._roles))
         await until(self.is_whole, 10.0)
 
-    def bear(self, worker_id: WorkerId) -> None:
-        epoch = next(self._epochs)
-        process = Process(worker_id, f"{worker_id}:{epoch}", self.draw)
+    async def bear(self, worker_id: WorkerId) -> None:
+        """Returns when the worker lives. Its epoch is what a worker process takes."""
+        process = Process(worker_id, f"{worker_id}:{next(self._ports)}", self.draw)
         context = contextvars.copy_context()
         context.run(HERE.set, process)
-        self.lives[worker_id] = context.run(
-            WorkerLife,
-            worker_id,
-            self._roles[worker_id],
-            Epoch(epoch),
-            process,
-            self.network,
-            self.written,
-        )
+
+        async def begin() -> None:
+            identity = await take_identity(
+                worker_id, self._roles[worker_id], [ROUTER], clock_ns=self._clock_ns
+            )
+            self.lives[worker_id] = WorkerLife(identity, process, self.network, self.written)
+
+        await asyncio.get_running_loop().create_task(begin(), context=context)
+
+    def _clock_ns(self) -> int:
+        return int((asyncio.get_running_loop().time() + self.clock_ahead_s) * 1e9)
+
+    def leave_process(self, error: BaseException) -> None:
+        """In place of the one of a worker process, which runs here."""
+        life = next((one for one in self.alive() if one.process is HERE.get()), None)
+        if life is None or not isinstance(error, EngineStuck | StaleEpoch):
+            self.exits.append(f"{HERE.get().name} exited: {type(error).__name__}: {error}")
+            return
+        self.end(life.presence.identity.worker_id, leaves=False, away_s=1.0)
 
     def end(self, worker_id: WorkerId, *, leaves: bool, away_s: float) -> None:
         """Ends the worker's life. The next one starts once its process has ended, and some time
@@ -171,7 +212,7 @@ class Cluster:
 
     async def _bear_later(self, worker_id: WorkerId, away_s: float) -> None:
         await asyncio.sleep(away_s)
-        self.bear(worker_id)
+        await self.bear(worker_id)
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
@@ -233,6 +274,8 @@ def in_virtual_time() -> Iterator[list[Cluster]]:
             (kv_transfer.peers, "channel_to", channel_to),
             (segue.wire.streams.join, "channel_to", channel_to),
             (segue.wire.drain_calls, "channel_to", channel_to),
+            (segue.wire.epochs, "channel_to", channel_to),
+            (segue.worker.process, "leave_process", lambda error: made[0].leave_process(error)),
             (os, "_exit", lambda code: made[0].exits.append(f"a process exited with {code}")),
         ):
             stack.enter_context(mock.patch.object(module, name, virtual))

@@ -19,7 +19,10 @@ Fault = Callable[[Cluster, Clients], object]
 # Most are over before a worker is lost, which takes 2 s of silence; the last breaks connections.
 _OUTAGES_S = (0.05, 0.2, 0.5, 1.0, 1.0, 3.0, 3.0, 20.0)
 _FAULTS_PER_S = 2.0
-_CALLS = ("Meet", "Commit", "Abort", "Fence", "Pull")
+_CALLS = (
+    *("Meet", "Commit", "Abort", "Fence", "Pull"),
+    *("ReadPrefix", "Adopt", "MoveSessions", "EndLease", "RenewLease", "LastEpoch"),
+)
 
 
 def kill(cluster: Cluster, clients: Clients) -> object:
@@ -47,6 +50,35 @@ def freeze(cluster: Cluster, clients: Clients) -> object:
         return None
     cluster.network.freeze(life.process, cluster.draw.choice(_OUTAGES_S))
     return life
+
+
+def stick(cluster: Cluster, clients: Clients) -> object:
+    """A worker's engine hangs in a pass, for a moment or until its process ends."""
+    if (life := _any_life(cluster)) is None or life.process.engine_is_stuck:
+        return None
+    process = life.process
+    process.engine_is_stuck = True
+
+    def go_on() -> None:
+        process.engine_is_stuck = False
+
+    if (seconds := cluster.draw.choice((0.5, 2.0, None))) is not None:
+        asyncio.get_running_loop().call_later(seconds, go_on)
+    return life
+
+
+def restart_router(cluster: Cluster, clients: Clients) -> object:
+    """The router dies and is started again; its clients go on with the tokens that they have."""
+    if not cluster.restart_router(cluster.draw.uniform(0.1, 4.0)):
+        return None
+    clients.disconnect()
+    return True
+
+
+def set_clock(cluster: Cluster, clients: Clients) -> object:
+    """The wall clock jumps, mostly back."""
+    cluster.clock_ahead_s += cluster.draw.choice((-3600.0, -60.0, -5.0, -1.0, 30.0))
+    return True
 
 
 def silence(cluster: Cluster, clients: Clients) -> object:
@@ -128,6 +160,9 @@ def evict(cluster: Cluster, clients: Clients) -> object:
 
 FAULTS: dict[Fault, int] = {
     kill: 3,
+    stick: 2,
+    restart_router: 1,
+    set_clock: 1,
     drain: 1,
     freeze: 2,
     silence: 3,
@@ -162,6 +197,7 @@ def heal(cluster: Cluster) -> None:
     cluster.written.num_failing = cluster.written.num_corrupting = 0
     for life in cluster.alive():
         life.layers.fails_next = False
+        life.process.engine_is_stuck = False
 
 
 def _any_life(cluster: Cluster) -> WorkerLife | None:

@@ -15,6 +15,8 @@ class Process:
     is_dead: bool = False
     frozen_until: float = 0.0
     """Like a process that got SIGSTOP: its threads do not run, and no message leaves or arrives."""
+    engine_is_stuck: bool = False
+    """Its engine thread hangs in a pass; all else goes on."""
 
 
 HERE: ContextVar[Process] = ContextVar("HERE")

@@ -23,6 +23,13 @@ def sleep_in_thread(seconds: float) -> None:
     _this.alternating.sleep(seconds)
 
 
+def stand_still_if_stuck() -> None:
+    """On one of these threads: returns when its process is no longer stuck, or has ended."""
+    process = process_of_thread()
+    while process.engine_is_stuck and not process.is_dead:
+        sleep_in_thread(0.1)
+
+
 def process_of_thread() -> Process:
     process: Process = _this.alternating.process
     return process
@@ -130,6 +137,7 @@ class VirtualEngineLoop:
                     return
                 commands, self._commands = self._commands, []
                 self._progress.beat()
+                stand_still_if_stuck()
                 has_work = self._step(commands)
                 self._thread.sleep(self._thread.process.draw.uniform(0.001, 0.02))
         except Exception as error:

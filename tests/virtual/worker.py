@@ -17,7 +17,7 @@ from prefill_worker.config import PrefillConfig
 from prefill_worker.metrics import PrefillMetrics
 from prefill_worker.worker import PrefillWorker
 from segue.api.cluster.status import WorkerHealth
-from segue.api.types import Epoch, Role, WorkerId
+from segue.api.types import Role
 from segue.cache.host.tier import Tiers
 from segue.cache.host.unit_copy import copy_units
 from segue.cache.memory import Memory
@@ -28,10 +28,11 @@ from segue.worker.drain import Draining
 from segue.worker.membership.identity import Identity
 from segue.worker.membership.joining import stay_joined_to
 from segue.worker.process import Presence, audit_when_idle, exit_on_failure
+from segue.worker.watchdog import Patience, end_when_stuck
 from tests.virtual.memory import WatchedMemory
 from tests.virtual.network import HandlerServer, Network
 from tests.virtual.process import Process
-from tests.virtual.threads import sleep_in_thread
+from tests.virtual.threads import sleep_in_thread, stand_still_if_stuck
 from tests.workers.fake_runner import LAYOUT, PAGE_TOKENS, FakeRunner
 
 ROUTER = "router:1"
@@ -39,6 +40,7 @@ NUM_PAGES, NUM_SLOTS = 72, 24
 NUM_HOST_PAGES, NUM_HOST_SLOTS = 40, 8
 HEARTBEAT_S = 0.5
 MAX_RUNNING = 4
+PATIENCE = Patience(pass_s=4.0, shipping_s=6.0)
 
 
 class SlowLayers:
@@ -51,6 +53,7 @@ class SlowLayers:
     def pass_through(self) -> None:
         if threading.current_thread() is not threading.main_thread():
             sleep_in_thread(self._process.draw.uniform(0.0005, 0.01))
+            stand_still_if_stuck()
         if self.fails_next:
             self.fails_next = False
             raise RuntimeError("failed on command")
@@ -61,9 +64,7 @@ class WorkerLife:
 
     def __init__(
         self,
-        worker_id: WorkerId,
-        role: Role,
-        epoch: Epoch,
+        identity: Identity,
         process: Process,
         network: Network,
         written: WatchedMemory,
@@ -77,21 +78,23 @@ class WorkerLife:
         self.runner = FakeRunner(num_pages=NUM_PAGES, num_slots=NUM_SLOTS)
         self.layers = SlowLayers(process)
         self.runner.gate = self.layers  # type: ignore[assignment]
-        identity = Identity(worker_id=worker_id, role=role, epoch=epoch)
         self.presence = Presence(identity=identity, address=process.address, metrics_address="")
-        self.worker = self._worker(role, self._resources(identity))
+        self.worker = self._worker(identity.role, self._resources(identity))
+        self._count_no_silence_while_stopped()
         server = HandlerServer()
         for _, add in self.worker.services():
             add(server)  # type: ignore[arg-type]  # what adding a service uses of a server
         network.serve(process, server)
         self._draining = Draining(
             self.worker,
-            functools.partial(move_sessions, [ROUTER], worker_id, epoch),
+            functools.partial(move_sessions, [ROUTER], identity.worker_id, identity.epoch),
             default_s=5.0,
             started=self._drain,
             clock=asyncio.get_running_loop().time,
         )
-        self._tasks = [asyncio.ensure_future(work) for work in (self._join(), self._audit())]
+        watching = end_when_stuck(self.worker.watchdog, self.presence)
+        works = self._join(), self._audit(), watching
+        self._tasks = [asyncio.ensure_future(work) for work in works]
         for task in self._tasks:
             task.add_done_callback(exit_on_failure)
 
@@ -130,7 +133,19 @@ class WorkerLife:
             endpoint=endpoint,
             tiers=tiers,
             max_running=MAX_RUNNING,
+            patience=PATIENCE,
         )
+
+    def _count_no_silence_while_stopped(self) -> None:
+        """A stopped process does not look at its engine either, but its tasks run here."""
+        watchdog, loop = self.worker.watchdog, asyncio.get_running_loop()
+        tick = watchdog.tick
+
+        def tick_unless_stopped(elapsed_s: float) -> None:
+            if loop.time() >= self.process.frozen_until:
+                tick(elapsed_s)
+
+        watchdog.tick = tick_unless_stopped  # type: ignore[method-assign]  # as said above
 
     async def _join(self) -> None:
         await stay_joined_to(
@@ -147,7 +162,8 @@ class WorkerLife:
         await audit_when_idle(self.worker, period_s=5.0)
 
     async def _drain(self) -> None:
-        self.presence.health = WorkerHealth.DRAINING
+        if self.presence.health is WorkerHealth.READY:
+            self.presence.health = WorkerHealth.DRAINING
 
     async def die(self) -> None:
         """The process ends without a word. What is left of it closes, unheard."""
