@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from router.membership import Membership
+from router.membership import MAX_ROUTERS, Membership
 from router.server import MembershipFace
 from router.turn.links import Links
 from segue.api.cluster.status import WorkerHealth, WorkerStatus
@@ -95,6 +95,9 @@ async def test_a_worker_whose_clock_was_set_back_joins_every_router() -> None:
         for _, membership in (old, new):
             (member,) = membership.workers()
             assert (member.epoch, member.health) == (identity.epoch, WorkerHealth.READY)
+        # Both learn how many routers there are: tenants' limits are divided by that.
+        while [membership.num_routers for _, membership in (old, new)] != [2, 2]:
+            await asyncio.sleep(0.01)
         leaving.set()
         await joined
     assert WORKER.epoch < identity.epoch
@@ -137,6 +140,17 @@ async def test_a_worker_that_was_replaced_does_not_come_back_as_the_latest(
         assert not joined.done()
         leaving.set()
         await joined
+
+
+async def test_only_workers_that_are_here_say_how_many_routers_there_are() -> None:
+    async with door() as (_, membership):
+        assert membership.num_routers == 1
+        membership.heartbeat(WORKER, "m1", 10**9)
+        assert membership.num_routers == MAX_ROUTERS
+        membership.heartbeat(WORKER, "m1", 2)
+        assert membership.num_routers == 2
+        membership.lost(WORKER.worker_id, WORKER.epoch)
+        assert membership.num_routers == 1
 
 
 async def test_a_question_without_a_name_is_refused() -> None:
