@@ -72,6 +72,12 @@ WORKERS = Dashboard(
             queries=rate("segue_decode_tokens_total", "instance"),
         ),
         Panel(
+            title="Engines without progress",
+            queries=one("max by (instance) (segue_engine_silent_seconds)", "{{instance}}"),
+            unit="s",
+            explains="A worker whose engine is silent for too long is stuck, and is restarted.",
+        ),
+        Panel(
             title="Busy share",
             queries=(
                 *rate("segue_prefill_chunk_seconds_sum", "instance", "prefill {{instance}}"),

@@ -81,15 +81,17 @@ template:
           - {name: decode, containerPort: 7430}
           - {name: decode-metrics, containerPort: 7431}
           {{- end }}
-        # The pod lives as long as Ray's node: Ray itself restarts a worker in it. It is ready once the
-        # worker has loaded its model.
+        # The pod lives as long as Ray's node, whose raylet answers gRPC's health checks without a token: Ray
+        # itself restarts a worker in it. It is ready once the worker has loaded its model.
         startupProbe:
-          tcpSocket: {port: 6380}
+          grpc: {port: 6380}
           periodSeconds: 5
+          timeoutSeconds: 5
           failureThreshold: 60
         livenessProbe:
-          tcpSocket: {port: 6380}
+          grpc: {port: 6380}
           periodSeconds: 10
+          timeoutSeconds: 5
           failureThreshold: 6
         readinessProbe:
           {{- include "segue.httpProbe" (dict "root" $root "path" "/readyz" "port" .port) | nindent 10 }}
