@@ -10,6 +10,7 @@ import pytest
 
 from scripts.dashboards.boards import BOARDS
 from scripts.dashboards.panels import Panel
+from scripts.dashboards.picture import draw
 from segue.launch.cluster import Cluster
 from segue.sdk.client import Client
 from tests.cluster.prometheus import ask, query, running_prometheus, wait_for
@@ -59,6 +60,12 @@ async def test_panels_and_rules_have_answers(ray_cluster: Cluster, tmp_path: Pat
                 for panel in board.panels
                 if not panel.empty_if
             }
+            for board in BOARDS:
+                picture = tmp_path / f"{board.name}.png"
+                await asyncio.to_thread(
+                    draw, address, board, picture, minutes=1.0, interval=INTERVAL
+                )
+                assert picture.read_bytes().startswith(b"\x89PNG")
             always = [
                 f"{board.name}: {panel.title}"
                 for board in BOARDS

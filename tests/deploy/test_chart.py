@@ -13,6 +13,7 @@ import typer
 
 from segue.cli.main import app
 from segue.config import read_text
+from segue.launch.cluster import SPIN_COUNT
 from segue.launch.config import Config
 from segue.launch.ray.demand import NodeRoom, demands_of, shortage
 from tests.deploy.chart import RECIPES, Document, of_kind, pod_templates, template
@@ -197,3 +198,12 @@ def test_a_secret_that_the_chart_makes_is_long_and_new_each_time() -> None:
     found = re.findall(r"auth_token: (\S{20,})", template("") + template("", "--set", "routers=2"))
 
     assert len(set(found)) == 2
+
+
+def test_workers_wait_as_where_segue_serve_starts_ray() -> None:
+    (group, _) = groups("")
+    (container,) = group["template"]["spec"]["containers"]
+    settings = {variable["name"]: variable.get("value") for variable in container["env"]}
+
+    assert settings["GOMP_SPINCOUNT"] == SPIN_COUNT
+    assert settings["RAY_worker_niceness"] == "0"

@@ -57,8 +57,8 @@ template:
           {{- include "segue.rayEnv" $root | nindent 10 }}
           {{- include "segue.modelEnv" $root | nindent 10 }}
           {{- include "segue.clientEnv" $root | nindent 10 }}
-          # Threads that wait at a barrier must not spin: prefill and decode share cores.
-          - {name: GOMP_SPINCOUNT, value: "0"}
+          # Threads that wait at a barrier spin for a short time only, as where `segue serve` starts Ray.
+          - {name: GOMP_SPINCOUNT, value: "20000"}
           - name: OMP_NUM_THREADS
             valueFrom: {resourceFieldRef: {resource: limits.cpu}}
           - name: POD_IP
