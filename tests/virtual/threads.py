@@ -104,7 +104,10 @@ class VirtualEngineLoop:
         step: Callable[[list[Any]], bool],
         on_crash: Callable[[BaseException], None],
         progress: EngineProgress,
+        *,
+        niceness: int = 0,
     ) -> None:
+        """`niceness` has no meaning where one thread runs at a time."""
         self._step = step
         self._progress = progress
         self._on_crash = on_crash
