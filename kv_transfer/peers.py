@@ -35,7 +35,8 @@ from segue.internal.v1.transfer_pb2_grpc import (
 )
 from segue.security.config import OPEN, Security
 from segue.wire.channel import channel_to
-from segue.wire.convert.turns import outcome_to_wire, prefix_to_wire
+from segue.wire.convert.same_names import message_of
+from segue.wire.convert.turns import outcome_to_wire
 from segue.wire.grpc_words import is_refused
 from segue.wire.status import rpc_errors
 
@@ -246,14 +247,16 @@ class Peers:
     async def pull(
         self, source: PeerIdentity, ticket: Ticket, prefix: PrefixName, *, timeout_s: float
     ) -> None:
-        request = pb.PullRequest(ticket=ticket_to_wire(ticket), prefix=prefix_to_wire(prefix))
+        request = pb.PullRequest(
+            ticket=ticket_to_wire(ticket), prefix=message_of(pb.PrefixName, prefix)
+        )
         async with self._calling(source, timeout_s) as channel:
             await HandoffSourceStub(channel).Pull(request, timeout=timeout_s)
 
     async def read_prefix(
         self, source: PeerIdentity, prefix: PrefixName, *, timeout_s: float
     ) -> Sequence[bytes]:
-        request = pb.ReadPrefixRequest(prefix=prefix_to_wire(prefix))
+        request = pb.ReadPrefixRequest(prefix=message_of(pb.PrefixName, prefix))
         async with self._calling(source, timeout_s) as channel:
             reply = await HandoffSourceStub(channel).ReadPrefix(request, timeout=timeout_s)
         return reply.page_keys

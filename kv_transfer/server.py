@@ -27,7 +27,8 @@ from segue.api.prompt import PrefixName
 from segue.api.types import Epoch, WorkerId
 from segue.internal.v1 import transfer_pb2 as pb
 from segue.internal.v1 import transfer_pb2_grpc as rpc
-from segue.wire.convert.turns import outcome_from_wire, prefix_from_wire
+from segue.wire.convert.same_names import value_of
+from segue.wire.convert.turns import outcome_from_wire
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -108,11 +109,11 @@ class SourceServicer(rpc.HandoffSourceServicer):
     async def Pull(self, request: pb.PullRequest, context: Context) -> pb.PullResponse:
         ticket = ticket_from_wire(request.ticket)
         await self._members.require(ticket.reader)
-        await self._lend(ticket, prefix_from_wire(request.prefix))
+        await self._lend(ticket, value_of(PrefixName, request.prefix))
         return pb.PullResponse()
 
     async def ReadPrefix(
         self, request: pb.ReadPrefixRequest, context: Context
     ) -> pb.ReadPrefixResponse:
-        page_keys = await self._read_keys(prefix_from_wire(request.prefix))
+        page_keys = await self._read_keys(value_of(PrefixName, request.prefix))
         return pb.ReadPrefixResponse(page_keys=page_keys)

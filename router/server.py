@@ -32,7 +32,6 @@ from segue.wire.convert.request import request_from_wire, tokenized_from_wire
 from segue.wire.convert.same_names import message_of
 from segue.wire.convert.worker import (
     cluster_to_wire,
-    session_to_wire,
     worker_from_wire,
     worker_to_wire,
 )
@@ -153,7 +152,7 @@ class Sessions(SessionsServicer):
         )
         own = (replace(one, session_id=tenant.shown(one.session_id)) for one in sessions)
         return pb.ListSessionsResponse(
-            sessions=[session_to_wire(session) for session in own],
+            sessions=[message_of(pb.SessionInfo, session) for session in own],
             next_page_token=next_page_token,
         )
 

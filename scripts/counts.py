@@ -74,6 +74,15 @@ LATER = {
         "benchmarks/inventory.py",
     ),
     "scored prompts": ("segue/engine/scoring.py",),
+    "upgrades": ("segue/upgrade", "segue/cli/upgrade.py"),
+    "watchdog and epochs": (
+        "segue/worker/watchdog.py",
+        "segue/worker/membership/identity.py",
+        "segue/wire/epochs.py",
+        "segue/launch/ray/parts.py",
+    ),
+    "deployment": ("router/telemetry", "scripts/dashboards", "scripts/helm.py"),
+    "other engines": ("benchmarks/peers", "benchmarks/long_context.py"),
     "these counts": ("scripts/counts.py",),
 }
 _NO_CODE = {

@@ -5,12 +5,7 @@ from __future__ import annotations
 import collections
 from dataclasses import dataclass, field
 
-from benchmarks.placement.workload import (
-    DECODE_TOKENS,
-    PAGE_TOKENS,
-    PREFILL_TOKENS,
-    SLOT_TOKENS,
-)
+from benchmarks.placement.workload import DECODE_TOKENS, PAGE_TOKENS, PREFILL_TOKENS, SLOT_TOKENS
 from segue.api.cluster.status import UnitCounts, WorkerLoad, WorkerStatus
 from segue.api.types import Epoch, Role, WorkerId
 

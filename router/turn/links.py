@@ -23,7 +23,8 @@ from segue.internal.v1.worker_pb2_grpc import DecodeWorkerStub, PrefillWorkerStu
 from segue.security.config import OPEN, Security
 from segue.wire.channel import channel_to
 from segue.wire.convert.drain import adopted_from_wire, drain_report_from_wire, prefixes_to_wire
-from segue.wire.convert.turns import holder_to_wire, turn_to_wire
+from segue.wire.convert.same_names import message_of
+from segue.wire.convert.turns import turn_to_wire
 from segue.wire.convert.worker import worker_from_wire
 from segue.wire.status import rpc_errors
 from segue.wire.streams.client import Calls
@@ -121,7 +122,7 @@ class PrefillLink(_Link["PrefillWorkerAsyncStub"]):
         prompt = pb.PrefillPrompt(
             turn=_turn_to_wire(turn),
             ticket=ticket,
-            holder=holder_to_wire(holder) if holder else None,
+            holder=message_of(pb.PrefixHolder, holder) if holder else None,
         )
         call = self._calls.start(pb.TurnCommand(prefill=prompt), TurnCall)
         try:

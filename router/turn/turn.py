@@ -35,14 +35,7 @@ from router.turn.lifecycle import (
     outcome_of,
 )
 from segue.api.errors import Cancelled, DeadlineExceeded, NotResident, SegueError, Unavailable
-from segue.api.turn import (
-    ComputedOnDecode,
-    TokenDelta,
-    TurnEnd,
-    TurnEvent,
-    TurnResult,
-    TurnSpec,
-)
+from segue.api.turn import ComputedOnDecode, TokenDelta, TurnEnd, TurnEvent, TurnResult, TurnSpec
 from segue.api.types import WorkerId
 
 logger = logging.getLogger(__name__)

@@ -6,13 +6,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from segue.answers.formats import TOOL_CALL_FORMATS, ParserNames
-from segue.answers.parts import (
-    AnswerPart,
-    CallAbandoned,
-    CallEnd,
-    ContentText,
-    ReasoningText,
-)
+from segue.answers.parts import AnswerPart, CallAbandoned, CallEnd, ContentText, ReasoningText
 from segue.answers.reasoning import Reasoning, ReasoningSpacing
 from segue.answers.tool_calls.calls import CallReader, end_of_reasoning
 from segue.api.messages import THINK_END, THINK_START

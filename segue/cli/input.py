@@ -13,13 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from segue.api.errors import InvalidRequest
-from segue.api.types import (
-    ChatInput,
-    JsonSchema,
-    TextInput,
-    TokenInput,
-    TurnInput,
-)
+from segue.api.types import ChatInput, JsonSchema, TextInput, TokenInput, TurnInput
 from segue.sdk import chat_json
 from segue.sdk.chat_json import read_chat
 

@@ -10,10 +10,7 @@ from typing import Any
 
 import torch
 from transformers import Qwen3_5ForCausalLM
-from transformers.models.qwen3_5.modeling_qwen3_5 import (
-    Qwen3_5Attention,
-    apply_rotary_pos_emb,
-)
+from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5Attention, apply_rotary_pos_emb
 
 # Shape letters: B = rows, T = tokens of a row, P = positions that have a next token, C = hidden
 # size, H = query heads, D = head dimensions.

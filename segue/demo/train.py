@@ -31,13 +31,7 @@ except ModuleNotFoundError:
 from segue.demo.corpus.conversations import COPY_WEIGHTS, typed_conversation
 from segue.demo.corpus.examples import encode, repeats, tokenizer_texts
 from segue.demo.evaluate import accuracies, held_out
-from segue.demo.looking_back import (
-    attention_of,
-    begin_anew,
-    followers,
-    looking_loss,
-    watched,
-)
+from segue.demo.looking_back import attention_of, begin_anew, followers, looking_loss, watched
 from segue.demo.mtp import load_trunk
 from segue.demo.network import MAX_POSITIONS, hold_memory, new_network, shorten_memory
 from segue.demo.stages import PARTS, Part, Stage

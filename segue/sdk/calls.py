@@ -19,7 +19,7 @@ from segue.wire.convert.drain import drain_report_from_wire
 from segue.wire.convert.explanation import explanation_from_wire
 from segue.wire.convert.request import token_ids_to_wire, tokenized_to_wire
 from segue.wire.convert.same_names import value_of
-from segue.wire.convert.worker import cluster_from_wire, session_from_wire
+from segue.wire.convert.worker import cluster_from_wire
 
 if TYPE_CHECKING:
     # For type annotations only: the generated module does not have this name at run time.
@@ -100,7 +100,7 @@ class RouterCalls:
             for wire in reply.sessions:
                 # A session used meanwhile appears again, at its new place.
                 sessions.pop(wire.session_id, None)
-                sessions[wire.session_id] = session_from_wire(wire)
+                sessions[wire.session_id] = value_of(SessionInfo, wire)
             page_token = reply.next_page_token
             if not page_token:
                 return sessions

@@ -20,12 +20,7 @@ from grpc_status import rpc_status
 
 from segue.api import errors
 from segue.wire.error_details import error_to_wire, named_error
-from segue.wire.grpc_words import (
-    error_in_words,
-    is_closed_at_once,
-    is_refused,
-    is_unserved,
-)
+from segue.wire.grpc_words import error_in_words, is_closed_at_once, is_refused, is_unserved
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,6 @@ from segue.api.types import SessionId
 from segue.internal.v1 import transfer_pb2, worker_pb2
 from segue.v1 import session_pb2 as pb
 from segue.wire.convert.same_names import message_of, value_of
-from segue.wire.convert.turns import prefix_from_wire, prefix_to_wire
 
 _REASON_TO_WIRE = {
     LeftReason.NOT_ASKED: pb.LEFT_REASON_NOT_ASKED,
@@ -49,12 +48,12 @@ def drain_report_from_wire(report: pb.DrainReport) -> DrainReport:
 
 
 def prefixes_to_wire(prefixes: Iterable[PrefixName]) -> list[transfer_pb2.PrefixName]:
-    return [prefix_to_wire(prefix) for prefix in prefixes]
+    return [message_of(transfer_pb2.PrefixName, prefix) for prefix in prefixes]
 
 
 def prefixes_from_wire(prefixes: Iterable[transfer_pb2.PrefixName]) -> tuple[PrefixName, ...]:
     """Raises InvalidRequest."""
-    read = tuple(prefix_from_wire(prefix) for prefix in prefixes)
+    read = tuple(value_of(PrefixName, prefix) for prefix in prefixes)
     require_prefixes(read)
     return read
 

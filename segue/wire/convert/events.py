@@ -97,30 +97,8 @@ def finish_reason_from_wire(reason: pb.FinishReason.ValueType) -> FinishReason:
     return one_of("finish_reason", _FINISH_FROM_WIRE, reason)
 
 
-def usage_to_wire(usage: Usage) -> pb.Usage:
-    return message_of(pb.Usage, usage)
-
-
-def usage_from_wire(usage: pb.Usage) -> Usage:
-    return value_of(Usage, usage)
-
-
-def timings_to_wire(timings: Timings) -> pb.Timings:
-    return message_of(pb.Timings, timings)
-
-
-def timings_from_wire(timings: pb.Timings) -> Timings:
-    return value_of(Timings, timings)
-
-
 def end_to_wire(end: TurnEnd) -> pb.TurnEnd:
-    return message_of(
-        pb.TurnEnd,
-        end,
-        finish_reason=finish_reason_to_wire(end.finish_reason),
-        usage=usage_to_wire(end.usage),
-        timings=timings_to_wire(end.timings),
-    )
+    return message_of(pb.TurnEnd, end, finish_reason=finish_reason_to_wire(end.finish_reason))
 
 
 def end_from_wire(end: pb.TurnEnd) -> TurnEnd:
@@ -128,17 +106,9 @@ def end_from_wire(end: pb.TurnEnd) -> TurnEnd:
         TurnEnd,
         end,
         finish_reason=finish_reason_from_wire(end.finish_reason),
-        usage=usage_from_wire(end.usage),
-        timings=timings_from_wire(end.timings),
+        usage=value_of(Usage, end.usage),
+        timings=value_of(Timings, end.timings),
     )
-
-
-def started_to_wire(started: TurnStarted) -> pb.TurnStarted:
-    return message_of(pb.TurnStarted, started)
-
-
-def started_from_wire(started: pb.TurnStarted) -> TurnStarted:
-    return value_of(TurnStarted, started)
 
 
 def events_to_wire(events: Iterable[TurnEvent]) -> pb.GenerateEvent:
@@ -153,13 +123,13 @@ def events_to_wire(events: Iterable[TurnEvent]) -> pb.GenerateEvent:
             case TurnEnd():
                 end = end_to_wire(event)
             case TurnStarted():
-                started = started_to_wire(event)
+                started = message_of(pb.TurnStarted, event)
     return pb.GenerateEvent(started=started, prompt_logprobs=logprobs, delta=delta, end=end)
 
 
 def events_from_wire(message: pb.GenerateEvent) -> Iterator[TurnEvent]:
     if message.HasField("started"):
-        yield started_from_wire(message.started)
+        yield value_of(TurnStarted, message.started)
     if message.HasField("prompt_logprobs"):
         yield prompt_logprobs_from_wire(message.prompt_logprobs)
     if message.HasField("delta"):

@@ -31,7 +31,7 @@ def explanation_to_wire(explanation: Explanation) -> pb.Explanation:
         pb.Explanation,
         explanation,
         candidates=[candidate_to_wire(one) for one in explanation.candidates],
-        speeds=[_speed_to_wire(one) for one in explanation.speeds],
+        speeds=[message_of(pb.WorkerSpeed, one) for one in explanation.speeds],
     )
 
 
@@ -63,11 +63,6 @@ def candidate_from_wire(one: pb.Candidate) -> WeighedCandidate:
         excluded=one_of("excluded", _EXCLUDED_FROM_WIRE, one.excluded),
         source_worker=WorkerId(one.source_worker) if one.source_worker else None,
     )
-
-
-def _speed_to_wire(one: WorkerSpeed) -> pb.WorkerSpeed:
-    lines = {name: message_of(pb.CostLine, getattr(one, name)) for name in _LINES}
-    return message_of(pb.WorkerSpeed, one, **lines)
 
 
 def _speed_from_wire(one: pb.WorkerSpeed) -> WorkerSpeed:

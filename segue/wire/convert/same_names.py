@@ -1,8 +1,8 @@
 """Copies fields of the same name between our values and protobuf messages.
 
 Every field of the target must have a namesake in the source or be passed by hand, so a field that
-was added on one side only fails at the first use. By hand go enums, oneofs, nested messages and
-names that differ.
+was added on one side only fails at the first use. By hand go enums, oneofs, repeated messages,
+names that differ and, to a value, messages in messages.
 """
 
 from __future__ import annotations
@@ -13,16 +13,21 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
 
 Kind = TypeVar("Kind", bound=Message)
 Value = TypeVar("Value")
 
 
 def message_of(kind: type[Kind], value: object, /, **by_hand: Any) -> Kind:
-    """What is None stays absent."""
+    """What is None stays absent. A value in a field becomes a message in it."""
     target: Any = kind
-    names = _of_message(target, tuple(by_hand))
-    return kind(**{name: getattr(value, name) for name in names}, **by_hand)
+    names, inner = _of_message(target, tuple(by_hand))
+    fields = {name: getattr(value, name) for name in names}
+    for name, inner_kind in inner:
+        if (part := getattr(value, name)) is not None:
+            fields[name] = message_of(inner_kind, part)
+    return kind(**fields, **by_hand)
 
 
 def value_of(kind: type[Value], message: Message, /, **by_hand: Any) -> Value:
@@ -34,8 +39,20 @@ def value_of(kind: type[Value], message: Message, /, **by_hand: Any) -> Value:
 
 
 @functools.cache
-def _of_message(kind: Any, by_hand: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(field.name for field in kind.DESCRIPTOR.fields if field.name not in by_hand)
+def _of_message(
+    kind: Any, by_hand: tuple[str, ...]
+) -> tuple[tuple[str, ...], tuple[tuple[str, type[Message]], ...]]:
+    fields = [field for field in kind.DESCRIPTOR.fields if field.name not in by_hand]
+    repeated = [one.name for one in fields if one.message_type is not None and one.is_repeated]
+    assert not repeated, (
+        f"{kind.DESCRIPTOR.name} has many messages in {repeated}: pass them by hand"
+    )
+    inner = [
+        (one.name, GetMessageClass(one.message_type))
+        for one in fields
+        if one.message_type is not None
+    ]
+    return tuple(one.name for one in fields if one.message_type is None), tuple(inner)
 
 
 @functools.cache

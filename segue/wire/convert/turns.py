@@ -14,7 +14,7 @@ from segue.api.checks import (
     require_number,
 )
 from segue.api.prompt import SALT_BYTES, MediaSpan, PrefixName, Prompt, pack_tokens, unpack_tokens
-from segue.api.turn import PrefillOutcome, PrefixHolder, ShipReport, TurnResult, TurnSpec
+from segue.api.turn import PrefillOutcome, PrefixHolder, ShipReport, TurnResult, TurnSpec, Usage
 from segue.api.types import Grammar, SessionId, TurnId
 from segue.internal.v1 import transfer_pb2, worker_pb2
 from segue.wire.convert.events import (
@@ -22,8 +22,6 @@ from segue.wire.convert.events import (
     finish_reason_to_wire,
     sampled_from_wire,
     sampled_to_wire,
-    usage_from_wire,
-    usage_to_wire,
 )
 from segue.wire.convert.request import (
     rules_from_wire,
@@ -56,7 +54,7 @@ def turn_to_wire(
         sampling=sampling_to_wire(turn.sampling),
         stop=stop_to_wire(turn.stop),
         branch_points=turn.branch_points,
-        prefix=prefix_to_wire(prefix) if prefix else None,
+        prefix=message_of(transfer_pb2.PrefixName, prefix) if prefix else None,
         salt=turn.context.salt,
         grammar=message_of(worker_pb2.Grammar, turn.grammar) if turn.grammar else None,
     )
@@ -71,7 +69,7 @@ def turn_from_wire(turn: worker_pb2.TurnSpec, find: FindPrefix) -> TurnSpec:
     )
     context = Prompt(unpack_tokens(turn.context), media, turn.salt)
     if turn.HasField("prefix"):
-        known = find(prefix_from_wire(turn.prefix))
+        known = find(value_of(PrefixName, turn.prefix))
         require(known.salt == turn.salt, "a turn and the prefix that it names must have one salt")
         context = known + context
     return TurnSpec(
@@ -86,18 +84,6 @@ def turn_from_wire(turn: worker_pb2.TurnSpec, find: FindPrefix) -> TurnSpec:
     )
 
 
-def prefix_to_wire(prefix: PrefixName) -> transfer_pb2.PrefixName:
-    return message_of(transfer_pb2.PrefixName, prefix)
-
-
-def prefix_from_wire(prefix: transfer_pb2.PrefixName) -> PrefixName:
-    return value_of(PrefixName, prefix)
-
-
-def holder_to_wire(holder: PrefixHolder) -> worker_pb2.PrefixHolder:
-    return message_of(worker_pb2.PrefixHolder, holder)
-
-
 def holder_from_wire(holder: worker_pb2.PrefixHolder) -> PrefixHolder:
     """Raises InvalidRequest."""
     require_name("the holder's name", holder.worker_id)
@@ -105,10 +91,6 @@ def holder_from_wire(holder: worker_pb2.PrefixHolder) -> PrefixHolder:
     require_address("the holder's address", holder.address)
     require_count("the holder's checkpoint_tokens", holder.checkpoint_tokens, low=1)
     return value_of(PrefixHolder, holder)
-
-
-def report_to_wire(report: ShipReport) -> transfer_pb2.ShipReport:
-    return message_of(transfer_pb2.ShipReport, report)
 
 
 def report_from_wire(report: transfer_pb2.ShipReport) -> ShipReport:
@@ -119,9 +101,8 @@ def report_from_wire(report: transfer_pb2.ShipReport) -> ShipReport:
 
 
 def outcome_to_wire(outcome: PrefillOutcome) -> transfer_pb2.PrefillOutcome:
-    return transfer_pb2.PrefillOutcome(
-        first_token=sampled_to_wire(outcome.first_token), report=report_to_wire(outcome.report)
-    )
+    first_token = sampled_to_wire(outcome.first_token)
+    return message_of(transfer_pb2.PrefillOutcome, outcome, first_token=first_token)
 
 
 def outcome_from_wire(outcome: transfer_pb2.PrefillOutcome) -> PrefillOutcome:
@@ -133,13 +114,8 @@ def outcome_from_wire(outcome: transfer_pb2.PrefillOutcome) -> PrefillOutcome:
 
 
 def result_to_wire(result: TurnResult) -> worker_pb2.DecodeEnd:
-    return message_of(
-        worker_pb2.DecodeEnd,
-        result,
-        finish_reason=finish_reason_to_wire(result.finish_reason),
-        usage=usage_to_wire(result.usage),
-        report=report_to_wire(result.report),
-    )
+    reason = finish_reason_to_wire(result.finish_reason)
+    return message_of(worker_pb2.DecodeEnd, result, finish_reason=reason)
 
 
 def result_from_wire(end: worker_pb2.DecodeEnd) -> TurnResult:
@@ -149,6 +125,6 @@ def result_from_wire(end: worker_pb2.DecodeEnd) -> TurnResult:
         TurnResult,
         end,
         finish_reason=finish_reason_from_wire(end.finish_reason),
-        usage=usage_from_wire(end.usage),
+        usage=value_of(Usage, end.usage),
         report=report_from_wire(end.report),
     )

@@ -16,7 +16,6 @@ from segue.api.checks import (
 from segue.api.cluster.status import (
     ClusterStatus,
     RouterStatus,
-    SessionInfo,
     UnitCounts,
     WorkerHealth,
     WorkerLoad,
@@ -43,10 +42,6 @@ _HEALTH_TO_WIRE = {
 _HEALTH_FROM_WIRE = {wire: health for health, wire in _HEALTH_TO_WIRE.items()}
 
 
-def counts_to_wire(counts: UnitCounts) -> pb.UnitCounts:
-    return message_of(pb.UnitCounts, counts)
-
-
 def counts_from_wire(counts: pb.UnitCounts) -> UnitCounts:
     """Raises InvalidRequest."""
     by_state = (
@@ -62,17 +57,6 @@ def counts_from_wire(counts: pb.UnitCounts) -> UnitCounts:
     )
     require_count("stray units", counts.stray, high=counts.total)
     return value_of(UnitCounts, counts)
-
-
-def load_to_wire(load: WorkerLoad) -> pb.WorkerLoad:
-    return message_of(
-        pb.WorkerLoad,
-        load,
-        pages=counts_to_wire(load.pages),
-        slots=counts_to_wire(load.slots),
-        host_pages=counts_to_wire(load.host_pages),
-        host_slots=counts_to_wire(load.host_slots),
-    )
 
 
 def load_from_wire(load: pb.WorkerLoad) -> WorkerLoad:
@@ -96,7 +80,6 @@ def worker_to_wire(status: WorkerStatus) -> pb.WorkerStatus:
         status,
         role=_ROLE_TO_WIRE[status.role],
         health=_HEALTH_TO_WIRE[status.health],
-        load=load_to_wire(status.load),
     )
 
 
@@ -124,7 +107,6 @@ def cluster_to_wire(status: ClusterStatus) -> pb.ClusterStatus:
         pb.ClusterStatus,
         status,
         workers=[worker_to_wire(worker) for worker in status.workers],
-        router=message_of(pb.RouterStatus, status.router),
     )
 
 
@@ -135,11 +117,3 @@ def cluster_from_wire(status: pb.ClusterStatus) -> ClusterStatus:
         workers=tuple(worker_from_wire(worker) for worker in status.workers),
         router=value_of(RouterStatus, status.router),
     )
-
-
-def session_to_wire(session: SessionInfo) -> pb.SessionInfo:
-    return message_of(pb.SessionInfo, session)
-
-
-def session_from_wire(session: pb.SessionInfo) -> SessionInfo:
-    return value_of(SessionInfo, session)
