@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from router.config import RouterConfig
+from router.documents import DocumentsFace, DocumentStore
 from router.drain.leaving import draining_of
 from router.metrics import RouterMetrics
 from router.router import Router
@@ -31,6 +32,7 @@ from segue.process.metrics_endpoint import MetricsEndpoint
 from segue.process.telemetry import setup_logging
 from segue.security.config import OPEN, Security
 from segue.security.options import add_secret_option, security_of
+from segue.v1.documents_pb2_grpc import add_DocumentsServicer_to_server
 from segue.v1.session_pb2_grpc import add_SessionsServicer_to_server
 from segue.wire.addresses import Hosts
 from segue.wire.metrics import metrics_endpoint
@@ -80,6 +82,7 @@ async def running(
     prompts = PromptBuilder.from_folder(folder, checkpoint, config.parsers)
     router = Router(config, prompts, metrics, model_name=model_name or model, security=security)
     hosts = Hosts.of(config.host, config.announce)
+    documents = DocumentStore(config.document_bytes, config.document_s)
     endpoint = metrics_endpoint(metrics.registry, hosts, config.metrics_port, security)
 
     servers: list[RunningServer] = []
@@ -96,8 +99,10 @@ async def running(
             router, keys, draining, address=address, metrics_address=endpoint.address
         )
         membership = MembershipFace(router)
+        kept = DocumentsFace(documents, keys)
         return [
             ("segue.v1.Sessions", lambda server: add_SessionsServicer_to_server(sessions, server)),
+            ("segue.v1.Documents", lambda server: add_DocumentsServicer_to_server(kept, server)),
             (
                 "segue.internal.v1.Membership",
                 lambda server: add_MembershipServicer_to_server(membership, server),

@@ -90,6 +90,12 @@ class RouterConfig:
     sessions of 50,000 tokens. Evicts the least recently used session, whose client then sends its
     whole history once. 0 keeps none.
     """
+    document_bytes: int = 256 << 20
+    """Memory for what gateways keep here for each other: responses that `previous_response_id` may
+    name. Drops the least recently used, of the tenant that has the most. 0 keeps none.
+    """
+    document_s: float = 86_400.0
+    """They are dropped when they have not been used for this long."""
     max_prompt_bytes: int = 16 << 20
     """Larger requests are refused unread. Counts texts, reasoning, calls and tools of all messages.
     A context of a million tokens takes some 4 MB of English.
@@ -129,11 +135,12 @@ class RouterConfig:
             "min_tokens_per_s",
             "local_prefill_max_tokens",
             "history_bytes",
+            "document_bytes",
             "max_queued",
             "max_queued_bytes",
         ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
-        for name in ("default_deadline_s", "heartbeat_timeout_s", "queue_timeout_s"):
+        for name in ("document_s", "default_deadline_s", "heartbeat_timeout_s", "queue_timeout_s"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name)}")

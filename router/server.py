@@ -77,7 +77,7 @@ class Sessions(SessionsServicer):
         self, request_iterator: AsyncIterator[pb.GenerateManyCommands], context: Context
     ) -> AsyncIterator[pb.GenerateManyEvents]:
         # Without a key of its own the stream may be opened, but each of its turns needs one.
-        own_key = _key_in(context)
+        own_key = key_in(context)
 
         def answer(
             request: pb.GenerateRequest, deadline_s: float | None, api_key: str
@@ -90,7 +90,7 @@ class Sessions(SessionsServicer):
 
     def _tenant(self, context: Context) -> Tenant:
         """Who calls. Raises Unauthenticated."""
-        return self._keys.tenant_of(_key_in(context))
+        return self._keys.tenant_of(key_in(context))
 
     async def _events(
         self, request: pb.GenerateRequest, deadline_s: float | None, tenant: Tenant
@@ -211,7 +211,7 @@ class Sessions(SessionsServicer):
         return pb.DrainRouterResponse(ended_turns=report.ended_turns, cut_turns=report.moved_turns)
 
 
-def _key_in(context: Context) -> str:
+def key_in(context: Context) -> str:
     """The API key of the call; empty if it has none."""
     metadata = context.invocation_metadata() or ()
     return bearer_key(value for name, value in metadata if name == METADATA)

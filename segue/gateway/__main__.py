@@ -90,7 +90,7 @@ async def running_before(
             client=client,
             served=ServedModel(client),
             turns=Turns(client, metrics),
-            stored=StoredResponses(config.stored_bytes),
+            stored=StoredResponses(client),
             metrics=metrics,
         )
         port: int = listener.getsockname()[1]

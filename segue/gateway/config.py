@@ -22,10 +22,6 @@ class GatewayConfig:
     """
     max_choices: int = 16
     """Most answers to one request (`n`, and prompts of a completion): each is a turn."""
-    stored_bytes: int = 256 << 20
-    """Memory for responses that `previous_response_id` may name; the least recently used are
-    forgotten first. 0 stores none.
-    """
     ping_s: float = 15.0
     """A stream sends something at least this often, so that proxies do not close it while a long
     prompt is computed.
@@ -39,8 +35,6 @@ class GatewayConfig:
         for name in ("max_body_bytes", "max_choices"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
-        if self.stored_bytes < 0:
-            raise ValueError(f"stored_bytes must be >= 0, got {self.stored_bytes}")
         if self.ping_s <= 0:
             raise ValueError(f"ping_s must be > 0, got {self.ping_s}")
         if self.drain_s < 0:

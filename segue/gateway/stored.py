@@ -1,85 +1,97 @@
 """Responses that later requests continue by their id (`previous_response_id`).
 
-They are in this gateway's memory: another gateway does not have them, nor this one after a restart.
-A client that gets an error for that sends its whole input, which always works.
+They are in the router's memory, so that every gateway finds them. A client that gets an error
+because one is gone sends its whole input, which always works.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+import logging
+from typing import Any, Protocol, TypeAlias
 
-from cachetools import LRUCache
 from pydantic_core import from_json, to_json
 from starlette.requests import Request
 
+from segue.api.errors import SegueError
 from segue.gateway.http.door import visit_of
 from segue.gateway.http.errors import UnknownResponse
 
+logger = logging.getLogger(__name__)
+
 Json: TypeAlias = dict[str, Any]
 
-# Python's own memory for an entry, besides its texts.
-_ENTRY_BYTES = 1_000
+# As the router's names of documents: a client may send any text.
+_MAX_ID_CHARS = 256
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
-    response: bytes
-    """JSON, as it was answered."""
-    input_items: bytes
-    """A JSON list: the request's own input, without that of earlier responses."""
-    previous_id: str
+class DocumentCalls(Protocol):
+    """What this asks of the router; `segue.sdk.client.Client` documents each call."""
 
-    @property
-    def num_bytes(self) -> int:
-        return len(self.response) + len(self.input_items) + _ENTRY_BYTES
+    async def keep_document(
+        self, group: str, name: str, content: bytes, *, previous: str = ""
+    ) -> bool: ...
+
+    async def documents(self, group: str, name: str, *, alone: bool = False) -> list[bytes]: ...
+
+    async def delete_document(self, group: str, name: str) -> bool: ...
 
 
 class StoredResponses:
-    """Bounded: the least recently used are forgotten first. An owner finds only its own."""
+    """An owner finds only its own."""
 
-    def __init__(self, max_bytes: int) -> None:
-        self._stored: LRUCache[tuple[str, str], Stored] = LRUCache(
-            max_bytes, getsizeof=lambda one: one.num_bytes
-        )
+    def __init__(self, client: DocumentCalls) -> None:
+        self._client = client
 
-    def keep(self, owner: str, response: Json, input_items: list[Any]) -> None:
-        """Keeps nothing that is larger than all that may be kept."""
-        stored = Stored(
-            to_json(response), to_json(input_items), response["previous_response_id"] or ""
-        )
-        if stored.num_bytes <= self._stored.maxsize:
-            self._stored[owner, response["id"]] = stored
+    async def keep(self, owner: str, response: Json, input_items: list[Any]) -> None:
+        """`input_items`: the request's own, without those of earlier responses. The answer does not
+        depend on it: a failure is logged.
+        """
+        content = to_json({"response": response, "input": input_items})
+        previous = response["previous_response_id"] or ""
+        try:
+            await self._client.keep_document(owner, response["id"], content, previous=previous)
+        except SegueError as error:
+            logger.warning("response not stored", extra={"error": f"{error}"})
 
-    def get(self, owner: str, response_id: str) -> Stored:
+    async def get(self, owner: str, response_id: str) -> Json:
         """Raises UnknownResponse."""
-        stored = self._stored.get((owner, response_id))
-        if stored is None:
-            raise UnknownResponse(
-                f"no response {response_id!r:.200} is stored here: it may be another gateway's, or "
-                "too long ago; send the whole input instead"
-            )
-        return stored
+        _require_id(response_id)
+        found = await self._client.documents(owner, response_id, alone=True)
+        if not found:
+            raise _unknown(response_id)
+        response: Json = from_json(found[0])["response"]
+        return response
 
-    def delete(self, owner: str, response_id: str) -> None:
+    async def delete(self, owner: str, response_id: str) -> None:
         """Raises UnknownResponse."""
-        self.get(owner, response_id)
-        del self._stored[owner, response_id]
+        _require_id(response_id)
+        if not await self._client.delete_document(owner, response_id):
+            raise _unknown(response_id)
 
-    def conversation(self, owner: str, response_id: str) -> list[Json]:
+    async def conversation(self, owner: str, response_id: str) -> list[Json]:
         """All items up to the end of this response. Raises UnknownResponse."""
-        turns: list[Stored] = []
-        while response_id:
-            turns.append(self.get(owner, response_id))
-            response_id = turns[-1].previous_id
-        return [item for turn in reversed(turns) for item in _items(turn)]
+        if not response_id:
+            return []
+        _require_id(response_id)
+        found = await self._client.documents(owner, response_id)
+        if not found:
+            raise _unknown(response_id)
+        turns = map(from_json, found)
+        return [item for turn in turns for item in (*turn["input"], *turn["response"]["output"])]
 
 
-def _items(turn: Stored) -> Iterator[Json]:
-    yield from from_json(turn.input_items)
-    yield from from_json(turn.response)["output"]
+def _require_id(response_id: str) -> None:
+    """Raises UnknownResponse for what the router could not have stored."""
+    if not (0 < len(response_id) <= _MAX_ID_CHARS and response_id.isprintable()):
+        raise _unknown(response_id)
+
+
+def _unknown(response_id: str) -> UnknownResponse:
+    return UnknownResponse(
+        f"no response {response_id!r:.200} is stored: it may be too long ago, or of another key; "
+        "send the whole input instead"
+    )
 
 
 def owner_of(request: Request) -> str:

@@ -13,6 +13,7 @@ from segue.api.explanation import Explanation
 from segue.api.types import ChatInput, Detokenized, TextInput
 from segue.sdk.targets import RouterLink, Targets
 from segue.sdk.turns import TurnRunner
+from segue.v1 import documents_pb2
 from segue.v1 import session_pb2 as pb
 from segue.wire.channel import is_serving, require_sendable
 from segue.wire.convert.drain import drain_report_from_wire
@@ -194,6 +195,46 @@ class RouterCalls:
         wire = token_ids_to_wire(token_ids)
         reply = await self._ask(lambda stub, how: stub.Detokenize(wire, **how))
         return value_of(Detokenized, reply)
+
+    async def keep_document(
+        self, group: str, name: str, content: bytes, *, previous: str = ""
+    ) -> bool:
+        """Keeps it in a router's memory, for any client with this API key. `previous` is the name
+        of the one in the group that it follows. Returns False if the router keeps none so large.
+        """
+        wire = documents_pb2.KeepDocumentRequest(
+            group=group, name=name, content=content, previous=previous
+        )
+        require_sendable("the document", wire.ByteSize())
+        reply = await self._targets.ask(
+            group,
+            lambda link: link.documents.KeepDocument(wire, timeout=_TIMEOUT_S, metadata=self._key),
+            timeout_s=_TIMEOUT_S,
+        )
+        return reply.is_kept
+
+    async def documents(self, group: str, name: str, *, alone: bool = False) -> list[bytes]:
+        """The document and, unless `alone`, those that it follows, oldest first. Empty if one of
+        them is not kept any more.
+        """
+        wire = documents_pb2.FetchDocumentsRequest(group=group, name=name, alone=alone)
+
+        async def fetch(link: RouterLink) -> list[bytes]:
+            call = link.documents.FetchDocuments(wire, timeout=_TIMEOUT_S, metadata=self._key)
+            return [one.content async for one in call]
+
+        # The group's router may have been gone when it was kept.
+        return max(await self._targets.ask_all(fetch, timeout_s=_TIMEOUT_S), key=len)
+
+    async def delete_document(self, group: str, name: str) -> bool:
+        """Returns whether it was kept."""
+        wire = documents_pb2.DeleteDocumentRequest(group=group, name=name)
+
+        async def delete(link: RouterLink) -> bool:
+            call = link.documents.DeleteDocument(wire, timeout=_TIMEOUT_S, metadata=self._key)
+            return (await call).was_kept
+
+        return any(await self._targets.ask_all(delete, timeout_s=_TIMEOUT_S))
 
     async def status(self, *, timeout_s: float = 5.0) -> ClusterStatus:
         """The cluster, as one of its routers sees it."""

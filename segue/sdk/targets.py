@@ -16,6 +16,7 @@ import grpc
 
 from segue.api.errors import Cancelled, DeadlineExceeded, InvalidRequest, Unavailable
 from segue.security.config import OPEN, Security
+from segue.v1.documents_pb2_grpc import DocumentsStub
 from segue.v1.session_pb2_grpc import SessionsStub
 from segue.wire.addresses import split_targets
 from segue.wire.channel import channel_to
@@ -23,7 +24,8 @@ from segue.wire.status import rpc_errors
 from segue.wire.streams.generate import Generating
 
 if TYPE_CHECKING:
-    # For type annotations only: the generated module does not have this name at run time.
+    # For type annotations only: the generated modules do not have these names at run time.
+    from segue.v1.documents_pb2_grpc import DocumentsAsyncStub
     from segue.v1.session_pb2_grpc import SessionsAsyncStub
 
 _IF_REFUSED = "start one with `segue serve`, or name its address with --target"
@@ -58,6 +60,7 @@ class RouterLink:
         self._if_closed = _IF_CLOSED[tls is not None, bool(tls and tls.certificate)]
         self.channel = channel_to(target, security)
         self.stub: SessionsAsyncStub = SessionsStub(self.channel)
+        self.documents: DocumentsAsyncStub = DocumentsStub(self.channel)
         self.turns = Generating(self.stub, self.peer, self.errors)
         self.was_reached = False
         """A router has answered there."""

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from router.documents import Document, DocumentStore
 from segue.api.cluster.status import ModelInfo
 from segue.api.errors import SegueError, Unauthenticated
 from segue.api.turn import FinishReason, TokenDelta, TurnEnd, TurnEvent, TurnStarted, Usage
@@ -51,6 +52,7 @@ class FakeClient:
     num_left: int = 0
     """Turns whose reader left before the end."""
     is_ready: bool = True
+    kept: DocumentStore = field(default_factory=lambda: DocumentStore(1 << 20, 60.0))
     model_info: ModelInfo = MODEL
     model_error: SegueError | None = None
 
@@ -110,6 +112,17 @@ class FakeClient:
     async def detokenize(self, token_ids: Sequence[int]) -> Detokenized:
         tokens = tuple(bytes([token_id]) for token_id in token_ids)
         return Detokenized(b"".join(tokens).decode(errors="replace"), tokens)
+
+    async def keep_document(
+        self, group: str, name: str, content: bytes, *, previous: str = ""
+    ) -> bool:
+        return self.kept.keep("", (group, name), Document(content, previous))
+
+    async def documents(self, group: str, name: str, *, alone: bool = False) -> list[bytes]:
+        return [one.content for one in self.kept.fetch("", (group, name), alone=alone)]
+
+    async def delete_document(self, group: str, name: str) -> bool:
+        return self.kept.delete("", (group, name))
 
     async def ready(self) -> bool:
         return self.is_ready

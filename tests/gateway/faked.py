@@ -53,7 +53,7 @@ def faked(
         client=cast(Client, client),
         served=ServedModel(client),
         turns=Turns(client, metrics),
-        stored=StoredResponses(config.stored_bytes),
+        stored=StoredResponses(client),
         metrics=metrics,
     )
     transport = httpx2.ASGITransport(app=make_app(gateway))

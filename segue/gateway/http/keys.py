@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from segue.gateway.http.routes import Gateway
 from segue.gateway.served import ServedModel
+from segue.gateway.stored import StoredResponses
 from segue.gateway.turns import Turns
 
 # Keys whose model is remembered, so that not each request has to ask for it.
@@ -37,4 +38,5 @@ def _of(gateway: Gateway, key: str) -> Gateway:
         client=client,
         served=ServedModel(client, texts=gateway.served.texts),
         turns=Turns(client, gateway.metrics),
+        stored=StoredResponses(client),
     )

@@ -74,11 +74,11 @@ async def create_response(gateway: Gateway, request: Request) -> ASGIApp:
     info = await gateway.served.named(body.model)
     visit, owner = visit_of(request.scope), owner_of(request)
     tools = read_tools(body.tools or ())
-    before = _before(gateway, owner, body.previous_response_id or "")
+    before = await _before(gateway, owner, body.previous_response_id or "")
 
-    def keep(response: Json) -> None:
+    async def keep(response: Json) -> None:
         if body.is_stored:
-            gateway.stored.keep(owner, response, body.input)
+            await gateway.stored.keep(owner, response, body.input)
 
     answer = ResponseAnswer(
         body,
@@ -96,24 +96,24 @@ async def create_response(gateway: Gateway, request: Request) -> ASGIApp:
     return json_response(await answer.whole())
 
 
-def _before(gateway: Gateway, owner: str, previous_response_id: str) -> list[Json]:
+async def _before(gateway: Gateway, owner: str, previous_response_id: str) -> list[Json]:
     """The items that the input follows. Raises UnknownPreviousResponse."""
     try:
-        return gateway.stored.conversation(owner, previous_response_id)
+        return await gateway.stored.conversation(owner, previous_response_id)
     except UnknownResponse as error:
         raise UnknownPreviousResponse.of("previous_response_id", str(error)) from None
 
 
 async def get_response(gateway: Gateway, request: Request) -> Response:
     """A stored response."""
-    stored = gateway.stored.get(owner_of(request), request.path_params["response_id"])
-    return Response(stored.response, media_type="application/json")
+    response_id = request.path_params["response_id"]
+    return json_response(await gateway.stored.get(owner_of(request), response_id))
 
 
 async def delete_response(gateway: Gateway, request: Request) -> Response:
     """Forgets a stored response."""
     response_id = request.path_params["response_id"]
-    gateway.stored.delete(owner_of(request), response_id)
+    await gateway.stored.delete(owner_of(request), response_id)
     return json_response({"id": response_id, "object": "response", "deleted": True})
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
+from router.documents import DocumentStore
 from segue.api.errors import ContextOverflow, Overloaded, SegueError, Unavailable
 from segue.api.turn import FinishReason
-from segue.gateway.http.errors import UnknownResponse
 from segue.gateway.openai.responses.request import ResponseRequest
-from segue.gateway.stored import StoredResponses
 from tests.gateway.fake_client import fails, says
 from tests.gateway.faked import Faked, faked
 from tests.gateway.responses.streamed import BODY, CALL, CUT_CALL, LOOK, PATH
@@ -235,13 +235,12 @@ async def test_a_stored_response_is_its_owners_until_it_is_deleted() -> None:
     assert (await call("GET", "a"))[0] == 404
 
 
-@pytest.mark.parametrize(
-    ("fields", "settings"), [({"store": False}, {}), ({}, {"stored_bytes": 100})]
-)
+@pytest.mark.parametrize(("fields", "num_bytes"), [({"store": False}, 1 << 20), ({}, 100)])
 async def test_a_response_that_is_not_stored_says_what_to_do(
-    fields: dict[str, Any], settings: dict[str, int]
+    fields: dict[str, Any], num_bytes: int
 ) -> None:
-    client = faked(**settings)
+    client = faked()
+    client.client.kept = DocumentStore(num_bytes, 60.0)
     first = await answered(client, **fields)
     response = await client.post(PATH, {**BODY, "previous_response_id": first["id"]})
     error = response.json()["error"]
@@ -253,15 +252,25 @@ async def test_a_response_that_is_not_stored_says_what_to_do(
     assert "send the whole input" in error["message"]
 
 
-async def test_stored_responses_are_bounded_and_the_oldest_go_first() -> None:
-    stored = StoredResponses(10_000)
-    for number in range(100):
-        response = {"id": f"resp_{number}", "output": [], "previous_response_id": None}
-        stored.keep("a", response, [{"role": "user", "content": "a" * 1_000}])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_does_not_depend_on_being_stored(stream: bool) -> None:
+    client = faked()
 
-    assert stored.conversation("a", "resp_99") == [{"role": "user", "content": "a" * 1_000}]
-    with pytest.raises(UnknownResponse):
-        stored.get("a", "resp_90")
+    async def fail(*args: object, **kwargs: object) -> bool:
+        raise Unavailable("the router is gone")
+
+    client.client.keep_document = fail  # type: ignore[method-assign]
+    response = await client.post(PATH, {**BODY, "stream": stream})
+
+    assert response.status_code == 200
+    assert '"completed"' in response.text
+
+
+@pytest.mark.parametrize("response_id", ["resp_", "x" * 300, "\n"])
+async def test_an_id_that_no_response_has_is_a_404(response_id: str) -> None:
+    response = await faked().http.get(f"{PATH}/{quote(response_id)}")
+
+    assert response.status_code == 404
 
 
 async def test_unknown_fields_and_ignored_ones_change_nothing() -> None:

@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 from router.__main__ import RunningRouter, running
 from router.config import RouterConfig
 from segue.api.errors import (
+    InvalidRequest,
     NotFound,
     PermissionDenied,
     SegueError,
@@ -189,3 +190,28 @@ async def test_a_turn_of_another_tenant_cannot_be_cancelled(router: RunningRoute
             assert (await waiting).end.finish_reason == "cancelled"
         finally:
             router.router._admission.set_capacity(None)
+
+
+async def test_documents_are_their_tenants(router: RunningRouter) -> None:
+    async with Client(router.address, api_key=ACME) as acme:
+        assert await acme.keep_document("g", "a", b"first")
+        assert await acme.keep_document("g", "b", b"second", previous="a")
+        assert await acme.documents("g", "b") == [b"first", b"second"]
+        assert await acme.documents("g", "b", alone=True) == [b"second"]
+
+        blue = acme.with_key(BLUE)
+        assert await blue.documents("g", "b") == []
+        assert not await blue.delete_document("g", "b")
+        assert await acme.delete_document("g", "b")
+        assert not await acme.delete_document("g", "b")
+
+        stranger = acme.with_key(None)
+        for asking in (
+            stranger.keep_document("g", "a", b""),
+            stranger.documents("g", "a"),
+            stranger.delete_document("g", "a"),
+        ):
+            with pytest.raises(Unauthenticated):
+                await asking
+        with pytest.raises(InvalidRequest, match="name must not be empty"):
+            await acme.keep_document("g", "", b"")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -35,7 +35,7 @@ class ResponseAnswer:
         served: ServedModel,
         model: str,
         request_id: str,
-        keep: Callable[[Json], None],
+        keep: Callable[[Json], Awaitable[None]],
     ) -> None:
         """`keep` is called with the finished response, before its client has all of it."""
         self._keep = keep
@@ -74,6 +74,7 @@ class ResponseAnswer:
             _consume(self._output.add(part))
         assert end is not None, "an answer without an end"
         _consume(self._end(end))
+        await self._keep(self._response)
         return self._response
 
     async def events(self) -> AsyncGenerator[bytes, None]:
@@ -89,6 +90,7 @@ class ResponseAnswer:
                         events += map(self._written, self._output.add(part))
                     if step.end is not None:
                         events += map(self._written, self._end(step.end))
+                        await self._keep(self._response)
                 if events:
                     yield b"".join(events)
 
@@ -123,7 +125,6 @@ class ResponseAnswer:
             self._response["incomplete_details"] = {"reason": "max_output_tokens"}
         else:
             self._response["completed_at"] = int(time.time())
-        self._keep(self._response)
         yield self._lifecycle(status)
 
     def _lifecycle(self, name: str) -> Json:

@@ -69,7 +69,7 @@ class ResponseRequest(Body):
     stream: bool | None = honoured("Server-sent events.")
     prompt_cache_key: str | None = honoured("A hint for finding the conversation's session.")
     previous_response_id: str | None = honoured(
-        "The input goes on after that response, if this gateway still has it. Its instructions "
+        "The input goes on after that response, if a router still has it. Its instructions "
         "and tools do not carry over."
     )
     store: bool | None = honoured(
