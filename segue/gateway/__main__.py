@@ -16,7 +16,6 @@ from pathlib import Path
 import uvicorn
 import uvloop
 
-from segue.api.errors import InvalidConfig
 from segue.config import read_file, section
 from segue.gateway.app import make_app
 from segue.gateway.config import GatewayConfig
@@ -25,6 +24,8 @@ from segue.gateway.http.routes import Gateway
 from segue.gateway.life import Life
 from segue.gateway.metrics import GatewayMetrics
 from segue.gateway.served import ServedModel
+from segue.gateway.serving.listening import listening
+from segue.gateway.serving.supervisor import Several, running_several
 from segue.gateway.stored import StoredResponses
 from segue.gateway.turns import Turns
 from segue.process.heap import settle_heap
@@ -35,7 +36,6 @@ from segue.security.https import https_context
 
 logger = logging.getLogger(__name__)
 
-_BACKLOG = 2048
 # Longer than most clients keep an idle connection: whoever closes first does not lose a request.
 _KEEP_ALIVE_S = 75
 
@@ -54,23 +54,33 @@ class RunningGateway:
 
 @contextlib.asynccontextmanager
 async def running(
-    config: GatewayConfig, router: str, security: Security = OPEN
+    config: GatewayConfig,
+    router: str,
+    security: Security = OPEN,
+    *,
+    listener: socket.socket | None = None,
 ) -> AsyncIterator[RunningGateway]:
     """Runs a gateway of the router at that address, or of several at these, until the block ends,
-    then drains it. Raises InvalidConfig, for example if the port is taken.
+    then drains it. Raises InvalidConfig, for example if the port is taken. `listener`: instead of
+    one of its own.
     """
     async with (
         Client(router, tls=security.tls) as client,
-        running_before(client, config, security) as gateway,
+        running_before(client, config, security, listener=listener) as gateway,
     ):
         yield gateway
 
 
 @contextlib.asynccontextmanager
 async def running_alone(
-    config: GatewayConfig, router: str, security: Security = OPEN
-) -> AsyncIterator[RunningGateway]:
-    """As `running`, in a process that does nothing else."""
+    config: GatewayConfig, router: str, security: Security = OPEN, *, log: Path | None = None
+) -> AsyncIterator[RunningGateway | Several]:
+    """As `running`, in a process that does nothing else, or in several of its own: these log to
+    `log`, or to stderr."""
+    if config.processes > 1:
+        async with running_several(config, router, security, log=log) as several:
+            yield several
+        return
     async with running(config, router, security) as gateway:
         settle_heap()
         yield gateway
@@ -78,13 +88,17 @@ async def running_alone(
 
 @contextlib.asynccontextmanager
 async def running_before(
-    client: Client, config: GatewayConfig, security: Security = OPEN
+    client: Client,
+    config: GatewayConfig,
+    security: Security = OPEN,
+    *,
+    listener: socket.socket | None = None,
 ) -> AsyncIterator[RunningGateway]:
     """As `running`, of the client's router."""
     metrics = GatewayMetrics()
     asks = ssl.CERT_REQUIRED if security.http_client_certificates else ssl.CERT_NONE
     tls = https_context(security, asks)
-    with contextlib.closing(_listening(config)) as listener:
+    with contextlib.closing(listener or listening(config)) as socket_:
         gateway = Gateway(
             config=config,
             client=client,
@@ -93,9 +107,9 @@ async def running_before(
             stored=StoredResponses(client),
             metrics=metrics,
         )
-        port: int = listener.getsockname()[1]
+        port: int = socket_.getsockname()[1]
         address = f"{config.host}:{port}"
-        async with _serving(gateway, listener, tls):
+        async with _serving(gateway, socket_, tls):
             logger.info("serving", extra={"address": address, "router": client.target})
             yield RunningGateway(address, port, metrics, gateway.life)
 
@@ -140,32 +154,15 @@ async def _serving(
         await task
 
 
-def _listening(config: GatewayConfig) -> socket.socket:
-    """Raises InvalidConfig."""
-    config = config.with_port()
-    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-    # Without the protocol, asyncio would leave Nagle's algorithm on: 40 ms for each answer.
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((config.host, config.port))
-        listener.listen(_BACKLOG)
-        return listener
-    except OSError as error:
-        listener.close()
-        raise InvalidConfig(
-            f"cannot serve HTTP on {config.host}:{config.port} ({error.strerror}); stop the "
-            "process that uses it, or choose another port with --http-port (0 lets the system "
-            "choose)"
-        ) from None
-
-
 async def _serve(config: GatewayConfig, router: str, security: Security) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with running_alone(config, router, security) as gateway:
+        if isinstance(gateway, Several):
+            about = {"address": gateway.address, "router": router, "processes": config.processes}
+            logger.info("serving", extra=about)
         ends = [asyncio.ensure_future(end) for end in (stop.wait(), gateway.drain_asked())]
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         for end in ends:
@@ -180,13 +177,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--config", type=Path, help="TOML file")
     parser.add_argument("--host", help="address to listen on")
     parser.add_argument("--port", "--http-port", type=int)
+    parser.add_argument("--processes", type=int, help="that listen on the port; 1 by default")
     options = parser.parse_args(arguments)
     setup_logging("gateway")
     sections = read_file(options.config)
     config = section(sections, "gateway", GatewayConfig)
     # The gateway calls the router as a client: it needs no secret.
     security = section(sections, "security", SecurityConfig).security({})
-    given = {k: v for k in ("host", "port") if (v := getattr(options, k)) is not None}
+    given = {k: v for k in ("host", "port", "processes") if (v := getattr(options, k)) is not None}
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(replace(config, **given), options.router, security))
 

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from prometheus_client import Counter, Gauge, Histogram
+import os
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from segue.process.metrics_endpoint import new_registry
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+
+
+SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+"""The environment variable that prometheus_client reads when it is imported."""
 
 
 class GatewayMetrics:
@@ -22,6 +29,7 @@ class GatewayMetrics:
             "segue_http_requests_in_flight",
             "Requests that are not answered to the end.",
             registry=registry,
+            multiprocess_mode="livesum",
         )
         self.first_token_seconds = Histogram(
             "segue_http_time_to_first_token_seconds",
@@ -29,3 +37,11 @@ class GatewayMetrics:
             buckets=_SECONDS,
             registry=registry,
         )
+
+    def shown(self) -> CollectorRegistry:
+        """Of several gateway processes on one port, the sums: a scrape reaches any of them."""
+        if SHARED_FOLDER not in os.environ:
+            return self.registry
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return registry

@@ -100,7 +100,7 @@ async def drain(gateway: Gateway, request: Request) -> Response:
 async def metrics(gateway: Gateway, request: Request) -> Response:
     """This process's metrics, in Prometheus' format."""
     encode, content_type = choose_encoder(request.headers.get("accept", ""))
-    text = encode(gateway.metrics.registry)
+    text = encode(gateway.metrics.shown())
     return Response(text, headers={"content-type": content_type})
 
 

@@ -42,7 +42,13 @@ def new_registry() -> CollectorRegistry:
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
     GCCollector(registry=registry)
-    build = Gauge("segue_build_info", "Always 1.", ["version"], registry=registry)
+    build = Gauge(
+        "segue_build_info",
+        "Always 1.",
+        ["version"],
+        registry=registry,
+        multiprocess_mode="mostrecent",
+    )
     build.labels(_version()).set(1)
     return registry
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import ray.util
@@ -79,7 +80,7 @@ class GatewayActor:
         self._hosts = hosts
         self._shell = Shell(
             name,
-            lambda: running_alone(gateway, router_address, security),
+            lambda: running_alone(gateway, router_address, security, log=_log_file(name)),
             ended=lambda running: running.drain_asked(),
             loop_factory=uvloop.new_event_loop,
         )
@@ -128,8 +129,12 @@ def node_address() -> str:
 
 def _start_log(name: str) -> None:
     """Logs to a file next to Ray's own, which hold libraries' output. Restarts append to it."""
-    setup_logging(name, file=logs_folder() / f"segue-{name}.log")
+    setup_logging(name, file=_log_file(name))
     logger.info("process started", extra={"pid": os.getpid()})
+
+
+def _log_file(name: str) -> Path:
+    return logs_folder() / f"segue-{name}.log"
 
 
 def _worker(role: Role, options: WorkerOptions, config: Config) -> Any:

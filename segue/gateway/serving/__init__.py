@@ -1,0 +1,1 @@
+"""How a gateway listens: in one process, or in several on one port."""

@@ -1,0 +1,86 @@
+"""One of several gateway processes: `python -m segue.gateway.serving.child`, by its supervisor.
+
+Its orders come through stdin, which stays open for as long as the supervisor lives. A line on
+stdout says that it serves, another one that an operator asks for a drain.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import pickle
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvloop
+
+from segue.gateway.config import GatewayConfig
+from segue.process.heap import settle_heap
+from segue.process.telemetry import setup_logging
+from segue.security.config import Security
+
+SERVING = b"serving\n"
+DRAIN = b"drain\n"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Orders:
+    name: str
+    config: GatewayConfig
+    router: str
+    security: Security
+    log: Path | None
+    """None: stderr."""
+
+
+async def _serve(orders: Orders) -> None:
+    from segue.gateway.__main__ import running
+    from segue.gateway.serving.listening import listening
+
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+
+    def on_input() -> None:
+        if not os.read(sys.stdin.fileno(), 1):
+            # The supervisor is gone, however it ended: nothing would stop this process.
+            loop.remove_reader(sys.stdin.fileno())
+            stop.set()
+
+    loop.add_reader(sys.stdin.fileno(), on_input)
+    with contextlib.closing(listening(orders.config, is_shared=True)) as listener:
+        async with running(
+            orders.config, orders.router, orders.security, listener=listener
+        ) as gateway:
+            settle_heap()
+            os.write(sys.stdout.fileno(), SERVING)
+            asking = asyncio.ensure_future(gateway.drain_asked())
+            # All of them drain, so their supervisor decides when.
+            asking.add_done_callback(_tell)
+            await stop.wait()
+            asking.cancel()
+
+
+def _tell(asking: asyncio.Future[None]) -> None:
+    if not asking.cancelled():
+        with contextlib.suppress(BrokenPipeError):
+            os.write(sys.stdout.fileno(), DRAIN)
+
+
+def main() -> None:
+    orders = pickle.load(sys.stdin.buffer)
+    assert isinstance(orders, Orders)
+    setup_logging(orders.name, file=orders.log)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(orders))
+
+
+if __name__ == "__main__":
+    # Under its importable name: pickle looks for `Orders` there.
+    from segue.gateway.serving.child import main as imported_main
+
+    imported_main()
