@@ -150,3 +150,13 @@ async def test_the_port_is_theirs_alone(two: Several) -> None:
     with pytest.raises(InvalidConfig, match="cannot serve HTTP"):
         async with running_alone(GatewayConfig(port=two.port, processes=2), "127.0.0.1:1"):
             pass
+
+
+async def test_a_drain_of_one_is_a_drain_of_all(two: Several) -> None:
+    asked = asyncio.ensure_future(two.drain_asked())
+    await asyncio.sleep(0)
+    assert not asked.done()
+    async with client_of(two) as http:
+        assert (await http.post("/drain")).status_code == 200
+    async with asyncio.timeout(10):
+        await asked

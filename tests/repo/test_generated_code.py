@@ -25,7 +25,7 @@ def test_generated_code_is_fresh(tmp_path: Path) -> None:
         capture_output=True,
     )
 
-    assert len(generated_in(tmp_path)) == 12
+    assert len(generated_in(tmp_path)) == 16
     assert generated_in(ROOT) == generated_in(tmp_path)
 
 
