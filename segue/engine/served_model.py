@@ -41,7 +41,7 @@ class ServedModel:
             folder,
             facts.config,
             engine,
-            weight_bytes=facts.weight_bytes(dtype, mtp=engine.mtp, on_cpu=engine.device == "cpu"),
+            weight_bytes=facts.weight_bytes(dtype, mtp=engine.mtp),
             with_mtp=engine.mtp and facts.has_mtp_layer,
         )
 

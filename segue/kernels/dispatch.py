@@ -1,4 +1,4 @@
-"""What computes an operator: its Triton kernels or its reference."""
+"""What computes an operator: its Triton kernels, its C++, or its reference."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ import importlib
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
+import torch
 from torch import Tensor
+
+from segue.kernels.native import library
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
+
+_NATIVE_DTYPES = (torch.bfloat16, torch.float32)
 
 
 def takes_kernels(x: Tensor) -> bool:
@@ -21,22 +26,35 @@ def takes_kernels(x: Tensor) -> bool:
     return x.is_cuda
 
 
-def operator(reference: Callable[Arguments, Result], module: str) -> Callable[Arguments, Result]:
-    """`reference`, or on a GPU the function of the same name in `module`, next to it.
+def takes_native(x: Tensor) -> bool:
+    """Whether an operator on `x`, which is not for Triton, uses C++: on a CPU for which it can be
+    built."""
+    return x.is_cpu and x.dtype in _NATIVE_DTYPES and library.loaded() is not None
 
-    The operator's first argument decides. The module is imported on first use: not every machine
-    has Triton.
+
+def operator(
+    reference: Callable[Arguments, Result], triton: str | None, native: str | None = None
+) -> Callable[Arguments, Result]:
+    """`reference`, or the function of the same name in a module next to it: in `triton` on a GPU,
+    in `native` on a CPU.
+
+    The operator's first argument decides. A module is imported on first use: not every machine has
+    Triton, or a C++ compiler.
     """
     folder = reference.__module__.rpartition(".")[0]
 
     @functools.cache
-    def kernels() -> Any:
+    def of(module: str) -> Any:
         return getattr(importlib.import_module(f"{folder}.{module}"), reference.__name__)
 
     @functools.wraps(reference)
     def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
         first: Any = args[0]
-        chosen = kernels() if takes_kernels(first) else reference
+        chosen: Callable[Arguments, Result] = reference
+        if takes_kernels(first):
+            chosen = of(triton) if triton else reference
+        elif native and takes_native(first):
+            chosen = of(native)
         return chosen(*args, **kwargs)
 
     return run

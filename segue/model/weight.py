@@ -3,41 +3,22 @@
 To add another format, such as block-scaled FP8, add a class here, make it a member of `Weight` or
 `Experts`, and add a case to `weight_of` or `experts_of`. These see all loaded tensors: the numbers
 under a name, and scales or the like under names that start with it.
-
-On a CPU a product with one row is bound by memory bandwidth, and one with many rows by the cores.
-In between, for small batches and for verifying drafts, the plain float32 product costs two to three
-times one row. oneDNN's product with a weight in its own arrangement costs 1.1 to 1.6 times one row;
-for a single row and for many rows it gains nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from segue.kernels.moe import routed_experts
-
-FEW_ROWS = range(2, 17)
-MIN_ARRANGED = 1 << 19
-"""Numbers in a matrix, 2 MiB. For smaller matrices the plain product of few rows is as fast, and
-oneDNN's calls take some 20 µs longer."""
-
+from segue.kernels.product import product
 
 class PlainWeight:
     """A matrix [N, K] in the dtype of its inputs: T rows, K inputs, N outputs."""
 
     def __init__(self, weight_NK: Tensor) -> None:
         self._weight_NK = weight_NK
-        self._is_worth_arranging = (
-            weight_NK.device.type == "cpu"
-            and weight_NK.dtype is torch.float32
-            and weight_NK.numel() >= MIN_ARRANGED
-            and bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
-        )
-        self._arranged: Tensor | None = None
 
     def rows(self, start: int, end: int) -> PlainWeight:
         """The weight of outputs `start` to `end`, in the same memory. A format with one scale per
@@ -47,18 +28,7 @@ class PlainWeight:
 
     def matmul(self, x_TK: Tensor) -> Tensor:
         """x Wᵀ [T, N]."""
-        if self._is_worth_arranging and len(x_TK) in FEW_ROWS:
-            return self._of_few(x_TK)
-        return F.linear(x_TK, self._weight_NK)
-
-    def _of_few(self, x_TK: Tensor) -> Tensor:
-        if self._arranged is None:
-            # A second copy of the weight: made on first use, so many workers never make it.
-            self._arranged = torch.ops.mkldnn._reorder_linear_weight(self._weight_NK, None)
-        product: Tensor = torch.ops.mkldnn._linear_pointwise(
-            x_TK, self._arranged, None, "none", [], ""
-        )
-        return product
+        return product(x_TK, self._weight_NK)
 
 
 class PlainExperts:

@@ -104,8 +104,7 @@ def test_weights_count_in_the_dtype_that_they_are_served_in(tmp_path: Path) -> N
         return locate(config_of(folder, **engine), nowhere, machine=machine(999))[2]
 
     assert "weights 8.7 GiB" in words_of()
-    # Twice as much, and the second copies of all weights except the experts.
-    assert "weights 25 GiB" in words_of(dtype="float32")
+    assert "weights 17 GiB" in words_of(dtype="float32")
     assert "weights 7.8 GiB" in words_of(mtp=False)
 
 

@@ -30,25 +30,5 @@ def test_weights_take_what_was_said(
     weights = load_weights(folder, config, dtype=DTYPES[dtype], device="cpu")
 
     loaded = {w.data_ptr(): w.numel() * w.element_size() for w in weights.values()}
-    assert facts.weight_bytes(dtype, mtp=mtp, on_cpu=False) == sum(loaded.values())
+    assert facts.weight_bytes(dtype, mtp=mtp) == sum(loaded.values())
     assert facts.has_mtp_layer == (name in ("published_dense", "published_moe", "mtp_moe"))
-
-
-def test_on_a_cpu_large_float32_matrices_count_twice() -> None:
-    """The demo's are too small for that."""
-    demo = check_folder(checkpoint_dir())
-    wide = replace(
-        demo,
-        tensors={
-            name: replace(header, shape=(1024, 1024)) if "q_proj" in name else header
-            for name, header in demo.tensors.items()
-        },
-    )
-    num_wide = sum("q_proj" in name for name in demo.tensors)
-
-    for facts, extra in ((demo, 0), (wide, num_wide * 1024 * 1024 * 4)):
-        plain = facts.weight_bytes("float32", mtp=True, on_cpu=False)
-        assert facts.weight_bytes("float32", mtp=True, on_cpu=True) - plain == extra
-    assert wide.weight_bytes("bfloat16", mtp=True, on_cpu=True) == wide.weight_bytes(
-        "bfloat16", mtp=True, on_cpu=False
-    )

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from segue.cache.tensors import CacheTensors
@@ -14,15 +13,15 @@ from segue.model import weight as weight_module
 from segue.model.cache_layout import cache_layout
 from segue.model.checkpoint.loading import load_weights
 from segue.model.config import ModelConfig
-from segue.model.weight import FEW_ROWS, PlainExperts, PlainWeight
+from segue.kernels.product.native import FEW_ROWS
+from segue.model.weight import PlainExperts, PlainWeight
 from tests.kernels.closeness import assert_close, randn
 
 LARGE, SMALL = (2056, 256), (64, 48)
-"""The first is arranged for few rows."""
 
 
 @pytest.mark.parametrize("shape", [LARGE, SMALL])
-@pytest.mark.parametrize("num_rows", [0, 1, 2, 5, FEW_ROWS[-1], FEW_ROWS[-1] + 1, 70])
+@pytest.mark.parametrize("num_rows", [0, 1, 2, 5, FEW_ROWS, FEW_ROWS + 1, 70])
 def test_it_is_the_product_for_any_number_of_rows(num_rows: int, shape: tuple[int, int]) -> None:
     weight, x = randn(*shape, seed=1), randn(num_rows, shape[1])
 
@@ -60,35 +59,8 @@ def test_a_row_is_the_same_beside_any_others() -> None:
     plain, x = PlainWeight(randn(*LARGE, seed=1)), randn(16, LARGE[1])
     whole = plain.matmul(x)
 
-    for num_rows in FEW_ROWS:
+    for num_rows in range(1, 16):
         assert_close(plain.matmul(x[:num_rows]), whole[:num_rows])
-
-
-def test_a_weight_in_bfloat16_is_left_alone() -> None:
-    weight, x = randn(*LARGE, seed=1).bfloat16(), randn(5, LARGE[1]).bfloat16()
-
-    assert torch.equal(PlainWeight(weight).matmul(x), F.linear(x, weight))
-
-
-def test_a_weight_is_arranged_once_and_not_before_it_is_of_use(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    arranged: list[Tensor] = []
-    reorder = torch.ops.mkldnn._reorder_linear_weight
-
-    def counted(weight: Tensor, num_rows: int | None) -> Tensor:
-        arranged.append(weight)
-        return reorder(weight, num_rows)
-
-    monkeypatch.setattr(torch.ops.mkldnn, "_reorder_linear_weight", counted)
-    plain = PlainWeight(randn(*LARGE, seed=1))
-
-    for num_rows in (1, 70):
-        plain.matmul(randn(num_rows, LARGE[1]))
-    assert not arranged
-    for num_rows in (2, 3):
-        plain.matmul(randn(num_rows, LARGE[1]))
-    assert len(arranged) == 1
 
 
 class HalvedWeight(PlainWeight):

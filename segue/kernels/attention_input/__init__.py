@@ -8,5 +8,5 @@ from segue.kernels.attention_input import reference
 
 __all__ = ["attention_input", "store_keys_and_values"]
 
-attention_input = dispatch.operator(reference.attention_input, "triton")
-store_keys_and_values = dispatch.operator(reference.store_keys_and_values, "triton")
+attention_input = dispatch.operator(reference.attention_input, "triton", "native")
+store_keys_and_values = dispatch.operator(reference.store_keys_and_values, "triton", "native")

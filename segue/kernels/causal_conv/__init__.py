@@ -12,5 +12,5 @@ from segue.kernels.causal_conv import reference
 
 __all__ = ["causal_conv_decode", "causal_conv_prefill"]
 
-causal_conv_prefill = dispatch.operator(reference.causal_conv_prefill, "triton")
-causal_conv_decode = dispatch.operator(reference.causal_conv_decode, "triton")
+causal_conv_prefill = dispatch.operator(reference.causal_conv_prefill, "triton", "native")
+causal_conv_decode = dispatch.operator(reference.causal_conv_decode, "triton", "native")

@@ -8,6 +8,6 @@ from segue.kernels.gates import reference
 
 __all__ = ["decay_and_rate", "sigmoid_gate", "silu_gate"]
 
-silu_gate = dispatch.operator(reference.silu_gate, "triton")
-sigmoid_gate = dispatch.operator(reference.sigmoid_gate, "triton")
-decay_and_rate = dispatch.operator(reference.decay_and_rate, "triton")
+silu_gate = dispatch.operator(reference.silu_gate, "triton", "native")
+sigmoid_gate = dispatch.operator(reference.sigmoid_gate, "triton", "native")
+decay_and_rate = dispatch.operator(reference.decay_and_rate, "triton", "native")

@@ -7,5 +7,5 @@ from segue.kernels.moe import reference
 
 __all__ = ["combine_experts", "routed_experts"]
 
-routed_experts = dispatch.operator(reference.routed_experts, "triton")
+routed_experts = dispatch.operator(reference.routed_experts, "triton", "native")
 combine_experts = dispatch.operator(reference.combine_experts, "triton")

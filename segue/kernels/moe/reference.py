@@ -6,6 +6,8 @@ pairs of a token and one of its experts, sorted by expert so that each expert is
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,13 +20,14 @@ def routed_experts(
     down_EHI: Tensor,
     *,
     experts_per_token: int,
+    product: Callable[[Tensor, Tensor], Tensor] = F.linear,
 ) -> tuple[Tensor, Tensor]:
     """down(silu(gate(x)) · up(x)) of each token's best experts [T, A, H], and their weights [T, A].
 
     The best experts have the largest router logits, best first; among equal logits the lowest id
     comes first. Weights are float32: the router's softmax over all experts, normalised over the
     chosen ones. `gate_up` [E, 2 I, H] stacks gate on up; `down` is [E, H, I]; both have the dtype
-    of `x`.
+    of `x`. `product` multiplies rows by an expert's matrix.
     """
     num_tokens, hidden_size = x_TH.shape
     experts_TA, weights_TA = route(router_logits_TE, experts_per_token)
@@ -36,8 +39,8 @@ def routed_experts(
     for expert, count in enumerate(counts):
         if count:
             rows = slice(first, first + count)
-            gate, up = F.linear(x_ZH[rows], gate_up_EJH[expert]).chunk(2, dim=-1)
-            y_ZH[rows] = F.linear(F.silu(gate) * up, down_EHI[expert])
+            gate, up = product(x_ZH[rows], gate_up_EJH[expert]).chunk(2, dim=-1)
+            y_ZH[rows] = product(F.silu(gate) * up, down_EHI[expert])
             first += count
     y_TAH = torch.empty_like(y_ZH).index_copy_(0, order_Z, y_ZH)
     return y_TAH.view(num_tokens, experts_per_token, hidden_size), weights_TA

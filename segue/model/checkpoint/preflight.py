@@ -21,8 +21,6 @@ from segue.model.config import ModelConfig
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
-_MIN_ARRANGED = 1 << 19
-"""As in `segue.model.weight`: smaller matrices are never arranged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,27 +35,16 @@ class FolderFacts:
     def has_mtp_layer(self) -> bool:
         return any(name.startswith(MTP_PREFIX) for name in self.tensors)
 
-    def weight_bytes(self, dtype: str, *, mtp: bool, on_cpu: bool) -> int:
-        """Memory of a worker that loads the weights in `dtype`. On a CPU this includes the second
-        copies that float32 products of few rows make (`segue/model/weight.py`).
-        """
+    def weight_bytes(self, dtype: str, *, mtp: bool) -> int:
+        """Memory of a worker that loads the weights in `dtype`."""
         total = 0
         for name, tensor in self.tensors.items():
             if name.startswith(MTP_PREFIX) and not mtp:
                 continue
             is_matrix = len(tensor.shape) >= 2 and "conv1d" not in name
             # Vectors and convolutions are always float32.
-            num_bytes = tensor.size * (DTYPE_BYTES[dtype] if is_matrix else 4)
-            total += num_bytes
-            if on_cpu and dtype == "float32" and self._may_be_arranged(name, tensor):
-                total += num_bytes
+            total += tensor.size * (DTYPE_BYTES[dtype] if is_matrix else 4)
         return total
-
-    def _may_be_arranged(self, name: str, tensor: TensorHeader) -> bool:
-        is_product = ".experts." not in name and (
-            not name.endswith("embed_tokens.weight") or self.config.tie_word_embeddings
-        )
-        return is_product and len(tensor.shape) == 2 and tensor.size >= _MIN_ARRANGED
 
 
 def check_folder(folder: Path, *, skip_tokenizer: bool = False) -> FolderFacts:

@@ -1,0 +1,118 @@
+"""The input of attention on a CPU: norm, rotation and pages in one pass over the projection."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from segue.kernels.attention_input import reference
+from segue.kernels.native.library import are_plain, operators
+
+_run = operators("attention_input", "ppppppppp" + "llllll" + "f")
+_MAX_WIDTH = 1024
+
+
+def attention_input(
+    packed_TY: Tensor,
+    q_norm_X: Tensor,
+    k_norm_X: Tensor,
+    cos_T1R: Tensor,
+    sin_T1R: Tensor,
+    pages_Z2GOX: Tensor,
+    *,
+    pages_T: Tensor,
+    offsets_T: Tensor,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    tables = (cos_T1R, sin_T1R)
+    if not _fits(packed_TY, (q_norm_X, k_norm_X, *tables), pages_Z2GOX, (pages_T, offsets_T)):
+        return reference.attention_input(
+            packed_TY,
+            q_norm_X,
+            k_norm_X,
+            cos_T1R,
+            sin_T1R,
+            pages_Z2GOX,
+            pages_T=pages_T,
+            offsets_T=offsets_T,
+            eps=eps,
+        )
+    num_kv_heads, head_dim = pages_Z2GOX.shape[2::2]
+    num_heads = packed_TY.shape[1] // (2 * head_dim) - num_kv_heads
+    parts_TNX = packed_TY.view(len(packed_TY), -1, head_dim)
+    q_TQX = torch.empty(len(packed_TY), num_heads, head_dim, dtype=packed_TY.dtype)
+    _store(
+        packed_TY, q_norm_X, k_norm_X, tables, q_TQX, pages_Z2GOX, (pages_T, offsets_T), eps
+    )
+    return q_TQX, parts_TNX[:, 1 : 2 * num_heads : 2]
+
+
+def store_keys_and_values(
+    packed_TY: Tensor,
+    k_norm_X: Tensor,
+    cos_T1R: Tensor,
+    sin_T1R: Tensor,
+    pages_Z2GOX: Tensor,
+    *,
+    pages_T: Tensor,
+    offsets_T: Tensor,
+    eps: float,
+) -> None:
+    tables = (cos_T1R, sin_T1R)
+    if not _fits(packed_TY, (k_norm_X, *tables), pages_Z2GOX, (pages_T, offsets_T)):
+        reference.store_keys_and_values(
+            packed_TY,
+            k_norm_X,
+            cos_T1R,
+            sin_T1R,
+            pages_Z2GOX,
+            pages_T=pages_T,
+            offsets_T=offsets_T,
+            eps=eps,
+        )
+        return
+    _store(packed_TY, k_norm_X, k_norm_X, tables, None, pages_Z2GOX, (pages_T, offsets_T), eps)
+
+
+def _store(
+    packed_TY: Tensor,
+    q_norm_X: Tensor,
+    k_norm_X: Tensor,
+    tables: tuple[Tensor, Tensor],
+    q_TQX: Tensor | None,
+    pages_Z2GOX: Tensor,
+    places: tuple[Tensor, Tensor],
+    eps: float,
+) -> None:
+    num_kv_heads, page_tokens, head_dim = pages_Z2GOX.shape[2:]
+    _run(packed_TY.dtype)(
+        packed_TY.data_ptr(),
+        q_norm_X.data_ptr(),
+        k_norm_X.data_ptr(),
+        *(table.data_ptr() for table in tables),
+        None if q_TQX is None else q_TQX.data_ptr(),
+        pages_Z2GOX.data_ptr(),
+        *(place.data_ptr() for place in places),
+        len(packed_TY),
+        0 if q_TQX is None else q_TQX.shape[1],
+        num_kv_heads,
+        head_dim,
+        tables[0].shape[-1],
+        page_tokens,
+        eps,
+        torch.get_num_threads(),
+    )
+
+
+def _fits(
+    packed_TY: Tensor,
+    floats: tuple[Tensor, ...],
+    pages_Z2GOX: Tensor,
+    places: tuple[Tensor, Tensor],
+) -> bool:
+    return (
+        pages_Z2GOX.shape[4] <= _MAX_WIDTH
+        and are_plain(packed_TY.dtype, packed_TY, pages_Z2GOX)
+        and are_plain(torch.float32, *floats)
+        and are_plain(torch.int64, *places)
+    )

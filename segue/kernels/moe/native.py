@@ -1,0 +1,26 @@
+"""Mixture of experts on a CPU: the reference, with the products of `segue.kernels.product`."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from segue.kernels.moe import reference
+from segue.kernels.product import product
+
+
+def routed_experts(
+    x_TH: Tensor,
+    router_logits_TE: Tensor,
+    gate_up_EJH: Tensor,
+    down_EHI: Tensor,
+    *,
+    experts_per_token: int,
+) -> tuple[Tensor, Tensor]:
+    return reference.routed_experts(
+        x_TH,
+        router_logits_TE,
+        gate_up_EJH,
+        down_EHI,
+        experts_per_token=experts_per_token,
+        product=product,
+    )

@@ -1,0 +1,184 @@
+// Operators that work row by row: norms, gates, and what attention gets of its projection.
+#include <algorithm>
+
+#include "vectors.h"
+
+namespace segue {
+namespace {
+
+// Rows that one thread takes are worth waking the others from some 16,000 numbers on.
+inline int threads_for(long numbers, int threads) { return numbers < (1 << 14) ? 1 : threads; }
+
+template <class E>
+inline float mean_square_scale(const E* x, long H, float eps) {
+  Floats squares = {};
+  for (long i = 0; i < H; i += kLanes) {
+    Floats v = load_some(x + i, H - i);
+    squares += v * v;
+  }
+  return 1.0f / std::sqrt(sum(squares) / H + eps);
+}
+
+// out = norm(x + y) (1 + weight); the sum is rounded to E before. No y: norm(x).
+template <class E>
+void add_rms_norm(const E* x, const E* y, const float* weight, E* total, E* out, long T, long H,
+                  long x_stride, long out_stride, float eps, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads_for(T * H, threads))
+  for (long t = 0; t < T; t++) {
+    const E* row = x + t * x_stride;
+    if (y) {
+      for (long i = 0; i < H; i += kLanes)
+        store_some(total + t * H + i, load_some(row + i, H - i) + load_some(y + t * H + i, H - i),
+                   H - i);
+      row = total + t * H;
+    }
+    const float scale = mean_square_scale(row, H, eps);
+    for (long i = 0; i < H; i += kLanes) {
+      Floats normed = load_some(row + i, H - i) * scale;
+      store_some(out + t * out_stride + i, normed * load_some(weight + i, H - i) + normed, H - i);
+    }
+  }
+}
+
+// out = norm(x) weight silu(gate), for N heads of V numbers in each of T rows.
+template <class E>
+void gated_rms_norm(const float* x, const E* gate, const float* weight, E* out, long T, long N,
+                    long V, long gate_stride, float eps, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads_for(T * N * V, threads))
+  for (long row = 0; row < T * N; row++) {
+    const float* from = x + row * V;
+    const E* gates = gate + row / N * gate_stride + row % N * V;
+    const float scale = mean_square_scale(from, V, eps);
+    for (long i = 0; i < V; i += kLanes) {
+      Floats g = load_some(gates + i, V - i);
+      Floats normed = load_some(from + i, V - i) * scale * load_some(weight + i, V - i);
+      store_some(out + row * V + i, normed * (g * sigmoid(g)), V - i);
+    }
+  }
+}
+
+template <class E>
+void silu_gate(const E* gate_up, E* out, long T, long I, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads_for(T * I, threads))
+  for (long t = 0; t < T; t++)
+    for (long i = 0; i < I; i += kLanes) {
+      Floats gate = load_some(gate_up + 2 * t * I + i, I - i);
+      Floats up = load_some(gate_up + 2 * t * I + I + i, I - i);
+      store_some(out + t * I + i, gate * sigmoid(gate) * up, I - i);
+    }
+}
+
+// out = x sigmoid(gate), for Q heads of X numbers in each of T rows.
+template <class E>
+void sigmoid_gate(const E* x, const E* gate, E* out, long T, long Q, long X, long gate_row,
+                  long gate_head, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads_for(T * Q * X, threads))
+  for (long row = 0; row < T * Q; row++) {
+    const E* gates = gate + row / Q * gate_row + row % Q * gate_head;
+    for (long i = 0; i < X; i += kLanes) {
+      Floats open = sigmoid(load_some(gates + i, X - i));
+      store_some(out + row * X + i, load_some(x + row * X + i, X - i) * open, X - i);
+    }
+  }
+}
+
+template <class E>
+void decay_and_rate(const E* dt, const E* rate, const float* minus_a, const float* dt_bias,
+                    float* log_decay, float* rate_out, long T, long N, long stride, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads_for(16 * T * N, threads))
+  for (long t = 0; t < T; t++)
+    for (long n = 0; n < N; n++) {
+      const float x = to_float(dt[t * stride + n]) + dt_bias[n];
+      const float softplus = x > 20.0f ? x : std::log1p(std::exp(x));
+      log_decay[t * N + n] = softplus * minus_a[n];
+      rate_out[t * N + n] = 1.0f / (1.0f + std::exp(-to_float(rate[t * stride + n])));
+    }
+}
+
+// One head of X numbers: norm, then rotation of the first R.
+template <class E>
+inline void norm_and_rotate(const E* x, const float* weight, const float* cos, const float* sin,
+                            E* out, long X, long R, float eps) {
+  float normed[1024];
+  const float scale = mean_square_scale(x, X, eps);
+  for (long i = 0; i < X; i += kLanes) {
+    Floats v = load_some(x + i, X - i) * scale;
+    store_some(normed + i, v * load_some(weight + i, X - i) + v, X - i);
+  }
+  const long half = R / 2;
+  float turned[1024];
+  for (long i = 0; i < R; i++)
+    turned[i] = normed[i] * cos[i] + normed[i < half ? i + half : i - half] * sin[i];
+  std::copy(turned, turned + R, normed);
+  for (long i = 0; i < X; i += kLanes) store_some(out + i, load_some(normed + i, X - i), X - i);
+}
+
+struct Shape {
+  long T, Q, G, X, R, O;
+};
+
+// Rows of a projection: Q times a query and its gate, G keys, G values. Queries go to `q`, keys and
+// values to their pages [Z, 2, G, O, X].
+template <class E>
+void attention_input(const E* packed, const float* q_norm, const float* k_norm, const float* cos,
+                     const float* sin, E* q, E* pages, const int64_t* page_of,
+                     const int64_t* offset_of, Shape s, float eps, int threads) {
+  const long heads = 2 * s.Q + 2 * s.G;
+#pragma omp parallel for schedule(static) num_threads(threads_for(s.T * heads * s.X, threads))
+  for (long t = 0; t < s.T; t++) {
+    const E* row = packed + t * heads * s.X;
+    const float *c = cos + t * s.R, *d = sin + t * s.R;
+    for (long n = 0; n < s.Q; n++)
+      norm_and_rotate(row + 2 * n * s.X, q_norm, c, d, q + (t * s.Q + n) * s.X, s.X, s.R, eps);
+    for (long g = 0; g < s.G; g++) {
+      E* keys = pages + ((page_of[t] * 2 * s.G + g) * s.O + offset_of[t]) * s.X;
+      E* values = keys + s.G * s.O * s.X;
+      norm_and_rotate(row + (2 * s.Q + g) * s.X, k_norm, c, d, keys, s.X, s.R, eps);
+      std::memcpy(values, row + (2 * s.Q + s.G + g) * s.X, s.X * sizeof(E));
+    }
+  }
+}
+
+}  // namespace
+}  // namespace segue
+
+using namespace segue;
+
+#define SEGUE_ROW_OPERATORS(NAME, E)                                                              \
+  void segue_add_rms_norm_##NAME(const E* x, const E* y, const float* weight, E* total, E* out,   \
+                                 long T, long H, long x_stride, long out_stride, float eps,       \
+                                 int threads) {                                                   \
+    add_rms_norm(x, y, weight, total, out, T, H, x_stride, out_stride, eps, threads);             \
+  }                                                                                               \
+  void segue_gated_rms_norm_##NAME(const float* x, const E* gate, const float* weight, E* out,    \
+                                   long T, long N, long V, long gate_stride, float eps,           \
+                                   int threads) {                                                 \
+    gated_rms_norm(x, gate, weight, out, T, N, V, gate_stride, eps, threads);                     \
+  }                                                                                               \
+  void segue_silu_gate_##NAME(const E* gate_up, E* out, long T, long I, int threads) {            \
+    silu_gate(gate_up, out, T, I, threads);                                                       \
+  }                                                                                               \
+  void segue_sigmoid_gate_##NAME(const E* x, const E* gate, E* out, long T, long Q, long X,       \
+                                 long gate_row, long gate_head, int threads) {                    \
+    sigmoid_gate(x, gate, out, T, Q, X, gate_row, gate_head, threads);                            \
+  }                                                                                               \
+  void segue_decay_and_rate_##NAME(const E* dt, const E* rate, const float* minus_a,              \
+                                   const float* dt_bias, float* log_decay, float* rate_out,       \
+                                   long T, long N, long stride, int threads) {                    \
+    decay_and_rate(dt, rate, minus_a, dt_bias, log_decay, rate_out, T, N, stride, threads);       \
+  }                                                                                               \
+  void segue_attention_input_##NAME(const E* packed, const float* q_norm, const float* k_norm,    \
+                                    const float* cos, const float* sin, E* q, E* pages,           \
+                                    const int64_t* page_of, const int64_t* offset_of, long T,     \
+                                    long Q, long G, long X, long R, long O, float eps,            \
+                                    int threads) {                                                \
+    attention_input(packed, q_norm, k_norm, cos, sin, q, pages, page_of, offset_of,               \
+                    Shape{T, Q, G, X, R, O}, eps, threads);                                       \
+  }
+
+extern "C" {
+#pragma GCC visibility push(default)
+SEGUE_ROW_OPERATORS(float, float)
+SEGUE_ROW_OPERATORS(bf16, Bf16)
+#pragma GCC visibility pop
+}

@@ -1,0 +1,93 @@
+"""Attention of a few queries a sequence on a CPU, which reads pages where they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from segue.kernels.native.library import are_plain, longs, operators
+from segue.kernels.paged_attention import reference
+
+_attend = operators("attend", "pppppp" + "lllllll")
+_LANES = 16
+"""Of the widest vectors; others divide it."""
+
+
+def attend_decode(
+    q_DQX: Tensor,
+    pages_Z2GOX: Tensor,
+    *,
+    page_table_DP: Tensor,
+    lengths_D: Tensor,
+    first_position: int = 0,
+) -> Tensor:
+    if not _fits(q_DQX, pages_Z2GOX, page_table_DP, lengths_D):
+        return reference.attend_decode(
+            q_DQX,
+            pages_Z2GOX,
+            page_table_DP=page_table_DP,
+            lengths_D=lengths_D,
+            first_position=first_position,
+        )
+    return _run(q_DQX, pages_Z2GOX, page_table_DP, lengths_D, (len(q_DQX),), first_position)
+
+
+def attend_verify(
+    q_TQX: Tensor,
+    pages_Z2GOX: Tensor,
+    *,
+    page_table_DP: Tensor,
+    lengths_D: Tensor,
+    round_sizes: Sequence[int],
+) -> Tensor:
+    if not _fits(q_TQX, pages_Z2GOX, page_table_DP, lengths_D):
+        return reference.attend_verify(
+            q_TQX,
+            pages_Z2GOX,
+            page_table_DP=page_table_DP,
+            lengths_D=lengths_D,
+            round_sizes=round_sizes,
+        )
+    return _run(q_TQX, pages_Z2GOX, page_table_DP, lengths_D, tuple(round_sizes), 0)
+
+
+def _run(
+    q_TQX: Tensor,
+    pages_Z2GOX: Tensor,
+    page_table_DP: Tensor,
+    lengths_D: Tensor,
+    round_sizes: tuple[int, ...],
+    first_position: int,
+) -> Tensor:
+    q_TQX = q_TQX.contiguous()
+    out_TQX = torch.empty(q_TQX.shape, dtype=q_TQX.dtype)
+    num_kv_heads, page_tokens, head_dim = pages_Z2GOX.shape[2:]
+    _attend(q_TQX.dtype)(
+        q_TQX.data_ptr(),
+        pages_Z2GOX.data_ptr(),
+        page_table_DP.data_ptr(),
+        lengths_D.data_ptr(),
+        longs(round_sizes),
+        out_TQX.data_ptr(),
+        len(round_sizes),
+        page_table_DP.shape[1],
+        first_position,
+        q_TQX.shape[1],
+        num_kv_heads,
+        head_dim,
+        page_tokens,
+        torch.get_num_threads(),
+    )
+    return out_TQX
+
+
+def _fits(
+    q_TQX: Tensor, pages_Z2GOX: Tensor, page_table_DP: Tensor, lengths_D: Tensor
+) -> bool:
+    return (
+        q_TQX.shape[2] % _LANES == 0
+        and are_plain(q_TQX.dtype, pages_Z2GOX)
+        and are_plain(torch.int64, page_table_DP, lengths_D)
+    )

@@ -1,0 +1,123 @@
+"""Which way of multiplying is fastest on this machine: measured once, and kept in the user's cache.
+
+A way that is not ours must be faster by a margin, so that noise does not decide.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import time
+from enum import StrEnum
+from functools import lru_cache
+
+import torch
+
+from segue.kernels.native import build
+
+logger = logging.getLogger(__name__)
+
+_MARGIN = 1.1
+_ROUNDS = 5
+_FEW_SHAPE = (1, 8192, 1024)
+"""Rows, outputs, inputs: the weight must not fit into the caches of many cores."""
+_MANY_SHAPE = (96, 1024, 1024)
+
+
+class Way(StrEnum):
+    STREAMED = "streamed"
+    """C++ that reads each weight once, for few rows."""
+    PAIRS = "pairs"
+    """C++ for many rows with the processor's bfloat16 dot product."""
+    FLOATS = "floats"
+    """C++ for many rows in float32; a bfloat16 weight is converted block by block."""
+    TORCH = "torch"
+
+
+def ways(dtype: torch.dtype, *, is_few: bool) -> list[Way]:
+    """What this processor can do, in the order of preference if nothing is faster."""
+    if is_few:
+        return [Way.STREAMED, Way.TORCH]
+    has_pairs = dtype is torch.bfloat16 and "avx512_bf16" in build.cpu_flags()
+    return [*([Way.PAIRS] if has_pairs else []), Way.FLOATS, Way.TORCH]
+
+
+@lru_cache
+def way_for(dtype: torch.dtype, *, is_few: bool) -> Way:
+    """The fastest way on this machine, with the threads that PyTorch has now."""
+    options, key = ways(dtype, is_few=is_few), f"{dtype} {'few' if is_few else 'many'} rows"
+    known = _read()
+    if known.get(key) in options:
+        return Way(known[key])
+    seconds = _measure(dtype, options, is_few=is_few)
+    best = min(options, key=seconds.__getitem__)
+    chosen = best if seconds[best] * _MARGIN < seconds[options[0]] else options[0]
+    logger.info(
+        "chose how to multiply",
+        extra={
+            "what": key,
+            "way": chosen,
+            "milliseconds": {way: round(1e3 * s, 2) for way, s in seconds.items()},
+        },
+    )
+    _write({**_read(), key: chosen})
+    return chosen
+
+
+def _measure(dtype: torch.dtype, options: list[Way], *, is_few: bool) -> dict[Way, float]:
+    """The least time of each, in turns."""
+    from segue.kernels.product.native import product_by
+
+    num_rows, num_outputs, num_inputs = _FEW_SHAPE if is_few else _MANY_SHAPE
+    with torch.inference_mode():
+        weight_NK = torch.full((num_outputs, num_inputs), 0.5, dtype=dtype)
+        x_TK = torch.full((num_rows, num_inputs), 0.5, dtype=dtype)
+        seconds = dict.fromkeys(options, float("inf"))
+        for _ in range(_ROUNDS):
+            for way in options:
+                start = time.perf_counter()
+                product_by(way, x_TK, weight_NK)
+                seconds[way] = min(seconds[way], time.perf_counter() - start)
+    return seconds
+
+
+def _path() -> str:
+    """A file for this processor, library and number of threads."""
+    machine = " ".join(
+        [_cpu_name(), *sorted(build.cpu_flags()), build.file_name(""), str(torch.get_num_threads())]
+    )
+    digest = hashlib.sha256(machine.encode()).hexdigest()[:16]
+    return str(build.cache_folder() / f"products-{digest}.json")
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo") as lines:
+            return next((line for line in lines if line.startswith("model name")), "")
+    except OSError:
+        return ""
+
+
+def _read() -> dict[str, str]:
+    try:
+        with open(_path()) as file:
+            found = json.load(file)
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _write(choices: dict[str, str]) -> None:
+    """As a whole: other processes may read it at any time. Without a cache the next process measures
+    again."""
+    path = _path()
+    scratch = f"{path}.{os.getpid()}"
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(scratch, "w") as file:
+            json.dump(choices, file)
+        os.replace(scratch, path)
+    except OSError as error:
+        logger.info("the choice is not kept", extra={"path": path, "error": str(error)})

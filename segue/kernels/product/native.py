@@ -1,0 +1,45 @@
+"""The product with a weight on a CPU, in the way that is fastest there.
+
+Few rows are bound by reading the weight from memory, many by arithmetic. For both there is C++ and
+PyTorch, and which is faster differs between processors: `choice` measures it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from segue.kernels.native.library import operators
+from segue.kernels.product import reference
+from segue.kernels.product.choice import Way, way_for
+
+FEW_ROWS = 24
+"""Up to here one pass over the weight serves all rows."""
+
+_few = operators("few", "ppplll")
+_many = operators("many", "pppllli")
+
+
+def product(x_TK: Tensor, weight_NK: Tensor) -> Tensor:
+    num_rows = len(x_TK)
+    way = way_for(x_TK.dtype, is_few=num_rows <= FEW_ROWS)
+    is_odd = x_TK.dtype is torch.bfloat16 and x_TK.shape[1] % 2
+    if way is Way.TORCH or not num_rows or is_odd or not weight_NK.is_contiguous():
+        return reference.product(x_TK, weight_NK)
+    return product_by(way, x_TK.contiguous(), weight_NK)
+
+
+def product_by(way: Way, x_TK: Tensor, weight_NK: Tensor) -> Tensor:
+    """In this way, whatever is faster. Both contiguous; K is even for many rows in bfloat16."""
+    if way is Way.TORCH:
+        return reference.product(x_TK, weight_NK)
+    num_outputs, num_inputs = weight_NK.shape
+    out_TN = x_TK.new_empty(len(x_TK), num_outputs)
+    pointers = (x_TK.data_ptr(), weight_NK.data_ptr(), out_TN.data_ptr())
+    sizes = (len(x_TK), num_outputs, num_inputs)
+    threads = torch.get_num_threads()
+    if way is Way.STREAMED:
+        _few(x_TK.dtype)(*pointers, *sizes, threads)
+    else:
+        _many(x_TK.dtype)(*pointers, *sizes, way is Way.PAIRS, threads)
+    return out_TN
