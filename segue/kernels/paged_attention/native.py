@@ -1,4 +1,4 @@
-"""Attention of a few queries a sequence on a CPU, which reads pages where they are."""
+"""Attention on a CPU, which reads pages where they are."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from segue.kernels.native.library import are_plain, longs, operators
 from segue.kernels.paged_attention import reference
 
 _attend = operators("attend", "pppppp" + "lllllll")
+_prefill = operators("attend_prefill", "pppppp" + "llllll")
 _LANES = 16
 """Of the widest vectors; others divide it."""
 
@@ -32,6 +33,43 @@ def attend_decode(
             first_position=first_position,
         )
     return _run(q_DQX, pages_Z2GOX, page_table_DP, lengths_D, (len(q_DQX),), first_position)
+
+
+def attend_prefill(
+    q_TQX: Tensor,
+    pages_Z2GOX: Tensor,
+    *,
+    cu_tokens_N1: Tensor,
+    starts_N: Tensor,
+    page_table_NP: Tensor,
+) -> Tensor:
+    if not _fits(q_TQX, pages_Z2GOX, cu_tokens_N1, starts_N, page_table_NP):
+        return reference.attend_prefill(
+            q_TQX,
+            pages_Z2GOX,
+            cu_tokens_N1=cu_tokens_N1,
+            starts_N=starts_N,
+            page_table_NP=page_table_NP,
+        )
+    q_TQX = q_TQX.contiguous()
+    out_TQX = torch.empty(q_TQX.shape, dtype=q_TQX.dtype)
+    num_kv_heads, page_tokens, head_dim = pages_Z2GOX.shape[2:]
+    _prefill(q_TQX.dtype)(
+        q_TQX.data_ptr(),
+        pages_Z2GOX.data_ptr(),
+        cu_tokens_N1.data_ptr(),
+        starts_N.data_ptr(),
+        page_table_NP.data_ptr(),
+        out_TQX.data_ptr(),
+        len(starts_N),
+        page_table_NP.shape[1],
+        q_TQX.shape[1],
+        num_kv_heads,
+        head_dim,
+        page_tokens,
+        torch.get_num_threads(),
+    )
+    return out_TQX
 
 
 def attend_verify(
@@ -83,11 +121,9 @@ def _run(
     return out_TQX
 
 
-def _fits(
-    q_TQX: Tensor, pages_Z2GOX: Tensor, page_table_DP: Tensor, lengths_D: Tensor
-) -> bool:
+def _fits(q_TQX: Tensor, pages_Z2GOX: Tensor, *indexes: Tensor) -> bool:
     return (
         q_TQX.shape[2] % _LANES == 0
         and are_plain(q_TQX.dtype, pages_Z2GOX)
-        and are_plain(torch.int64, page_table_DP, lengths_D)
+        and are_plain(torch.int64, *indexes)
     )
