@@ -8,7 +8,7 @@ from torch import Tensor
 from segue.kernels.attention_input import reference
 from segue.kernels.native.library import are_plain, operators
 
-_run = operators("attention_input", "ppppppppp" + "llllll" + "f")
+_run = operators("attention_input", "ppppppppp" + "lllllll" + "f")
 _MAX_WIDTH = 1024
 
 
@@ -99,6 +99,7 @@ def _store(
         head_dim,
         tables[0].shape[-1],
         page_tokens,
+        pages_Z2GOX.shape[0],
         eps,
         torch.get_num_threads(),
     )

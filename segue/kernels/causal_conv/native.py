@@ -10,8 +10,8 @@ from torch import Tensor
 from segue.kernels.causal_conv import reference
 from segue.kernels.native.library import are_plain, longs, operators
 
-_prefill = operators("conv_prefill", "pppppppp" + "llll")
-_decode = operators("conv_decode", "ppppppp" + "llll")
+_prefill = operators("conv_prefill", "pppppppp" + "lllll")
+_decode = operators("conv_decode", "ppppppp" + "lllll")
 _MAX_WIDTH = 8
 
 
@@ -46,6 +46,7 @@ def causal_conv_prefill(
         len(slots_in_N),
         *weight_CW.shape,
         x_TC.stride(0),
+        len(state_SCW),
         torch.get_num_threads(),
     )
     return out_TC
@@ -81,6 +82,7 @@ def causal_conv_decode(
         len(round_sizes),
         *weight_CW.shape,
         x_TC.stride(0),
+        len(state_SCW),
         torch.get_num_threads(),
     )
     return out_TC

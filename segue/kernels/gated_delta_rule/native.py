@@ -10,8 +10,8 @@ from torch import Tensor
 from segue.kernels.gated_delta_rule import reference
 from segue.kernels.native.library import are_plain, longs, operators
 
-_prefill = operators("delta_prefill", "ppppppp" + "pppp" + "llllll")
-_decode = operators("delta_decode", "ppppppp" + "ppp" + "llllll")
+_prefill = operators("delta_prefill", "ppppppp" + "pppp" + "lllllll")
+_decode = operators("delta_decode", "ppppppp" + "ppp" + "lllllll")
 _LANES = 16
 """Of the widest vectors; others divide it."""
 
@@ -56,7 +56,7 @@ def gated_delta_rule_prefill(
         *(indexes.data_ptr() for indexes in where),
         len(slots_in_N),
         q_TGK.shape[1],
-        *state_SHKV.shape[1:],
+        *state_SHKV.shape,
         q_TGK.stride(0),
         torch.get_num_threads(),
     )
@@ -102,7 +102,7 @@ def gated_delta_rule_decode(
         longs(tuple(round_sizes)),
         len(round_sizes),
         q_TGK.shape[1],
-        *state_SHKV.shape[1:],
+        *state_SHKV.shape,
         q_TGK.stride(0),
         torch.get_num_threads(),
     )

@@ -63,10 +63,11 @@ void split(const E* q, const E* pages, const int64_t* table, const long* visible
 // q and out [T, Q, X] by draft rounds; query j of sequence d sees tokens `first_position` to
 // lengths[d] + j.
 template <class E>
-void attend(const E* q, const E* pages, const int64_t* table, const int64_t* lengths,
-            const int64_t* round_sizes, E* out, long rounds, long P, long first_position, Shape s,
-            int threads) {
-  const long sequences = round_sizes[0], repeats = s.Q / s.G, X = s.X;
+int attend(const E* q, const E* pages, const int64_t* table, const int64_t* lengths,
+            const int64_t* round_sizes, E* out, long rounds, long P, long first_position, long Q,
+           long Z, long G, long O, long X, int threads) {
+  const Shape s{Q, G, X, O};
+  const long sequences = round_sizes[0], repeats = Q / G;
   std::vector<long> queries(sequences, 0), row_of(rounds, 0), first_part(sequences + 1, 0);
   for (long j = 0; j + 1 < rounds; j++) row_of[j + 1] = row_of[j] + round_sizes[j];
   const auto num_splits = [&](long d) {
@@ -76,6 +77,10 @@ void attend(const E* q, const E* pages, const int64_t* table, const int64_t* len
   for (long d = 0; d < sequences; d++) {
     for (long j = 0; j < rounds && d < round_sizes[j]; j++) queries[d]++;
     first_part[d + 1] = first_part[d] + num_splits(d) * queries[d];
+  }
+  for (long d = 0; d < sequences; d++) {
+    const long tokens = lengths[d] > 0 ? lengths[d] + queries[d] - 1 : 0;
+    if (tokens > P * O || !are_within(table + d * P, (tokens + O - 1) / O, 0, Z)) return 1;
   }
   struct Item {
     long d, g, split;
@@ -131,25 +136,10 @@ void attend(const E* q, const E* pages, const int64_t* table, const int64_t* len
           }
         }
   }
+  return 0;
 }
 
 }  // namespace
 }  // namespace segue
 
-using namespace segue;
-
-#define SEGUE_ATTENTION(NAME, E)                                                                  \
-  void segue_attend_##NAME(const E* q, const E* pages, const int64_t* table,                      \
-                           const int64_t* lengths, const int64_t* round_sizes, E* out,            \
-                           long rounds, long P, long first_position, long Q, long G, long X,      \
-                           long O, int threads) {                                                 \
-    attend(q, pages, table, lengths, round_sizes, out, rounds, P, first_position,                 \
-           Shape{Q, G, X, O}, threads);                                                           \
-  }
-
-extern "C" {
-#pragma GCC visibility push(default)
-SEGUE_ATTENTION(float, float)
-SEGUE_ATTENTION(bf16, Bf16)
-#pragma GCC visibility pop
-}
+SEGUE_EXPORT(attend)

@@ -204,8 +204,14 @@ struct Block {
 };
 
 template <class E>
-void attend(const E* q, const E* pages, const int64_t* cu_tokens, const int64_t* starts,
-            const int64_t* table, E* out, long N, long P, Shape s, int threads) {
+int attend_prefill(const E* q, const E* pages, const int64_t* cu_tokens, const int64_t* starts,
+            const int64_t* table, E* out, long N, long P, long Q, long Z, long G,
+                   long O, long X, int threads) {
+  const Shape s{Q, G, X, O};
+  for (long n = 0; n < N; n++) {
+    const long tokens = starts[n] + cu_tokens[n + 1] - cu_tokens[n];
+    if (tokens > P * O || !are_within(table + n * P, (tokens + O - 1) / O, 0, Z)) return 1;
+  }
   struct Item {
     long n, g, first, tokens;
   };
@@ -242,23 +248,10 @@ void attend(const E* q, const E* pages, const int64_t* cu_tokens, const int64_t*
       block.finish(out, item.first, item.tokens, item.g);
     }
   }
+  return 0;
 }
 
 }  // namespace
 }  // namespace segue
 
-using namespace segue;
-
-#define SEGUE_ATTENTION_PREFILL(NAME, E)                                                          \
-  void segue_attend_prefill_##NAME(const E* q, const E* pages, const int64_t* cu_tokens,          \
-                                   const int64_t* starts, const int64_t* table, E* out, long N,   \
-                                   long P, long Q, long G, long X, long O, int threads) {         \
-    attend(q, pages, cu_tokens, starts, table, out, N, P, Shape{Q, G, X, O}, threads);            \
-  }
-
-extern "C" {
-#pragma GCC visibility push(default)
-SEGUE_ATTENTION_PREFILL(float, float)
-SEGUE_ATTENTION_PREFILL(bf16, Bf16)
-#pragma GCC visibility pop
-}
+SEGUE_EXPORT(attend_prefill)

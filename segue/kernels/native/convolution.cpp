@@ -51,10 +51,11 @@ struct Window {
 };
 
 template <class E>
-void prefill(const E* x, const float* weight, E* state, E* out, const int64_t* cu_tokens,
+int conv_prefill(const E* x, const float* weight, E* state, E* out, const int64_t* cu_tokens,
              const int64_t* slots_out, const int64_t* cu_segments, const int64_t* slots_in, long N,
-             long C, long W, long x_stride, int threads) {
+             long C, long W, long x_stride, long S, int threads) {
   const long slot = C * (W - 1);
+  if (!are_within(slots_in, N, -1, S) || !are_within(slots_out, cu_segments[N], 0, S)) return 1;
 #pragma omp parallel for schedule(static) num_threads(threads)
   for (long channel = 0; channel < C; channel += kLanes) {
     Window<E> window(weight, C, W, channel);
@@ -67,13 +68,17 @@ void prefill(const E* x, const float* weight, E* state, E* out, const int64_t* c
       }
     }
   }
+  return 0;
 }
 
 template <class E>
-void decode(const E* x, const float* weight, E* state, E* out, const int64_t* slots_in,
+int conv_decode(const E* x, const float* weight, E* state, E* out, const int64_t* slots_in,
             const int64_t* slots_out, const int64_t* round_sizes, long rounds, long C, long W,
-            long x_stride, int threads) {
+            long x_stride, long S, int threads) {
   const long slot = C * (W - 1);
+  long rows = 0;
+  for (long j = 0; j < rounds; j++) rows += round_sizes[j];
+  if (!are_within(slots_in, round_sizes[0], 0, S) || !are_within(slots_out, rows, 0, S)) return 1;
 #pragma omp parallel for schedule(static) num_threads(threads)
   for (long channel = 0; channel < C; channel += kLanes) {
     Window<E> window(weight, C, W, channel);
@@ -87,32 +92,11 @@ void decode(const E* x, const float* weight, E* state, E* out, const int64_t* sl
       }
     }
   }
+  return 0;
 }
 
 }  // namespace
 }  // namespace segue
 
-using namespace segue;
-
-#define SEGUE_CONVOLUTIONS(NAME, E)                                                               \
-  void segue_conv_prefill_##NAME(const E* x, const float* weight, E* state, E* out,               \
-                                 const int64_t* cu_tokens, const int64_t* slots_out,              \
-                                 const int64_t* cu_segments, const int64_t* slots_in, long N,     \
-                                 long C, long W, long x_stride, int threads) {                    \
-    prefill(x, weight, state, out, cu_tokens, slots_out, cu_segments, slots_in, N, C, W,          \
-            x_stride, threads);                                                                   \
-  }                                                                                               \
-  void segue_conv_decode_##NAME(const E* x, const float* weight, E* state, E* out,                \
-                                const int64_t* slots_in, const int64_t* slots_out,                \
-                                const int64_t* round_sizes, long rounds, long C, long W,          \
-                                long x_stride, int threads) {                                     \
-    decode(x, weight, state, out, slots_in, slots_out, round_sizes, rounds, C, W, x_stride,       \
-           threads);                                                                              \
-  }
-
-extern "C" {
-#pragma GCC visibility push(default)
-SEGUE_CONVOLUTIONS(float, float)
-SEGUE_CONVOLUTIONS(bf16, Bf16)
-#pragma GCC visibility pop
-}
+SEGUE_EXPORT(conv_prefill)
+SEGUE_EXPORT(conv_decode)

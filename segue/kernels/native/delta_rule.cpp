@@ -51,10 +51,13 @@ inline void token(const float* before, float* after, const float* q, const float
 }
 
 template <class E>
-void decode(const E* q, const E* k, const E* v, const float* log_decay, const float* rate,
+int delta_decode(const E* q, const E* k, const E* v, const float* log_decay, const float* rate,
             float* state, float* out, const int64_t* slots_in, const int64_t* slots_out,
-            const int64_t* round_sizes, long rounds, long G, long H, long K, long V, long row,
+            const int64_t* round_sizes, long rounds, long G, long S, long H, long K, long V, long row,
             int threads) {
+  long rows = 0;
+  for (long j = 0; j < rounds; j++) rows += round_sizes[j];
+  if (!are_within(slots_in, round_sizes[0], 0, S) || !are_within(slots_out, rows, 0, S)) return 1;
   const long sequences = round_sizes[0], head_size = K * V, slot = H * head_size;
   const float scale = 1.0f / std::sqrt(float(K));
 #pragma omp parallel for collapse(2) schedule(static) num_threads(threads)
@@ -82,6 +85,7 @@ void decode(const E* q, const E* k, const E* v, const float* log_decay, const fl
         before = after;
       }
     }
+  return 0;
 }
 
 // ---- prefill ----
@@ -177,9 +181,12 @@ void chunk(const E* v, const float* log_decay, const float* rate, float* out, lo
 }
 
 template <class E>
-void prefill(const E* q, const E* k, const E* v, const float* log_decay, const float* rate,
+int delta_prefill(const E* q, const E* k, const E* v, const float* log_decay, const float* rate,
              float* state, float* out, const int64_t* cu_tokens, const int64_t* slots_out,
-             const int64_t* cu_segments, const int64_t* slots_in, long N, Shape s, int threads) {
+             const int64_t* cu_segments, const int64_t* slots_in, long N, long G, long S, long H,
+                  long K, long V, long row, int threads) {
+  if (!are_within(slots_in, N, -1, S) || !are_within(slots_out, cu_segments[N], 0, S)) return 1;
+  const Shape s{G, H, K, V, row};
   const long repeats = s.H / s.G, head_size = s.K * s.V, slot = s.H * head_size;
 #pragma omp parallel num_threads(threads)
   {
@@ -209,34 +216,11 @@ void prefill(const E* q, const E* k, const E* v, const float* log_decay, const f
         }
       }
   }
+  return 0;
 }
 
 }  // namespace
 }  // namespace segue
 
-using namespace segue;
-
-#define SEGUE_DELTA_RULES(NAME, E)                                                                \
-  void segue_delta_decode_##NAME(const E* q, const E* k, const E* v, const float* log_decay,      \
-                                 const float* rate, float* state, float* out,                     \
-                                 const int64_t* slots_in, const int64_t* slots_out,               \
-                                 const int64_t* round_sizes, long rounds, long G, long H, long K, \
-                                 long V, long row, int threads) {                                 \
-    decode(q, k, v, log_decay, rate, state, out, slots_in, slots_out, round_sizes, rounds, G, H,  \
-           K, V, row, threads);                                                                   \
-  }                                                                                               \
-  void segue_delta_prefill_##NAME(const E* q, const E* k, const E* v, const float* log_decay,     \
-                                  const float* rate, float* state, float* out,                    \
-                                  const int64_t* cu_tokens, const int64_t* slots_out,             \
-                                  const int64_t* cu_segments, const int64_t* slots_in, long N,    \
-                                  long G, long H, long K, long V, long row, int threads) {        \
-    prefill(q, k, v, log_decay, rate, state, out, cu_tokens, slots_out, cu_segments, slots_in, N, \
-            Shape{G, H, K, V, row}, threads);                                                     \
-  }
-
-extern "C" {
-#pragma GCC visibility push(default)
-SEGUE_DELTA_RULES(float, float)
-SEGUE_DELTA_RULES(bf16, Bf16)
-#pragma GCC visibility pop
-}
+SEGUE_EXPORT(delta_decode)
+SEGUE_EXPORT(delta_prefill)

@@ -66,9 +66,14 @@ def operators(name: str, arguments: str) -> Callable[[torch.dtype], Callable[...
     def of(dtype: torch.dtype) -> Callable[..., None]:
         library = loaded()
         assert library is not None, "an operator was called without its library"
-        function = getattr(library, f"segue_{name}_{_SUFFIXES[dtype]}")
-        function.argtypes = [_TYPES[letter] for letter in (*arguments, "i")]
-        function.restype = None
-        return function  # type: ignore[no-any-return]
+        pointer = ctypes.c_void_p.in_dll(library, f"segue_{name}_{_SUFFIXES[dtype]}")
+        types = [_TYPES[letter] for letter in (*arguments, "i")]
+        function = ctypes.CFUNCTYPE(ctypes.c_int, *types)(pointer.value)
+
+        def checked(*values: object) -> None:
+            if function(*values):
+                raise IndexError(f"{name}: a page, offset or slot is out of range")
+
+        return checked
 
     return of

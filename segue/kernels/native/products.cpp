@@ -16,11 +16,12 @@ namespace {
 // ---- few rows ----
 
 template <class E>
-void few(const E* x, const E* w, E* y, long T, long N, long K, int threads) {
+int few_rows(const E* x, const E* w, E* y, long T, long N, long K, int threads) {
   const long blocks = (N + kLanes - 1) / kLanes;
 #pragma omp parallel for schedule(static) num_threads(threads)
   for (long b = 0; b < blocks; b++)
     dots_of_rows(x, w, y, T, b * kLanes, std::min((b + 1) * kLanes, N), N, K);
+  return 0;
 }
 
 // ---- many rows ----
@@ -66,49 +67,30 @@ void many(const typename M::Input* x, long steps, const uint32_t* w, long row_wo
   }
 }
 
-void many_floats(const float* x, const float* w, float* y, long T, long N, long K, int threads) {
-  many<Singles>(x, K, (const uint32_t*)w, K, false, y, T, N, threads);
-}
-
-// An even K: a word holds two numbers.
-void many_bf16(const Bf16* x, const Bf16* w, Bf16* y, long T, long N, long K, bool pairs,
-               int threads) {
+// In bfloat16 K is even: a word holds two numbers. `pairs`: by the processor's own dot product.
+template <class E>
+int many_rows(const E* x, const E* w, E* y, long T, long N, long K, int pairs, int threads) {
+  const uint32_t* words = (const uint32_t*)w;
+  if constexpr (sizeof(E) == 4) {
+    many<Singles>(x, K, words, K, false, y, T, N, threads);
+  } else {
 #if defined(__AVX512BF16__)
-  if (pairs)
-    return many<Pairs>((const uint32_t*)x, K / 2, (const uint32_t*)w, K / 2, false, y, T, N,
-                       threads);
+    if (pairs) {
+      many<Pairs>((const uint32_t*)x, K / 2, words, K / 2, false, y, T, N, threads);
+      return 0;
+    }
 #endif
-  auto wide = aligned<float>(T * K);
+    auto wide = aligned<float>(T * K);
 #pragma omp parallel for schedule(static) num_threads(threads)
-  for (long t = 0; t < T; t++)
-    for (long k = 0; k < K; k++) wide[t * K + k] = to_float(x[t * K + k]);
-  many<Singles>(wide.get(), K, (const uint32_t*)w, K / 2, true, y, T, N, threads);
+    for (long t = 0; t < T; t++)
+      for (long k = 0; k < K; k++) wide[t * K + k] = to_float(x[t * K + k]);
+    many<Singles>(wide.get(), K, words, K / 2, true, y, T, N, threads);
+  }
+  return 0;
 }
 
 }  // namespace
 }  // namespace segue
 
-using namespace segue;
-
-extern "C" {
-#pragma GCC visibility push(default)
-
-void segue_few_float(const float* x, const float* w, float* y, long T, long N, long K, int threads) {
-  few(x, w, y, T, N, K, threads);
-}
-
-void segue_few_bf16(const Bf16* x, const Bf16* w, Bf16* y, long T, long N, long K, int threads) {
-  few(x, w, y, T, N, K, threads);
-}
-
-void segue_many_float(const float* x, const float* w, float* y, long T, long N, long K,
-                      int threads) {
-  many_floats(x, w, y, T, N, K, threads);
-}
-
-void segue_many_bf16(const Bf16* x, const Bf16* w, Bf16* y, long T, long N, long K, int pairs,
-                     int threads) {
-  many_bf16(x, w, y, T, N, K, pairs, threads);
-}
-#pragma GCC visibility pop
-}
+SEGUE_EXPORT(few_rows)
+SEGUE_EXPORT(many_rows)

@@ -21,7 +21,7 @@ inline float mean_square_scale(const E* x, long H, float eps) {
 
 // out = norm(x + y) (1 + weight); the sum is rounded to E before. No y: norm(x).
 template <class E>
-void add_rms_norm(const E* x, const E* y, const float* weight, E* total, E* out, long T, long H,
+int add_rms_norm(const E* x, const E* y, const float* weight, E* total, E* out, long T, long H,
                   long x_stride, long out_stride, float eps, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads_for(T * H, threads))
   for (long t = 0; t < T; t++) {
@@ -38,11 +38,12 @@ void add_rms_norm(const E* x, const E* y, const float* weight, E* total, E* out,
       store_some(out + t * out_stride + i, normed * load_some(weight + i, H - i) + normed, H - i);
     }
   }
+  return 0;
 }
 
 // out = norm(x) weight silu(gate), for N heads of V numbers in each of T rows.
 template <class E>
-void gated_rms_norm(const float* x, const E* gate, const float* weight, E* out, long T, long N,
+int gated_rms_norm(const float* x, const E* gate, const float* weight, E* out, long T, long N,
                     long V, long gate_stride, float eps, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads_for(T * N * V, threads))
   for (long row = 0; row < T * N; row++) {
@@ -55,10 +56,11 @@ void gated_rms_norm(const float* x, const E* gate, const float* weight, E* out, 
       store_some(out + row * V + i, normed * (g * sigmoid(g)), V - i);
     }
   }
+  return 0;
 }
 
 template <class E>
-void silu_gate(const E* gate_up, E* out, long T, long I, int threads) {
+int silu_gate(const E* gate_up, E* out, long T, long I, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads_for(T * I, threads))
   for (long t = 0; t < T; t++)
     for (long i = 0; i < I; i += kLanes) {
@@ -66,11 +68,12 @@ void silu_gate(const E* gate_up, E* out, long T, long I, int threads) {
       Floats up = load_some(gate_up + 2 * t * I + I + i, I - i);
       store_some(out + t * I + i, gate * sigmoid(gate) * up, I - i);
     }
+  return 0;
 }
 
 // out = x sigmoid(gate), for Q heads of X numbers in each of T rows.
 template <class E>
-void sigmoid_gate(const E* x, const E* gate, E* out, long T, long Q, long X, long gate_row,
+int sigmoid_gate(const E* x, const E* gate, E* out, long T, long Q, long X, long gate_row,
                   long gate_head, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads_for(T * Q * X, threads))
   for (long row = 0; row < T * Q; row++) {
@@ -80,10 +83,11 @@ void sigmoid_gate(const E* x, const E* gate, E* out, long T, long Q, long X, lon
       store_some(out + row * X + i, load_some(x + row * X + i, X - i) * open, X - i);
     }
   }
+  return 0;
 }
 
 template <class E>
-void decay_and_rate(const E* dt, const E* rate, const float* minus_a, const float* dt_bias,
+int decay_and_rate(const E* dt, const E* rate, const float* minus_a, const float* dt_bias,
                     float* log_decay, float* rate_out, long T, long N, long stride, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads_for(16 * T * N, threads))
   for (long t = 0; t < T; t++)
@@ -93,6 +97,7 @@ void decay_and_rate(const E* dt, const E* rate, const float* minus_a, const floa
       log_decay[t * N + n] = softplus * minus_a[n];
       rate_out[t * N + n] = 1.0f / (1.0f + std::exp(-to_float(rate[t * stride + n])));
     }
+  return 0;
 }
 
 // One head of X numbers: norm, then rotation of the first R.
@@ -113,72 +118,37 @@ inline void norm_and_rotate(const E* x, const float* weight, const float* cos, c
   for (long i = 0; i < X; i += kLanes) store_some(out + i, load_some(normed + i, X - i), X - i);
 }
 
-struct Shape {
-  long T, Q, G, X, R, O;
-};
-
 // Rows of a projection: Q times a query and its gate, G keys, G values. Queries go to `q`, keys and
 // values to their pages [Z, 2, G, O, X].
 template <class E>
-void attention_input(const E* packed, const float* q_norm, const float* k_norm, const float* cos,
-                     const float* sin, E* q, E* pages, const int64_t* page_of,
-                     const int64_t* offset_of, Shape s, float eps, int threads) {
-  const long heads = 2 * s.Q + 2 * s.G;
-#pragma omp parallel for schedule(static) num_threads(threads_for(s.T * heads * s.X, threads))
-  for (long t = 0; t < s.T; t++) {
-    const E* row = packed + t * heads * s.X;
-    const float *c = cos + t * s.R, *d = sin + t * s.R;
-    for (long n = 0; n < s.Q; n++)
-      norm_and_rotate(row + 2 * n * s.X, q_norm, c, d, q + (t * s.Q + n) * s.X, s.X, s.R, eps);
-    for (long g = 0; g < s.G; g++) {
-      E* keys = pages + ((page_of[t] * 2 * s.G + g) * s.O + offset_of[t]) * s.X;
-      E* values = keys + s.G * s.O * s.X;
-      norm_and_rotate(row + (2 * s.Q + g) * s.X, k_norm, c, d, keys, s.X, s.R, eps);
-      std::memcpy(values, row + (2 * s.Q + s.G + g) * s.X, s.X * sizeof(E));
+int attention_input(const E* packed, const float* q_norm, const float* k_norm, const float* cos,
+                    const float* sin, E* q, E* pages, const int64_t* page_of,
+                    const int64_t* offset_of, long T, long Q, long G, long X, long R, long O,
+                    long Z, float eps, int threads) {
+  if (!are_within(page_of, T, 0, Z) || !are_within(offset_of, T, 0, O)) return 1;
+  const long heads = 2 * Q + 2 * G;
+#pragma omp parallel for schedule(static) num_threads(threads_for(T * heads * X, threads))
+  for (long t = 0; t < T; t++) {
+    const E* row = packed + t * heads * X;
+    const float *c = cos + t * R, *s = sin + t * R;
+    for (long n = 0; n < Q; n++)
+      norm_and_rotate(row + 2 * n * X, q_norm, c, s, q + (t * Q + n) * X, X, R, eps);
+    for (long g = 0; g < G; g++) {
+      E* keys = pages + ((page_of[t] * 2 * G + g) * O + offset_of[t]) * X;
+      E* values = keys + G * O * X;
+      norm_and_rotate(row + (2 * Q + g) * X, k_norm, c, s, keys, X, R, eps);
+      std::memcpy(values, row + (2 * Q + G + g) * X, X * sizeof(E));
     }
   }
+  return 0;
 }
 
 }  // namespace
 }  // namespace segue
 
-using namespace segue;
-
-#define SEGUE_ROW_OPERATORS(NAME, E)                                                              \
-  void segue_add_rms_norm_##NAME(const E* x, const E* y, const float* weight, E* total, E* out,   \
-                                 long T, long H, long x_stride, long out_stride, float eps,       \
-                                 int threads) {                                                   \
-    add_rms_norm(x, y, weight, total, out, T, H, x_stride, out_stride, eps, threads);             \
-  }                                                                                               \
-  void segue_gated_rms_norm_##NAME(const float* x, const E* gate, const float* weight, E* out,    \
-                                   long T, long N, long V, long gate_stride, float eps,           \
-                                   int threads) {                                                 \
-    gated_rms_norm(x, gate, weight, out, T, N, V, gate_stride, eps, threads);                     \
-  }                                                                                               \
-  void segue_silu_gate_##NAME(const E* gate_up, E* out, long T, long I, int threads) {            \
-    silu_gate(gate_up, out, T, I, threads);                                                       \
-  }                                                                                               \
-  void segue_sigmoid_gate_##NAME(const E* x, const E* gate, E* out, long T, long Q, long X,       \
-                                 long gate_row, long gate_head, int threads) {                    \
-    sigmoid_gate(x, gate, out, T, Q, X, gate_row, gate_head, threads);                            \
-  }                                                                                               \
-  void segue_decay_and_rate_##NAME(const E* dt, const E* rate, const float* minus_a,              \
-                                   const float* dt_bias, float* log_decay, float* rate_out,       \
-                                   long T, long N, long stride, int threads) {                    \
-    decay_and_rate(dt, rate, minus_a, dt_bias, log_decay, rate_out, T, N, stride, threads);       \
-  }                                                                                               \
-  void segue_attention_input_##NAME(const E* packed, const float* q_norm, const float* k_norm,    \
-                                    const float* cos, const float* sin, E* q, E* pages,           \
-                                    const int64_t* page_of, const int64_t* offset_of, long T,     \
-                                    long Q, long G, long X, long R, long O, float eps,            \
-                                    int threads) {                                                \
-    attention_input(packed, q_norm, k_norm, cos, sin, q, pages, page_of, offset_of,               \
-                    Shape{T, Q, G, X, R, O}, eps, threads);                                       \
-  }
-
-extern "C" {
-#pragma GCC visibility push(default)
-SEGUE_ROW_OPERATORS(float, float)
-SEGUE_ROW_OPERATORS(bf16, Bf16)
-#pragma GCC visibility pop
-}
+SEGUE_EXPORT(add_rms_norm)
+SEGUE_EXPORT(gated_rms_norm)
+SEGUE_EXPORT(silu_gate)
+SEGUE_EXPORT(sigmoid_gate)
+SEGUE_EXPORT(decay_and_rate)
+SEGUE_EXPORT(attention_input)

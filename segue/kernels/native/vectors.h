@@ -19,6 +19,14 @@
 #define SEGUE_VECTOR_BYTES 16
 #endif
 
+// For Python: pointers to an operator's functions, by names that end with the dtype. They return 0,
+// or 1 if an index was out of range and nothing was done.
+#define SEGUE_EXPORT(NAME)                                                                        \
+  extern "C" __attribute__((visibility("default"), used)) auto* const segue_##NAME##_float =      \
+      &segue::NAME<float>;                                                                        \
+  extern "C" __attribute__((visibility("default"), used)) auto* const segue_##NAME##_bf16 =       \
+      &segue::NAME<segue::Bf16>;
+
 namespace segue {
 
 using Bf16 = uint16_t;
@@ -125,6 +133,14 @@ inline float largest(Floats x) {
   float most = x[0];
   for (long i = 1; i < kLanes; i++) most = x[i] > most ? x[i] : most;
   return most;
+}
+
+// Whether all of these are from `least` to below `end`. Without it, a wrong index would write into
+// other memory of the process.
+inline bool are_within(const int64_t* indexes, long count, long least, long end) {
+  for (long i = 0; i < count; i++)
+    if (indexes[i] < least || indexes[i] >= end) return false;
+  return true;
 }
 
 // exp within two units of the last place between -87 and 88; 0 below, infinity above. 2^f of the

@@ -10,8 +10,8 @@ from torch import Tensor
 from segue.kernels.native.library import are_plain, longs, operators
 from segue.kernels.paged_attention import reference
 
-_attend = operators("attend", "pppppp" + "lllllll")
-_prefill = operators("attend_prefill", "pppppp" + "llllll")
+_attend = operators("attend", "pppppp" + "llllllll")
+_prefill = operators("attend_prefill", "pppppp" + "lllllll")
 _LANES = 16
 """Of the widest vectors; others divide it."""
 
@@ -53,7 +53,7 @@ def attend_prefill(
         )
     q_TQX = q_TQX.contiguous()
     out_TQX = torch.empty(q_TQX.shape, dtype=q_TQX.dtype)
-    num_kv_heads, page_tokens, head_dim = pages_Z2GOX.shape[2:]
+    num_pages, _, num_kv_heads, page_tokens, head_dim = pages_Z2GOX.shape
     _prefill(q_TQX.dtype)(
         q_TQX.data_ptr(),
         pages_Z2GOX.data_ptr(),
@@ -64,9 +64,10 @@ def attend_prefill(
         len(starts_N),
         page_table_NP.shape[1],
         q_TQX.shape[1],
+        num_pages,
         num_kv_heads,
-        head_dim,
         page_tokens,
+        head_dim,
         torch.get_num_threads(),
     )
     return out_TQX
@@ -101,7 +102,7 @@ def _run(
 ) -> Tensor:
     q_TQX = q_TQX.contiguous()
     out_TQX = torch.empty(q_TQX.shape, dtype=q_TQX.dtype)
-    num_kv_heads, page_tokens, head_dim = pages_Z2GOX.shape[2:]
+    num_pages, _, num_kv_heads, page_tokens, head_dim = pages_Z2GOX.shape
     _attend(q_TQX.dtype)(
         q_TQX.data_ptr(),
         pages_Z2GOX.data_ptr(),
@@ -113,9 +114,10 @@ def _run(
         page_table_DP.shape[1],
         first_position,
         q_TQX.shape[1],
+        num_pages,
         num_kv_heads,
-        head_dim,
         page_tokens,
+        head_dim,
         torch.get_num_threads(),
     )
     return out_TQX

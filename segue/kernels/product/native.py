@@ -16,8 +16,8 @@ from segue.kernels.product.choice import Way, way_for
 FEW_ROWS = 24
 """Up to here one pass over the weight serves all rows."""
 
-_few = operators("few", "ppplll")
-_many = operators("many", "pppllli")
+_few = operators("few_rows", "ppplll")
+_many = operators("many_rows", "pppllli")
 
 
 def product(x_TK: Tensor, weight_NK: Tensor) -> Tensor:
