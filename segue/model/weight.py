@@ -14,6 +14,7 @@ from torch import Tensor
 from segue.kernels.moe import routed_experts
 from segue.kernels.product import product
 
+
 class PlainWeight:
     """A matrix [N, K] in the dtype of its inputs: T rows, K inputs, N outputs."""
 

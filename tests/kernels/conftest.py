@@ -8,6 +8,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from segue.kernels import dispatch
+from segue.kernels.native import library
+
 # What the mode below asks of matrix products on a GPU, before the first of them.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
@@ -18,3 +21,12 @@ def _poisoned_memory() -> Iterator[None]:
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(params=["native", "reference"])
+def cpu_operators(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An operator's test runs with its C++ and with its reference."""
+    if request.param == "reference":
+        monkeypatch.setattr(dispatch, "takes_native", lambda x: False)
+    elif library.loaded() is None:
+        pytest.skip("there is no C++ compiler, or SEGUE_CPU_OPERATORS asks for the reference")

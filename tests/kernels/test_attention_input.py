@@ -13,6 +13,8 @@ from segue.kernels.rotary import rotary_frequencies, rotary_tables
 from tests.kernels.closeness import assert_close, ints, randn
 from tests.kernels.device import DEVICE, DTYPES
 
+pytestmark = pytest.mark.usefixtures("cpu_operators")
+
 PAGE_TOKENS, NUM_PAGES = 16, 9
 OPERATORS = [reference, triton]
 

@@ -10,6 +10,8 @@ from segue.kernels.causal_conv import causal_conv_decode, causal_conv_prefill
 from tests.kernels.closeness import assert_close, cumulative, ints, randn
 from tests.kernels.draft_rounds import ROUND_SIZES, rows_of_sequences
 
+pytestmark = pytest.mark.usefixtures("cpu_operators")
+
 CHANNELS, WIDTH, SLOTS = 37, 4, 6
 WEIGHT = randn(CHANNELS, WIDTH, seed=9)
 

@@ -12,6 +12,8 @@ from segue.kernels.gated_delta_rule import gated_delta_rule_decode, gated_delta_
 from tests.kernels.closeness import assert_close, cumulative, ints, randn
 from tests.kernels.draft_rounds import ROUND_SIZES, rows_of_sequences
 
+pytestmark = pytest.mark.usefixtures("cpu_operators")
+
 SLOTS = 6
 HEADS = [(2, 4, 16, 24), (1, 3, 7, 5), (2, 2, 8, 8)]
 """Key heads, value heads, key and value dimension."""

@@ -10,6 +10,8 @@ from segue.kernels.gates import reference, triton
 from tests.kernels.closeness import assert_close, randn
 from tests.kernels.device import DEVICE, DTYPES
 
+pytestmark = pytest.mark.usefixtures("cpu_operators")
+
 HEADS = [(1, 1, 1), (3, 5, 20), (2, 5, 256), (0, 4, 8)]
 """Tokens, heads, dimensions of a head."""
 

@@ -8,6 +8,8 @@ from torch import Tensor
 from segue.kernels.moe import combine_experts, routed_experts
 from tests.kernels.closeness import assert_close, randn
 
+pytestmark = pytest.mark.usefixtures("cpu_operators")
+
 HIDDEN, WIDTH = 24, 20
 
 

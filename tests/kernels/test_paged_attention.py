@@ -14,6 +14,8 @@ from segue.kernels.paged_attention import (
 from segue.kernels.paged_attention.reference import QUERY_BLOCK_TOKENS
 from tests.kernels.closeness import assert_close, cumulative, ints, randn
 
+pytestmark = pytest.mark.usefixtures("cpu_operators")
+
 PAGE_TOKENS, HEAD_DIM = 16, 20
 HEADS = [(4, 2), (6, 1), (3, 3)]
 """Query heads and key/value heads."""

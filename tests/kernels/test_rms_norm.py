@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from segue.kernels.rms_norm import add_rms_norm, gated_rms_norm, join_rms_norms, rms_norm
 from tests.kernels.closeness import assert_close, randn
 
+pytestmark = pytest.mark.usefixtures("cpu_operators")
+
 SHAPES = [(1, 1), (3, 64), (2, 5, 37), (0, 8)]
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from segue.demo import checkpoint_dir
 from segue.model.checkpoint.loading import load_weights
 from segue.model.checkpoint.preflight import check_folder
 

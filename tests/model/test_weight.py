@@ -9,11 +9,11 @@ from torch import Tensor
 from segue.cache.tensors import CacheTensors
 from segue.engine.batch import DecodeChunk, DraftStart, PrefillChunk
 from segue.engine.runner import ModelRunner
+from segue.kernels.product.native import FEW_ROWS
 from segue.model import weight as weight_module
 from segue.model.cache_layout import cache_layout
 from segue.model.checkpoint.loading import load_weights
 from segue.model.config import ModelConfig
-from segue.kernels.product.native import FEW_ROWS
 from segue.model.weight import PlainExperts, PlainWeight
 from tests.kernels.closeness import assert_close, randn
 

@@ -30,6 +30,9 @@ if [ "$(basename "$0")" = uv ]; then exit "$UV_STATUS"; fi
 UV = "pip install --quiet --index-strategy unsafe-best-match"
 
 
+BUILD = "python -m segue.kernels.native.build"
+
+
 @dataclass(frozen=True, slots=True)
 class Clone:
     folder: Path
@@ -70,7 +73,10 @@ class Clone:
         known = {"-m pip --quiet --disable-pip-version-check": "pip", f"uv {UV}": "uv"}
         for words, short in known.items():
             lines = [line.replace(words, short) for line in lines]
-        return lines
+        return [line for line in lines if line != BUILD]
+
+    def builds(self) -> int:
+        return (self.folder / "calls").read_text().splitlines().count(BUILD)
 
 
 @pytest.fixture
@@ -125,6 +131,7 @@ def test_a_second_run_installs_nothing(clone: Clone) -> None:
 
     assert (again.returncode, again.stderr) == (0, "")
     assert len(clone.installs()) == 2
+    assert clone.builds() == 1
 
 
 def test_uv_finds_the_cpu_build_if_pip_would_choose_cuda(clone: Clone) -> None:

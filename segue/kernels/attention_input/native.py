@@ -41,9 +41,7 @@ def attention_input(
     num_heads = packed_TY.shape[1] // (2 * head_dim) - num_kv_heads
     parts_TNX = packed_TY.view(len(packed_TY), -1, head_dim)
     q_TQX = torch.empty(len(packed_TY), num_heads, head_dim, dtype=packed_TY.dtype)
-    _store(
-        packed_TY, q_norm_X, k_norm_X, tables, q_TQX, pages_Z2GOX, (pages_T, offsets_T), eps
-    )
+    _store(packed_TY, q_norm_X, k_norm_X, tables, q_TQX, pages_Z2GOX, (pages_T, offsets_T), eps)
     return q_TQX, parts_TNX[:, 1 : 2 * num_heads : 2]
 
 

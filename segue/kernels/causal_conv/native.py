@@ -88,9 +88,7 @@ def causal_conv_decode(
     return out_TC
 
 
-def _fits(
-    x_TC: Tensor, weight_CW: Tensor, state_SCW: Tensor, indexes: tuple[Tensor, ...]
-) -> bool:
+def _fits(x_TC: Tensor, weight_CW: Tensor, state_SCW: Tensor, indexes: tuple[Tensor, ...]) -> bool:
     return (
         x_TC.stride(1) == 1
         and weight_CW.shape[1] <= _MAX_WIDTH

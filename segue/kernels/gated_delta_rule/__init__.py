@@ -12,5 +12,9 @@ from segue.kernels.gated_delta_rule import reference
 
 __all__ = ["gated_delta_rule_decode", "gated_delta_rule_prefill"]
 
-gated_delta_rule_prefill = dispatch.operator(reference.gated_delta_rule_prefill, "triton_prefill", "native")
-gated_delta_rule_decode = dispatch.operator(reference.gated_delta_rule_decode, "triton_decode", "native")
+gated_delta_rule_prefill = dispatch.operator(
+    reference.gated_delta_rule_prefill, "triton_prefill", "native"
+)
+gated_delta_rule_decode = dispatch.operator(
+    reference.gated_delta_rule_decode, "triton_decode", "native"
+)

@@ -119,11 +119,17 @@ def _fits(
 ) -> bool:
     """Queries, keys and values may be columns of one tensor: rows of heads that are contiguous."""
     k_dim, v_dim = state_SHKV.shape[2:]
-    strides = {(x.stride(0), x.stride(1) // x.shape[2], x.stride(2)) for x in (q_TGK, k_TGK, v_THV)}
+    inputs = (q_TGK, k_TGK, v_THV)
+    # A stride that is never taken may be any.
+    are_rows = len(q_TGK) == 1 or len({x.stride(0) for x in inputs}) == 1
+    are_heads = all(
+        x.stride(2) == 1 and (x.shape[1] == 1 or x.stride(1) == x.shape[2]) for x in inputs
+    )
     return (
         k_dim % _LANES == 0
         and v_dim % _LANES == 0
-        and strides == {(q_TGK.stride(0), 1, 1)}
+        and are_rows
+        and are_heads
         and are_plain(torch.float32, *gates, state_SHKV)
         and are_plain(torch.int64, *indexes)
     )

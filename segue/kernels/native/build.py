@@ -1,20 +1,25 @@
 """Builds the library of CPU operators from the C++ beside this file.
 
-    python -m segue.kernels.native.build    # for any processor of this architecture, into the package
+    python -m segue.kernels.native.build        # for this processor, into the user's cache folder
+    python -m segue.kernels.native.build --all  # for all of this architecture, into the package
 
-Without that, a process builds what its own processor needs when it first needs it, into the user's
-cache folder. Names contain a digest of sources and flags, so an old build is never used.
+A process that finds no build makes its own when it first needs it. Names contain a digest of
+sources and flags, so an old build is never used.
 """
 
 from __future__ import annotations
 
+import argparse
+import fcntl
 import hashlib
 import logging
 import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 
@@ -24,11 +29,9 @@ logger = logging.getLogger(__name__)
 
 HERE = Path(__file__).parent
 BUILT = HERE / "built"
-FLAGS = (
-    "-O3 -std=c++17 -fPIC -fopenmp -fvisibility=hidden "
-    "-ffp-contract=fast -fno-math-errno -fno-trapping-math"
-).split()
-_AVX512 = "avx512f avx512bw avx512dq avx512vl".split()
+FLAGS = ["-O3", "-std=c++17", "-fPIC", "-fopenmp", "-fvisibility=hidden"]
+FLAGS += ["-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"]
+_AVX512 = ["avx512f", "avx512bw", "avx512dq", "avx512vl"]
 VARIANTS: dict[str, dict[str, list[str]]] = {
     # Best first. What the processor must have is also what the compiler may use.
     "x86_64": {
@@ -56,10 +59,10 @@ def cpu_flags() -> frozenset[str]:
     return frozenset(flags.partition(":")[2].split())
 
 
-def own_variant() -> str | None:
-    """The best variant that this processor can run; None on an unknown architecture."""
+def own_variants() -> list[str]:
+    """What this processor can run, best first; nothing on an unknown architecture."""
     variants = VARIANTS.get(platform.machine(), {})
-    return next((name for name, needs in variants.items() if cpu_flags().issuperset(needs)), None)
+    return [name for name, needs in variants.items() if cpu_flags().issuperset(needs)]
 
 
 def file_name(variant: str) -> str:
@@ -73,12 +76,21 @@ def find(variant: str) -> Path | None:
 
 
 def find_or_build(variant: str) -> Path:
-    """Raises NoCompiler."""
-    return find(variant) or build(variant, cache_folder())
+    """Raises NoCompiler. Of processes that start together one builds, and the others wait."""
+    if path := find(variant):
+        return path
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            return find(variant) or build(variant, folder)
+    except OSError as error:
+        raise NoCompiler(f"cannot build CPU operators in {folder}: {error}") from error
 
 
 def build(variant: str, folder: Path) -> Path:
-    """Compiles one variant into `folder`: some 15 s of one core. Raises NoCompiler."""
+    """Compiles one variant into `folder`: some 15 s of processor time. Raises NoCompiler."""
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
     if compiler is None:
         raise NoCompiler("no C++ compiler found: install g++, or set CXX")
@@ -88,8 +100,14 @@ def build(variant: str, folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             objects = [Path(scratch) / f"{source.stem}.o" for source in _sources()]
-            for source, target in zip(_sources(), objects, strict=True):
-                _run([compiler, *FLAGS, *flags, "-c", str(source), "-o", str(target)])
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                for done in [
+                    pool.submit(
+                        _run, [compiler, *FLAGS, *flags, "-c", str(source), "-o", str(target)]
+                    )
+                    for source, target in zip(_sources(), objects, strict=True)
+                ]:
+                    done.result()
             library = Path(scratch) / "library.so"
             _run([compiler, "-shared", *map(str, objects), _openmp(), "-o", str(library)])
             # Processes may build at the same time: each puts a whole file in place.
@@ -128,8 +146,20 @@ def cache_folder() -> Path:
 
 
 def main() -> None:
-    for variant in VARIANTS.get(platform.machine(), {}):
-        print(find(variant) or build(variant, BUILT))
+    parser = argparse.ArgumentParser(description="Builds the library of CPU operators.")
+    parser.add_argument(
+        "--all",
+        action="store_true",
+        help="for every processor of this architecture, into the package: for an image",
+    )
+    is_for_all = parser.parse_args().all
+    variants = VARIANTS.get(platform.machine(), {}) if is_for_all else own_variants()[:1]
+    try:
+        for variant in variants:
+            path = build(variant, BUILT) if is_for_all else find_or_build(variant)
+            sys.stdout.write(f"{path}\n")
+    except NoCompiler as error:
+        sys.exit(f"{error}\nOperators run in plain PyTorch: two to three times slower")
 
 
 if __name__ == "__main__":

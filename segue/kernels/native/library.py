@@ -16,7 +16,7 @@ from segue.kernels.native import build
 logger = logging.getLogger(__name__)
 
 VARIABLE = "SEGUE_CPU_OPERATORS"
-"""Set to "reference", nothing is built or loaded, and the plain PyTorch operators run."""
+"""A variant to use instead of the processor's best, or "reference" for plain PyTorch."""
 
 _SUFFIXES = {torch.float32: "float", torch.bfloat16: "bf16"}
 _TYPES = {
@@ -28,22 +28,35 @@ _TYPES = {
 
 
 @lru_cache
+def variant() -> str | None:
+    """The variant that runs here; None for plain PyTorch. Raises ValueError if `VARIABLE` asks for
+    one that this processor cannot run."""
+    asked, known = os.environ.get(VARIABLE), build.own_variants()
+    if not asked:
+        return known[0] if known else None
+    if asked != "reference" and asked not in known:
+        raise ValueError(
+            f"{VARIABLE} must be one of {', '.join([*known, 'reference'])}, got {asked}"
+        )
+    return asked if asked in known else None
+
+
+@lru_cache
 def loaded() -> ctypes.CDLL | None:
-    """None if the library is switched off, or cannot be built here; a warning says why."""
-    if os.environ.get(VARIABLE) == "reference":
-        return None
-    variant = build.own_variant()
-    if variant is None:
+    """None for plain PyTorch. If the library cannot be built here, a warning says why."""
+    name = variant()
+    if name is None:
         return None
     try:
-        path = build.find_or_build(variant)
+        path = build.find_or_build(name)
         library = ctypes.CDLL(str(path))
     except (build.NoCompiler, OSError) as error:
         logger.warning(
-            "CPU operators run in plain PyTorch, some two times slower", extra={"reason": str(error)}
+            "CPU operators run in plain PyTorch, two to three times slower",
+            extra={"reason": str(error)},
         )
         return None
-    logger.info("CPU operators loaded", extra={"variant": variant, "path": str(path)})
+    logger.info("CPU operators loaded", extra={"variant": name, "path": str(path)})
     return library
 
 
@@ -68,7 +81,7 @@ def operators(name: str, arguments: str) -> Callable[[torch.dtype], Callable[...
         assert library is not None, "an operator was called without its library"
         pointer = ctypes.c_void_p.in_dll(library, f"segue_{name}_{_SUFFIXES[dtype]}")
         types = [_TYPES[letter] for letter in (*arguments, "i")]
-        function = ctypes.CFUNCTYPE(ctypes.c_int, *types)(pointer.value)
+        function = ctypes.CFUNCTYPE(ctypes.c_int, *types)(pointer.value or 0)
 
         def checked(*values: object) -> None:
             if function(*values):

@@ -15,7 +15,7 @@ from functools import lru_cache
 
 import torch
 
-from segue.kernels.native import build
+from segue.kernels.native import build, library
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def ways(dtype: torch.dtype, *, is_few: bool) -> list[Way]:
     """What this processor can do, in the order of preference if nothing is faster."""
     if is_few:
         return [Way.STREAMED, Way.TORCH]
-    has_pairs = dtype is torch.bfloat16 and "avx512_bf16" in build.cpu_flags()
+    has_pairs = dtype is torch.bfloat16 and library.variant() == "avx512_bf16"
     return [*([Way.PAIRS] if has_pairs else []), Way.FLOATS, Way.TORCH]
 
 
@@ -86,7 +86,7 @@ def _measure(dtype: torch.dtype, options: list[Way], *, is_few: bool) -> dict[Wa
 def _path() -> str:
     """A file for this processor, library and number of threads."""
     machine = " ".join(
-        [_cpu_name(), *sorted(build.cpu_flags()), build.file_name(""), str(torch.get_num_threads())]
+        [_cpu_name(), build.file_name(str(library.variant())), str(torch.get_num_threads())]
     )
     digest = hashlib.sha256(machine.encode()).hexdigest()[:16]
     return str(build.cache_folder() / f"products-{digest}.json")
@@ -110,8 +110,7 @@ def _read() -> dict[str, str]:
 
 
 def _write(choices: dict[str, str]) -> None:
-    """As a whole: other processes may read it at any time. Without a cache the next process measures
-    again."""
+    """As a whole, since other processes may read it at any time."""
     path = _path()
     scratch = f"{path}.{os.getpid()}"
     try:
