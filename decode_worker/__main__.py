@@ -73,6 +73,7 @@ async def running(
     ) as resources:
 
         def worker_as(presence: Presence) -> DecodeWorker:
+            presence.operators = resources.runner.operators
             return DecodeWorker(
                 presence, resources, decode, metrics, launcher=launcher, tokenizer=tokenizer
             )

@@ -56,6 +56,7 @@ async def running(
     ) as resources:
 
         def worker_as(presence: Presence) -> PrefillWorker:
+            presence.operators = resources.runner.operators
             return PrefillWorker(presence, resources, prefill, metrics, tokenizer=tokenizer)
 
         async with serving_worker(

@@ -19,6 +19,7 @@ from segue.engine.packing import pack
 from segue.engine.scoring import Scoring, TokenScores
 from segue.engine.served_model import ServedModel
 from segue.engine.speculation.drafter import Drafter
+from segue.kernels.product import choice
 from segue.model.batch import Batch
 from segue.model.checkpoint.loading import load_weights
 from segue.model.config import ModelConfig
@@ -112,6 +113,10 @@ class ModelRunner:
         return sum(
             {tensor.data_ptr(): tensor.numel() for tensor in self._weights.values()}.values()
         )
+
+    def operators(self) -> str:
+        """What computes here, for operators of a cluster; products are added when first chosen."""
+        return "triton" if self.device == "cuda" else choice.described()
 
     @torch.inference_mode()
     def forward(

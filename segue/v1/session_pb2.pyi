@@ -2325,6 +2325,7 @@ class WorkerStatus(_message.Message):
     HOST_FIELD_NUMBER: _builtins.int
     DRAIN_LEFT_S_FIELD_NUMBER: _builtins.int
     UPTIME_S_FIELD_NUMBER: _builtins.int
+    OPERATORS_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     role: Global___WorkerRole.ValueType
     epoch: _builtins.int
@@ -2338,6 +2339,8 @@ class WorkerStatus(_message.Message):
     """Until a worker that drains leaves, at the latest; 0 for others."""
     uptime_s: _builtins.float
     """Since its process serves."""
+    operators: _builtins.str
+    """What computes: "triton", "reference", or the variant of the C++ operators and how they multiply."""
     @_builtins.property
     def load(self) -> Global___WorkerLoad: ...
     def __init__(
@@ -2354,10 +2357,11 @@ class WorkerStatus(_message.Message):
         host: _builtins.str = ...,
         drain_left_s: _builtins.float = ...,
         uptime_s: _builtins.float = ...,
+        operators: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["load", b"load"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "drain_left_s", b"drain_left_s", "epoch", b"epoch", "health", b"health", "host", b"host", "load", b"load", "metrics_address", b"metrics_address", "pid", b"pid", "role", b"role", "uptime_s", b"uptime_s", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "drain_left_s", b"drain_left_s", "epoch", b"epoch", "health", b"health", "host", b"host", "load", b"load", "metrics_address", b"metrics_address", "operators", b"operators", "pid", b"pid", "role", b"role", "uptime_s", b"uptime_s", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -55,6 +55,8 @@ class Presence:
     health: WorkerHealth = WorkerHealth.READY
     draining: Draining | None = None
     """Set once the worker serves."""
+    operators: Callable[[], str] = str
+    """As in `WorkerStatus`."""
     serves_since: float = field(default_factory=time.monotonic)
 
     def status(self, load: WorkerLoad) -> WorkerStatus:
@@ -70,6 +72,7 @@ class Presence:
             host=socket.gethostname(),
             drain_left_s=self.draining.left_s if self.draining else 0.0,
             uptime_s=time.monotonic() - self.serves_since,
+            operators=self.operators(),
         )
 
     async def drain(self, timeout_s: float | None, *, move_sessions: bool) -> DrainReport:

@@ -209,6 +209,8 @@ def test_the_choice_is_measured_once_and_kept(
     choice.way_for.cache_clear()
 
     assert measured == [torch.bfloat16]
+    assert "bfloat16 few rows: " in choice.described()
+    assert choice.described().startswith(f"{library.variant()}, ")
 
 
 def test_noise_does_not_choose(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:

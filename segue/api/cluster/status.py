@@ -68,6 +68,8 @@ class WorkerStatus:
     """Until a worker that drains leaves, at the latest."""
     uptime_s: float = 0.0
     """Since its process serves, when it reported this."""
+    operators: str = ""
+    """What computes: Triton, C++ and how it multiplies, or the references."""
 
     def as_lost(self) -> WorkerStatus:
         """The status once contact is lost: memory as last reported, and no turns, since the router

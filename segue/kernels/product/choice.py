@@ -26,6 +26,9 @@ _FEW_SHAPE = (1, 8192, 1024)
 _MANY_SHAPE = (96, 1024, 1024)
 
 
+_chosen: dict[str, Way] = {}
+
+
 class Way(StrEnum):
     STREAMED = "streamed"
     """C++ that reads each weight once, for few rows."""
@@ -47,10 +50,12 @@ def ways(dtype: torch.dtype, *, is_few: bool) -> list[Way]:
 @lru_cache
 def way_for(dtype: torch.dtype, *, is_few: bool) -> Way:
     """The fastest way on this machine, with the threads that PyTorch has now."""
-    options, key = ways(dtype, is_few=is_few), f"{dtype} {'few' if is_few else 'many'} rows"
+    options = ways(dtype, is_few=is_few)
+    key = f"{str(dtype).removeprefix('torch.')} {'few' if is_few else 'many'} rows"
     known = _read()
     if known.get(key) in options:
-        return Way(known[key])
+        _chosen[key] = Way(known[key])
+        return _chosen[key]
     seconds = _measure(dtype, options, is_few=is_few)
     best = min(options, key=seconds.__getitem__)
     chosen = best if seconds[best] * _MARGIN < seconds[options[0]] else options[0]
@@ -63,7 +68,14 @@ def way_for(dtype: torch.dtype, *, is_few: bool) -> Way:
         },
     )
     _write({**_read(), key: chosen})
+    _chosen[key] = chosen
     return chosen
+
+
+def described() -> str:
+    """The operators of this process, and the ways that it has chosen."""
+    chosen = [f"{what}: {way}" for what, way in sorted(_chosen.items())]
+    return ", ".join([library.variant() or "reference", *chosen])
 
 
 def _measure(dtype: torch.dtype, options: list[Way], *, is_few: bool) -> dict[Way, float]:
