@@ -33,6 +33,7 @@ SAMPLED = SamplingParams(temperature=0.8, top_p=0.95, seed=11)
 GREEDY = SamplingParams(temperature=0)
 
 logger = logging.getLogger(__name__)
+logging.getLogger("httpx2").setLevel(logging.WARNING)
 
 
 async def upgrade(

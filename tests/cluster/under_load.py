@@ -178,10 +178,13 @@ async def speak_until(stop: asyncio.Event, speakers: Sequence[Speaker]) -> None:
 
 async def differences(speakers: Sequence[GrpcSpeaker | HttpSpeaker]) -> list[Any]:
     """The turns that have another answer if nothing disturbs them, and nothing is cached."""
-    found = []
-    for speaker in speakers:
-        for turn in speaker.turns:
+
+    async def of(speaker: GrpcSpeaker | HttpSpeaker) -> list[Any]:
+        found = []
+        for turn in list(speaker.turns):
             again = await speaker.again(turn)
             if again != turn.answer:
                 found.append((type(speaker).__name__, speaker.seed, turn, again))
-    return found
+        return found
+
+    return [one for found in await asyncio.gather(*map(of, speakers)) for one in found]

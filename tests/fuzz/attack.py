@@ -191,9 +191,11 @@ class Attack:
         self._count(method, status, details)
 
     def _count(self, method: MethodDescriptor, status: Status, details: str) -> None:
+        if details == _OF_CLIENT:
+            status = Status.CANCELLED
         self.outcomes[method.full_name][status] += 1
         is_missing = status is Status.UNIMPLEMENTED and method.full_name == _NOT_SERVED
-        if status in NEVER and details != _OF_CLIENT and not is_missing:
+        if status in NEVER and not is_missing:
             self.bad.append(f"{method.full_name}: {status.name}: {details[:300]}")
 
     async def _status_of(

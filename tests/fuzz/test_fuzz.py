@@ -332,5 +332,6 @@ async def test_nearly_right_heartbeats_break_no_router(
     attack = await attack_membership(cluster, demo, seed, num_messages)
 
     where = f"seed {seed}, {num_messages} messages for each method"
+    log_counts(where, [attack])
     assert attack.unexpected() == [], where
     assert (exits, complaints(caplog)) == ([], []), where

@@ -9,6 +9,8 @@ from segue.api.errors import InvalidConfig
 from segue.gateway.config import GatewayConfig
 
 _BACKLOG = 2048
+# Of an answer, in the kernel.
+_UNSENT_BYTES = 64 << 10
 
 
 def listening(config: GatewayConfig, *, is_shared: bool = False) -> socket.socket:
@@ -36,6 +38,9 @@ def _bound(config: GatewayConfig, *, is_shared: bool) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if is_shared:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    if lowat := getattr(socket, "TCP_NOTSENT_LOWAT", 0):
+        # Connections inherit it. Else the kernel keeps megabytes for a client that reads nothing.
+        listener.setsockopt(socket.IPPROTO_TCP, lowat, _UNSENT_BYTES)
     try:
         listener.bind((config.host, config.port))
         return listener
