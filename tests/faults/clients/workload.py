@@ -170,8 +170,16 @@ async def undisturbed(door: Door, seed: int) -> list[Heard]:
 
 
 def num_wrong(turns: Sequence[Heard], expected: Sequence[Heard]) -> int:
-    """Turns whose answer differs from that of the undisturbed run, in a try that failed too."""
-    return sum(not _is_right(heard, whole) for heard, whole in zip(turns, expected, strict=True))
+    """Turns whose answer differs from that of the undisturbed run, in a try that failed too.
+
+    A session that has lost a turn has another history from then on.
+    """
+    lost_at = {heard.session: heard.number for heard in reversed(turns) if not heard.is_over}
+    return sum(
+        not _is_right(heard, whole)
+        for heard, whole in zip(turns, expected, strict=True)
+        if heard.number <= lost_at.get(heard.session, NUM_TURNS)
+    )
 
 
 def _is_right(heard: Heard, whole: Heard) -> bool:

@@ -95,7 +95,8 @@ class ProcessCluster:
     def pids(self) -> dict[int, str]:
         """Of the processes that are running, and of this one, which is the client."""
         running = {one.pid: name for name, one in self.processes.items() if one.is_alive}
-        return {os.getpid(): CLIENT, **running}
+        # The client last: it has all sockets of the proxy.
+        return {**running, os.getpid(): CLIENT}
 
     def name_of(self, pid: int | None) -> str:
         """Of a process that may have ended; empty if it is none of ours."""

@@ -11,11 +11,14 @@ import contextlib
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
 _OBJECT_STORE_BYTES = 80 << 20
+_REAP_EVERY_S = 0.1
 # Each takes one worker of each role. The head takes the router.
 NODE = {"prefill": 1.0, "decode": 1.0}
 HEAD = {"head": 1.0}
@@ -93,6 +96,7 @@ def main() -> None:
     from ray.cluster_utils import Cluster
 
     cluster: Any = Cluster(shutdown_at_exit=True)
+    threading.Thread(target=_reap, args=(cluster,), daemon=True).start()
     for line in sys.stdin:
         options = {"num_cpus": 0, "object_store_memory": _OBJECT_STORE_BYTES}
         if line.strip() == "head":
@@ -104,6 +108,14 @@ def main() -> None:
         sys.stdout.flush()
     for node in cluster.list_all_nodes():
         node.kill_all_processes(check_alive=False, allow_graceful=False, wait=False)
+
+
+def _reap(cluster: Any) -> None:
+    """A raylet that was killed must be waited for: its workers look for its process id."""
+    while True:
+        for node in cluster.list_all_nodes():
+            node.dead_processes()
+        time.sleep(_REAP_EVERY_S)
 
 
 def _pid_of(node: Any, kind: str) -> int:

@@ -24,11 +24,13 @@ class Connection:
 
 def connections() -> list[Connection]:
     """All TCP sockets, those of IPv6 that carry IPv4 among them."""
-    found = []
+    return [_parsed(line.split()) for line in _lines()]
+
+
+def _lines() -> Iterator[str]:
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         with contextlib.suppress(FileNotFoundError):
-            found += [_parsed(line.split()) for line in Path(table).read_text().splitlines()[1:]]
-    return found
+            yield from Path(table).read_text().splitlines()[1:]
 
 
 def _parsed(columns: list[str]) -> Connection:
@@ -56,7 +58,13 @@ def inodes_of(pid: int) -> Iterator[int]:
 
 def owner_of(local: Address, pids: Iterable[int]) -> int | None:
     """The process of `pids` that has a socket with this local address."""
-    inodes = {c.inode for c in connections() if c.local == local and c.inode}
+    # Called for each new connection, of which a fault may bring about hundreds: only lines with the
+    # address are parsed.
+    host, port = local
+    written = f"{bytes(map(int, host.split('.')))[::-1].hex().upper()}:{port:04X}"
+    lines = [line.split() for line in _lines() if written in line]
+    found = [c for c in map(_parsed, lines) if c.local == local and c.inode]
+    inodes = {c.inode for c in found}
     return next((pid for pid in pids if inodes.intersection(inodes_of(pid))), None)
 
 
