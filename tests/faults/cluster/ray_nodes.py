@@ -19,6 +19,7 @@ from typing import IO, Any
 
 _OBJECT_STORE_BYTES = 80 << 20
 _REAP_EVERY_S = 0.1
+_MAX_STARTS = 4
 # Each takes one worker of each role. The head takes the router.
 NODE = {"prefill": 1.0, "decode": 1.0}
 HEAD = {"head": 1.0}
@@ -100,14 +101,22 @@ def main() -> None:
     for line in sys.stdin:
         options = {"num_cpus": 0, "object_store_memory": _OBJECT_STORE_BYTES}
         if line.strip() == "head":
-            node = cluster.add_node(resources=HEAD, include_dashboard=False, **options)
+            node = _added(cluster, resources=HEAD, include_dashboard=False, **options)
             answer = f"{cluster.address} {_pid_of(node, 'gcs_server')}"
         else:
-            answer = str(_pid_of(cluster.add_node(resources=NODE, **options), "raylet"))
+            answer = str(_pid_of(_added(cluster, resources=NODE, **options), "raylet"))
         sys.stdout.write(f"{line.strip()}: {answer}\n")
         sys.stdout.flush()
     for node in cluster.list_all_nodes():
         node.kill_all_processes(check_alive=False, allow_graceful=False, wait=False)
+
+
+def _added(cluster: Any, **options: Any) -> Any:
+    """Ray gives a start up after 30 s, which a busy machine may take."""
+    for _ in range(_MAX_STARTS - 1):
+        with contextlib.suppress(Exception):
+            return cluster.add_node(**options)
+    return cluster.add_node(**options)
 
 
 def _reap(cluster: Any) -> None:
