@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 # With the start of a cluster, on a busy machine.
 _CELL_S = 480.0
-# Ray's nodes take long to start.
-_RAY_CELL_S = 480.0
 
 OnResult = Callable[[Result], None]
 
@@ -58,7 +56,7 @@ class Runner:
             result.left_out = reason
             return result
         try:
-            async with asyncio.timeout(_RAY_CELL_S if cell.target in RAY else _CELL_S):
+            async with asyncio.timeout(_CELL_S):
                 if cell.target in RAY:
                     return await self._run_ray(cell, seed)
                 result = await self._run(cell, seed)
