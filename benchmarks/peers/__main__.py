@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import signal
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -63,6 +64,8 @@ def main(
     def report(stage: str) -> None:
         progress.print(f"[dim]{monotonic() - started_at:6.1f} s[/] {stage}", soft_wrap=True)
 
+    # So that an end by a signal also ends the processes that are stopped.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     report("making the checkpoint")
     models.mkdir(parents=True, exist_ok=True)
     folder = checkpoint(models, is_quick=quick)

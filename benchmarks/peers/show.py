@@ -31,7 +31,8 @@ def tables(result: Result) -> Iterator[Table]:
         result, "First token, median ms", lambda m: f"{m.first_token_s.p50 * 1e3:.0f}"
     )
     yield _sides(result)
-    yield _cluster(result)
+    if result.decode_lost_in_cluster:
+        yield _cluster(result)
 
 
 def _speed(measured: Measured) -> str:
