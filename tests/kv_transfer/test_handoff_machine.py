@@ -1,93 +1,39 @@
 """Handoffs under random faults: messages that are late, lost, repeated and reordered, a writer or a
 reader that dies and is born again, cancellation at any step.
 
-The reader and its memory are real, and so are the writer's transitions. The network is a bag of
-messages, from which any message may be taken at any time, or twice, or never.
+`test_handoff_mutants.py` breaks the reader in many ways, each of which this finds.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-from collections.abc import Mapping
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from kv_transfer.reading.reader import HandoffReader
-from kv_transfer.reading.reservations import Reservation
-from kv_transfer.ticket import Arrival, Fence, PeerIdentity, TicketId
-from kv_transfer.transport.cache_memory import HostMemory, checksums_of
-from kv_transfer.transport.loopback import LoopbackNetwork
+from kv_transfer.handoff import Committed, Freed, Quarantined, Reserved, Verifying
+from kv_transfer.ticket import PeerIdentity
 from kv_transfer.writing.shipment import (
     AllQueued,
     PieceArrived,
     PieceFailed,
     PieceQueued,
     PieceStarted,
-    Shipped,
     StopAsked,
     WriterEvent,
-    advance_writer,
 )
-from segue.api.errors import Cancelled, Overloaded, SegueError
-from segue.api.types import Epoch, TurnId, WorkerId
+from segue.api.errors import Cancelled, Overloaded
+from segue.api.types import TurnId
 from segue.cache.unit_pool import UnitState
-from tests.kv_transfer.handoff_messages import (
-    Abort,
-    Commit,
-    Fenced,
-    Message,
-    Refused,
-    View,
-    Writing,
-)
-from tests.kv_transfer.world import LAYOUT, Clock, Node
-from tests.virtual.clock import VirtualLoop
-
-WRITER = WorkerId("prefill-0")
-LIFETIME_S = 30.0
-VERIFYING_S = 1.0
+from tests.kv_transfer.handoff_messages import Refused, Writing
+from tests.kv_transfer.handoff_world import LIFETIME_S, WRITER, HandoffWorld
 
 
-class HandoffMachine(RuleBasedStateMachine):
+class HandoffMachine(HandoffWorld, RuleBasedStateMachine):
     def __init__(self) -> None:
-        super().__init__()
-        self.loop = VirtualLoop()
-        self.loop.thread_s = lambda: VERIFYING_S
-        self.clock = Clock()
-        self.network = LoopbackNetwork()
-        self.writer_epoch, self.reader_epoch, self.num_turns = 1, 0, 0
-        self.is_writer_alive = True
-        # The reader's last view of the members.
-        self.seen: dict[WorkerId, Epoch] = {}
-        self.used: dict[TicketId, Writing | None] = {}
-        """By the living writer; None for a ticket that was fenced before its use."""
-        self.messages: list[Message] = []
-        self.committing: set[asyncio.Task[None]] = set()
-        self.complete: set[TicketId] = set()
-        """All their bytes have arrived."""
-        self.start_reader()
-
-    def start_reader(self) -> None:
-        self.reader_epoch += 1
-        self.node = Node(self.network, "decode-0", self.reader_epoch, 12, LAYOUT)
-        self.reader = HandoffReader(
-            pages=self.node.pages,
-            slots=self.node.slots,
-            memory_map=self.node.memory_map,
-            address="here:1",
-            clock=self.clock,
-        )
-        self.reservations: dict[TurnId, Reservation] = {}
-        self.taken: dict[TurnId, Arrival] = {}
-        self.seen = {}
-        self.tell_members()
-
-    def tell_members(self) -> None:
-        alive = [(WRITER, Epoch(self.writer_epoch))] if self.is_writer_alive else []
-        self.messages.append(View(tuple(alive)))
+        RuleBasedStateMachine.__init__(self)
+        HandoffWorld.__init__(self)
 
     # The reader's worker.
 
@@ -97,13 +43,15 @@ class HandoffMachine(RuleBasedStateMachine):
         self.num_turns += 1
         turn_id = TurnId(f"turn-{self.num_turns}")
         with contextlib.suppress(Overloaded):
-            self.reservations[turn_id] = self.reader.reserve(
+            reservation = self.reader.reserve(
                 turn_id,
                 num_prompt_tokens=10,
                 extra_tokens=5,
                 writer=PeerIdentity(worker_id=WRITER, epoch=self.seen[WRITER], address="there:1"),
                 lifetime_s=LIFETIME_S,
             )
+            self.reservations[turn_id] = self.every[reservation.ticket.ticket_id] = reservation
+            self.num_free = self.node.pages.counts().free
 
     @precondition(lambda self: self.is_writer_alive)
     @rule(num_steps=st.integers(1, 4), is_intact=st.booleans())
@@ -122,14 +70,39 @@ class HandoffMachine(RuleBasedStateMachine):
         if num_steps > 2:
             self.receive(self.messages.pop())
         if num_steps > 3:
-            self.verify()
+            self.compute_checksums()
+
+    @precondition(lambda self: self.is_writer_alive)
+    @rule(end=st.sampled_from(["abort", "death", "refusal"]))
+    def break_off(self, end: str) -> None:
+        """A handoff that begins and comes to nothing, undisturbed."""
+        self.hand_off(1, True)
+        if (reservation := self.reservations.get(TurnId(f"turn-{self.num_turns}"))) is None:
+            return
+        ticket_id = reservation.ticket.ticket_id
+        if end == "abort":
+            writing = self.used[ticket_id]
+            assert writing is not None
+            self.step(writing, StopAsked("on command"))
+            self.receive(self.messages.pop())
+            return
+        self.given_up.add(reservation.ticket.turn_id)
+        self.reservations.pop(reservation.ticket.turn_id).give_up(Cancelled("on command"))
+        if end == "death":
+            self.end_writer()
+            self.receive(self.messages.pop())
+        self.receive(Refused(ticket_id))
 
     @precondition(lambda self: self.reservations)
     @rule(data=st.data())
     def give_up(self, data: st.DataObject) -> None:
         """Its turn ended, or was cancelled."""
         turn_id = data.draw(st.sampled_from(sorted(self.reservations)))
-        self.reservations.pop(turn_id).give_up(Cancelled("on command"))
+        reservation, error = self.reservations.pop(turn_id), Cancelled("on command")
+        was_lost = reservation.failure
+        self.given_up.add(turn_id)
+        reservation.give_up(error)
+        assert reservation.failure is (was_lost or error), "its turn waits for nothing else"
 
     @rule()
     def take_arrivals(self) -> None:
@@ -143,23 +116,20 @@ class HandoffMachine(RuleBasedStateMachine):
     def finish_turn(self, data: st.DataObject) -> None:
         self.give_back(self.taken.pop(data.draw(st.sampled_from(sorted(self.taken)))))
 
-    def give_back(self, arrival: Arrival) -> None:
-        self.node.pages.give_back(arrival.pages, UnitState.WORKING)
-        self.node.slots.give_back([arrival.slot], UnitState.WORKING)
-
     @rule(seconds=st.sampled_from([1.0, LIFETIME_S]))
     def expire(self, seconds: float) -> None:
         self.clock.now += seconds
         self.reader.expire_due()
+        reserved = [one for one in self.every.values() if isinstance(one.state, Reserved)]
+        assert all(one.expires_at > self.clock.now for one in reserved)
 
     @rule()
     def ask_to_stop(self) -> None:
-        self.messages += [f for f in self.reader.fence_pending() if f not in self.messages]
+        self.send_fences()
 
     @rule()
     def verify(self) -> None:
-        """Lets all checksums be computed."""
-        self.pass_time(2 * VERIFYING_S)
+        self.compute_checksums()
 
     @precondition(lambda self: self.committing)
     @rule()
@@ -173,8 +143,6 @@ class HandoffMachine(RuleBasedStateMachine):
     def restart_reader(self) -> None:
         self.cancel_commits()
         self.start_reader()
-
-    # The writer's worker.
 
     @precondition(lambda self: self.is_writer_alive and self.reservations)
     @rule(data=st.data())
@@ -215,22 +183,6 @@ class HandoffMachine(RuleBasedStateMachine):
             if writing.may_take(event) and not writing.is_over:
                 self.step(writing, event, is_intact=is_intact)
 
-    def step(self, writing: Writing, event: WriterEvent, *, is_intact: bool = True) -> None:
-        writing.state = advance_writer(writing.state, event)
-        if not writing.is_over:
-            return
-        ticket = writing.ticket
-        if isinstance(writing.state, Shipped):
-            if is_intact:
-                self.complete.add(ticket.ticket_id)
-            self.messages.append(Commit(ticket, is_intact))
-        else:
-            self.messages.append(Abort(ticket))
-        self.messages += [Fenced(fence.ticket_id) for fence in writing.fences]
-
-    def open_writings(self) -> list[Writing]:
-        return [one for one in self.used.values() if one is not None and not one.is_over]
-
     @precondition(lambda self: self.is_writer_alive)
     @rule()
     def end_writer(self) -> None:
@@ -242,11 +194,7 @@ class HandoffMachine(RuleBasedStateMachine):
     @precondition(lambda self: not self.is_writer_alive)
     @rule()
     def start_writer(self) -> None:
-        self.is_writer_alive = True
-        self.writer_epoch += 1
-        self.tell_members()
-
-    # The network.
+        self.begin_writer()
 
     @precondition(lambda self: self.messages)
     @rule(data=st.data(), stays=st.booleans())
@@ -259,54 +207,6 @@ class HandoffMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def lose(self, data: st.DataObject) -> None:
         self.messages.pop(data.draw(st.integers(0, len(self.messages) - 1)))
-
-    def receive(self, message: Message) -> None:
-        match message:
-            case Commit():
-                task = self.loop.create_task(self.commit(message))
-                self.committing.add(task)
-                task.add_done_callback(self.committing.discard)
-                self.pass_time(0.0)
-            case Abort(ticket):
-                with contextlib.suppress(SegueError):
-                    self.reader.abort(ticket.ticket_id, ticket.reader.epoch, "on command")
-            case Fence():
-                self.fence(message)
-            case Fenced(ticket_id):
-                self.reader.fenced(ticket_id)
-            case Refused(ticket_id):
-                self.reader.writer_unreachable(ticket_id)
-            case View(alive):
-                self.seen = dict(alive)
-                self.reader.members_changed(self.seen)
-
-    async def commit(self, message: Commit) -> None:
-        ticket = message.ticket
-        node = self.node
-        sent: Mapping[str, int] = {}
-        if message.is_intact and ticket.reader.epoch == self.reader_epoch:
-            sent = checksums_of(
-                node.memory_map, ticket.page_ids, ticket.slot_id, HostMemory().crc32
-            )
-        with contextlib.suppress(SegueError):
-            await self.reader.commit(ticket.ticket_id, ticket.reader.epoch, sent)
-
-    def fence(self, fence: Fence) -> None:
-        """Arrives at its address, which belongs to one life of the writer."""
-        if fence.writer.epoch != self.writer_epoch or not self.is_writer_alive:
-            self.messages.append(Refused(fence.ticket_id))
-            return
-        writing = self.used.setdefault(fence.ticket_id, None)
-        if writing is None or writing.is_over:
-            self.messages.append(Fenced(fence.ticket_id))
-            return
-        writing.fences.append(fence)
-        self.step(writing, StopAsked("fenced"))
-
-    def pass_time(self, seconds: float) -> None:
-        self.loop.run_until_complete(asyncio.sleep(seconds))
-
-    # What always holds.
 
     @invariant()
     def memory_adds_up_and_has_an_owner(self) -> None:
@@ -332,33 +232,57 @@ class HandoffMachine(RuleBasedStateMachine):
             assert owners == {ticket.turn_id}
 
     @invariant()
+    def units_follow_the_state_of_their_handoff(self) -> None:
+        num_held = sum(len(arrival.pages) for arrival in self.taken.values())
+        for one in self.every.values():
+            turn_id, state = one.ticket.turn_id, one.state
+            if isinstance(state, Reserved | Verifying | Quarantined):
+                is_wanted = not isinstance(state, Quarantined)
+                wanted = UnitState.RESERVED if is_wanted else UnitState.QUARANTINED
+                units = state.units
+                assert {self.node.pages.state_of(page) for page in units.pages} == {wanted}
+                assert self.node.slots.state_of(units.slot) is wanted
+                assert {self.node.pages._owners[page] for page in units.pages} == {turn_id}
+                num_held += len(units.pages)
+            elif isinstance(state, Committed) and (arrival := one.untaken) is not None:
+                states = {self.node.pages.state_of(page) for page in arrival.pages}
+                assert states == {UnitState.WORKING}
+                num_held += len(arrival.pages)
+        assert self.node.pages.counts().free == self.node.pages.total - num_held
+
+    @invariant()
+    def a_wait_ends_when_its_handoff_is_lost_and_no_sooner(self) -> None:
+        for one in self.every.values():
+            if isinstance(one.state, Quarantined | Freed):
+                assert one.failure is not None
+            elif isinstance(one.state, Reserved | Verifying):
+                assert (one.failure, one.untaken) == (None, None)
+
+    @invariant()
+    def fences_are_for_what_is_in_quarantine(self) -> None:
+        asked = {fence.ticket_id: fence.writer for fence in self.reader.fence_pending()}
+        quarantined = {
+            ticket_id: one.writer
+            for ticket_id, one in self.every.items()
+            if isinstance(one.state, Quarantined)
+        }
+        assert asked == quarantined
+        assert all(self.reader.is_quarantined(ticket_id) for ticket_id in quarantined)
+
+    @invariant()
+    def those_that_wait_for_memory_are_woken(self) -> None:
+        free = self.node.pages.counts().free
+        assert self.was_freed or free <= self.num_free
+        self.was_freed, self.num_free = False, free
+
+    @invariant()
     def only_complete_prompts_arrive(self) -> None:
         for reservation in self.reservations.values():
             if reservation.untaken is not None:
                 assert reservation.ticket.ticket_id in self.complete
 
     def teardown(self) -> None:
-        """When all messages arrive at last, nothing is held any more."""
-        self.verify()
-        for reservation in self.reservations.values():
-            reservation.give_up(Cancelled("the test ends"))
-        if not self.is_writer_alive:
-            self.start_writer()
-        self.tell_members()
-        self.receive(self.messages.pop())
-        for _ in range(4):
-            for writing in self.open_writings():
-                self.step(writing, StopAsked("the test ends"))
-                if writing.may_take(PieceArrived()):
-                    self.step(writing, PieceArrived())
-            self.ask_to_stop()
-            messages, self.messages = self.messages, []
-            for message in messages:
-                if not isinstance(message, View):
-                    self.receive(message)
-            self.verify()
-        for arrival in self.taken.values():
-            self.give_back(arrival)
+        self.come_to_rest()
         assert self.node.pages.counts().free == self.node.pages.total
         assert self.node.slots.counts().free == self.node.slots.total
         assert self.reader.owners() == set()
