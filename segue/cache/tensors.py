@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from segue.cache.huge_pages import on_huge_pages
 from segue.cache.layout import CacheField, CacheLayout, Unit
 
 TORCH_DTYPES = {
@@ -38,11 +39,13 @@ class CacheTensors:
         tensors = {
             # empty + zero_ instead of zeros: this writes every byte, so the memory is mapped now. A
             # transfer into untouched memory runs at a fifth of the speed.
-            (f.group, f.layer): torch.empty(
-                (num_units[f.unit], *f.shape),
-                dtype=TORCH_DTYPES[f.dtype],
-                device=device,
-                pin_memory=pinned,
+            (f.group, f.layer): on_huge_pages(
+                torch.empty(
+                    (num_units[f.unit], *f.shape),
+                    dtype=TORCH_DTYPES[f.dtype],
+                    device=device,
+                    pin_memory=pinned,
+                )
             ).zero_()
             for f in layout.fields
         }

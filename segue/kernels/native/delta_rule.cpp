@@ -114,11 +114,14 @@ void key_products(const E* q, const E* k, long tokens, Shape s, Scratch& w) {
   for (long c = 0; c < s.K; c++)
     for (long i = 0; i < kChunk; i++)
       w.transposed[c * kChunk + i] = i < tokens ? w.keys[i * s.K + c] : 0.0f;
-  const long width = (tokens + kLanes - 1) / kLanes * kLanes;
-  product(w.keys.data(), s.K, 1, w.transposed.data(), kChunk, tokens, width, s.K, w.kk.data(),
-          kChunk, 0);
-  product(w.queries.data(), s.K, 1, w.transposed.data(), kChunk, tokens, width, s.K, w.qk.data(),
-          kChunk, 0);
+  // Only what is on and below the diagonal is needed.
+  for (long first = 0; first < tokens; first += kLanes) {
+    const long rows = std::min(kLanes, tokens - first), columns = first + kLanes;
+    product(w.keys.data() + first * s.K, s.K, 1, w.transposed.data(), kChunk, rows, columns, s.K,
+            w.kk.data() + first * kChunk, kChunk, 0);
+    product(w.queries.data() + first * s.K, s.K, 1, w.transposed.data(), kChunk, rows, columns,
+            s.K, w.qk.data() + first * kChunk, kChunk, 0);
+  }
 }
 
 // One chunk of one value head; `state` goes from before it to after it.

@@ -76,11 +76,15 @@ inline Floats load_floats(const Bf16* from) {
 
 inline void store_floats(float* to, Floats x) { store(to, x); }
 inline void store_floats(Bf16* to, Floats x) {
+#if defined(__AVX512BF16__)
+  return store(to, _mm512_cvtneps_pbh((__m512)x));
+#else
   Words bits = (Words)x;
   Words rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
   Words nan = (bits >> 16) | 0x40;
   Words is_nan = (Words)((bits & 0x7fffffff) > 0x7f800000);
   store(to, __builtin_convertvector((rounded & ~is_nan) | (nan & is_nan), Halves));
+#endif
 }
 
 // The first `count` elements, then zeros.
@@ -143,16 +147,16 @@ inline bool are_within(const int64_t* indexes, long count, long least, long end)
   return true;
 }
 
-// exp within two units of the last place between -87 and 88; 0 below, infinity above. 2^f of the
-// fraction is a polynomial of Cephes (Moshier).
+// exp within two units of the last place between -87 and 88, and clipped to these; NaN stays NaN.
+// 2^f of the fraction is a polynomial of Cephes (Moshier).
 inline Floats exp(Floats x) {
-  const Floats low = splat(-87.33f), high = splat(88.72f);
-  Ints under = x < low, over = x > high;
-  Floats clipped = (Floats)(((Ints)low & under) | ((Ints)high & over) | ((Ints)x & ~(under | over)));
-  Floats scaled = clipped * 1.44269504f;
+  const Floats low = splat(-87.3f), high = splat(88.0f);
+  x = x < low ? low : x;
+  x = x > high ? high : x;
   const Floats magic = splat(12582912.f);  // 1.5 * 2^23: adding it rounds to an integer.
-  Floats n = (scaled + magic) - magic;
-  Floats r = clipped - n * 0.693359375f;
+  const Floats shifted = x * 1.44269504f + magic;
+  const Floats n = shifted - magic;
+  Floats r = x - n * 0.693359375f;
   r = r - n * -2.12194440e-4f;
   Floats p = splat(1.9875691500e-4f);
   p = p * r + 1.3981999507e-3f;
@@ -160,14 +164,9 @@ inline Floats exp(Floats x) {
   p = p * r + 4.1665795894e-2f;
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
-  p = p * r * r + r + 1.0f;
-  // In two steps, since 2^128 is no float.
-  Ints whole = __builtin_convertvector(n, Ints);
-  Ints half = whole >> 1;
-  p = p * (Floats)((half + 127) << 23) * (Floats)((whole - half + 127) << 23);
-  const Floats infinity = splat(INFINITY);
-  Ints nan = x != x;
-  return (Floats)(((Ints)p & ~(under | over | nan)) | ((Ints)infinity & over) | ((Ints)x & nan));
+  p = p * (r * r) + (r + 1.0f);
+  // The integer is in the low bits of `shifted`.
+  return p * (Floats)(((Ints)shifted + (127 - 0x4b400000)) << 23);
 }
 
 inline Floats sigmoid(Floats x) { return 1.0f / (1.0f + exp(-x)); }

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from segue.api.errors import InvalidCheckpoint
+from segue.cache.huge_pages import on_huge_pages
 from segue.model.checkpoint.headers import MTP_PREFIX, TEXT_PREFIXES, reason_to_skip
 from segue.model.checkpoint.tensors import CheckpointFiles, open_checkpoint
 from segue.model.checkpoint.typed_json import counted
@@ -232,8 +233,10 @@ def _fill(
     device: str,
 ) -> dict[str, Tensor]:
     weights = {
-        name: torch.empty(
-            target.shape, dtype=torch.float32 if target.keeps_float32 else dtype, device=device
+        name: on_huge_pages(
+            torch.empty(
+                target.shape, dtype=torch.float32 if target.keeps_float32 else dtype, device=device
+            )
         )
         for name, target in table.targets.items()
     }
