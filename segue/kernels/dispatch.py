@@ -7,15 +7,12 @@ import importlib
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
-import torch
 from torch import Tensor
 
 from segue.kernels.native import library
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
-
-_NATIVE_DTYPES = (torch.bfloat16, torch.float32)
 
 
 def takes_kernels(x: Tensor) -> bool:
@@ -29,7 +26,7 @@ def takes_kernels(x: Tensor) -> bool:
 def takes_native(x: Tensor) -> bool:
     """Whether an operator on `x`, which is not for Triton, uses C++: on a CPU for which it can be
     built."""
-    return x.is_cpu and x.dtype in _NATIVE_DTYPES and library.loaded() is not None
+    return x.is_cpu and x.dtype in library.DTYPES and library.loaded() is not None
 
 
 def operator(

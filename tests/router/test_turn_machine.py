@@ -100,6 +100,8 @@ class TurnMachine(RuleBasedStateMachine):
         call = self.call
         assert call is not None
         self.do(lambda _: call.end())
+        # The prompt was written, so its writer's reply comes too, now at the latest.
+        self.do(finish_prefill)
 
     @rule()
     def finish_prefill(self) -> None:

@@ -16,11 +16,6 @@ def routed_experts(
     *,
     experts_per_token: int,
 ) -> tuple[Tensor, Tensor]:
-    return reference.routed_experts(
-        x_TH,
-        router_logits_TE,
-        gate_up_EJH,
-        down_EHI,
-        experts_per_token=experts_per_token,
-        product=product,
+    return reference.routed_by(
+        product, x_TH, router_logits_TE, gate_up_EJH, down_EHI, experts_per_token
     )

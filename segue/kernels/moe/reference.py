@@ -20,15 +20,26 @@ def routed_experts(
     down_EHI: Tensor,
     *,
     experts_per_token: int,
-    product: Callable[[Tensor, Tensor], Tensor] = F.linear,
 ) -> tuple[Tensor, Tensor]:
     """down(silu(gate(x)) · up(x)) of each token's best experts [T, A, H], and their weights [T, A].
 
     The best experts have the largest router logits, best first; among equal logits the lowest id
     comes first. Weights are float32: the router's softmax over all experts, normalised over the
     chosen ones. `gate_up` [E, 2 I, H] stacks gate on up; `down` is [E, H, I]; both have the dtype
-    of `x`. `product` multiplies rows by an expert's matrix.
+    of `x`.
     """
+    return routed_by(F.linear, x_TH, router_logits_TE, gate_up_EJH, down_EHI, experts_per_token)
+
+
+def routed_by(
+    product: Callable[[Tensor, Tensor], Tensor],
+    x_TH: Tensor,
+    router_logits_TE: Tensor,
+    gate_up_EJH: Tensor,
+    down_EHI: Tensor,
+    experts_per_token: int,
+) -> tuple[Tensor, Tensor]:
+    """`routed_experts`, where `product` multiplies rows by an expert's matrix."""
     num_tokens, hidden_size = x_TH.shape
     experts_TA, weights_TA = route(router_logits_TE, experts_per_token)
     order_Z = experts_TA.flatten().argsort(stable=True)

@@ -19,6 +19,7 @@ VARIABLE = "SEGUE_CPU_OPERATORS"
 """A variant to use instead of the processor's best, or "reference" for plain PyTorch."""
 
 _SUFFIXES = {torch.float32: "float", torch.bfloat16: "bf16"}
+DTYPES = frozenset(_SUFFIXES)
 _TYPES = {
     "p": ctypes.c_void_p,
     "l": ctypes.c_long,

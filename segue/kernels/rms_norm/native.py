@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from segue.kernels.native.library import are_plain, operators
+from segue.kernels.native.library import DTYPES, are_plain, operators
 from segue.kernels.rms_norm import reference
 
 _norm = operators("add_rms_norm", "ppppp" + "llll" + "f")
@@ -41,8 +41,10 @@ def join_rms_norms(
 
 
 def gated_rms_norm(x: Tensor, gate: Tensor, weight_H: Tensor, *, eps: float) -> Tensor:
+    # Norms of float32 may have gates of any dtype.
+    is_served = gate.dtype in DTYPES
     has_heads = x.ndim == 3 and gate.stride()[1:] == (x.shape[2], 1)
-    if not has_heads or not are_plain(torch.float32, x, weight_H):
+    if not is_served or not has_heads or not are_plain(torch.float32, x, weight_H):
         return reference.gated_rms_norm(x, gate, weight_H, eps=eps)
     num_tokens, num_heads, width = x.shape
     out = torch.empty(x.shape, dtype=gate.dtype)
