@@ -17,6 +17,7 @@ MODULES = (
     "torch",
     "numpy",
     "safetensors",
+    "isal",
     "huggingface_hub",
     "tokenizers",
     "jinja2",
