@@ -17,7 +17,7 @@ struct Pairs {
 #if defined(__AVX512BF16__)
     return (Floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)(Words{} + a), (__m512bh)b);
 #else
-    return sum;  // Never called: `Floats32` takes its place.
+    return sum;  // Never called: `Singles` takes its place.
 #endif
   }
 };

@@ -1,7 +1,7 @@
 // Vectors of the widest kind that the compiler was told to use, and bfloat16.
 //
 // Written with the compiler's vector types, so that one source serves AVX-512, AVX2 and NEON. The
-// only instruction used by name is the bfloat16 dot product of AVX-512.
+// only instructions used by name are the bfloat16 dot product and rounding of AVX-512.
 #pragma once
 
 #include <cmath>
