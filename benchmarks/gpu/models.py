@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from segue.model.checkpoint.loading import WeightTable
 from segue.model.config import (
     AttentionConfig,
     DenseConfig,
@@ -17,6 +16,7 @@ from segue.model.config import (
     ModelConfig,
     MoeConfig,
 )
+from segue.model.weights.table import WeightTable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from segue.model.checkpoint.loading import WeightTable
 from segue.model.config import ModelConfig
+from segue.model.weights.table import WeightTable
 
 _BYTES = {"BF16": 2, "F32": 4, "F16": 2, "F8_E4M3": 1, "I32": 4}
 _ROPE = {"rope_type": "default", "rope_theta": 10_000_000, "partial_rotary_factor": 0.25}

@@ -12,9 +12,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from segue.api.errors import InvalidCheckpoint
-from segue.model.checkpoint.loading import WeightTable, load_weights
+from segue.model.checkpoint.loading import load_weights
 from segue.model.checkpoint.tensors import open_checkpoint
 from segue.model.config import ModelConfig
+from segue.model.weights.table import WeightTable
 from tests.checkpoints import Tensors, Variant, fuse_experts, publish
 from tests.conftest import MakeCheckpoint
 
