@@ -112,9 +112,10 @@ async def run_cell(
             log = cluster[ROUTER].log.read_text(errors="replace")
             result.detected_s = detected_s(log, [struck.victim], struck.at)
             await struck.undone
+            result.missed = not cluster[struck.victim].hold.has_broken()
     finally:
         striking.cancel()
-        moments.release(cluster)
+        moments.clear(cluster)
     count(result, turns, expected)
     await _settle(cell, cluster, monitor, result)
     result.wall_s = time.monotonic() - began_at

@@ -38,6 +38,7 @@ class Fault(enum.StrEnum):
     WRITE = "write"
     CHECKSUM = "checksum"
     DISK = "disk"
+    STUCK = "stuck"
 
 
 class Moment(enum.StrEnum):
@@ -65,11 +66,13 @@ FAULT_WORDS = {
     Fault.WRITE: "a Mooncake write fails after half of it has arrived",
     Fault.CHECKSUM: "a write arrives with one byte changed",
     Fault.DISK: "the process can write no byte to a disk, for 5 s",
+    Fault.STUCK: "its engine's next pass deadlocks in native code, while the process answers",
 }
 
 NETWORK = frozenset({Fault.CUT, Fault.HALF_OPEN, Fault.RESET, Fault.DELAY, Fault.DUPLICATE})
 RAY = frozenset({Target.RAYLET, Target.GCS, Target.NODE, Target.HEAD})
 _SIGNALS = frozenset({Fault.KILL, Fault.STOP_3, Fault.STOP_20, Fault.TERM})
+_WRITES = (Target.PREFILL, Moment.SHIPPING)
 _HANDOFF = frozenset({Moment.RESERVED, Moment.PREFILLING, Moment.SHIPPING, Moment.COMMITTED})
 
 
@@ -95,12 +98,14 @@ def why_left_out(cell: Cell) -> str:
 
 def _by_fault(cell: Cell) -> str:
     match cell.fault:
-        case Fault.WRITE | Fault.CHECKSUM:
-            if (cell.target, cell.moment) != (Target.PREFILL, Moment.SHIPPING):
-                return "only a prefill worker that ships a prompt writes"
-        case Fault.DISK:
-            if cell.moment not in (Moment.STREAMING, Moment.BETWEEN):
-                return "a turn needs no disk: processes only log, so two moments stand for all"
+        case Fault.WRITE | Fault.CHECKSUM if (cell.target, cell.moment) != _WRITES:
+            return "only a prefill worker that ships a prompt writes"
+        case Fault.DISK if cell.moment not in (Moment.STREAMING, Moment.BETWEEN):
+            return "a turn needs no disk: processes only log, so two moments stand for all"
+        case Fault.STUCK if cell.target not in (Target.PREFILL, Target.DECODE):
+            return "only a worker has an engine"
+        case Fault.STUCK if cell.moment is Moment.START:
+            return "a worker that starts computes nothing yet"
         case fault if fault in NETWORK:
             if cell.moment is Moment.START:
                 return "a process that starts has no connections yet"

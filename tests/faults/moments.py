@@ -73,6 +73,12 @@ def release(cluster: ProcessCluster) -> None:
         process.hold.release()
 
 
+def clear(cluster: ProcessCluster) -> None:
+    """Undoes everything, also what has not broken yet."""
+    for process in cluster.processes.values():
+        process.hold.clear()
+
+
 def _hold(cluster: ProcessCluster, role: Role, point: str, *, num_skipped: int = 0) -> None:
     for name in cluster.names(role):
         cluster[name].hold.arm(point, num_skipped=num_skipped)

@@ -9,7 +9,7 @@ import signal
 
 from tests.faults.cluster.network import Network, Pair, pair_of
 from tests.faults.cluster.processes import CLIENT, GATEWAY, ROUTER, ProcessCluster, Supervised
-from tests.faults.cluster.worker import CORRUPT, FAIL
+from tests.faults.cluster.worker import CORRUPT, FAIL, STUCK
 from tests.faults.matrix import NETWORK, Cell, Fault, Moment, Target
 from tests.faults.moments import Where
 
@@ -71,9 +71,11 @@ def strike(cell: Cell, cluster: ProcessCluster, where: Where) -> asyncio.Task[No
             victim.signal(signal.SIGSTOP)
             return asyncio.create_task(_continue(victim, victim.pid, _STOPPED_S[cell.fault]))
         case Fault.WRITE:
-            victim.hold.break_next_write(FAIL)
+            victim.hold.break_next(FAIL)
         case Fault.CHECKSUM:
-            victim.hold.break_next_write(CORRUPT)
+            victim.hold.break_next(CORRUPT)
+        case Fault.STUCK:
+            victim.hold.break_next(STUCK)
         case Fault.DISK:
             return asyncio.create_task(_fill_disk(victim.pid))
     return asyncio.create_task(asyncio.sleep(0))

@@ -185,7 +185,7 @@ class ProcessCluster:
             self._watch.cancel()
         alive = [one for one in self.processes.values() if one.is_alive]
         for one in alive:
-            one.hold.release()
+            one.hold.clear()
             one.signal(signal.SIGCONT)
             one.signal(signal.SIGTERM)
         ends_at = time.monotonic() + _STOP_S

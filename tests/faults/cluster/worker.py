@@ -1,7 +1,8 @@
-"""A prefill or decode worker that a test can hold at a point, or whose writes it can break.
+"""A prefill or decode worker that a test can hold at a point, or whose writes and passes it can
+break.
 
 The worker is the product's. Only its transport is wrapped, and its forward pass may be made to
-wait. The test speaks through files in a folder of the worker.
+wait or to deadlock. The test speaks through files in a folder of the worker.
 """
 
 from __future__ import annotations
@@ -27,9 +28,12 @@ from segue.worker.process import WorkerOptions, run_worker
 PASS, WRITE = "pass", "write"
 """Points: before a forward pass, and before a batch of a handoff is written."""
 FAIL, CORRUPT = "fail", "corrupt"
+STUCK = "stuck"
 
 _LOOK_EVERY_S = 0.005
 _BUFFER_BYTES = 4096
+_MUTEX_BYTES = 128
+"""More than any platform's `pthread_mutex_t`. One of zeros is unlocked."""
 
 
 class Hold:
@@ -50,10 +54,20 @@ class Hold:
             return (self._folder / f"held-{point}").read_text()
         return None
 
-    def break_next_write(self, how: str) -> None:
+    def break_next(self, how: str) -> None:
+        """The next write (FAIL, CORRUPT) or pass (STUCK)."""
         (self._folder / how).touch()
 
+    def has_broken(self) -> bool:
+        """Whether everything that was to be broken has been."""
+        return not any((self._folder / how).exists() for how in (FAIL, CORRUPT, STUCK))
+
     def release(self) -> None:
+        """Lets the worker go on. What is to be broken stays so."""
+        for point in (PASS, WRITE):
+            (self._folder / f"hold-{point}").unlink(missing_ok=True)
+
+    def clear(self) -> None:
         for file in self._folder.iterdir():
             file.unlink(missing_ok=True)
 
@@ -79,7 +93,7 @@ class Held:
             time.sleep(_LOOK_EVERY_S)
 
     def take(self, how: str) -> bool:
-        """Whether this write is to be broken in this way."""
+        """Whether this write or pass is to be broken in this way."""
         try:
             (self._folder / how).unlink()
         except FileNotFoundError:
@@ -144,9 +158,19 @@ def _hold_passes(held: Held) -> None:
 
     def waiting(self: ModelRunner, *arguments: Any, **options: Any) -> Any:
         held.wait_at(PASS)
+        if held.take(STUCK):
+            _deadlock()
         return forward(self, *arguments, **options)
 
     ModelRunner.forward = waiting  # type: ignore[method-assign]  # in this process only
+
+
+def _deadlock() -> None:
+    """Never returns, and does not hold the interpreter's lock: other threads go on."""
+    lock = ctypes.CDLL(None).pthread_mutex_lock
+    mutex = ctypes.create_string_buffer(_MUTEX_BYTES)
+    lock(mutex)
+    lock(mutex)
 
 
 Build = Callable[[WorkerOptions, Mapping[str, Any]], contextlib.AbstractAsyncContextManager[Any]]
