@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import faulthandler
+import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from time import monotonic
@@ -27,12 +30,13 @@ WITH_GCS = "Ray's gcs_server is back"
 _LOOK_EVERY_S = 1.0
 
 
-def serve_until_signal(config: Config, progress: Console, out: Console) -> None:
+def serve_until_signal(config: Config, progress: Console, out: Console) -> NoReturn:
     """Blocks until SIGTERM or SIGINT, and then until the running turns have ended; a second SIGINT
     skips that wait. Progress goes to `progress`, and one line when ready to `out`.
 
-    A signal during the start stops what was started and raises SystemExit with the shell's status
-    for a program ended by a signal: 143 for SIGTERM, 130 for SIGINT.
+    Ends the process, with status 0. A signal during the start stops what was started and ends it
+    with the shell's status for a program ended by a signal: 143 for SIGTERM, 130 for SIGINT. Raises
+    SegueErrors of the start.
     """
     stop, is_ready, hurry = threading.Event(), threading.Event(), threading.Event()
     received: list[int] = []
@@ -57,6 +61,8 @@ def serve_until_signal(config: Config, progress: Console, out: Console) -> None:
 
     try:
         prepared = prepare(config, report)
+        # From here on native code runs, Ray's: a fault in it shows the Python calls of all threads.
+        faulthandler.enable()
         # Ray takes a second to import; errors above should not wait for that.
         from segue.launch.cluster import finish_turns, running_prepared
 
@@ -80,8 +86,18 @@ def serve_until_signal(config: Config, progress: Console, out: Console) -> None:
             _watch(running, report, stop, lambda: finish_turns(running, report, hurry), progress)
     except KeyboardInterrupt:
         report("stopped before it was ready")
-        raise SystemExit(128 + received[0]) from None
+        _leave(128 + received[0])
     report("stopped")
+    _leave(0)
+
+
+def _leave(status: int) -> NoReturn:
+    """Ends the process when all of its work has stopped, without the interpreter's own end: Ray's
+    native threads may still run, and would find the memory gone that they use."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def http_words(
@@ -131,6 +147,8 @@ def _give_up(what: str, finish_turns: Callable[[], None] | None, progress: Conso
     """Ends the process, and with it the rest of Ray: a clean stop would wait a minute for Ray's
     answers, and a supervisor can restart everything.
     """
+    from segue.launch.ray.ending import kill_ray
+
     progress.print(
         f"[bold red]error[/] Unavailable: {what}, so nothing can be restarted; start the cluster "
         "again",
@@ -140,4 +158,5 @@ def _give_up(what: str, finish_turns: Callable[[], None] | None, progress: Conso
         if finish_turns is not None:
             finish_turns()
     finally:
+        kill_ray()
         os._exit(1)

@@ -17,6 +17,7 @@ import ray
 from segue.api.errors import Unavailable
 from segue.launch.prepare import Report
 from segue.launch.ray.demand import Demand, NodeRoom, shortage
+from segue.launch.ray.ending import end_ray
 from segue.launch.ray.token import keep_token_private
 from segue.process.native_stderr import captured_stderr, silence_native_stderr
 
@@ -70,7 +71,7 @@ def _started(address: str, demands: Sequence[Demand], report: Report) -> Iterato
         yield
     finally:
         if ray.is_initialized():
-            ray.shutdown()
+            end_ray()
         may_end.set()
 
 
