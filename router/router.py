@@ -45,6 +45,9 @@ from segue.text.limits import num_characters
 _MAX_MESSAGES_PER_S = 5_000
 # Shortest time between two messages of one turn, however few run: a reader would not notice less.
 _MIN_PAUSE_S = 0.005
+# How long after the start of a router the workers of its earlier life have joined it: a worker asks
+# every 0.5 s, and a connection is made again within a second.
+_JOINED_WITHIN_S = 2.0
 # Above this, a request's digests are computed in a thread: more than about a millisecond.
 _LONG_CHARACTERS = 500_000
 
@@ -80,6 +83,7 @@ class Router:
         self._metrics = metrics
         self._model_name = model_name
         self._clock = clock
+        self._joined_by = clock() + _JOINED_WITHIN_S
         self._admission = Admission(config, clock=clock)
         self._accounts = TenantAccounts(metrics.tenants, clock, self.membership)
         self._status = StatusDesk(self.membership, self.links, self._admission, self.table, metrics)
@@ -220,6 +224,7 @@ class Router:
             pause_s=self._pause_s,
             tried_again=meter.tried_again,
             lost_worker_wait_s=self._config.lost_worker_wait_s,
+            joined_by=self._joined_by,
             tokenizer=self._prompts.tokenizer,
             session_id=tenant.shown(built.spec.session_id),
             starts_in_reasoning=built.starts_in_reasoning,

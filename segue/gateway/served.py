@@ -14,12 +14,14 @@ from segue.process.telemetry import Clock
 
 # The router may be started again with another model.
 _FRESH_S = 2.0
+# As long as a turn waits for a router that restarts.
+_PATIENCE_S = 30.0
 
 
 class ModelCalls(Protocol):
     """What this asks of the router; `segue.sdk.client.Client` documents each call."""
 
-    async def model(self) -> ModelInfo: ...
+    async def model(self, *, timeout_s: float) -> ModelInfo: ...
 
     async def detokenize(self, token_ids: list[int]) -> Detokenized: ...
 
@@ -47,7 +49,7 @@ class ServedModel:
             return self._info
         async with self._asking:
             if self._info is None or self._clock() >= self._fresh_until:
-                info = await self._client.model()
+                info = await self._client.model(timeout_s=_PATIENCE_S)
                 if self._info is not None and info.model_id != self._info.model_id:
                     self.texts.clear()
                 self._info, self._fresh_until = info, self._clock() + _FRESH_S

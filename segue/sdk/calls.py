@@ -51,15 +51,18 @@ class RouterCalls:
         session_id: str = "",
         timeout_s: float = _TIMEOUT_S,
         may_repeat: bool = True,
+        waits: bool = True,
     ) -> Reply:
         """The reply of the session's router, or of the next one that can be reached. `call` makes
-        the request, so what cannot be sent is reported as any other error."""
+        the request, so what cannot be sent is reported as any other error. `waits`: for a router
+        that restarts."""
         how = {"timeout": timeout_s, "metadata": self._key}
         return await self._targets.ask(
             session_id,
             lambda link: call(link.stub, how),
             timeout_s=timeout_s,
             may_repeat=may_repeat,
+            waits=waits,
         )
 
     async def cancel(self, turn_id: str) -> bool:
@@ -210,6 +213,7 @@ class RouterCalls:
             group,
             lambda link: link.documents.KeepDocument(wire, timeout=_TIMEOUT_S, metadata=self._key),
             timeout_s=_TIMEOUT_S,
+            waits=True,
         )
         return reply.is_kept
 
@@ -240,7 +244,9 @@ class RouterCalls:
         """The cluster, as one of its routers sees it."""
         require_seconds("timeout_s", timeout_s)
         reply = await self._ask(
-            lambda stub, how: stub.GetStatus(pb.GetStatusRequest(), **how), timeout_s=timeout_s
+            lambda stub, how: stub.GetStatus(pb.GetStatusRequest(), **how),
+            timeout_s=timeout_s,
+            waits=False,
         )
         return cluster_from_wire(reply.cluster)
 
@@ -297,6 +303,8 @@ class RouterCalls:
         )
         patience_s = (MAX_DRAIN_S if timeout_s is None else timeout_s) + _DRAIN_SLACK_S
         reply = await self._ask(
-            lambda stub, how: stub.DrainWorker(request, **how), timeout_s=patience_s
+            lambda stub, how: stub.DrainWorker(request, **how),
+            timeout_s=patience_s,
+            waits=False,
         )
         return drain_report_from_wire(reply.report)

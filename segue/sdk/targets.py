@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import time
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
@@ -46,6 +47,8 @@ _IF_UNSERVED = (
     "this is another server, such as a worker, not the router: use the router's address, which "
     "`segue serve` prints"
 )
+
+_ASK_AGAIN_S = 0.1
 
 Reply = TypeVar("Reply")
 
@@ -135,10 +138,13 @@ class Targets:
         *,
         timeout_s: float,
         may_repeat: bool = True,
+        waits: bool = False,
     ) -> Reply:
         """The reply of the first router that can be reached. Without `may_repeat`, a call that may
-        have been carried out is not made again."""
+        have been carried out is not made again. With `waits`, routers that are gone and were there
+        before are asked again, until `timeout_s`: they restart."""
         links = self.ranked(key)
+        until = time.monotonic() + timeout_s
         while True:
             link = links.pop(0)
             try:
@@ -146,9 +152,15 @@ class Targets:
                     reply = await call(link)
             except Unavailable as error:
                 may_go_on = error.is_unreachable and (may_repeat or not error.was_sent)
-                if may_go_on and links and not self.is_closed:
+                if not may_go_on or self.is_closed:
+                    raise
+                if links:
                     continue
-                raise
+                if not (waits and self._were_reached() and time.monotonic() < until):
+                    raise
+                await asyncio.sleep(_ASK_AGAIN_S)
+                links = self.ranked(key)
+                continue
             link.answered()
             return reply
 
@@ -176,6 +188,9 @@ class Targets:
         if refusals or not replies:
             raise (refusals or failures)[0]
         return replies
+
+    def _were_reached(self) -> bool:
+        return any(link.was_reached for link in self.links)
 
     async def close(self) -> None:
         self.is_closed = True

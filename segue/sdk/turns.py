@@ -143,7 +143,7 @@ class TurnRunner:
             raise error
         now = time.monotonic()
         if waits:
-            turn.broke(now)
+            turn.broke(now, is_there=isinstance(error, Draining))
         if goes_elsewhere:
             return
         if turn.lost_at is not None and now - turn.lost_at >= self._reconnect_s:
@@ -175,7 +175,7 @@ class FollowedTurn:
     token_ids: array[int] = field(default_factory=lambda: array("I"))
     has_ended: bool = False
     lost_at: float | None = None
-    """When the first stream broke since its last event."""
+    """When the first stream broke since its last event, or a router last said that it drains."""
     tried: set[RouterLink] = field(default_factory=set)
     """The routers that it failed on since then."""
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
@@ -231,10 +231,11 @@ class FollowedTurn:
                 self.has_ended = True
         return True
 
-    def broke(self, now: float) -> None:
-        """A router took it, and its stream broke: it has to be resumed."""
+    def broke(self, now: float, *, is_there: bool = False) -> None:
+        """A router took it, and its stream broke: it has to be resumed. `is_there`: the router
+        answers that it drains, which may take long."""
         self.is_begun = True
-        self.lost_at = now if self.lost_at is None else self.lost_at
+        self.lost_at = now if self.lost_at is None or is_there else self.lost_at
         self._num_resumed += self._has_moved and len(self.token_ids) > 0
         self._has_moved = False
 
@@ -284,12 +285,13 @@ def is_patient(error: SegueError, *, is_begun: bool, was_reached: bool, was_brok
 
     `is_begun`: it has tokens, or a stream of it broke before. `was_reached`: a router has answered
     there before. `was_broken`: the connection had broken before the turn was sent. So a wrong
-    address, and a cluster without workers, are reported at once.
+    address, and a cluster without workers, are reported at once. A router that drains is there, and
+    its successor will be.
     """
     if isinstance(error, Unavailable) and error.is_unreachable:
         return is_begun or was_reached or error.was_sent
     if isinstance(error, Draining):
-        return is_begun or was_reached or was_broken
+        return True
     if isinstance(error, Unavailable):
         return is_begun or was_broken
     # All clients of a router come back at once.

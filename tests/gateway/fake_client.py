@@ -95,7 +95,7 @@ class FakeClient:
         self.cancelled.append(turn_id)
         return True
 
-    async def model(self) -> ModelInfo:
+    async def model(self, *, timeout_s: float = 5.0) -> ModelInfo:
         if self.known_key is not None and self.api_key != self.known_key:
             raise Unauthenticated("this API key is not known here")
         if self.model_error is not None:

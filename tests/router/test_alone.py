@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import time
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -47,3 +48,20 @@ async def test_it_is_alive_but_not_ready_and_counts_the_turns_that_it_refuses() 
     assert values["segue_turns_total", "failed"] == 1
     assert values["segue_no_first_token_seconds_count", "failed"] == 1
     assert values["segue_turn_seconds_count", "failed"] == 1
+
+
+async def test_a_turn_waits_for_the_workers_of_a_router_that_has_just_started() -> None:
+    async with (
+        running(RouterConfig(port=0, metrics_port=0), "demo") as router,
+        Client(router.address) as client,
+    ):
+        began_at = time.monotonic()
+        with pytest.raises(Unavailable, match="no prefill worker is ready"):
+            await client.generate(TextInput("Hello"))
+        waited_s = time.monotonic() - began_at
+        began_at = time.monotonic()
+        with pytest.raises(Unavailable, match="no prefill worker is ready"):
+            await client.generate(TextInput("Hello"))
+
+    assert waited_s > 1.0
+    assert time.monotonic() - began_at < 1.0

@@ -220,18 +220,44 @@ async def test_a_router_that_drains_sends_the_turn_elsewhere() -> None:
             assert tokens_in(await events_of(client, session_id=name)) == WHOLE
 
 
-async def test_the_only_router_that_drains_is_asked_again_by_clients_that_know_it() -> None:
-    router = FakeRouter(refuses=[None, Draining("it stops"), Draining("it stops")])
-    async with serving_on(router) as address:
-        async with Client(address) as client:
-            await events_of(client)
-            assert tokens_in(await events_of(client)) == WHOLE
-        router.refuses = [Draining("it stops")]
-        async with Client(address) as stranger:
-            with pytest.raises(Draining, match="it stops"):
-                await events_of(stranger)
+async def test_the_only_router_that_drains_is_asked_again_for_as_long_as_it_does() -> None:
+    # Longer than the client waits for a router that is gone.
+    router = FakeRouter(refuses=[Draining("it stops")] * 4)
+    async with serving_on(router) as address, Client(address, reconnect_s=0.2) as stranger:
+        began_at = time.monotonic()
+        assert tokens_in(await events_of(stranger)) == WHOLE
 
+    assert time.monotonic() - began_at > 0.2
     assert len(router.asked) == 5
+
+
+async def test_a_turn_that_a_draining_router_refused_runs_on_its_successor() -> None:
+    router = FakeRouter(refuses=[Draining("it stops")])
+    async with coming_back(router, after_s=0.3) as address, Client(address) as stranger:
+        turn = asyncio.ensure_future(events_of(stranger))
+        while not router.asked:
+            await asyncio.sleep(0.01)
+        router.death.set()
+        assert tokens_in(await turn) == WHOLE
+
+
+async def test_a_call_waits_for_a_router_that_was_there_before() -> None:
+    router = FakeRouter()
+    async with coming_back(router, after_s=0.3) as address, Client(address) as client:
+        await client.renew_session("s")
+        router.death.set()
+        await asyncio.sleep(0.1)
+        assert await client.renew_session("s") == 7.0
+        router.death.set()
+        await asyncio.sleep(0.1)
+        with pytest.raises(Unavailable):
+            await client.status()
+
+    async with Client(free_address()) as stranger:
+        began_at = time.monotonic()
+        with pytest.raises(Unavailable, match="nothing listens there"):
+            await stranger.renew_session("s")
+        assert time.monotonic() - began_at < 5
 
 
 async def test_without_a_router_a_new_client_fails_at_once_and_a_known_one_waits() -> None:
@@ -358,10 +384,8 @@ async def test_a_limit_of_the_caller_stays() -> None:
         (Unavailable("x"), False, True, False, False),
         (Unavailable("x"), False, True, True, True),
         (Unavailable("x"), True, True, False, True),
-        (Draining("x"), False, False, False, False),
-        (Draining("x"), False, True, False, True),
-        (Draining("x"), False, False, True, True),
-        (Draining("x"), True, False, False, True),
+        (Draining("x"), False, False, False, True),
+        (Draining("x"), True, True, True, True),
         (Overloaded("x"), False, True, True, False),
         (Overloaded("x"), True, True, False, True),
         (InvalidRequest("x"), True, True, True, False),
