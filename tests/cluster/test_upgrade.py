@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import httpx2
@@ -25,10 +26,8 @@ from tests.cluster.waiting import is_idle, wait_until_idle
 
 pytestmark = pytest.mark.slow
 
-PROCESSES = (
-    *("prefill-0", "prefill-1", "decode-0", "decode-1"),
-    *("router", "router-1", "gateway", "gateway-1"),
-)
+WORKERS = ("prefill-0", "prefill-1", "decode-0", "decode-1")
+GATEWAYS = ("gateway", "gateway-1")
 SAMPLED = SamplingParams(temperature=0.8, top_p=0.95, seed=11)
 GREEDY = SamplingParams(temperature=0)
 
@@ -59,8 +58,20 @@ async def upgrade(
         return await process.wait(), "".join(lines)
 
 
-async def test_all_processes_restart_under_load_and_no_turn_fails(tmp_path: Path) -> None:
-    size = ("--prefill", "2", "--decode", "2", "--routers", "2", "--gateways", "2")
+@pytest.mark.parametrize(
+    ("routers", "options"),
+    [
+        (("router", "router-1"), ()),
+        # The clients of the only router wait while it restarts.
+        (("router",), ("--may-interrupt",)),
+    ],
+    ids=["two routers", "one router"],
+)
+async def test_all_processes_restart_under_load_and_no_turn_fails(
+    routers: tuple[str, ...], options: tuple[str, ...], tmp_path: Path
+) -> None:
+    processes = (*WORKERS, *routers, *GATEWAYS)
+    size = ("--prefill", "2", "--decode", "2", "--routers", str(len(routers)), "--gateways", "2")
     with serving(tmp_path, *size) as cluster:
         # Eight processes take long on a busy machine: a time limit for each stage.
         for stage in ("logs are in", "loading the model in prefill-0", "in decode-0", "to join"):
@@ -74,7 +85,7 @@ async def test_all_processes_restart_under_load_and_no_turn_fails(tmp_path: Path
             speaking = asyncio.ensure_future(speak_until(stop, [*grpc, *over_http]))
             started_at = time.monotonic()
             try:
-                await restart_in_two_parts(cluster, target, gateways)
+                await restart_in_two_parts(cluster, processes, target, gateways, *options)
             finally:
                 took_s = time.monotonic() - started_at
                 stop.set()
@@ -86,7 +97,7 @@ async def test_all_processes_restart_under_load_and_no_turn_fails(tmp_path: Path
                 *(len(turns), took_s, max(turn.silent_s for turn in turns)),
                 sum(speaker.num_moved for speaker in over_http),
             )
-            assert len(turns) > 2 * len(PROCESSES)
+            assert len(turns) > 2 * len(processes)
             assert await differences([*grpc, *over_http]) == []
             status = await wait_until_idle(client)
             assert is_idle(status), status
@@ -94,16 +105,18 @@ async def test_all_processes_restart_under_load_and_no_turn_fails(tmp_path: Path
         assert await asyncio.to_thread(cluster.end) == 0
 
 
-async def restart_in_two_parts(cluster: Serving, target: str, gateways: list[str]) -> None:
+async def restart_in_two_parts(
+    cluster: Serving, processes: Sequence[str], target: str, gateways: list[str], *options: str
+) -> None:
     """The first one is interrupted, the second one goes on with it."""
-    exit_status, shown = await upgrade(target, gateways, interrupt_after=2)
+    exit_status, shown = await upgrade(target, gateways, *options, interrupt_after=2)
     logger.info(shown)
     assert exit_status == 130, shown
     began = re.search(r"--since (\S+)", shown)
     assert began, shown
 
-    exit_status, shown = await upgrade(target, gateways, "--since", began[1])
+    exit_status, shown = await upgrade(target, gateways, *options, "--since", began[1])
     logger.info(shown)
     assert exit_status == 0, shown
-    num_lives = {process: cluster.num_lives(process) for process in PROCESSES}
-    assert num_lives == dict.fromkeys(PROCESSES, 2), shown
+    num_lives = {process: cluster.num_lives(process) for process in processes}
+    assert num_lives == dict.fromkeys(processes, 2), shown
