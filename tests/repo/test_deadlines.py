@@ -14,6 +14,7 @@ from kv_transfer.config import TransferConfig
 from kv_transfer.reading import fencer
 from kv_transfer.ticket import MAX_LIFETIME_S
 from prefill_worker.config import PrefillConfig
+from router import router
 from router.config import RouterConfig
 from router.server import MAX_DEADLINE_S
 from router.sessions import grammars
@@ -48,6 +49,7 @@ LIMITS = {
     "a message that the client": [s(status.UNREAD_S)],
     "waiting for a place": [s(ROUTER.queue_timeout_s)],
     "waiting for a worker after": [s(ROUTER.lost_worker_wait_s), s(turn._LOOK_AGAIN_S)],
+    "waiting for the first workers": [s(router._JOINED_WITHIN_S)],
     "compiling a grammar": [s(grammars.MAX_JOB_S)],
     "`Join`": [s(ROUTER.heartbeat_timeout_s), s(join.REJOIN_AFTER_S)],
     "`LastEpoch`": [s(epochs.LAST_EPOCH_S)],
