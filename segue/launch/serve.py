@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 from rich.console import Console
 from rich.markup import escape
 
+from segue.api.errors import SegueError
 from segue.launch.config import Config
 from segue.launch.prepare import Report, prepare
 
@@ -34,9 +35,9 @@ def serve_until_signal(config: Config, progress: Console, out: Console) -> NoRet
     """Blocks until SIGTERM or SIGINT, and then until the running turns have ended; a second SIGINT
     skips that wait. Progress goes to `progress`, and one line when ready to `out`.
 
-    Ends the process, with status 0. A signal during the start stops what was started and ends it
-    with the shell's status for a program ended by a signal: 143 for SIGTERM, 130 for SIGINT. Raises
-    SegueErrors of the start.
+    Ends the process, with status 0; after an error, which is shown, with 1. A signal during the
+    start stops what was started and ends it with the shell's status for a program ended by a
+    signal: 143 for SIGTERM, 130 for SIGINT. Raises the errors that `prepare` finds.
     """
     stop, is_ready, hurry = threading.Event(), threading.Event(), threading.Event()
     received: list[int] = []
@@ -59,6 +60,7 @@ def serve_until_signal(config: Config, progress: Console, out: Console) -> NoRet
         seconds = f"[dim]{monotonic() - started_at:5.1f} s[/]"
         progress.print(f"{seconds} {escape(stage)}", soft_wrap=True)
 
+    prepared = None
     try:
         prepared = prepare(config, report)
         # From here on native code runs, Ray's: a fault in it shows the Python calls of all threads.
@@ -67,33 +69,47 @@ def serve_until_signal(config: Config, progress: Console, out: Console) -> NoRet
         from segue.launch.cluster import finish_turns, running_prepared
 
         with running_prepared(prepared, report, hurry) as running:
-            settings = config.cluster
-            tls = f"--tls-ca {config.security.ca} " if config.security.has_tls else ""
-            words = http_words(
-                running.http_addresses,
-                has_keys=config.router.has_keys,
-                has_tls=config.security.has_tls,
-            )
-            for line in words:
-                report(line)
-            out.print(
-                f"ready at {running.address} after {monotonic() - started_at:.1f} s: "
-                f"{settings.model}, {settings.prefill} prefill and {settings.decode} decode "
-                f"(try: segue chat --target {running.address} {tls}'Hello')",
-                soft_wrap=True,
-            )
+            _show_ready(running, config, monotonic() - started_at, report, out)
             is_ready.set()
             _watch(running, report, stop, lambda: finish_turns(running, report, hurry), progress)
     except KeyboardInterrupt:
         report("stopped before it was ready")
         _leave(128 + received[0])
+    except SegueError as error:
+        if prepared is None:
+            raise
+        _show_error(f"{type(error).__name__}: {error}", progress)
+        _leave(1)
     report("stopped")
     _leave(0)
 
 
+def _show_ready(
+    running: Cluster, config: Config, took_s: float, report: Report, out: Console
+) -> None:
+    settings = config.cluster
+    tls = f"--tls-ca {config.security.ca} " if config.security.has_tls else ""
+    words = http_words(
+        running.http_addresses, has_keys=config.router.has_keys, has_tls=config.security.has_tls
+    )
+    for line in words:
+        report(line)
+    out.print(
+        f"ready at {running.address} after {took_s:.1f} s: "
+        f"{settings.model}, {settings.prefill} prefill and {settings.decode} decode "
+        f"(try: segue chat --target {running.address} {tls}'Hello')",
+        soft_wrap=True,
+    )
+
+
+def _show_error(what: str, progress: Console) -> None:
+    progress.print(f"[bold red]error[/] {escape(what)}", soft_wrap=True)
+
+
 def _leave(status: int) -> NoReturn:
-    """Ends the process when all of its work has stopped, without the interpreter's own end: Ray's
-    native threads may still run, and would find the memory gone that they use."""
+    """Ends the process when all of its work has stopped, without the interpreter's own end. Ray's
+    native threads may still run, above all if its start was interrupted or hangs, and would find
+    the memory gone that they use: a segmentation fault in place of the status."""
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -149,14 +165,12 @@ def _give_up(what: str, finish_turns: Callable[[], None] | None, progress: Conso
     """
     from segue.launch.ray.ending import kill_ray
 
-    progress.print(
-        f"[bold red]error[/] Unavailable: {what}, so nothing can be restarted; start the cluster "
-        "again",
-        soft_wrap=True,
+    _show_error(
+        f"Unavailable: {what}, so nothing can be restarted; start the cluster again", progress
     )
     try:
         if finish_turns is not None:
             finish_turns()
     finally:
         kill_ray()
-        os._exit(1)
+        _leave(1)

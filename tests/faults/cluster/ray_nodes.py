@@ -96,6 +96,8 @@ def _pipe(pipe: IO[str] | None) -> IO[str]:
 def main() -> None:
     from ray.cluster_utils import Cluster
 
+    from segue.launch.ray.ending import descendants_of, end_processes
+
     cluster: Any = Cluster(shutdown_at_exit=True)
     threading.Thread(target=_reap, args=(cluster,), daemon=True).start()
     for line in sys.stdin:
@@ -107,8 +109,13 @@ def main() -> None:
             answer = str(_pid_of(_added(cluster, resources=NODE, **options), "raylet"))
         sys.stdout.write(f"{line.strip()}: {answer}\n")
         sys.stdout.flush()
-    for node in cluster.list_all_nodes():
+    nodes = cluster.list_all_nodes()
+    raylets = {_pid_of(node, "raylet") for node in nodes if "raylet" in node.all_processes}
+    started = descendants_of(raylets)
+    for node in nodes:
         node.kill_all_processes(check_alive=False, allow_graceful=False, wait=False)
+    # As `ray stop` does: without the GCS a raylet's agents would stay.
+    end_processes(started)
 
 
 def _added(cluster: Any, **options: Any) -> Any:
