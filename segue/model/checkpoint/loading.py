@@ -13,7 +13,7 @@ from torch import Tensor
 from segue.api.errors import InvalidCheckpoint
 from segue.cache.huge_pages import on_huge_pages
 from segue.model.checkpoint.headers import TEXT_PREFIXES, reason_to_skip
-from segue.model.checkpoint.tensors import CheckpointFiles, open_checkpoint
+from segue.model.checkpoint.tensors import CheckpointFiles, copy_mapped, open_checkpoint
 from segue.model.checkpoint.typed_json import counted
 from segue.model.config import ModelConfig
 from segue.model.weights.table import WeightTable
@@ -95,5 +95,5 @@ def _fill(
                 f"got {tensor.dtype} of shape {tuple(tensor.shape)}"
             )
         place = weights[piece.target][piece.index]
-        place.copy_(tensor.view(place.shape))
+        copy_mapped(place, tensor.view(place.shape))
     return weights

@@ -1,22 +1,31 @@
 """A folder of safetensors as one table of tensors, each read on demand.
 
-Files are memory-mapped, not read: a tensor costs memory only when it is copied.
+Files are memory-mapped, not read: a tensor costs memory only when it is copied, and what has been
+copied is unmapped again, so that a process never holds its weights twice.
 """
 
 from __future__ import annotations
 
+import ctypes
+import mmap
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from segue.api.errors import InvalidCheckpoint
 from segue.model.checkpoint.preflight import INDEX_NAME, SINGLE_NAME
 from segue.model.checkpoint.typed_json import listed, read_object, section
+
+_BLOCK_BYTES = 32 << 20
+"""Of a file, mapped at once while it is copied."""
+_MADV_DONTNEED = 4
 
 
 class SafetensorsFile(Protocol):
@@ -35,6 +44,32 @@ class CheckpointFiles:
     def read(self, name: str) -> Tensor:
         """A view of the mapped file, valid while the checkpoint is open."""
         return self.files[name].get_tensor(name)
+
+
+def copy_mapped(place: Tensor, mapped: Tensor) -> None:
+    """Copies a tensor of a checkpoint to `place`, of the same shape, and unmaps its memory block by
+    block. Its content must not be read afterwards."""
+    if mapped.nbytes <= _BLOCK_BYTES:
+        place.copy_(mapped)
+        _unmap(mapped)
+        return
+    rows = max(_BLOCK_BYTES // mapped[0].nbytes, 1)
+    for to, block in zip(torch.split(place, rows), torch.split(mapped, rows), strict=True):
+        to.copy_(block)
+        _unmap(block)
+
+
+def _unmap(mapped: Tensor) -> None:
+    """Lets the system take back the whole pages of a tensor in a mapped file. They stay in its
+    cache of files, for other processes that load the same checkpoint."""
+    if sys.platform != "linux":
+        return
+    page = mmap.PAGESIZE
+    start = -(-mapped.data_ptr() // page) * page
+    size = (mapped.data_ptr() + mapped.nbytes) // page * page - start
+    if size > 0:
+        libc = ctypes.CDLL(None)
+        libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), _MADV_DONTNEED)
 
 
 @contextmanager
