@@ -8,7 +8,6 @@ from segue.kernels.paged_attention import (
     attend_decode,
     attend_prefill,
     attend_verify,
-    join_pages,
     reference,
 )
 from segue.kernels.paged_attention.reference import QUERY_BLOCK_TOKENS
@@ -169,20 +168,6 @@ def test_what_a_row_has_beyond_its_sequence_is_not_looked_up() -> None:
     expected = torch.cat([long.attend(q[:1]), short.attend(q[1:])])
     assert_close(decoded, expected)
     assert_close(verified, expected)
-
-
-def test_joined_pages_are_each_sequences_own() -> None:
-    sequences = [PagedSequence(20, 2, [4, 1], seed=1), PagedSequence(31, 2, [0, 5], seed=2)]
-    pool = new_pool(2)
-    for sequence in sequences:
-        sequence.write(pool)
-
-    joined = join_pages(pool, torch.stack([sequence.table for sequence in sequences]))
-
-    assert joined.shape == (2, 2, pool.shape[2], 2 * pool.shape[3], pool.shape[4])
-    for (keys, values), sequence in zip(joined, sequences, strict=True):
-        assert torch.equal(keys.transpose(0, 1)[: len(sequence.k)], sequence.k)
-        assert torch.equal(values.transpose(0, 1)[: len(sequence.v)], sequence.v)
 
 
 @pytest.mark.parametrize("lengths", [[2], [33, 2, 17]])

@@ -11,7 +11,6 @@ from segue.cache.tensors import CacheTensors
 from segue.engine.batch import MAX_VERIFY_TOKENS, DraftStart
 from segue.engine.device.stream import WorkStream
 from segue.engine.packing import page_table
-from segue.kernels.paged_attention import join_pages
 from segue.model.batch import DraftBatch
 from segue.model.qwen3_5 import Qwen3_5
 
@@ -23,8 +22,7 @@ class Drafter:
     """Drafts for several sequences at once, one position further with each `step`.
 
     Keys and values of drafts go into the MTP layer's part of the pages, from each sequence's start
-    position on; the trunk's next pass overwrites them. A single sequence drafts on a contiguous
-    copy of its pages, so that no step has to gather them. Slots are read only in the constructor.
+    position on; the trunk's next pass overwrites them. Slots are read only in the constructor.
     """
 
     def __init__(
@@ -51,9 +49,6 @@ class Drafter:
         with stream.use():
             self._pages = cache.of("kv", model.num_layers)
             self._page_table_DP = page_table(rows, device)
-            if len(starts) == 1:
-                self._pages = join_pages(self._pages, self._page_table_DP)
-                self._page_table_DP = torch.zeros(1, 1, dtype=torch.int64, device=device)
             # Positions and page places do not depend on the drafted tokens, so compute them once.
             index_J1 = torch.arange(MAX_VERIFY_TOKENS, device=device).unsqueeze(1)
             positions_JD = torch.tensor([s.position for s in starts], device=device) + index_J1

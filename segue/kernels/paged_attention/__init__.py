@@ -16,9 +16,8 @@ from __future__ import annotations
 from segue.kernels import dispatch
 from segue.kernels.paged_attention import reference
 
-__all__ = ["attend_decode", "attend_prefill", "attend_verify", "join_pages"]
+__all__ = ["attend_decode", "attend_prefill", "attend_verify"]
 
 attend_prefill = dispatch.operator(reference.attend_prefill, "triton_prefill", "native")
 attend_verify = dispatch.operator(reference.attend_verify, "triton_decode", "native")
 attend_decode = dispatch.operator(reference.attend_decode, "triton_decode", "native")
-join_pages = reference.join_pages

@@ -229,29 +229,16 @@ def _keys_and_values(
     return both_YLX[..., :num_heads, tokens, :], both_YLX[..., num_heads:, tokens, :]
 
 
-def join_pages(pages_Z2GOX: Tensor, page_table: Tensor) -> Tensor:
-    """A copy of each sequence's pages [..., P] as one long page [..., 2, G, P · O, X]. All ids of a
-    row are followed."""
-    num_kv_heads = pages_Z2GOX.shape[2]
-    rows_YP = _rows(page_table, tuple(range(2 * num_kv_heads)), num_kv_heads)
-    gathered = _gather(pages_Z2GOX, rows_YP, is_kept=True)
-    return gathered.view(*page_table.shape[:-1], 2, num_kv_heads, *gathered.shape[-2:])
-
-
 def _rows(page_table: Tensor, heads: tuple[int, ...], num_kv_heads: int) -> Tensor:
     """Rows of these heads in pages [..., P], [..., heads, P]: keys' heads precede values' heads."""
     heads_Y1 = indexes(heads, page_table.device).unsqueeze(1)
     return torch.add(heads_Y1, page_table.unsqueeze(-2), alpha=2 * num_kv_heads)
 
 
-def _gather(pages_Z2GOX: Tensor, rows: Tensor, *, is_kept: bool = False) -> Tensor:
-    """The rows [..., P] of heads in P pages, joined as [..., P · O, X].
-
-    Valid until the thread's next call, unless the result is to be kept.
-    """
-    out = None
-    if not is_kept:
-        num_rows, row_shape = rows.numel(), pages_Z2GOX.shape[3:]
-        out = scratch_memory((num_rows, *row_shape), pages_Z2GOX)
+def _gather(pages_Z2GOX: Tensor, rows: Tensor) -> Tensor:
+    """The rows [..., P] of heads in P pages, joined as [..., P · O, X]. Valid until the thread's
+    next call."""
+    num_rows, row_shape = rows.numel(), pages_Z2GOX.shape[3:]
+    out = scratch_memory((num_rows, *row_shape), pages_Z2GOX)
     gathered = torch.index_select(pages_Z2GOX.flatten(0, 2), 0, rows.flatten(), out=out)
     return gathered.view(*rows.shape[:-1], -1, pages_Z2GOX.shape[4])
