@@ -16,17 +16,22 @@ from rich.console import Console
 
 from benchmarks.mtp.coupling import CouplingRow, measure_coupling
 from benchmarks.mtp.measure import BatchRow, load, measure
-from benchmarks.mtp.models import Subject, demo, demo_texts, random_large
+from benchmarks.mtp.models import Subject, demo, demo_texts, published_shape, random_large
 from benchmarks.mtp.show import batch_table, coupling_table
 from benchmarks.serving.environment import this_environment
 
 # A file has no width of its own; the tables fit this.
-_WIDTH = 130
-_MODELS = ("demo", "random")
+_WIDTH = 150
+_MODELS = ("demo", "random", "0.8b")
 
 
 def main(
-    model: Annotated[str, typer.Option(help="demo or random (107 M); empty runs both.")] = "",
+    model: Annotated[
+        str, typer.Option(help="demo, random (107 M) or 0.8b; empty runs the first two.")
+    ] = "",
+    models: Annotated[
+        Path, typer.Option(help="Folder of the 0.8b checkpoints, which are made on first use.")
+    ] = Path("/tmp/segue-peers"),
     quick: Annotated[bool, typer.Option(help="A few prompts, one round: does it run?")] = False,
 ) -> None:
     """One decode engine, with and without drafts, on the same prompts."""
@@ -44,7 +49,7 @@ def main(
     out = Console(highlight=False, width=_WIDTH)
     batches, coupling = list[BatchRow](), list[CouplingRow]()
     with tempfile.TemporaryDirectory() as scratch:
-        for subject in _subjects(model, Path(scratch), is_quick=quick):
+        for subject in _subjects(model, models, Path(scratch), is_quick=quick):
             runner = load(subject)
             for row in measure(runner, subject, report):
                 batches.append(row)
@@ -67,11 +72,13 @@ def main(
     typer.echo(json.dumps(result))
 
 
-def _subjects(model: str, scratch: Path, *, is_quick: bool) -> Iterator[Subject]:
+def _subjects(model: str, models: Path, scratch: Path, *, is_quick: bool) -> Iterator[Subject]:
     if model in ("", "demo"):
         yield demo(is_quick=is_quick)
     if model in ("", "random"):
         yield random_large(scratch, is_quick=is_quick)
+    if model == "0.8b":
+        yield published_shape(models)
 
 
 if __name__ == "__main__":

@@ -44,6 +44,10 @@ class ModeRow:
     """The speed-up from 1 + Σ accepted tokens per step if drafting took no time."""
     ceiling: float | None
     """The same with the measured drafting time."""
+    verify_cost: float | None
+    """The verify pass over a pass without drafts. Both read the same weights: 1 by bytes."""
+    break_even: float | None
+    """The probability, equal for each draft, above which drafts pay; above 1 they never do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +136,8 @@ def _row(
 ) -> ModeRow:
     steps = [step for one in seen for step in one.steps]
     draft_s, verify_s, rest_s = _seconds(steps)
-    plain_s = sum(_seconds([step for one in plain for step in one.steps]))
+    plain_parts = _seconds([step for one in plain for step in one.steps])
+    plain_s = sum(plain_parts)
     expected = 1 + sum(accepted)
     is_fixed = mode != ADAPTIVE
     return ModeRow(
@@ -148,7 +153,26 @@ def _row(
         rest_s=rest_s,
         free_drafts_ceiling=expected * plain_s / (verify_s + rest_s) if is_fixed else None,
         ceiling=expected * plain_s / (draft_s + verify_s + rest_s) if is_fixed else None,
+        verify_cost=verify_s / plain_parts[1] if is_fixed else None,
+        break_even=(
+            break_even(int(mode), (draft_s + verify_s + rest_s) / plain_s)
+            if is_fixed and mode != "0"
+            else None
+        ),
     )
+
+
+def break_even(num_drafts: int, cost: float) -> float:
+    """The p for which 1 + p + … + p^num_drafts tokens a step are worth `cost` steps without drafts.
+    A cost that no p up to 1 is worth gives more than 1."""
+    low, high = 0.0, 2.0
+    while high - low > 1e-6:
+        p = (low + high) / 2
+        if sum(p**j for j in range(num_drafts + 1)) < cost:
+            low = p
+        else:
+            high = p
+    return high
 
 
 def _seconds(steps: list[Step]) -> tuple[float, float, float]:

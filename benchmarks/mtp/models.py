@@ -1,9 +1,10 @@
-"""The two models and their prompts."""
+"""The models and their prompts."""
 
 from __future__ import annotations
 
 import json
 import random
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from benchmarks.mtp.drive import Prompt
+from benchmarks.peers.shape import checkpoint
 from benchmarks.serving.checkpoint import save_random_checkpoint
 from segue.demo import checkpoint_dir
 from segue.demo.evaluate import held_out
@@ -93,23 +95,44 @@ def random_large(scratch: Path, *, is_quick: bool) -> Subject:
     """107 M random parameters and a random MTP layer, whose drafts are accepted at random."""
     folder = save_random_checkpoint(scratch / "random", is_quick=is_quick)
     add_mtp_layer(folder)
+    return _accepted_at_random(
+        "random",
+        folder,
+        num_tokens=8 if is_quick else 48,
+        num_rounds=1 if is_quick else 3,
+    )
+
+
+def published_shape(models: Path) -> Subject:
+    """752 M random bf16 weights and a random MTP layer, made in `models` on first use."""
+    folder = models / "0.8b-mtp"
+    if not folder.is_dir():
+        models.mkdir(parents=True, exist_ok=True)
+        unfinished = models / "0.8b-mtp.unfinished"
+        shutil.copytree(checkpoint(models, is_quick=False), unfinished, dirs_exist_ok=True)
+        add_mtp_layer(unfinished)
+        unfinished.rename(folder)
+    return _accepted_at_random("0.8b", folder, num_tokens=32, num_rounds=2)
+
+
+def _accepted_at_random(name: str, folder: Path, *, num_tokens: int, num_rounds: int) -> Subject:
     draw = random.Random(0)
     vocab_size = json.loads((folder / "config.json").read_text())["vocab_size"]
     prompts = tuple(
         Prompt(
             token_ids=tuple(draw.randrange(vocab_size) for _ in range(_RANDOM_PROMPT_TOKENS)),
-            max_tokens=8 if is_quick else 48,
+            max_tokens=num_tokens,
         )
         for _ in range(8)
     )
     return Subject(
-        name="random",
+        name=name,
         folder=folder,
         prompts=prompts,
         prompts_per_place=1,
         min_prompts=1,
         batch_sizes=(1,),
-        num_rounds=1 if is_quick else 3,
+        num_rounds=num_rounds,
         simulate_acceptance=SIMULATED_ACCEPTANCE,
     )
 
@@ -124,12 +147,14 @@ def add_mtp_layer(folder: Path) -> None:
     copied = f"model.layers.{config['layer_types'].index('full_attention')}."
     torch.manual_seed(1)
     hidden_size = config["hidden_size"]
+    dtype = next(iter(tensors.values())).dtype
     mtp = {
         name.replace(copied, "mtp.layers.0."): tensor.clone()
         for name, tensor in tensors.items()
         if name.startswith(copied)
     }
-    mtp["mtp.fc.weight"] = torch.randn(hidden_size, 2 * hidden_size) * config["initializer_range"]
+    fc = torch.randn(hidden_size, 2 * hidden_size) * config["initializer_range"]
+    mtp["mtp.fc.weight"] = fc.to(dtype)
     for name in ("pre_fc_norm_embedding", "pre_fc_norm_hidden", "norm"):
-        mtp[f"mtp.{name}.weight"] = torch.zeros(hidden_size)
+        mtp[f"mtp.{name}.weight"] = torch.zeros(hidden_size, dtype=dtype)
     save_file({**tensors, **mtp}, folder / "model.safetensors", metadata={"format": "pt"})

@@ -20,7 +20,7 @@ def batch_table(row: BatchRow) -> Table:
     shown = table(
         title,
         "drafts | tokens/s | speed-up | ceiling | if drafts were free | tokens a step"
-        " | accepted, by place | draft + verify + rest, ms",
+        " | accepted, by place | draft + verify + rest, ms | verify | pays above",
     )
     for mode in row.modes:
         shown.add_row(
@@ -32,6 +32,8 @@ def batch_table(row: BatchRow) -> Table:
             f"{mode.tokens_per_step:.2f}",
             " ".join(f"{share:.0%}" for share in mode.accepted),
             f"{1e3 * mode.draft_s:.2f} + {1e3 * mode.verify_s:.2f} + {1e3 * mode.rest_s:.2f}",
+            _times(mode.verify_cost),
+            "" if mode.break_even is None else f"{mode.break_even:.2f}",
         )
     return shown
 

@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks.mtp.coupling import measure_coupling
 from benchmarks.mtp.drive import Drive, Prompt, TimedRunner
+from benchmarks.mtp.measure import break_even
 from benchmarks.mtp.models import PAGE_TOKENS, Text
 from decode_worker.config import DecodeConfig
 from segue.engine.config import EngineConfig
@@ -60,6 +61,17 @@ def test_no_rule_accepts_more_than_rejection_sampling(runner: TimedRunner) -> No
     assert flat.rejection_share > sharp.rejection_share
 
 
+@pytest.mark.parametrize(
+    ("num_drafts", "cost", "expected"),
+    [(1, 1.5, 0.5), (2, 1.75, 0.5), (4, 5.0, 1.0), (3, 1.0, 0.0)],
+)
+def test_drafts_break_even_where_their_tokens_are_worth_their_cost(
+    num_drafts: int, cost: float, expected: float
+) -> None:
+    assert break_even(num_drafts, cost) == pytest.approx(expected, abs=1e-4)
+    assert break_even(num_drafts, 5.5) > 1
+
+
 @pytest.mark.slow
 def test_the_last_line_is_one_json_object_with_every_number() -> None:
     run = subprocess.run(
@@ -79,8 +91,10 @@ def test_the_last_line_is_one_json_object_with_every_number() -> None:
     assert by_chance["simulate_acceptance"] == 0.8
     for row in result["batches"]:
         modes = {mode["mode"]: mode for mode in row["modes"]}
-        assert list(modes) == ["0", "1", "2", "3", "4", "adaptive"]
+        assert list(modes) == ["0", "1", "2", "3", "4", "7", "adaptive"]
         assert modes["0"]["speedup"] == 1.0
         assert modes["4"]["tokens_per_step"] > 1.0
         assert len(modes["4"]["accepted"]) == 4
+        assert modes["0"]["break_even"] is None
+        assert 0 < modes["4"]["break_even"] <= 2
     assert [row["temperature"] for row in result["coupling"]] == [1.0, 0.7]
