@@ -76,6 +76,10 @@ class RouterConfig:
     """Longest prompt suffix that the decode worker holding the rest may prefill locally, if that is
     expected to be faster; 0 leaves all computing to prefill workers.
     """
+    slow_start_s: float = 30.0
+    """A worker that joins a serving cluster gets a growing share of turns for this long, instead of
+    all of them at once because it is the least loaded; 0: at once.
+    """
     max_attempts: int = 3
     """Placements tried for a turn whose workers fail; an answer's next token starts a new count. A
     second worker may be lost meanwhile, or seem to be on a busy machine; and a turn that makes its
@@ -134,6 +138,7 @@ class RouterConfig:
             "lost_worker_wait_s",
             "min_tokens_per_s",
             "local_prefill_max_tokens",
+            "slow_start_s",
             "history_bytes",
             "document_bytes",
             "max_queued",

@@ -14,6 +14,7 @@ from router.config import RouterConfig
 from router.drain.desk import DrainDesk
 from router.membership import Membership
 from router.metrics import RouterMetrics
+from router.orders import LauncherDesk
 from router.placement.placing import Placing, TurnPlacing
 from router.sessions.calls import SessionDesk
 from router.sessions.finding import SessionFinder
@@ -86,7 +87,10 @@ class Router:
         self._joined_by = clock() + _JOINED_WITHIN_S
         self._admission = Admission(config, clock=clock)
         self._accounts = TenantAccounts(metrics.tenants, clock, self.membership)
-        self._status = StatusDesk(self.membership, self.links, self._admission, self.table, metrics)
+        self.launcher = LauncherDesk(clock, self.placing.apply)
+        self._status = StatusDesk(
+            self.membership, self.links, self._admission, self.table, metrics, self.launcher
+        )
         self.sessions = SessionDesk(self.table, self.membership, self.links)
         self.drains = DrainDesk(self.table, self.membership, self.links, self._admission, clock)
         self.tokens = TokenDesk(prompts, self.limits)

@@ -17,6 +17,7 @@ from router.tenants.keys import Keyring
 from router.tenants.tenant import Tenant
 from segue.api.api_key import METADATA, bearer_key
 from segue.api.checks import require_name
+from segue.api.cluster.fleet import ReloadOrder, ScaleOrder
 from segue.api.cluster.status import WorkerHealth, WorkerStatus
 from segue.api.errors import InvalidRequest
 from segue.api.types import Epoch, Role, SessionId, TurnId, WorkerId
@@ -29,7 +30,7 @@ from segue.wire.convert.events import events_to_wire
 from segue.wire.convert.explanation import explanation_to_wire
 from segue.wire.convert.kept import kept_from_wire
 from segue.wire.convert.request import request_from_wire, tokenized_from_wire
-from segue.wire.convert.same_names import message_of
+from segue.wire.convert.same_names import message_of, value_of
 from segue.wire.convert.worker import (
     cluster_to_wire,
     worker_from_wire,
@@ -209,6 +210,23 @@ class Sessions(SessionsServicer):
         timeout_s = request.timeout_s if request.HasField("timeout_s") else None
         report = await self._draining.ask(timeout_s, move_sessions=False)
         return pb.DrainRouterResponse(ended_turns=report.ended_turns, cut_turns=report.moved_turns)
+
+    async def ScaleWorkers(
+        self, request: pb.ScaleWorkersRequest, context: Context
+    ) -> pb.ScaleWorkersResponse:
+        self._tenant(context).require_operator()
+        order = value_of(ScaleOrder, request)
+        await self._router.launcher.give(order)
+        return pb.ScaleWorkersResponse(
+            fleet=message_of(pb.FleetStatus, self._router.launcher.fleet)
+        )
+
+    async def ReloadConfig(
+        self, request: pb.ReloadConfigRequest, context: Context
+    ) -> pb.ReloadConfigResponse:
+        self._tenant(context).require_operator()
+        answer = await self._router.launcher.give(ReloadOrder())
+        return message_of(pb.ReloadConfigResponse, answer.reloaded)
 
 
 def key_in(context: Context) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from router.admission.admission import Admission
 from router.membership import Membership
 from router.metrics import RouterMetrics
+from router.orders import LauncherDesk
 from router.sessions.table import SessionTable
 from router.turn.links import Links
 from segue.api.cluster.status import ClusterStatus, RouterStatus, WorkerHealth, WorkerStatus
@@ -33,6 +34,7 @@ class StatusDesk:
         admission: Admission,
         table: SessionTable,
         metrics: RouterMetrics,
+        launcher: LauncherDesk,
     ) -> None:
         self.ended: Counter[str] = Counter()
         """Turns by outcome."""
@@ -43,6 +45,7 @@ class StatusDesk:
         self._admission = admission
         self._table = table
         self._metrics = metrics
+        self._launcher = launcher
         self._serves_since = time.monotonic()
 
     async def cluster(self, model: str, address: str, metrics_address: str) -> ClusterStatus:
@@ -54,6 +57,7 @@ class StatusDesk:
             model_id=self._membership.model_id,
             workers=tuple(workers),
             router=self._router(address, metrics_address),
+            fleet=self._launcher.fleet,
         )
 
     def is_ready(self, workers: Iterable[WorkerStatus]) -> bool:

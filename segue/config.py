@@ -20,7 +20,7 @@ from segue.api.errors import InvalidConfig
 
 SECTIONS = (
     *("cluster", "checkpoint", "gateway", "router", "security"),
-    *("engine", "prefill", "decode", "transfer"),
+    *("engine", "prefill", "decode", "transfer", "autoscale"),
 )
 """Every section that a file may have. A process reads its own, and only checks others' names."""
 

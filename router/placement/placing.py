@@ -29,6 +29,7 @@ from router.placement.side import (
 )
 from router.sessions.history import History, TurnTokens
 from router.sessions.table import SessionTable
+from segue.api.cluster.fleet import RouterRules
 from segue.api.cluster.status import WorkerStatus
 from segue.api.prompt import PrefixName
 from segue.api.turn import PrefixHolder, TurnResult, TurnSpec
@@ -55,6 +56,13 @@ class Placing:
         self.rules = Rules(
             min_tokens_per_s=config.min_tokens_per_s,
             local_prefill_max_tokens=config.local_prefill_max_tokens,
+        )
+
+    def apply(self, rules: RouterRules) -> None:
+        """Changed settings, for the placements from now on."""
+        self.rules = self.rules._replace(
+            min_tokens_per_s=rules.min_tokens_per_s,
+            local_prefill_max_tokens=rules.local_prefill_max_tokens,
         )
 
     def update_worker(self, worker: WorkerStatus) -> None:

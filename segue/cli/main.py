@@ -1,5 +1,5 @@
 """The command line: `segue serve`, `segue chat`, `segue generate`, `segue status`,
-`segue explain`, `segue drain`, `segue upgrade`.
+`segue explain`, `segue drain`, `segue upgrade`, `segue scale`, `segue reload`.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from segue.cli.options import (
     out,
     tls_of,
 )
+from segue.cli.scale import reload, scale
 from segue.cli.serve import serve
 from segue.cli.upgrade import upgrade
 from segue.sdk.client import DEFAULT_TARGET, Client
@@ -208,5 +209,5 @@ def generate(
     asyncio.run(run())
 
 
-for command in (status, explain, drain, upgrade):
+for command in (status, explain, drain, upgrade, scale, reload):
     app.command()(command)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
@@ -105,7 +106,8 @@ def serve(
     from segue.launch.config import configure
     from segue.launch.model import described
 
-    settings = configure(
+    read = functools.partial(
+        configure,
         config,
         cluster={
             "model": model,
@@ -135,6 +137,7 @@ def serve(
             ),
         },
     )
+    settings = read()
     if settings.decode.simulates_acceptance:
         err.print(
             f"[bold yellow]warning[/] drafts are accepted at random "
@@ -149,7 +152,7 @@ def serve(
     # Ray takes seconds to import; other commands should not pay for it.
     from segue.launch.serve import serve_until_signal
 
-    serve_until_signal(settings, err, out)
+    serve_until_signal(settings, read, err, out)
 
 
 def is_installed(module: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -11,11 +11,13 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from segue.api.cluster.fleet import FleetStatus
 from segue.api.cluster.status import ClusterStatus, UnitCounts, WorkerHealth, WorkerStatus
 from segue.api.turn import PromptLogprobs, Timings, TurnEnd, Usage
 from segue.sdk.client import Answer
 
 _HEALTH_STYLE = {
+    WorkerHealth.WARMING: "cyan",
     WorkerHealth.READY: "green",
     WorkerHealth.DRAINING: "yellow",
     WorkerHealth.LOST: "red",
@@ -150,7 +152,14 @@ def status_table(cluster: ClusterStatus, width: int) -> RenderableType:
         ),
         width,
     )
-    return Group(head, *map(Text, turns), _workers_table(cluster, width))
+    fleet = [Text(line) for line in fleet_lines(cluster.fleet)]
+    return Group(head, *map(Text, turns), *fleet, _workers_table(cluster, width))
+
+
+def fleet_lines(fleet: FleetStatus) -> Iterator[str]:
+    """What the launcher does about the number of workers; nothing if they are all there."""
+    if fleet.changes:
+        yield f"scaling to {fleet.counts}: {'; '.join(fleet.changes)}"
 
 
 def _verdict(cluster: ClusterStatus) -> Text:

@@ -12,31 +12,24 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
-from ray.exceptions import (
-    ActorUnavailableError,
-    GetTimeoutError,
-    RayActorError,
-    RayTaskError,
-)
+from ray.exceptions import GetTimeoutError, RayActorError
 
 from segue.api.cluster.status import ClusterStatus
-from segue.api.errors import SegueError, Unavailable
+from segue.api.errors import Unavailable
 from segue.api.types import Role
-from segue.launch.config import ClusterConfig, Config
+from segue.launch.config import Config
 from segue.launch.drain import draining_words, leave_in_order, stop_routers
 from segue.launch.prepare import Prepared, Report, consecutive, prepare
-from segue.launch.ray.actors import GatewayActor, RouterActor, WorkerActor
+from segue.launch.ray.actors import GatewayActor, RouterActor
 from segue.launch.ray.demand import Demand, demands_of
 from segue.launch.ray.start import logs_folder, running_ray
+from segue.launch.ray.starting import actor_of, await_started, start_worker
 from segue.security.config import Security
-from segue.worker.process import WorkerOptions
 
 logger = logging.getLogger(__name__)
 
 SPIN_COUNT = "20000"
 """Rounds of a waiting OpenMP thread: 0.4 ms on a Zen 4 core, 0.9 ms where a pause takes longer."""
-_MAX_DEATHS_AT_START = 3
-_ASK_AGAIN_S = 1.0
 _ASK_TIMEOUT_S = 5.0
 
 
@@ -52,7 +45,11 @@ class Cluster:
     routers: tuple[Any, ...]
     gateways: tuple[Any, ...]
     workers: dict[str, Any]
-    """Ray actors by worker id."""
+    """Ray actors by worker id. While the cluster runs, workers are added and removed."""
+    model: str
+    """What workers load."""
+    cleanup: contextlib.ExitStack
+    """Ends the processes that are left."""
 
     @property
     def address(self) -> str:
@@ -62,6 +59,13 @@ class Cluster:
     def router(self) -> Any:
         """The first one."""
         return self.routers[0]
+
+    def start_worker(self, role: Role, index: int, config: Config) -> Any:
+        """Starts one more, which is ended with the cluster."""
+        actor = start_worker(role, index, config, self.model, self.addresses, self.security)
+        self.workers[Demand(role=role, index=index).process] = actor
+        self.cleanup.callback(_kill, actor)
+        return actor
 
     def processes(self) -> dict[str, Any]:
         """All Ray actors, by the names of their processes."""
@@ -135,21 +139,19 @@ def _start(
     report("starting the router" if len(router_demands) == 1 else "starting the routers")
     routers = []
     for demand, router_config in zip(router_demands, _router_configs(prepared), strict=True):
-        actor = _actor_of(RouterActor, demand).remote(
-            router_config, model, demand.process, security
-        )
+        actor = actor_of(RouterActor, demand).remote(router_config, model, demand.process, security)
         # Stops last: by then its turns have drained and the workers hold nothing.
         cleanup.callback(_kill, actor)
         routers.append(actor)
     addresses = [
-        _await_started(actor, demand.process, timeout_s, report)
+        await_started(actor, demand.process, timeout_s, report)
         for actor, demand in zip(routers, router_demands, strict=True)
     ]
 
     gateways: dict[str, Any] = {}
     for index, port in enumerate(prepared.gateway_ports):
         # On a router's node: one hop more costs least there.
-        gateway = _actor_of(GatewayActor, router_demands[0]).remote(
+        gateway = actor_of(GatewayActor, router_demands[0]).remote(
             replace(config.gateway, port=port),
             gateway_name(index),
             client_target(addresses),
@@ -160,21 +162,19 @@ def _start(
     workers: dict[str, Any] = {}
     for demand in demands[len(routers) :]:
         assert demand.role is not None, "after the routers come workers"
-        options = _worker_options(config.cluster, demand.role, demand.index, model, addresses)
-        options = replace(options, security=security)
-        worker = _actor_of(WorkerActor, demand).remote(demand.role, options, config)
+        worker = start_worker(demand.role, demand.index, config, model, addresses, security)
         workers[demand.process] = worker
         cleanup.callback(_kill, worker)
     # Runs first: accepts no new turns, and the running ones end.
     cleanup.callback(stop_routers, routers, config.router.drain_s, hurry)
     for worker_id, worker in workers.items():
         report(f"loading the model in {worker_id}")
-        _await_started(worker, worker_id, timeout_s, report)
+        await_started(worker, worker_id, timeout_s, report)
     report("waiting for the workers to join")
     for router in routers:
         _await_joined(router, config)
     http_addresses = [
-        _await_started(gateway, name, timeout_s, report) for name, gateway in gateways.items()
+        await_started(gateway, name, timeout_s, report) for name, gateway in gateways.items()
     ]
     return Cluster(
         addresses=tuple(addresses),
@@ -184,6 +184,8 @@ def _start(
         routers=tuple(routers),
         gateways=tuple(gateways.values()),
         workers=workers,
+        model=model,
+        cleanup=cleanup,
     )
 
 
@@ -194,24 +196,6 @@ def _router_configs(prepared: Prepared) -> Iterator[Config]:
     for port, metrics_port in zip(prepared.router_ports, metrics_ports, strict=True):
         router = replace(config.router, port=port, metrics_port=metrics_port)
         yield replace(config, router=router)
-
-
-def _worker_options(
-    cluster: ClusterConfig, role: Role, index: int, model: str, routers: Sequence[str]
-) -> WorkerOptions:
-    is_prefill = role is Role.PREFILL
-    first_port = cluster.prefill_port if is_prefill else cluster.decode_port
-    first_metrics = cluster.prefill_metrics_port if is_prefill else cluster.decode_metrics_port
-    step = 0 if cluster.one_worker_per_node else index
-    return WorkerOptions(
-        worker_id=f"{role.value}-{index}",
-        model=model,
-        router_address=",".join(routers),
-        host=cluster.worker_host,
-        announce=cluster.worker_announce,
-        port=first_port + step if first_port else 0,
-        metrics_port=first_metrics + step if first_metrics else 0,
-    )
 
 
 def _share_cores(num_threads: int) -> None:
@@ -225,50 +209,6 @@ def _share_cores(num_threads: int) -> None:
     """
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
     os.environ.setdefault("OMP_NUM_THREADS", str(num_threads))
-
-
-def _actor_of(kind: type[Any], demand: Demand) -> Any:
-    """A class for Ray to start, and to restart without limit, on any node that fits."""
-    return ray.remote(kind).options(max_restarts=-1, **demand.options())
-
-
-def _await_started(actor: Any, process: str, timeout_s: float, report: Report) -> str:
-    """The address of a process once it serves. If it dies meanwhile, Ray restarts it, and we wait
-    for a few restarts. Raises the error of its start, or Unavailable.
-    """
-    deadline_at = time.monotonic() + timeout_s
-    for _ in range(_MAX_DEATHS_AT_START):
-        try:
-            return _address_of(actor, process, deadline_at - time.monotonic())
-        except RayActorError as error:
-            logger.info("died during its start", extra={"process": process, "error": str(error)})
-            report(f"{process} died during its start; restarting it")
-    raise Unavailable(
-        f"{process} died {_MAX_DEATHS_AT_START} times during its start; see "
-        f"segue-{process}.log and worker-*.err in {logs_folder()}"
-    )
-
-
-def _address_of(actor: Any, process: str, timeout_s: float) -> str:
-    """Raises RayActorError if the process died meanwhile."""
-    try:
-        address: str = ray.get(actor.address.remote(), timeout=max(timeout_s, 0.0))
-    except ActorUnavailableError:
-        # Ray is restarting it: the next call waits for that.
-        time.sleep(_ASK_AGAIN_S)
-        raise
-    except RayTaskError as error:
-        if isinstance(error.cause, SegueError):
-            raise error.cause from None
-        raise Unavailable(
-            f"{process} did not start: {error.cause!r}; see segue-{process}.log in {logs_folder()}"
-        ) from error
-    except GetTimeoutError as error:
-        raise Unavailable(
-            f"{process} did not start in [cluster] start_timeout_s; see segue-{process}.log and "
-            f"worker-*.err in {logs_folder()}"
-        ) from error
-    return address
 
 
 def _await_joined(router: Any, config: Config) -> None:

@@ -16,6 +16,7 @@ from segue.api.errors import InvalidConfig
 from segue.config import describe, read_file, section
 from segue.engine.config import EngineConfig
 from segue.gateway.config import GatewayConfig
+from segue.launch.scale.config import AutoscaleConfig
 from segue.model.checkpoint.settings import CheckpointConfig
 from segue.security.config import SecurityConfig
 
@@ -98,6 +99,10 @@ class ClusterConfig:
     """How long to wait for another Ray cluster's nodes, which may still be starting. Resources that
     were just released take a moment too.
     """
+    ray_autoscales: bool = False
+    """The Ray cluster adds nodes for what is asked of it. `segue scale` then asks for workers that
+    have no room yet instead of refusing them. Set `room_timeout_s` to the time that a node takes.
+    """
     gpus_per_prefill: float = 1.0
     """With `[engine] device` = "cuda": the fraction of a GPU that Ray reserves for a prefill
     worker. With 0.5 here and below, a prefill and a decode worker share one GPU; each allocates its
@@ -172,6 +177,7 @@ class Config:
     prefill: PrefillConfig = field(default_factory=PrefillConfig)
     decode: DecodeConfig = field(default_factory=DecodeConfig)
     transfer: TransferConfig = field(default_factory=TransferConfig)
+    autoscale: AutoscaleConfig = field(default_factory=AutoscaleConfig)
 
     def __post_init__(self) -> None:
         """Raises InvalidConfig."""
@@ -199,6 +205,7 @@ class Config:
             prefill=section(sections, "prefill", PrefillConfig),
             decode=section(sections, "decode", DecodeConfig),
             transfer=section(sections, "transfer", TransferConfig),
+            autoscale=section(sections, "autoscale", AutoscaleConfig),
         )
 
     def to_toml(self) -> str:
@@ -213,6 +220,7 @@ class Config:
                 "prefill": self.prefill,
                 "decode": self.decode,
                 "transfer": self.transfer,
+                "autoscale": self.autoscale,
             }
         )
 

@@ -93,6 +93,19 @@ def described(config: Config) -> str:
         return str(error)
 
 
+def check_more_workers(
+    model: str, config: Config, num_workers: int, *, machine: Machine | None = None
+) -> None:
+    """Raises InvalidConfig if this machine lacks the memory for so many workers more. Workers on
+    GPUs and on other machines settle their own memory. `model`: the folder that they load."""
+    if config.cluster.ray_address or config.engine.device != "cpu":
+        return
+    host = (machine or Machine.here("cpu")).host
+    if host is not None:
+        need = _check(Path(model), config)
+        planned(need, config.engine, Room(memory=host, num_workers=num_workers))
+
+
 def _check(folder: Path, config: Config) -> WorkerNeed:
     served = ServedModel.of(folder, config.engine, skip_tokenizer=config.checkpoint.skip_tokenizer)
     return served.need(max_drafts=config.decode.max_drafts)

@@ -22,6 +22,7 @@ from segue.launch.prepare import Report, prepare
 
 if TYPE_CHECKING:
     from segue.launch.cluster import Cluster
+    from segue.launch.scale.controller import Controller
 
 WITHOUT_GCS = (
     "Ray's gcs_server ended: what runs goes on serving, but nothing that dies is started again; "
@@ -31,15 +32,19 @@ WITH_GCS = "Ray's gcs_server is back"
 _LOOK_EVERY_S = 1.0
 
 
-def serve_until_signal(config: Config, progress: Console, out: Console) -> NoReturn:
+def serve_until_signal(
+    config: Config, read_again: Callable[[], Config], progress: Console, out: Console
+) -> NoReturn:
     """Blocks until SIGTERM or SIGINT, and then until the running turns have ended; a second SIGINT
-    skips that wait. Progress goes to `progress`, and one line when ready to `out`.
+    skips that wait. Progress goes to `progress`, and one line when ready to `out`. SIGHUP reloads
+    the configuration, which `read_again` reads.
 
     Ends the process, with status 0; after an error, which is shown, with 1. A signal during the
     start stops what was started and ends it with the shell's status for a program ended by a
     signal: 143 for SIGTERM, 130 for SIGINT. Raises the errors that `prepare` finds.
     """
     stop, is_ready, hurry = threading.Event(), threading.Event(), threading.Event()
+    hang_up = threading.Event()
     received: list[int] = []
 
     def on_signal(number: int, frame: FrameType | None) -> None:
@@ -54,6 +59,7 @@ def serve_until_signal(config: Config, progress: Console, out: Console) -> NoRet
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
+    signal.signal(signal.SIGHUP, lambda number, frame: hang_up.set())
     started_at = monotonic()
 
     def report(stage: str) -> None:
@@ -67,11 +73,20 @@ def serve_until_signal(config: Config, progress: Console, out: Console) -> NoRet
         faulthandler.enable()
         # Ray takes a second to import; errors above should not wait for that.
         from segue.launch.cluster import finish_turns, running_prepared
+        from segue.launch.ray.controlled import controller_of
 
         with running_prepared(prepared, report, hurry) as running:
             _show_ready(running, config, monotonic() - started_at, report, out)
+            controller = controller_of(running, config, read_again, report)
             is_ready.set()
-            _watch(running, report, stop, lambda: finish_turns(running, report, hurry), progress)
+            _watch(
+                running,
+                report,
+                stop,
+                lambda: finish_turns(running, report, hurry),
+                progress,
+                Steering(controller, hang_up),
+            )
     except KeyboardInterrupt:
         report("stopped before it was ready")
         _leave(128 + received[0])
@@ -132,15 +147,33 @@ def http_words(
     yield f'  openai.OpenAI(base_url="{url}/v1", api_key={key})'
 
 
+class Steering:
+    """What changes a cluster while it serves: its controller, and SIGHUP."""
+
+    def __init__(self, controller: Controller, hang_up: threading.Event) -> None:
+        self._controller = controller
+        self._hang_up = hang_up
+
+    def look(self, report: Report, *, may_act: bool) -> None:
+        if self._hang_up.is_set():
+            self._hang_up.clear()
+            try:
+                self._controller.reload()
+            except SegueError as error:
+                report(f"the configuration was not reloaded: {error}")
+        self._controller.look(may_act=may_act)
+
+
 def _watch(
     running: Cluster,
     report: Report,
     stop: threading.Event,
     finish: Callable[[], None],
     progress: Console,
+    steering: Steering,
 ) -> None:
-    """Reports what dies and comes back, until `stop` is set. Does not return if Ray itself ends and
-    no turn can be served any more.
+    """Reports what dies and comes back, and keeps the number of workers, until `stop` is set. Does
+    not return if Ray itself ends and no turn can be served any more.
     """
     from segue.launch.ray.parts import GCS, RAYLET, ended_parts
     from segue.launch.watch import Watch
@@ -154,6 +187,8 @@ def _watch(
         if has_gcs is not (GCS not in ended):
             has_gcs = not has_gcs
             report(WITH_GCS if has_gcs else WITHOUT_GCS)
+        steering.look(report, may_act=has_gcs)
+        watch.follow(running.processes())
         watch.look(report, is_restarted=has_gcs)
         if not has_gcs and (role := watch.role_lost()):
             _give_up(f"Ray's {GCS} ended, and no {role} is left", finish, progress)

@@ -73,6 +73,7 @@ class Shell(Generic[Running]):
         self._ended = ended
         self._end_process = end_process
         self._attempt: Future[Running] = Future()
+        self._stays = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
         self._has_loop = threading.Event()
@@ -89,6 +90,14 @@ class Shell(Generic[Running]):
         running = self.wait_started()
         assert self._loop is not None
         return asyncio.run_coroutine_threadsafe(work(running), self._loop).result()
+
+    def retire(self, drain: Callable[[Running], Coroutine[Any, Any, Result]]) -> Result:
+        """Runs `drain`, after which what is served ends by itself, and waits until it has stopped.
+        The process stays, so that Ray starts no new one in its place."""
+        self._stays = True
+        result = self.call(drain)
+        self.stop()
+        return result
 
     def stop(self) -> None:
         """Requests the stop, and waits until it has stopped."""
@@ -146,7 +155,7 @@ class Shell(Generic[Running]):
                 error if isinstance(error, SegueError) else RuntimeError(f"{error!r}")
             )
             return error
-        if not self._stop.is_set():
+        if not (self._stop.is_set() or self._stays):
             self._end_process()
         return None
 

@@ -51,7 +51,7 @@ class Watch:
     made."""
 
     def __init__(self, actors: Mapping[str, Any]) -> None:
-        self._actors = actors
+        self._actors = dict(actors)
         self._lives = {process: Life(process) for process in actors}
         self._asked = {process: actor.pid.remote() for process, actor in actors.items()}
 
@@ -62,6 +62,18 @@ class Watch:
         for process in self._actors:
             for line in self._look_at(process, is_restarted):
                 report(line)
+
+    def follow(self, actors: Mapping[str, Any]) -> None:
+        """From now on these are the processes: some started, and others left for good."""
+        for process in [
+            name for name in self._actors if actors.get(name) is not self._actors[name]
+        ]:
+            del self._lives[process], self._asked[process]
+        for process, actor in actors.items():
+            if process not in self._lives:
+                self._lives[process] = Life(process)
+                self._asked[process] = actor.pid.remote()
+        self._actors = dict(actors)
 
     def role_lost(self) -> str:
         """A role of which every process was dead at the last look; empty if there is none."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from segue.api.checks import require, require_seconds, require_type
-from segue.api.cluster.drain import MAX_DRAIN_S, DrainReport
+from segue.api.checks import require_seconds, require_type
 from segue.api.cluster.status import ClusterStatus, ModelInfo, SessionInfo
 from segue.api.errors import Unavailable
 from segue.api.explanation import Explanation
@@ -16,7 +15,6 @@ from segue.sdk.turns import TurnRunner
 from segue.v1 import documents_pb2
 from segue.v1 import session_pb2 as pb
 from segue.wire.channel import is_serving, require_sendable
-from segue.wire.convert.drain import drain_report_from_wire
 from segue.wire.convert.explanation import explanation_from_wire
 from segue.wire.convert.request import token_ids_to_wire, tokenized_to_wire
 from segue.wire.convert.same_names import value_of
@@ -32,8 +30,6 @@ Reply = TypeVar("Reply")
 _TIMEOUT_S = 10.0
 # A million tokens take a router's helper process seconds, and others may be before them.
 _TOKENIZE_TIMEOUT_S = 60.0
-# The router waits a little longer than the drain's time for the worker, and we for the router.
-_DRAIN_SLACK_S = 60.0
 
 
 class RouterCalls:
@@ -249,62 +245,3 @@ class RouterCalls:
             waits=False,
         )
         return cluster_from_wire(reply.cluster)
-
-    async def is_operator(self, *, timeout_s: float = 5.0) -> bool:
-        """Whether this client may drain processes."""
-        reply = await self._targets.ask(
-            "",
-            lambda link: link.stub.GetStatus(
-                pb.GetStatusRequest(), timeout=timeout_s, metadata=self._key
-            ),
-            timeout_s=timeout_s,
-        )
-        return reply.is_operator
-
-    async def drain_router(self, *, timeout_s: float | None = None) -> tuple[int, int]:
-        """Takes the client's only router out of service, and returns when it is about to leave: how
-        many turns have ended there, and how many ran out of time. Clients go on with those on
-        another router, or on its successor.
-
-        `timeout_s`: how long running turns may take; by default `[router] drain_s`. Needs an
-        operator's API key. Raises PermissionDenied.
-        """
-        require_seconds("timeout_s", timeout_s)
-        require(
-            len(self._targets.links) == 1,
-            f"expected a client of the router that is to be drained, got one of {self._targets}: "
-            "make a Client with that router's address alone",
-        )
-        patience_s = (MAX_DRAIN_S if timeout_s is None else timeout_s) + _DRAIN_SLACK_S
-        reply = await self._targets.ask(
-            "",
-            lambda link: link.stub.DrainRouter(
-                pb.DrainRouterRequest(timeout_s=timeout_s), timeout=patience_s, metadata=self._key
-            ),
-            timeout_s=patience_s,
-        )
-        return reply.ended_turns, reply.cut_turns
-
-    async def drain_worker(
-        self, worker_id: str, *, move_sessions: bool = True, timeout_s: float | None = None
-    ) -> DrainReport:
-        """Takes a worker out of service, and returns when it is about to leave: its turns have
-        ended or go on elsewhere, and its sessions have moved to other decode workers, if it is one.
-
-        `timeout_s`: how long that may take; by default the worker's own `drain_s`. Needs an
-        operator's API key. Leaving the call does not end the drain, and a second call joins it.
-        Raises NotFound, PermissionDenied.
-        """
-        require_type("worker_id", worker_id, str, "a text")
-        require_type("move_sessions", move_sessions, bool, "True or False")
-        require_seconds("timeout_s", timeout_s)
-        request = pb.DrainWorkerRequest(
-            worker_id=worker_id, move_sessions=move_sessions, timeout_s=timeout_s
-        )
-        patience_s = (MAX_DRAIN_S if timeout_s is None else timeout_s) + _DRAIN_SLACK_S
-        reply = await self._ask(
-            lambda stub, how: stub.DrainWorker(request, **how),
-            timeout_s=patience_s,
-            waits=False,
-        )
-        return drain_report_from_wire(reply.report)

@@ -33,8 +33,8 @@ from segue.api.types import (
     TurnRequest,
 )
 from segue.sdk.answer import Answer, gathered
-from segue.sdk.calls import RouterCalls
 from segue.sdk.chat_json import to_json
+from segue.sdk.operator_calls import OperatorCalls
 from segue.sdk.session import Session
 from segue.sdk.targets import Targets
 from segue.sdk.tool_declarations import tools_as_text
@@ -62,7 +62,7 @@ __all__ = [
 ]
 
 
-class Client(RouterCalls):
+class Client(OperatorCalls):
     """A client of one or several routers. Raises `segue.api.errors`; use it as an async context
     manager.
     """

@@ -227,6 +227,8 @@ class _WorkerHealthEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WorkerHe
     """Missed heartbeats or lost its connection."""
     WORKER_HEALTH_STUCK: _WorkerHealth.ValueType  # 4
     """Answers, but its engine makes no progress: its turns go on elsewhere, and its process ends."""
+    WORKER_HEALTH_WARMING: _WorkerHealth.ValueType  # 5
+    """Has loaded the model and runs its first passes; gets no turns yet."""
 
 class WorkerHealth(_WorkerHealth, metaclass=_WorkerHealthEnumTypeWrapper): ...
 
@@ -238,6 +240,8 @@ WORKER_HEALTH_LOST: WorkerHealth.ValueType  # 3
 """Missed heartbeats or lost its connection."""
 WORKER_HEALTH_STUCK: WorkerHealth.ValueType  # 4
 """Answers, but its engine makes no progress: its turns go on elsewhere, and its process ends."""
+WORKER_HEALTH_WARMING: WorkerHealth.ValueType  # 5
+"""Has loaded the model and runs its first passes; gets no turns yet."""
 Global___WorkerHealth: _TypeAlias = WorkerHealth  # noqa: Y015
 
 @_typing.final
@@ -2183,6 +2187,99 @@ class LeftSessions(_message.Message):
 Global___LeftSessions: _TypeAlias = LeftSessions  # noqa: Y015
 
 @_typing.final
+class ScaleWorkersRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PREFILL_FIELD_NUMBER: _builtins.int
+    DECODE_FIELD_NUMBER: _builtins.int
+    prefill: _builtins.int
+    """Workers of each role, at least 1. Absent: as many as there are to be already."""
+    decode: _builtins.int
+    def __init__(
+        self,
+        *,
+        prefill: _builtins.int | None = ...,
+        decode: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_decode", b"_decode", "_prefill", b"_prefill", "decode", b"decode", "prefill", b"prefill"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_decode", b"_decode", "_prefill", b"_prefill", "decode", b"decode", "prefill", b"prefill"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__decode: _TypeAlias = _typing.Literal["decode"]  # noqa: Y015
+    _WhichOneofArgType__decode: _TypeAlias = _typing.Literal["_decode", b"_decode"]  # noqa: Y015
+    _WhichOneofReturnType__prefill: _TypeAlias = _typing.Literal["prefill"]  # noqa: Y015
+    _WhichOneofArgType__prefill: _TypeAlias = _typing.Literal["_prefill", b"_prefill"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__decode) -> _WhichOneofReturnType__decode | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__prefill) -> _WhichOneofReturnType__prefill | None: ...
+
+Global___ScaleWorkersRequest: _TypeAlias = ScaleWorkersRequest  # noqa: Y015
+
+@_typing.final
+class ScaleWorkersResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FLEET_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def fleet(self) -> Global___FleetStatus: ...
+    def __init__(
+        self,
+        *,
+        fleet: Global___FleetStatus | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fleet", b"fleet"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fleet", b"fleet"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScaleWorkersResponse: _TypeAlias = ScaleWorkersResponse  # noqa: Y015
+
+@_typing.final
+class ReloadConfigRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReloadConfigRequest: _TypeAlias = ReloadConfigRequest  # noqa: Y015
+
+@_typing.final
+class ReloadConfigResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    APPLIED_FIELD_NUMBER: _builtins.int
+    FOR_NEW_WORKERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def applied(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Settings that changed, as "[section] name = value": those that apply now, and those that only
+        workers have that start from now on.
+        """
+
+    @_builtins.property
+    def for_new_workers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        applied: _abc.Iterable[_builtins.str] | None = ...,
+        for_new_workers: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "for_new_workers", b"for_new_workers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReloadConfigResponse: _TypeAlias = ReloadConfigResponse  # noqa: Y015
+
+@_typing.final
 class GetStatusRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -2230,6 +2327,7 @@ class ClusterStatus(_message.Message):
     MODEL_ID_FIELD_NUMBER: _builtins.int
     WORKERS_FIELD_NUMBER: _builtins.int
     ROUTER_FIELD_NUMBER: _builtins.int
+    FLEET_FIELD_NUMBER: _builtins.int
     ready: _builtins.bool
     """True when at least one prefill and one decode worker are ready and the router admits turns."""
     model: _builtins.str
@@ -2238,6 +2336,8 @@ class ClusterStatus(_message.Message):
     def workers(self) -> _containers.RepeatedCompositeFieldContainer[Global___WorkerStatus]: ...
     @_builtins.property
     def router(self) -> Global___RouterStatus: ...
+    @_builtins.property
+    def fleet(self) -> Global___FleetStatus: ...
     def __init__(
         self,
         *,
@@ -2246,14 +2346,56 @@ class ClusterStatus(_message.Message):
         model_id: _builtins.str = ...,
         workers: _abc.Iterable[Global___WorkerStatus] | None = ...,
         router: Global___RouterStatus | None = ...,
+        fleet: Global___FleetStatus | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["router", b"router"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fleet", b"fleet", "router", b"router"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "model_id", b"model_id", "ready", b"ready", "router", b"router", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fleet", b"fleet", "model", b"model", "model_id", b"model_id", "ready", b"ready", "router", b"router", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ClusterStatus: _TypeAlias = ClusterStatus  # noqa: Y015
+
+@_typing.final
+class FleetStatus(_message.Message):
+    """What the launcher of the cluster, `segue serve`, does about the number of workers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HAS_LAUNCHER_FIELD_NUMBER: _builtins.int
+    PREFILL_FIELD_NUMBER: _builtins.int
+    DECODE_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
+    AUTOSCALES_FIELD_NUMBER: _builtins.int
+    has_launcher: _builtins.bool
+    """False: no launcher has spoken to this router for some seconds, and the rest is unknown."""
+    prefill: _builtins.int
+    """Workers that there are to be."""
+    decode: _builtins.int
+    autoscales: _builtins.bool
+    """The launcher changes the numbers by itself, by load."""
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What it is doing about a difference, in words, such as "decode-1 starts". Empty when all workers
+        are there.
+        """
+
+    def __init__(
+        self,
+        *,
+        has_launcher: _builtins.bool = ...,
+        prefill: _builtins.int = ...,
+        decode: _builtins.int = ...,
+        changes: _abc.Iterable[_builtins.str] | None = ...,
+        autoscales: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["autoscales", b"autoscales", "changes", b"changes", "decode", b"decode", "has_launcher", b"has_launcher", "prefill", b"prefill"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FleetStatus: _TypeAlias = FleetStatus  # noqa: Y015
 
 @_typing.final
 class RouterStatus(_message.Message):
@@ -2271,6 +2413,11 @@ class RouterStatus(_message.Message):
     WAITING_TURNS_FIELD_NUMBER: _builtins.int
     PID_FIELD_NUMBER: _builtins.int
     UPTIME_S_FIELD_NUMBER: _builtins.int
+    PREFILL_QUEUE_S_FIELD_NUMBER: _builtins.int
+    PREFILL_BUSY_FIELD_NUMBER: _builtins.int
+    OUTSTANDING_HANDOFFS_FIELD_NUMBER: _builtins.int
+    TURN_TOKENS_PER_S_FIELD_NUMBER: _builtins.int
+    TURN_TOKENS_PER_S_WITH_FEWER_FIELD_NUMBER: _builtins.int
     address: _builtins.str
     metrics_address: _builtins.str
     sessions: _builtins.int
@@ -2286,6 +2433,17 @@ class RouterStatus(_message.Message):
     pid: _builtins.int
     uptime_s: _builtins.float
     """Since its process serves."""
+    prefill_queue_s: _builtins.float
+    """Expected wait of the next prompt on the prefill worker with the shortest queue."""
+    prefill_busy: _builtins.float
+    """The prefill workers' computing, in workers that are busy all the time."""
+    outstanding_handoffs: _builtins.int
+    """Turns on workers that have no first token yet."""
+    turn_tokens_per_s: _builtins.float
+    """Expected token rate of each turn on the slowest decode worker now, and if there were one decode
+    worker less; drafts that are accepted make it faster. 0: no turn, or none left.
+    """
+    turn_tokens_per_s_with_fewer: _builtins.float
     def __init__(
         self,
         *,
@@ -2301,10 +2459,15 @@ class RouterStatus(_message.Message):
         waiting_turns: _builtins.int = ...,
         pid: _builtins.int = ...,
         uptime_s: _builtins.float = ...,
+        prefill_queue_s: _builtins.float = ...,
+        prefill_busy: _builtins.float = ...,
+        outstanding_handoffs: _builtins.int = ...,
+        turn_tokens_per_s: _builtins.float = ...,
+        turn_tokens_per_s_with_fewer: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "cancelled_turns", b"cancelled_turns", "completion_tokens_per_s", b"completion_tokens_per_s", "draining", b"draining", "failed_turns", b"failed_turns", "finished_turns", b"finished_turns", "metrics_address", b"metrics_address", "pid", b"pid", "running_turns", b"running_turns", "sessions", b"sessions", "uptime_s", b"uptime_s", "waiting_turns", b"waiting_turns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "cancelled_turns", b"cancelled_turns", "completion_tokens_per_s", b"completion_tokens_per_s", "draining", b"draining", "failed_turns", b"failed_turns", "finished_turns", b"finished_turns", "metrics_address", b"metrics_address", "outstanding_handoffs", b"outstanding_handoffs", "pid", b"pid", "prefill_busy", b"prefill_busy", "prefill_queue_s", b"prefill_queue_s", "running_turns", b"running_turns", "sessions", b"sessions", "turn_tokens_per_s", b"turn_tokens_per_s", "turn_tokens_per_s_with_fewer", b"turn_tokens_per_s_with_fewer", "uptime_s", b"uptime_s", "waiting_turns", b"waiting_turns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -104,6 +104,16 @@ class SessionsStub:
                 request_serializer=segue_dot_v1_dot_session__pb2.DrainRouterRequest.SerializeToString,
                 response_deserializer=segue_dot_v1_dot_session__pb2.DrainRouterResponse.FromString,
                 _registered_method=True)
+        self.ScaleWorkers = channel.unary_unary(
+                '/segue.v1.Sessions/ScaleWorkers',
+                request_serializer=segue_dot_v1_dot_session__pb2.ScaleWorkersRequest.SerializeToString,
+                response_deserializer=segue_dot_v1_dot_session__pb2.ScaleWorkersResponse.FromString,
+                _registered_method=True)
+        self.ReloadConfig = channel.unary_unary(
+                '/segue.v1.Sessions/ReloadConfig',
+                request_serializer=segue_dot_v1_dot_session__pb2.ReloadConfigRequest.SerializeToString,
+                response_deserializer=segue_dot_v1_dot_session__pb2.ReloadConfigResponse.FromString,
+                _registered_method=True)
 
 
 class SessionsServicer:
@@ -212,6 +222,24 @@ class SessionsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ScaleWorkers(self, request, context):
+        """Sets how many workers of each role there are to be, and returns when the launcher of the cluster
+        has accepted it: workers then start, or drain and leave, one after another (FleetStatus). A later
+        call replaces the numbers. Needs an operator's key. UNAVAILABLE without a launcher, such as for
+        workers started by hand; INVALID_ARGUMENT for numbers that the machines have no room for.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReloadConfig(self, request, context):
+        """Makes the launcher read its configuration file again. Needs an operator's key. FAILED_PRECONDITION,
+        and nothing is changed, if the file cannot be read or changes what a running cluster cannot.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SessionsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -284,6 +312,16 @@ def add_SessionsServicer_to_server(servicer, server):
                     servicer.DrainRouter,
                     request_deserializer=segue_dot_v1_dot_session__pb2.DrainRouterRequest.FromString,
                     response_serializer=segue_dot_v1_dot_session__pb2.DrainRouterResponse.SerializeToString,
+            ),
+            'ScaleWorkers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ScaleWorkers,
+                    request_deserializer=segue_dot_v1_dot_session__pb2.ScaleWorkersRequest.FromString,
+                    response_serializer=segue_dot_v1_dot_session__pb2.ScaleWorkersResponse.SerializeToString,
+            ),
+            'ReloadConfig': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReloadConfig,
+                    request_deserializer=segue_dot_v1_dot_session__pb2.ReloadConfigRequest.FromString,
+                    response_serializer=segue_dot_v1_dot_session__pb2.ReloadConfigResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -664,6 +702,60 @@ class Sessions:
             '/segue.v1.Sessions/DrainRouter',
             segue_dot_v1_dot_session__pb2.DrainRouterRequest.SerializeToString,
             segue_dot_v1_dot_session__pb2.DrainRouterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ScaleWorkers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/segue.v1.Sessions/ScaleWorkers',
+            segue_dot_v1_dot_session__pb2.ScaleWorkersRequest.SerializeToString,
+            segue_dot_v1_dot_session__pb2.ScaleWorkersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReloadConfig(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/segue.v1.Sessions/ReloadConfig',
+            segue_dot_v1_dot_session__pb2.ReloadConfigRequest.SerializeToString,
+            segue_dot_v1_dot_session__pb2.ReloadConfigResponse.FromString,
             options,
             channel_credentials,
             insecure,

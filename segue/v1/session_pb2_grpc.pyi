@@ -79,6 +79,16 @@ class SessionsStub:
     resumed by their clients on another router, and its process ends. Returns just before. Needs an
     operator's key; a call that is cancelled does not end the drain.
     """
+    ScaleWorkers: _grpc.UnaryUnaryMultiCallable[_session_pb2.ScaleWorkersRequest, _session_pb2.ScaleWorkersResponse]
+    """Sets how many workers of each role there are to be, and returns when the launcher of the cluster
+    has accepted it: workers then start, or drain and leave, one after another (FleetStatus). A later
+    call replaces the numbers. Needs an operator's key. UNAVAILABLE without a launcher, such as for
+    workers started by hand; INVALID_ARGUMENT for numbers that the machines have no room for.
+    """
+    ReloadConfig: _grpc.UnaryUnaryMultiCallable[_session_pb2.ReloadConfigRequest, _session_pb2.ReloadConfigResponse]
+    """Makes the launcher read its configuration file again. Needs an operator's key. FAILED_PRECONDITION,
+    and nothing is changed, if the file cannot be read or changes what a running cluster cannot.
+    """
 
 @_typing.type_check_only
 class SessionsAsyncStub(SessionsStub):
@@ -120,6 +130,16 @@ class SessionsAsyncStub(SessionsStub):
     """Takes the router that is called out of service: it refuses new turns, running ones end, or are
     resumed by their clients on another router, and its process ends. Returns just before. Needs an
     operator's key; a call that is cancelled does not end the drain.
+    """
+    ScaleWorkers: _aio.UnaryUnaryMultiCallable[_session_pb2.ScaleWorkersRequest, _session_pb2.ScaleWorkersResponse]  # type: ignore[assignment]
+    """Sets how many workers of each role there are to be, and returns when the launcher of the cluster
+    has accepted it: workers then start, or drain and leave, one after another (FleetStatus). A later
+    call replaces the numbers. Needs an operator's key. UNAVAILABLE without a launcher, such as for
+    workers started by hand; INVALID_ARGUMENT for numbers that the machines have no room for.
+    """
+    ReloadConfig: _aio.UnaryUnaryMultiCallable[_session_pb2.ReloadConfigRequest, _session_pb2.ReloadConfigResponse]  # type: ignore[assignment]
+    """Makes the launcher read its configuration file again. Needs an operator's key. FAILED_PRECONDITION,
+    and nothing is changed, if the file cannot be read or changes what a running cluster cannot.
     """
 
 class SessionsServicer(metaclass=_abc_1.ABCMeta):
@@ -243,6 +263,28 @@ class SessionsServicer(metaclass=_abc_1.ABCMeta):
         """Takes the router that is called out of service: it refuses new turns, running ones end, or are
         resumed by their clients on another router, and its process ends. Returns just before. Needs an
         operator's key; a call that is cancelled does not end the drain.
+        """
+
+    @_abc_1.abstractmethod
+    def ScaleWorkers(
+        self,
+        request: _session_pb2.ScaleWorkersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.ScaleWorkersResponse, _abc.Awaitable[_session_pb2.ScaleWorkersResponse]]:
+        """Sets how many workers of each role there are to be, and returns when the launcher of the cluster
+        has accepted it: workers then start, or drain and leave, one after another (FleetStatus). A later
+        call replaces the numbers. Needs an operator's key. UNAVAILABLE without a launcher, such as for
+        workers started by hand; INVALID_ARGUMENT for numbers that the machines have no room for.
+        """
+
+    @_abc_1.abstractmethod
+    def ReloadConfig(
+        self,
+        request: _session_pb2.ReloadConfigRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.ReloadConfigResponse, _abc.Awaitable[_session_pb2.ReloadConfigResponse]]:
+        """Makes the launcher read its configuration file again. Needs an operator's key. FAILED_PRECONDITION,
+        and nothing is changed, if the file cannot be read or changes what a running cluster cannot.
         """
 
 def add_SessionsServicer_to_server(servicer: SessionsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -103,10 +103,10 @@ def test_a_host_tier_too_small_for_a_state_is_refused_with_the_numbers() -> None
 def test_workers_on_nodes_of_their_own_may_have_the_same_ports(
     one_per_node: bool, port: int
 ) -> None:
-    from segue.launch.cluster import _worker_options
+    from segue.launch.ray.starting import worker_options
 
     cluster = ClusterConfig(prefill=3, prefill_port=7420, one_worker_per_node=one_per_node)
-    options = _worker_options(cluster, Role.PREFILL, 2, "demo", ["router:7411"])
+    options = worker_options(cluster, Role.PREFILL, 2, "demo", ["router:7411"])
 
     assert (options.port, options.metrics_port) == (port, 0)
 

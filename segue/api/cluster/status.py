@@ -5,10 +5,13 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, replace
 
+from segue.api.cluster.fleet import UNKNOWN_FLEET, FleetStatus
 from segue.api.types import Epoch, Role, SessionId, WorkerId
 
 
 class WorkerHealth(enum.StrEnum):
+    WARMING = "warming"
+    """Has loaded the model and runs its first passes; gets no turns yet."""
     READY = "ready"
     DRAINING = "draining"
     """Finishes its turns and takes no new ones."""
@@ -110,6 +113,16 @@ class RouterStatus:
     pid: int = 0
     uptime_s: float = 0.0
     """Since its process serves."""
+    prefill_queue_s: float = 0.0
+    """Expected wait of the next prompt on the prefill worker with the shortest queue."""
+    prefill_busy: float = 0.0
+    """The prefill workers' computing, in workers that are busy all the time."""
+    outstanding_handoffs: int = 0
+    """Turns on workers that have no first token yet."""
+    turn_tokens_per_s: float = 0.0
+    """Expected token rate of each turn on the slowest decode worker. 0: no turn runs."""
+    turn_tokens_per_s_with_fewer: float = 0.0
+    """The same if there were one decode worker less. 0: no turn runs, or there is one worker."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,3 +145,4 @@ class ClusterStatus:
     model_id: str
     workers: tuple[WorkerStatus, ...]
     router: RouterStatus
+    fleet: FleetStatus = UNKNOWN_FLEET

@@ -6,10 +6,12 @@ import logging
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray.util
 
+from segue.api.cluster.drain import DrainReport
+from segue.api.cluster.fleet import LauncherReport, Ordered
 from segue.api.cluster.status import ClusterStatus
 from segue.api.types import Role
 from segue.gateway.config import GatewayConfig
@@ -20,6 +22,9 @@ from segue.process.telemetry import setup_logging
 from segue.security.config import Security, is_loopback
 from segue.wire.addresses import Hosts, own_address
 from segue.worker.process import WorkerOptions
+
+if TYPE_CHECKING:
+    from router.__main__ import RunningRouter
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +60,14 @@ class RouterActor:
         return self._shell.call(
             lambda running: running.router.status(running.address, running.metrics_address)
         )
+
+    def exchange(self, report: LauncherReport) -> list[Ordered]:
+        """See `LauncherDesk.exchange`."""
+
+        async def exchange(running: RunningRouter) -> list[Ordered]:
+            return running.router.launcher.exchange(report)
+
+        return self._shell.call(exchange)
 
     def drain(self) -> None:
         """Returns when no turn is running. The router accepts no new turns, and ends those that
@@ -115,6 +128,15 @@ class WorkerActor:
 
     def pid(self) -> int:
         return os.getpid()
+
+    def retire(self) -> DrainReport:
+        """Drains, with its sessions moved, and leaves the cluster for good: the process then only
+        waits for its end. Returns after that.
+        """
+        report: DrainReport = self._shell.retire(
+            lambda running: running.draining.ask(None, move_sessions=True)
+        )
+        return report
 
     def stop(self) -> None:
         """Returns when it has left the cluster."""

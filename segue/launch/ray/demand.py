@@ -58,28 +58,23 @@ def demands_of(config: Config) -> list[Demand]:
     of one.
     """
     cluster = config.cluster
-    on_gpu = config.engine.device.startswith("cuda")
-
-    def worker(role: Role, index: int, gpus: float, pin: Pin) -> Demand:
-        return Demand(
-            role=role,
-            index=index,
-            cpus=cluster.cpus_per_worker,
-            gpus=gpus if on_gpu else 0.0,
-            pin=pin,
-        )
-
     return [
         *(Demand(index=i, pin=Pin.parse(cluster.router_on)) for i in range(cluster.routers)),
-        *(
-            worker(Role.PREFILL, index, cluster.gpus_per_prefill, Pin.parse(cluster.prefill_on))
-            for index in range(cluster.prefill)
-        ),
-        *(
-            worker(Role.DECODE, index, cluster.gpus_per_decode, Pin.parse(cluster.decode_on))
-            for index in range(cluster.decode)
-        ),
+        *(worker_demand(config, Role.PREFILL, index) for index in range(cluster.prefill)),
+        *(worker_demand(config, Role.DECODE, index) for index in range(cluster.decode)),
     ]
+
+
+def worker_demand(config: Config, role: Role, index: int) -> Demand:
+    cluster, is_prefill = config.cluster, role is Role.PREFILL
+    gpus = cluster.gpus_per_prefill if is_prefill else cluster.gpus_per_decode
+    return Demand(
+        role=role,
+        index=index,
+        cpus=cluster.cpus_per_worker,
+        gpus=gpus if config.engine.device.startswith("cuda") else 0.0,
+        pin=Pin.parse(cluster.prefill_on if is_prefill else cluster.decode_on),
+    )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -93,8 +88,11 @@ class NodeRoom:
 
     @classmethod
     def of(cls, resources: Mapping[str, float], labels: Mapping[str, str]) -> NodeRoom:
-        num_gpus = int(resources.get("GPU", 0.0))
-        return cls(labels=labels, amounts=dict(resources), gpus=[1.0] * num_gpus)
+        """`resources`: all of the node's, or those not in use. Of GPUs that are in use in part, one
+        is assumed to have all that is left."""
+        whole, part = divmod(resources.get("GPU", 0.0), 1.0)
+        gpus = [1.0] * int(whole) + ([part] if part > _TOLERANCE else [])
+        return cls(labels=labels, amounts=dict(resources), gpus=gpus)
 
     def take(self, demand: Demand) -> bool:
         """Places the demand if it fits; returns whether it did."""

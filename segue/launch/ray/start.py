@@ -186,7 +186,7 @@ def require_room(demands: Sequence[Demand], timeout_s: float, report: Report) ->
     """
     started_at = time.monotonic()
     reported = ""
-    while missing := shortage(demands, _nodes(), ray.available_resources()):
+    while missing := shortage(demands, nodes_in_all(), ray.available_resources()):
         waited_s = time.monotonic() - started_at
         if waited_s > _SLOW_AFTER_S and missing != reported:
             report(f"waiting for nodes of the Ray cluster: {missing}")
@@ -200,7 +200,8 @@ def require_room(demands: Sequence[Demand], timeout_s: float, report: Report) ->
         time.sleep(0.25)
 
 
-def _nodes() -> list[NodeRoom]:
+def nodes_in_all() -> list[NodeRoom]:
+    """All that each node has."""
     return [
         NodeRoom.of(node["Resources"], node.get("Labels") or {})
         for node in ray.nodes()

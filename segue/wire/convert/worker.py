@@ -13,6 +13,7 @@ from segue.api.checks import (
     require_name,
     require_number,
 )
+from segue.api.cluster.fleet import FleetStatus
 from segue.api.cluster.status import (
     ClusterStatus,
     RouterStatus,
@@ -34,6 +35,7 @@ _ROLE_TO_WIRE = {
 }
 _ROLE_FROM_WIRE = {wire: role for role, wire in _ROLE_TO_WIRE.items()}
 _HEALTH_TO_WIRE = {
+    WorkerHealth.WARMING: pb.WORKER_HEALTH_WARMING,
     WorkerHealth.READY: pb.WORKER_HEALTH_READY,
     WorkerHealth.DRAINING: pb.WORKER_HEALTH_DRAINING,
     WorkerHealth.LOST: pb.WORKER_HEALTH_LOST,
@@ -117,4 +119,5 @@ def cluster_from_wire(status: pb.ClusterStatus) -> ClusterStatus:
         status,
         workers=tuple(worker_from_wire(worker) for worker in status.workers),
         router=value_of(RouterStatus, status.router),
+        fleet=value_of(FleetStatus, status.fleet),
     )

@@ -1,0 +1,108 @@
+"""Starts processes as Ray actors, and waits for them."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import ray
+from ray.exceptions import (
+    ActorUnavailableError,
+    GetTimeoutError,
+    RayActorError,
+    RayTaskError,
+)
+
+from segue.api.errors import SegueError, Unavailable
+from segue.api.types import Role
+from segue.launch.config import ClusterConfig, Config
+from segue.launch.prepare import Report
+from segue.launch.ray.actors import WorkerActor
+from segue.launch.ray.demand import Demand, worker_demand
+from segue.launch.ray.start import logs_folder
+from segue.security.config import Security
+from segue.worker.process import WorkerOptions
+
+logger = logging.getLogger(__name__)
+
+_MAX_DEATHS_AT_START = 3
+_ASK_AGAIN_S = 1.0
+
+
+def actor_of(kind: type[Any], demand: Demand) -> Any:
+    """A class for Ray to start, and to restart without limit, on any node that fits."""
+    return ray.remote(kind).options(max_restarts=-1, **demand.options())
+
+
+def start_worker(
+    role: Role, index: int, config: Config, model: str, routers: Sequence[str], security: Security
+) -> Any:
+    """The actor of a worker that starts."""
+    options = worker_options(config.cluster, role, index, model, routers)
+    actor = actor_of(WorkerActor, worker_demand(config, role, index))
+    return actor.remote(role, replace(options, security=security), config)
+
+
+def worker_options(
+    cluster: ClusterConfig, role: Role, index: int, model: str, routers: Sequence[str]
+) -> WorkerOptions:
+    is_prefill = role is Role.PREFILL
+    first_port = cluster.prefill_port if is_prefill else cluster.decode_port
+    first_metrics = cluster.prefill_metrics_port if is_prefill else cluster.decode_metrics_port
+    step = 0 if cluster.one_worker_per_node else index
+    return WorkerOptions(
+        worker_id=f"{role.value}-{index}",
+        model=model,
+        router_address=",".join(routers),
+        host=cluster.worker_host,
+        announce=cluster.worker_announce,
+        port=first_port + step if first_port else 0,
+        metrics_port=first_metrics + step if first_metrics else 0,
+    )
+
+
+def await_started(actor: Any, process: str, timeout_s: float, report: Report) -> str:
+    """The address of a process once it serves. If it dies meanwhile, Ray restarts it, and we wait
+    for a few restarts. Raises the error of its start, or Unavailable.
+    """
+    deadline_at = time.monotonic() + timeout_s
+    for _ in range(_MAX_DEATHS_AT_START):
+        try:
+            return _address_of(actor, process, deadline_at - time.monotonic())
+        except RayActorError as error:
+            logger.info("died during its start", extra={"process": process, "error": str(error)})
+            report(f"{process} died during its start; restarting it")
+    raise Unavailable(
+        f"{process} died {_MAX_DEATHS_AT_START} times during its start; see "
+        f"segue-{process}.log and worker-*.err in {logs_folder()}"
+    )
+
+
+def _address_of(actor: Any, process: str, timeout_s: float) -> str:
+    """Raises RayActorError if the process died meanwhile."""
+    try:
+        address: str = ray.get(actor.address.remote(), timeout=max(timeout_s, 0.0))
+    except ActorUnavailableError:
+        # Ray is restarting it: the next call waits for that.
+        time.sleep(_ASK_AGAIN_S)
+        raise
+    except RayTaskError as error:
+        raise start_error(process, error) from error
+    except GetTimeoutError as error:
+        raise Unavailable(
+            f"{process} did not start in [cluster] start_timeout_s; see segue-{process}.log and "
+            f"worker-*.err in {logs_folder()}"
+        ) from error
+    return address
+
+
+def start_error(process: str, error: RayTaskError) -> SegueError:
+    """Why a process did not start, as its shell reports it."""
+    if isinstance(error.cause, SegueError):
+        return error.cause
+    return Unavailable(
+        f"{process} did not start: {error.cause!r}; see segue-{process}.log in {logs_folder()}"
+    )

@@ -1,0 +1,112 @@
+"""Workers and routers as Ray actors, for the controller of the cluster's size: no call waits."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayError, RayTaskError
+
+from segue.api.cluster.drain import DrainReport
+from segue.api.cluster.fleet import LauncherReport, Ordered
+from segue.api.cluster.status import ClusterStatus
+from segue.api.errors import Unavailable
+from segue.launch.ray.starting import start_error
+
+logger = logging.getLogger(__name__)
+
+
+class Asked:
+    """One call to an actor that is under way."""
+
+    def __init__(self, call: Any) -> None:
+        self._call = call
+
+    @property
+    def is_over(self) -> bool:
+        over, _ = ray.wait([self._call], timeout=0)
+        return bool(over)
+
+    def result(self) -> Any:
+        """Of a call that is over. Raises RayError."""
+        return ray.get(self._call)
+
+
+class RayWorker:
+    """A `WorkerProcess`."""
+
+    def __init__(self, name: str, actor: Any, on_end: Callable[[str], None]) -> None:
+        """`on_end` is called when the process is to end for good."""
+        self._name = name
+        self._actor = actor
+        self._on_end = on_end
+        self._started = Asked(actor.address.remote())
+        self._retired: Asked | None = None
+
+    def serves(self) -> bool:
+        if not self._started.is_over:
+            return False
+        started, self._started = self._started, Asked(self._actor.address.remote())
+        try:
+            started.result()
+        except RayTaskError as error:
+            raise start_error(self._name, error) from None
+        except RayActorError:
+            raise Unavailable(f"{self._name} died during its start") from None
+        return True
+
+    def retire(self) -> None:
+        self._on_end(self._name)
+        self._retired = Asked(self._actor.retire.remote())
+
+    def has_left(self) -> str:
+        if self._retired is None or not self._retired.is_over:
+            return ""
+        try:
+            report: DrainReport = self._retired.result()
+        except RayError as error:
+            return f"it ended before its drain did ({type(error).__name__})"
+        return (
+            f"{report.ended_turns} turns ended, {report.moved_turns} went on elsewhere, "
+            f"{report.moved_sessions} sessions moved, {sum(report.left.values())} left behind"
+        )
+
+    def end(self) -> None:
+        self._on_end(self._name)
+        ray.kill(self._actor, no_restart=True)
+
+
+class RayRouter:
+    """A `RouterFace`. A router that restarts is asked again once it answers."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+        self._exchange: Asked | None = None
+        self._status = Asked(actor.status.remote())
+        self._view: ClusterStatus | None = None
+
+    def orders(self) -> Sequence[Ordered]:
+        if self._exchange is None or not self._exchange.is_over:
+            return ()
+        exchange, self._exchange = self._exchange, None
+        try:
+            orders: Sequence[Ordered] = exchange.result()
+        except RayError as error:
+            logger.info("a router does not answer", extra={"error": str(error)})
+            return ()
+        return orders
+
+    def view(self) -> ClusterStatus | None:
+        if self._status.is_over:
+            status, self._status = self._status, Asked(self._actor.status.remote())
+            try:
+                self._view = status.result()
+            except RayError:
+                self._view = None
+        return self._view
+
+    def tell(self, report: LauncherReport) -> None:
+        if self._exchange is None:
+            self._exchange = Asked(self._actor.exchange.remote(report))

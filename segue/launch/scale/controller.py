@@ -1,0 +1,144 @@
+"""Keeps the cluster as large as it is wanted, and takes orders about that from its routers.
+
+Each look is short and waits for nothing: it reads what has come, decides with pure functions
+(`plan.py`, `autoscale.py`), and acts.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from segue.api.cluster.fleet import (
+    Answer,
+    FleetStatus,
+    LauncherReport,
+    Order,
+    Ordered,
+    Reloaded,
+    ScaleOrder,
+    WorkerCounts,
+)
+from segue.api.cluster.status import ClusterStatus
+from segue.api.errors import InvalidRequest, SegueError
+from segue.launch.config import Config
+from segue.launch.scale.fleet import Fleet
+from segue.launch.scale.plan import next_actions
+from segue.launch.scale.reload import rules_of
+from segue.process.telemetry import Clock
+
+logger = logging.getLogger(__name__)
+
+
+class RouterFace(Protocol):
+    """A router, as the launcher sees it. No method waits."""
+
+    def orders(self) -> Sequence[Ordered]:
+        """Those that have come since the last call."""
+        ...
+
+    def view(self) -> ClusterStatus | None:
+        """The latest; None if it does not answer."""
+        ...
+
+    def tell(self, report: LauncherReport) -> None: ...
+
+
+class Room(Protocol):
+    """Whether machines have room for more workers."""
+
+    def missing(self, config: Config, now: WorkerCounts, wanted: WorkerCounts) -> str:
+        """What is missing and what is free, in words; empty if `wanted` has room."""
+        ...
+
+    def request(self, config: Config, wanted: WorkerCounts) -> None:
+        """Has the Ray cluster's autoscaler make room."""
+        ...
+
+
+Reload = Callable[[Config], tuple[Config, Reloaded]]
+"""The configuration as its file is now, and what that changes. Raises InvalidConfig."""
+
+
+class Controller:
+    """The launcher's main thread owns it."""
+
+    def __init__(
+        self,
+        config: Config,
+        fleet: Fleet,
+        routers: Sequence[RouterFace],
+        room: Room,
+        *,
+        reload: Reload,
+        report: Callable[[str], None],
+        clock: Clock,
+    ) -> None:
+        self.config = config
+        self.wanted = WorkerCounts(prefill=config.cluster.prefill, decode=config.cluster.decode)
+        self._fleet = fleet
+        self._routers = routers
+        self._room = room
+        self._reload = reload
+        self._report = report
+        self._clock = clock
+
+    def look(self, *, may_act: bool = True) -> None:
+        """Call it about once a second. `may_act`: Ray can start processes."""
+        answers = [[self._answer(one) for one in router.orders()] for router in self._routers]
+        views = [view for router in self._routers if (view := router.view()) is not None]
+        view = views[0] if views else None
+        seen = self._fleet.look(view)
+        if may_act:
+            self._fleet.act(next_actions(self.wanted, seen))
+        fleet = FleetStatus(
+            has_launcher=True,
+            prefill=self.wanted.prefill,
+            decode=self.wanted.decode,
+            changes=tuple(self._fleet.changes(view)),
+        )
+        for router, own in zip(self._routers, answers, strict=True):
+            report = LauncherReport(fleet=fleet, answers=tuple(own), rules=rules_of(self.config))
+            router.tell(report)
+
+    def reload(self) -> Reloaded:
+        """Raises InvalidConfig, and InvalidRequest if there is no room for more workers."""
+        config, reloaded = self._reload(self.config)
+        wanted = WorkerCounts(prefill=config.cluster.prefill, decode=config.cluster.decode)
+        before = self.config.cluster
+        has_moved = (before.prefill, before.decode) != (wanted.prefill, wanted.decode)
+        if has_moved:
+            self._want(config, wanted)
+        self.config = config
+        for line in reloaded.applied:
+            self._report(f"applied: {line}")
+        for line in reloaded.for_new_workers:
+            self._report(f"for new workers: {line}")
+        return reloaded
+
+    def _answer(self, ordered: Ordered) -> Answer:
+        try:
+            reloaded = self._carry_out(ordered.order)
+        except SegueError as error:
+            self._report(f"refused: {error}")
+            return Answer(name=ordered.name, error=error)
+        return Answer(name=ordered.name, reloaded=reloaded)
+
+    def _carry_out(self, order: Order) -> Reloaded:
+        if isinstance(order, ScaleOrder):
+            self._want(self.config, order.counts(self.wanted))
+            return Reloaded()
+        return self.reload()
+
+    def _want(self, config: Config, wanted: WorkerCounts) -> None:
+        """Raises InvalidRequest if there is no room."""
+        if wanted == self.wanted:
+            return
+        cluster = replace(config.cluster, prefill=wanted.prefill, decode=wanted.decode)
+        if missing := self._room.missing(config, self.wanted, wanted):
+            raise InvalidRequest(f"no room for {wanted} workers: {missing}")
+        self._room.request(replace(config, cluster=cluster), wanted)
+        self.wanted = wanted
+        self._report(f"scaling to {wanted}")

@@ -1,0 +1,143 @@
+"""The workers of a cluster while their number changes: what they do, and acting on a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from segue.api.cluster.status import ClusterStatus, WorkerHealth, WorkerStatus
+from segue.api.errors import SegueError
+from segue.api.types import Role
+from segue.launch.scale.plan import Action, Cancel, Retire, Seen, Stage, Start, name_of
+from segue.process.telemetry import Clock
+
+Report = Callable[[str], None]
+
+
+class WorkerProcess(Protocol):
+    """One worker's process. No method waits."""
+
+    def serves(self) -> bool:
+        """Whether it has started. Raises the SegueError of a start that failed and is repeated."""
+        ...
+
+    def retire(self) -> None:
+        """Drains it, with its sessions moved, for good."""
+        ...
+
+    def has_left(self) -> str:
+        """What came of its drain, in words, once it has left; empty before. It may have died."""
+        ...
+
+    def end(self) -> None:
+        """Ends the process. It is not started again."""
+        ...
+
+
+StartWorker = Callable[[Role, int], WorkerProcess]
+
+
+@dataclass(slots=True)
+class _Worker:
+    role: Role
+    index: int
+    process: WorkerProcess
+    stage: Stage
+    since: float
+    failure: str = ""
+    """Why its start failed last."""
+
+
+class Fleet:
+    """The launcher's main thread owns it."""
+
+    def __init__(
+        self,
+        serving: Mapping[tuple[Role, int], WorkerProcess],
+        start: StartWorker,
+        report: Report,
+        clock: Clock,
+    ) -> None:
+        self._clock = clock
+        self._start = start
+        self._report = report
+        self._workers = {
+            name_of(*key): _Worker(*key, process, Stage.SERVING, clock())
+            for key, process in serving.items()
+        }
+
+    def look(self, view: ClusterStatus | None) -> list[Seen]:
+        """The workers now. `view`: as a router sees them; None if no router answers."""
+        for name, worker in list(self._workers.items()):
+            if worker.stage is Stage.STARTING:
+                self._look_at_start(name, worker)
+            elif worker.stage is Stage.LEAVING and (words := worker.process.has_left()):
+                worker.process.end()
+                del self._workers[name]
+                self._report(f"{name} left: {words}")
+        shown = shown_in(view)
+        return [self._seen(worker, shown.get(name)) for name, worker in self._workers.items()]
+
+    def act(self, actions: Sequence[Action]) -> None:
+        for action in actions:
+            name = name_of(action.role, action.index)
+            match action:
+                case Start(role, index):
+                    process = self._start(role, index)
+                    self._workers[name] = _Worker(
+                        role, index, process, Stage.STARTING, self._clock()
+                    )
+                    self._report(f"{name} starts")
+                case Cancel():
+                    self._workers.pop(name).process.end()
+                    self._report(f"{name} is not needed any more: its start is cancelled")
+                case Retire():
+                    worker = self._workers[name]
+                    worker.process.retire()
+                    worker.stage, worker.since = Stage.LEAVING, self._clock()
+                    self._report(f"{name} leaves: its turns end and its sessions move")
+
+    def changes(self, view: ClusterStatus | None) -> Iterator[str]:
+        """What keeps the cluster from being as it is wanted, in words."""
+        shown = shown_in(view)
+        for name, worker in self._workers.items():
+            since_s = self._clock() - worker.since
+            seen = shown.get(name)
+            if worker.stage is Stage.STARTING:
+                why = f" and does not come up: {worker.failure}" if worker.failure else ""
+                yield f"{name} starts, for {since_s:.0f} s{why}"
+            elif worker.stage is Stage.LEAVING:
+                load = seen.load if seen else None
+                left = f"; {load.running_turns} turns and " if load else ""
+                left += f"{load.leased_sessions} sessions are there" if load else ""
+                yield f"{name} leaves, for {since_s:.0f} s{left}"
+            elif view is not None and (seen is None or seen.health is not WorkerHealth.READY):
+                yield f"{name} is {seen.health if seen else 'away'}"
+
+    def _look_at_start(self, name: str, worker: _Worker) -> None:
+        try:
+            if not worker.process.serves():
+                return
+        except SegueError as error:
+            if str(error) != worker.failure:
+                worker.failure = str(error)
+                self._report(f"{name} does not start, and tries again: {error}")
+            return
+        worker.stage = Stage.SERVING
+        self._report(f"{name} serves after {self._clock() - worker.since:.1f} s")
+
+    def _seen(self, worker: _Worker, shown: WorkerStatus | None) -> Seen:
+        load = shown.load if shown else None
+        return Seen(
+            role=worker.role,
+            index=worker.index,
+            stage=worker.stage,
+            is_ready=shown is not None and shown.health is WorkerHealth.READY,
+            turns=load.running_turns + load.waiting_turns if load else 0,
+            sessions=load.leased_sessions if load else 0,
+        )
+
+
+def shown_in(view: ClusterStatus | None) -> dict[str, WorkerStatus]:
+    return {str(worker.worker_id): worker for worker in view.workers} if view else {}

@@ -1,0 +1,106 @@
+"""Which workers start and which leave: a pure function of the wanted numbers and what is there.
+
+Nothing is remembered between two looks, so a worker that dies meanwhile, or numbers that are
+replaced while workers start or leave, need no code of their own.
+"""
+
+from __future__ import annotations
+
+import enum
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from segue.api.cluster.fleet import WorkerCounts
+from segue.api.types import Role
+
+
+class Stage(enum.Enum):
+    STARTING = enum.auto()
+    """Its process starts, loads the model or warms up."""
+    SERVING = enum.auto()
+    LEAVING = enum.auto()
+    """It drains, and is not started again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """One worker at one look."""
+
+    role: Role
+    index: int
+    stage: Stage
+    is_ready: bool = False
+    """A router shows it as ready: its turns and sessions can be elsewhere."""
+    turns: int = 0
+    sessions: int = 0
+    """That hold a lease there."""
+
+    @property
+    def name(self) -> str:
+        return name_of(self.role, self.index)
+
+
+def name_of(role: Role, index: int) -> str:
+    return f"{role.value}-{index}"
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    role: Role
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Ends a worker that does not serve yet."""
+
+    role: Role
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Retire:
+    """Drains a worker, with its sessions moved; then it leaves for good."""
+
+    role: Role
+    index: int
+
+
+Action = Start | Cancel | Retire
+
+
+def next_actions(wanted: WorkerCounts, workers: Sequence[Seen]) -> list[Action]:
+    """Those that may be taken now. Workers of a role leave one at a time, and none leaves before
+    another of its role is ready: its turns and sessions need a place.
+    """
+    return [
+        action
+        for role in Role
+        for action in _of_role(wanted.of(role), role, [w for w in workers if w.role is role])
+    ]
+
+
+def _of_role(wanted: int, role: Role, workers: Sequence[Seen]) -> Iterator[Action]:
+    staying = [worker for worker in workers if worker.stage is not Stage.LEAVING]
+    missing = wanted - len(staying)
+    if missing >= 0:
+        # The name of one that leaves is not free yet.
+        taken = {worker.index for worker in workers}
+        free = (index for index in itertools.count() if index not in taken)
+        yield from (Start(role, index) for index in itertools.islice(free, missing))
+        return
+    starting = sorted(worker.index for worker in staying if worker.stage is Stage.STARTING)
+    yield from (Cancel(role, index) for index in starting[missing:])
+    serving = [worker for worker in staying if worker.stage is Stage.SERVING]
+    if len(serving) <= wanted or len(serving) != len(staying) or len(workers) > len(staying):
+        return
+    leaving = min(serving, key=_load)
+    if any(worker.is_ready for worker in serving if worker is not leaving):
+        yield Retire(role, leaving.index)
+
+
+def _load(worker: Seen) -> tuple[bool, int, int, int]:
+    """A worker that is not ready leaves first, then the one with the least to move; of equal ones
+    the latest name."""
+    return worker.is_ready, worker.turns, worker.sessions, -worker.index
