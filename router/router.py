@@ -89,7 +89,13 @@ class Router:
         self._accounts = TenantAccounts(metrics.tenants, clock, self.membership)
         self.launcher = LauncherDesk(clock, self.placing.apply)
         self._status = StatusDesk(
-            self.membership, self.links, self._admission, self.table, metrics, self.launcher
+            self.membership,
+            self.links,
+            self._admission,
+            self.table,
+            metrics,
+            self.placing,
+            self.launcher,
         )
         self.sessions = SessionDesk(self.table, self.membership, self.links)
         self.drains = DrainDesk(self.table, self.membership, self.links, self._admission, clock)

@@ -7,11 +7,14 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import asdict
 
 from router.admission.admission import Admission
 from router.membership import Membership
 from router.metrics import RouterMetrics
 from router.orders import LauncherDesk
+from router.placement.load.pressure import pressure_of
+from router.placement.placing import Placing
 from router.sessions.table import SessionTable
 from router.turn.links import Links
 from segue.api.cluster.status import ClusterStatus, RouterStatus, WorkerHealth, WorkerStatus
@@ -34,6 +37,7 @@ class StatusDesk:
         admission: Admission,
         table: SessionTable,
         metrics: RouterMetrics,
+        placing: Placing,
         launcher: LauncherDesk,
     ) -> None:
         self.ended: Counter[str] = Counter()
@@ -45,6 +49,7 @@ class StatusDesk:
         self._admission = admission
         self._table = table
         self._metrics = metrics
+        self._placing = placing
         self._launcher = launcher
         self._serves_since = time.monotonic()
 
@@ -97,6 +102,7 @@ class StatusDesk:
             draining=self._admission.is_draining,
             pid=os.getpid(),
             uptime_s=time.monotonic() - self._serves_since,
+            **asdict(pressure_of(self._placing.cluster)),
         )
 
     async def _ask(self, worker: WorkerStatus) -> WorkerStatus:

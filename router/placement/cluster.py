@@ -18,6 +18,7 @@ from router.placement.coefficients import (
     learn,
 )
 from router.placement.estimate import Decision
+from router.placement.load.slow_start import counted, share_of_speed, slowed
 from router.placement.node import LoadIndex, WorkerNode
 from segue.api.cluster.status import WorkerStatus
 from segue.api.types import WorkerId
@@ -42,8 +43,10 @@ class Seat:
 class ClusterModel:
     """One event loop owns it. `place` reads it and changes nothing."""
 
-    def __init__(self, coefficients: Coefficients = PRIOR) -> None:
+    def __init__(self, coefficients: Coefficients = PRIOR, *, slow_start_s: float = 0.0) -> None:
+        """`slow_start_s`: how long a worker that joins others gets less load than they do."""
         self.coefficients = coefficients
+        self.slow_start_s = slow_start_s
         self.own_speeds: dict[WorkerId, Speed] = {}
         self.nodes: dict[WorkerId, WorkerNode] = {}
         self.ready_prefills = LoadIndex()
@@ -57,7 +60,21 @@ class ClusterModel:
             # A later life has none of the earlier one's turns.
             node = self.nodes[status.worker_id] = WorkerNode(status, status.worker_id)
         node.update(status)
+        self._let_join(node)
         self._rank(status.worker_id)
+
+    def _let_join(self, node: WorkerNode) -> None:
+        """A worker that is ready later than its siblings takes load gradually."""
+        if node.is_ready and node.ready_at_uptime_s is None:
+            node.ready_at_uptime_s = node.status.uptime_s
+            joins = any(
+                other.ready_s >= self.slow_start_s > 0.0
+                for other in self.nodes.values()
+                if other.is_ready and other.is_prefill is node.is_prefill
+            )
+            node.share = share_of_speed(0.0, self.slow_start_s) if joins else 1.0
+        elif node.share < 1.0:
+            node.share = share_of_speed(node.ready_s, self.slow_start_s)
 
     def gone(self, status: WorkerStatus) -> None:
         """The worker left or is forgotten. Its last turns may still `leave` their seats later."""
@@ -117,7 +134,13 @@ class ClusterModel:
         self.own_speeds.update(learned)
 
     def speed_of(self, worker_id: WorkerId) -> Speed:
-        """The worker's expected speed."""
+        """The worker's expected speed, as placements count with it."""
+        speed = self.full_speed_of(worker_id)
+        node = self.nodes.get(worker_id)
+        return speed if node is None or node.share >= 1.0 else slowed(speed, node.share)
+
+    def full_speed_of(self, worker_id: WorkerId) -> Speed:
+        """The worker's expected speed, even if it joins."""
         return expected_speed(self.own_speeds.get(worker_id), self.coefficients.pooled)
 
     # Both change the nodes that took the turn: a worker's later life never had it.
@@ -155,4 +178,6 @@ class ClusterModel:
             return
         queue_s = node.queue_s(self.speed_of(worker_id))
         free_pages = node.status.load.pages.free
-        index.put(worker_id, (queue_s, node.running_turns, node.num_settled, -free_pages))
+        running_turns = counted(node.running_turns, node.share)
+        num_settled = counted(node.num_settled, node.share)
+        index.put(worker_id, (queue_s, running_turns, num_settled, -free_pages))

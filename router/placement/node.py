@@ -74,6 +74,16 @@ class WorkerNode:
     num_heartbeats: int = 0
     num_settled: int = 0
     """Recent new sessions that were placed there."""
+    share: float = 1.0
+    """Of its speed, that placements count with: less than 1 while it joins."""
+    ready_at_uptime_s: float | None = None
+    """When it was first seen ready, since its process serves."""
+
+    @property
+    def ready_s(self) -> float:
+        """For how long it has been ready, by its own clock."""
+        since = self.ready_at_uptime_s
+        return 0.0 if since is None else self.status.uptime_s - since
 
     def update(self, status: WorkerStatus) -> None:
         """Takes a heartbeat. It counts this router's turns too: the excess belongs to others."""

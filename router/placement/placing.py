@@ -46,7 +46,7 @@ class Placing:
     def __init__(
         self, config: RouterConfig, table: SessionTable, metrics: RouterMetrics, *, clock: Clock
     ) -> None:
-        self.cluster = ClusterModel()
+        self.cluster = ClusterModel(slow_start_s=config.slow_start_s)
         self.pools = LargestPools()
         self.table = table
         self.shared_prefixes = SharedPrefixIndex(_MAX_SHARED_PREFIXES)
@@ -64,6 +64,7 @@ class Placing:
             min_tokens_per_s=rules.min_tokens_per_s,
             local_prefill_max_tokens=rules.local_prefill_max_tokens,
         )
+        self.cluster.slow_start_s = rules.slow_start_s
 
     def update_worker(self, worker: WorkerStatus) -> None:
         """Takes a heartbeat, or the status of a worker that drains or is lost."""

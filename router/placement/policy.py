@@ -20,6 +20,7 @@ from router.placement.estimate import (
     plans,
     target_of,
 )
+from router.placement.load.slow_start import slowed
 from router.placement.node import LoadIndex
 from router.placement.side import NOTHING, Residency, Rules, Side, TurnSize, side_of
 from segue.api.errors import Unavailable
@@ -130,8 +131,10 @@ def _weigh(
 ) -> list[Candidate]:
     def side(worker_id: WorkerId) -> Side:
         held = residency.get(worker_id, NOTHING)
-        speed = expected_speed(own_speeds.get(worker_id), pooled)
-        return side_of(nodes[worker_id], held, turn, speed, rules, worker_id in avoid)
+        speed, node = expected_speed(own_speeds.get(worker_id), pooled), nodes[worker_id]
+        if node.share < 1.0:
+            speed = slowed(speed, node.share)
+        return side_of(node, held, turn, speed, rules, worker_id in avoid)
 
     nodes, own_speeds, known = cluster.nodes, cluster.own_speeds, cluster.coefficients
     pooled = known.pooled

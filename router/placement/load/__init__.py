@@ -1,0 +1,1 @@
+"""How loaded workers are, as placements and an operator see it."""
