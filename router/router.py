@@ -269,6 +269,7 @@ class Router:
                 self._status.rate.add(len(event.token_ids))
             elif isinstance(event, TurnEnd):
                 meter.finished(event)
+                self._status.finished(event.usage)
 
     def _count_end(self, turn: Turn, received_at: float, meter: TurnMeter) -> None:
         self._status.ended[turn.outcome] += 1

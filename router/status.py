@@ -19,6 +19,7 @@ from router.sessions.table import SessionTable
 from router.turn.links import Links
 from segue.api.cluster.status import ClusterStatus, RouterStatus, WorkerHealth, WorkerStatus
 from segue.api.errors import SegueError
+from segue.api.turn import Usage
 from segue.api.types import Role
 from segue.process.telemetry import RateMeter
 
@@ -44,6 +45,8 @@ class StatusDesk:
         """Turns by outcome."""
         self.rate = RateMeter()
         """Of completion tokens."""
+        self.drafted_tokens = self.accepted_tokens = 0
+        """Of turns that have ended."""
         self._membership = membership
         self._links = links
         self._admission = admission
@@ -69,6 +72,11 @@ class StatusDesk:
         """Whether turns are admitted and can be placed: a worker of each role is ready."""
         roles = {worker.role for worker in workers if worker.health is WorkerHealth.READY}
         return roles == set(Role) and not self._admission.is_draining
+
+    def finished(self, usage: Usage) -> None:
+        """A turn has been answered to its end."""
+        self.drafted_tokens += usage.drafted_tokens
+        self.accepted_tokens += usage.accepted_tokens
 
     def observe(self) -> None:
         """Sets the gauges that are states, not events."""
@@ -102,6 +110,8 @@ class StatusDesk:
             draining=self._admission.is_draining,
             pid=os.getpid(),
             uptime_s=time.monotonic() - self._serves_since,
+            drafted_tokens=self.drafted_tokens,
+            accepted_tokens=self.accepted_tokens,
             **asdict(pressure_of(self._placing.cluster)),
         )
 

@@ -1,5 +1,5 @@
 """The command line: `segue serve`, `segue chat`, `segue generate`, `segue status`,
-`segue explain`, `segue drain`, `segue upgrade`, `segue scale`, `segue reload`.
+`segue explain`, `segue drain`, `segue upgrade`, `segue scale`, `segue reload`, `segue top`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from segue.api.types import ChatInput, SamplingParams, StopConditions
 from segue.cli import show
 from segue.cli.chat import Chat, error_line
 from segue.cli.input import JsonSchemaFile, one_input, read_tools, schema_in, with_template_options
+from segue.cli.live.scale import reload, scale
+from segue.cli.live.top import top
 from segue.cli.operate import drain, explain, status
 from segue.cli.options import (
     ApiKey,
@@ -35,7 +37,6 @@ from segue.cli.options import (
     out,
     tls_of,
 )
-from segue.cli.scale import reload, scale
 from segue.cli.serve import serve
 from segue.cli.upgrade import upgrade
 from segue.sdk.client import DEFAULT_TARGET, Client
@@ -209,5 +210,5 @@ def generate(
     asyncio.run(run())
 
 
-for command in (status, explain, drain, upgrade, scale, reload):
+for command in (status, explain, drain, upgrade, scale, reload, top):
     app.command()(command)

@@ -16,7 +16,7 @@ from segue.api.cluster.status import ClusterStatus, UnitCounts, WorkerHealth, Wo
 from segue.api.turn import PromptLogprobs, Timings, TurnEnd, Usage
 from segue.sdk.client import Answer
 
-_HEALTH_STYLE = {
+HEALTH_STYLE = {
     WorkerHealth.WARMING: "cyan",
     WorkerHealth.READY: "green",
     WorkerHealth.DRAINING: "yellow",
@@ -140,7 +140,7 @@ def status_json(cluster: ClusterStatus) -> str:
 def status_table(cluster: ClusterStatus, width: int) -> RenderableType:
     """The cluster for a person: one line per worker if `width` has room for it."""
     router = cluster.router
-    head = Text.assemble(_verdict(cluster), f" · {cluster.model} · router {router.address}")
+    head = Text.assemble(verdict(cluster), f" · {cluster.model} · router {router.address}")
     waiting = f"{router.waiting_turns} waiting, " if router.waiting_turns else ""
     turns = lines_of(
         (
@@ -162,7 +162,7 @@ def fleet_lines(fleet: FleetStatus) -> Iterator[str]:
         yield f"scaling to {fleet.counts}: {'; '.join(fleet.changes)}"
 
 
-def _verdict(cluster: ClusterStatus) -> Text:
+def verdict(cluster: ClusterStatus) -> Text:
     if not cluster.ready:
         return Text("not ready", "bold red")
     absent = (WorkerHealth.LOST, WorkerHealth.STUCK)
@@ -210,7 +210,7 @@ def _row(worker: WorkerStatus, separator: str) -> tuple[RenderableType, ...]:
         slots += [f"host {units}" for units in _units(load.host_slots)]
     return (
         worker.worker_id,
-        Text(worker.health.value, _HEALTH_STYLE[worker.health]),
+        Text(worker.health.value, HEALTH_STYLE[worker.health]),
         separator.join(turns),
         separator.join(pages),
         separator.join(slots),

@@ -2418,6 +2418,8 @@ class RouterStatus(_message.Message):
     OUTSTANDING_HANDOFFS_FIELD_NUMBER: _builtins.int
     TURN_TOKENS_PER_S_FIELD_NUMBER: _builtins.int
     TURN_TOKENS_PER_S_WITH_FEWER_FIELD_NUMBER: _builtins.int
+    DRAFTED_TOKENS_FIELD_NUMBER: _builtins.int
+    ACCEPTED_TOKENS_FIELD_NUMBER: _builtins.int
     address: _builtins.str
     metrics_address: _builtins.str
     sessions: _builtins.int
@@ -2444,6 +2446,9 @@ class RouterStatus(_message.Message):
     worker less; drafts that are accepted make it faster. 0: no turn, or none left.
     """
     turn_tokens_per_s_with_fewer: _builtins.float
+    drafted_tokens: _builtins.int
+    """Tokens that were drafted for turns that have ended, and those of them that the model accepted."""
+    accepted_tokens: _builtins.int
     def __init__(
         self,
         *,
@@ -2464,10 +2469,12 @@ class RouterStatus(_message.Message):
         outstanding_handoffs: _builtins.int = ...,
         turn_tokens_per_s: _builtins.float = ...,
         turn_tokens_per_s_with_fewer: _builtins.float = ...,
+        drafted_tokens: _builtins.int = ...,
+        accepted_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "cancelled_turns", b"cancelled_turns", "completion_tokens_per_s", b"completion_tokens_per_s", "draining", b"draining", "failed_turns", b"failed_turns", "finished_turns", b"finished_turns", "metrics_address", b"metrics_address", "outstanding_handoffs", b"outstanding_handoffs", "pid", b"pid", "prefill_busy", b"prefill_busy", "prefill_queue_s", b"prefill_queue_s", "running_turns", b"running_turns", "sessions", b"sessions", "turn_tokens_per_s", b"turn_tokens_per_s", "turn_tokens_per_s_with_fewer", b"turn_tokens_per_s_with_fewer", "uptime_s", b"uptime_s", "waiting_turns", b"waiting_turns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_tokens", b"accepted_tokens", "address", b"address", "cancelled_turns", b"cancelled_turns", "completion_tokens_per_s", b"completion_tokens_per_s", "drafted_tokens", b"drafted_tokens", "draining", b"draining", "failed_turns", b"failed_turns", "finished_turns", b"finished_turns", "metrics_address", b"metrics_address", "outstanding_handoffs", b"outstanding_handoffs", "pid", b"pid", "prefill_busy", b"prefill_busy", "prefill_queue_s", b"prefill_queue_s", "running_turns", b"running_turns", "sessions", b"sessions", "turn_tokens_per_s", b"turn_tokens_per_s", "turn_tokens_per_s_with_fewer", b"turn_tokens_per_s_with_fewer", "uptime_s", b"uptime_s", "waiting_turns", b"waiting_turns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -123,6 +123,10 @@ class RouterStatus:
     """Expected token rate of each turn on the slowest decode worker. 0: no turn runs."""
     turn_tokens_per_s_with_fewer: float = 0.0
     """The same if there were one decode worker less. 0: no turn runs, or there is one worker."""
+    drafted_tokens: int = 0
+    """For turns that have ended."""
+    accepted_tokens: int = 0
+    """Of these, what the model accepted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,1 @@
+"""Commands that follow a running cluster: `segue scale`, `segue top`."""
