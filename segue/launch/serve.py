@@ -73,7 +73,7 @@ def serve_until_signal(
         faulthandler.enable()
         # Ray takes a second to import; errors above should not wait for that.
         from segue.launch.cluster import finish_turns, running_prepared
-        from segue.launch.ray.controlled import controller_of
+        from segue.launch.scale.controlled import controller_of
 
         with running_prepared(prepared, report, hurry) as running:
             _show_ready(running, config, monotonic() - started_at, report, out)
