@@ -202,11 +202,13 @@ class HandoffReader:
                 self._step(handoff, WriterDied())
 
     def writer_unreachable(self, ticket_id: TicketId) -> None:
-        """The writer's address refuses connections. If the cluster has lost it too, it is dead."""
+        """The writer's address refuses connections. If this life of it is no member either, it is
+        dead: the cluster has lost it, or has another life, which may have a smaller epoch if the
+        clock was set back and the router has restarted."""
         handoff = self._book.get(ticket_id)
         if handoff is None or self._members is None:
             return
-        if handoff.writer.worker_id not in self._members:
+        if self._members.get(handoff.writer.worker_id) != handoff.writer.epoch:
             self._step(handoff, WriterDied())
 
     def fence_pending(self) -> list[Fence]:

@@ -135,7 +135,8 @@ class HandoffWorld:
             case Refused(ticket_id):
                 before = self.state_of(ticket_id)
                 self.reader.writer_unreachable(ticket_id)
-                if WRITER in self.seen:
+                one = self.every.get(ticket_id)
+                if one is None or self.seen.get(WRITER) == one.writer.epoch:
                     assert self.state_of(ticket_id) == before, "a member may still write"
                 else:
                     assert not isinstance(self.state_of(ticket_id), Quarantined), "it is dead"

@@ -267,6 +267,20 @@ def test_an_absent_writer_is_dead_only_if_it_is_unreachable_too(desk: Desk) -> N
     assert desk.node.pages.counts().free == 16
 
 
+def test_a_writer_whose_next_life_has_a_smaller_epoch_is_dead_once_it_is_unreachable(
+    desk: Desk,
+) -> None:
+    # Its clock was set back while the router, which alone knew better, restarted.
+    ticket = desk.reserve("turn-a")
+    desk.world.give_up("turn-a", "released")
+
+    desk.reader.members_changed({WorkerId("prefill-0"): Epoch(0)})
+    assert desk.node.pages.counts().quarantined == 4, "it may be an old view"
+
+    desk.reader.writer_unreachable(ticket.ticket_id)
+    assert desk.node.pages.counts().free == 16
+
+
 async def test_of_an_ended_handoff_only_its_outcome_is_remembered(desk: Desk) -> None:
     used, given_up = desk.reserve(), desk.reserve("turn-b")
     await desk.commit(used)
