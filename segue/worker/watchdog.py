@@ -28,7 +28,9 @@ routers know why it ends, and go on with its turns elsewhere before its connecti
 
 # Far below what any machine reaches that can serve the model: a false alarm ends a process.
 _SLOWEST_FLOPS = {"cpu": 2e9, "cuda": 1e12}
-_LEAST_S = 30.0
+# With a short pass it is below `[router] queue_timeout_s`: turns that wait for a place are not
+# refused before those on a stuck worker go on elsewhere.
+_LEAST_S = 20.0
 # The first pass of a shape compiles kernels, a dozen at worst.
 _COMPILING_S = {"cpu": 0.0, "cuda": 300.0}
 _HANDSHAKE_S = 61.0
