@@ -23,6 +23,7 @@ from segue.engine.config import EngineConfig
 from segue.engine.device.launcher import Launcher
 from segue.engine.runner import ModelRunner
 from segue.model.checkpoint.settings import AS_PUBLISHED, CheckpointConfig
+from segue.process.tracing.setup import tracer_of
 from segue.text.tokens.tokenizer import Tokenizer
 from segue.worker.process import (
     Presence,
@@ -75,13 +76,20 @@ async def running(
         def worker_as(presence: Presence) -> DecodeWorker:
             presence.operators = resources.runner.operators
             return DecodeWorker(
-                presence, resources, decode, metrics, launcher=launcher, tokenizer=tokenizer
+                presence,
+                resources,
+                decode,
+                metrics,
+                launcher=launcher,
+                tokenizer=tokenizer,
+                tracer=tracer,
             )
 
-        async with serving_worker(
-            identity, metrics.registry, worker_as, options=options, drain_s=decode.drain_s
-        ) as worker:
-            yield worker
+        with contextlib.closing(tracer_of("decode", options.worker_id)) as tracer:
+            async with serving_worker(
+                identity, metrics.registry, worker_as, options=options, drain_s=decode.drain_s
+            ) as worker:
+                yield worker
 
 
 def steps_on_device(engine: EngineConfig) -> bool:

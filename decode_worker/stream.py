@@ -14,8 +14,10 @@ from segue.api.prompt import PrefixName, Prompt
 from segue.api.turn import ComputedOnDecode, PrefillStarted, TokenDelta, TurnResult, TurnSpec
 from segue.internal.v1 import worker_pb2 as pb
 from segue.process.telemetry import about_turn
+from segue.process.tracing.context import within
 from segue.wire.convert.events import delta_to_wire
 from segue.wire.convert.same_names import value_of
+from segue.wire.convert.trace import trace_from_wire
 from segue.wire.convert.turns import result_to_wire, turn_from_wire
 from segue.wire.error_details import error_to_wire
 from segue.wire.streams.server import CallStream
@@ -39,7 +41,7 @@ def turn_stream(runner: TurnRunner) -> CallStream[pb.TurnCommand, pb.TurnEvent]:
         return answer(command.start, emit)
 
     async def answer(request: pb.StartTurn, emit: Callable[[pb.TurnEvent], None]) -> None:
-        with about_turn(request.turn.turn_id):
+        with about_turn(request.turn.turn_id), within(trace_from_wire(request.turn.trace)):
             await runner.answer(
                 turn_from_wire(request.turn, runner.find_prefix),
                 _source(request),

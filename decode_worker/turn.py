@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from decode_worker.engine.sequence import DecodeSequence
+from decode_worker.traces import TurnTimes
 from kv_transfer.reading.reservations import Reservation
 from kv_transfer.ticket import PeerIdentity, Ticket
 from segue.api.errors import SegueError
@@ -66,6 +67,7 @@ class DecodeTurn:
     """The pages after the held ones, once they are working units."""
     sequence: DecodeSequence | None = None
     """Set if the rest of the prompt is computed here."""
+    times: TurnTimes = field(default_factory=lambda: TurnTimes(0.0))
     work: Interruptible = field(default_factory=Interruptible)
     over: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the turn has left this worker."""

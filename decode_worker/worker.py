@@ -24,6 +24,7 @@ from decode_worker.memory.reservation import Reservations
 from decode_worker.memory.residency import Residency, checkpoint_tokens, with_what_stays
 from decode_worker.metrics import DecodeMetrics
 from decode_worker.server import services
+from decode_worker.traces import traced
 from decode_worker.turn import (
     DecodeTurn,
     Emit,
@@ -49,6 +50,7 @@ from segue.api.types import SessionId, TurnId
 from segue.engine.device.launcher import Launcher
 from segue.process.cancellation import uninterrupted
 from segue.process.telemetry import Clock
+from segue.process.tracing.tracer import OFF, Tracer
 from segue.text.tokens.tokenizer import Tokenizer
 from segue.wire.server import Services
 from segue.worker.drain import Deadline, MoveSessions
@@ -69,6 +71,7 @@ class DecodeWorker(HandoffWorker[DecodeTurn, Command]):
         *,
         launcher: Launcher | None = None,
         tokenizer: Tokenizer | None = None,
+        tracer: Tracer = OFF,
         clock: Clock = time.monotonic,
     ) -> None:
         """A `launcher` has `max_running` rows. Without one, the host computes every step."""
@@ -77,6 +80,7 @@ class DecodeWorker(HandoffWorker[DecodeTurn, Command]):
             resources,
             metrics,
             max_waiting=config.max_waiting,
+            tracer=tracer,
             clock=clock,
             stepped=lambda _, entered: metrics.handoff_entered(entered),
         )
@@ -112,14 +116,18 @@ class DecodeWorker(HandoffWorker[DecodeTurn, Command]):
         be computed, and TransferFailed if the prompt does not arrive. In each case, and after a
         cancellation, the turn is gone; memory that the writer may still write is in quarantine.
         """
-        if isinstance(source, WrittenByPrefill):
-            await self._exchange.members.require(source.writer)
-        constraint = self._grammars.start(spec)
-        if isinstance(source, ComputedOnDecode):
-            # Memory that is taken then belongs to the engine at once.
-            await made(constraint)
-        turn = await self._find_room(spec, source, emit, timeout_s)
-        await turn.work.run(self._answer(turn, constraint))
+        with traced(self._tracer, spec, self._clock) as times:
+            if isinstance(source, WrittenByPrefill):
+                times.is_shipped = True
+                await self._exchange.members.require(source.writer)
+            constraint = self._grammars.start(spec)
+            if isinstance(source, ComputedOnDecode):
+                # Memory that is taken then belongs to the engine at once.
+                await made(constraint)
+            turn = await self._find_room(spec, source, emit, timeout_s)
+            times.reserved_at, times.resident_tokens = self._clock(), turn.hold.num_tokens
+            turn.times = times
+            await turn.work.run(self._answer(turn, constraint))
 
     async def _find_room(
         self, spec: TurnSpec, source: PromptSource, emit: Emit, timeout_s: float
@@ -170,6 +178,7 @@ class DecodeWorker(HandoffWorker[DecodeTurn, Command]):
         else:
             sequence.constraint = constraint.result()
             turn.emit(PrefillStarted(sequence.num_prompt_left))
+        turn.times.started_at = self._clock()
         self._engine.submit(sequence)
         try:
             await turn.over.wait()
@@ -222,6 +231,7 @@ class DecodeWorker(HandoffWorker[DecodeTurn, Command]):
     def _leave(self, turn: DecodeTurn, event: Left) -> None:
         """Keeps what was computed, unless the turn failed."""
         assert turn.own_pages is not None, "the engine had it"
+        turn.times.left = event
         if event.error is not None:
             # What it computed last may be half written.
             self.residency.give_back(turn.own_pages, event.sequence.slots)

@@ -35,6 +35,7 @@ from segue.internal.v1.transfer_pb2_grpc import (
     add_HandoffWriterServicer_to_server,
 )
 from segue.process.cancellation import uninterrupted
+from segue.process.tracing.tracer import OFF, Tracer
 from segue.wire.server import Services
 from segue.worker.process import exit_on_failure
 
@@ -65,6 +66,7 @@ class Exchange:
         clock: Callable[[], float],
         stepped: Callable[[str, str], None] = lambda left, entered: None,
         load: Callable[[PrefixName], Awaitable[None]] = _is_here,
+        tracer: Tracer = OFF,
     ) -> None:
         """`freed`, `stepped`: see `HandoffReader`. `load` brings back what was offloaded of a
         prefix, before it is lent.
@@ -74,6 +76,7 @@ class Exchange:
         self._cache = memory.cache
         self._peers = endpoint.peers
         self._load = load
+        self._tracer, self._clock = tracer, clock
         self._vocab_size = vocab_size
         self.members = Members()
         self.writer = HandoffWriter(
@@ -160,6 +163,11 @@ class Exchange:
 
         Raises NotFound if no state is kept at its end, and what `send` raises.
         """
+        with self._tracer.span("lend", self._clock) as span:
+            span.describe({"segue.prefix_tokens": prefix.num_tokens})
+            await self._lend(ticket, prefix)
+
+    async def _lend(self, ticket: Ticket, prefix: PrefixName) -> None:
         await self._load(prefix)
         match = self._cache.find(self._cache.tree.find(prefix) or Prompt())
         checkpoint = match.checkpoint

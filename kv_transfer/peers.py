@@ -33,6 +33,7 @@ from segue.internal.v1.transfer_pb2_grpc import (
     HandoffSourceStub,
     HandoffWriterStub,
 )
+from segue.process.tracing.context import outgoing_metadata
 from segue.security.config import OPEN, Security
 from segue.wire.channel import channel_to
 from segue.wire.convert.same_names import message_of
@@ -221,7 +222,7 @@ class Peers:
             outcome=outcome_to_wire(outcome) if outcome else None,
         )
         async with self._calling(ticket.reader, timeout_s) as channel:
-            await _reader(channel).Commit(request, timeout=timeout_s)
+            await _reader(channel).Commit(request, timeout=timeout_s, metadata=outgoing_metadata())
 
     async def abort(self, ticket: Ticket, reason: str, *, timeout_s: float) -> None:
         request = pb.AbortRequest(
@@ -251,7 +252,9 @@ class Peers:
             ticket=ticket_to_wire(ticket), prefix=message_of(pb.PrefixName, prefix)
         )
         async with self._calling(source, timeout_s) as channel:
-            await HandoffSourceStub(channel).Pull(request, timeout=timeout_s)
+            await HandoffSourceStub(channel).Pull(
+                request, timeout=timeout_s, metadata=outgoing_metadata()
+            )
 
     async def read_prefix(
         self, source: PeerIdentity, prefix: PrefixName, *, timeout_s: float

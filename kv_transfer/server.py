@@ -27,6 +27,7 @@ from segue.api.prompt import PrefixName
 from segue.api.types import Epoch, WorkerId
 from segue.internal.v1 import transfer_pb2 as pb
 from segue.internal.v1 import transfer_pb2_grpc as rpc
+from segue.process.tracing.context import from_metadata, within
 from segue.wire.convert.same_names import value_of
 from segue.wire.convert.turns import outcome_from_wire
 
@@ -109,7 +110,8 @@ class SourceServicer(rpc.HandoffSourceServicer):
     async def Pull(self, request: pb.PullRequest, context: Context) -> pb.PullResponse:
         ticket = ticket_from_wire(request.ticket)
         await self._members.require(ticket.reader)
-        await self._lend(ticket, value_of(PrefixName, request.prefix))
+        with within(from_metadata(context.invocation_metadata())):
+            await self._lend(ticket, value_of(PrefixName, request.prefix))
         return pb.PullResponse()
 
     async def ReadPrefix(

@@ -29,6 +29,7 @@ from segue.cache.strays import Strays
 from segue.engine.config import EngineConfig
 from segue.engine.runner import ModelRunner
 from segue.process.telemetry import Clock
+from segue.process.tracing.tracer import OFF, Tracer
 from segue.worker.drain import Deadline, MoveSessions
 from segue.worker.engine_thread import EngineLoop
 from segue.worker.load import LoadedModel, load_runner
@@ -132,6 +133,7 @@ class HandoffWorker(ABC, Generic[AnyTurn, Command]):
         metrics: WorkerMetrics,
         *,
         max_waiting: int,
+        tracer: Tracer = OFF,
         clock: Clock,
         stepped: Callable[[str, str], None] = lambda left, entered: None,
     ) -> None:
@@ -142,6 +144,7 @@ class HandoffWorker(ABC, Generic[AnyTurn, Command]):
         self.layout = runner.layout
         self.model_id = runner.layout.model_id
         self._clock = clock
+        self._tracer = tracer
         self._memory = self._tiers.device
         self._room = AdmissionQueue(max_waiting)
         self._tier = HostTier(
@@ -157,6 +160,7 @@ class HandoffWorker(ABC, Generic[AnyTurn, Command]):
             stepped=stepped,
             clock=clock,
             load=self._load_back,
+            tracer=tracer,
         )
         self.inventory = Inventory((self._memory.cache, self._tier.cache))
         self._turns: dict[TurnId, AnyTurn] = {}

@@ -18,6 +18,7 @@ from segue.cache.prefix.eviction_cost import cost_to_prefill
 from segue.config import section
 from segue.engine.config import EngineConfig
 from segue.model.checkpoint.settings import AS_PUBLISHED, CheckpointConfig
+from segue.process.tracing.setup import tracer_of
 from segue.text.tokens.tokenizer import Tokenizer
 from segue.worker.process import (
     Presence,
@@ -57,12 +58,15 @@ async def running(
 
         def worker_as(presence: Presence) -> PrefillWorker:
             presence.operators = resources.runner.operators
-            return PrefillWorker(presence, resources, prefill, metrics, tokenizer=tokenizer)
+            return PrefillWorker(
+                presence, resources, prefill, metrics, tokenizer=tokenizer, tracer=tracer
+            )
 
-        async with serving_worker(
-            identity, metrics.registry, worker_as, options=options, drain_s=prefill.drain_s
-        ) as worker:
-            yield worker
+        with contextlib.closing(tracer_of("prefill", options.worker_id)) as tracer:
+            async with serving_worker(
+                identity, metrics.registry, worker_as, options=options, drain_s=prefill.drain_s
+            ) as worker:
+                yield worker
 
 
 def _from_sections(

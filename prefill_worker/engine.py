@@ -41,6 +41,7 @@ class Computed:
     first_token: SampledToken
     started_at: float
     ended_at: float
+    num_chunks: int = 1
     prompt_logprobs: PromptLogprobs | None = None
 
 
@@ -65,6 +66,7 @@ class PrefillSequence:
     """Which token may be the first. The last chunk waits for it."""
     num_computed: int = field(default=0)
     started_at: float = field(default=0.0)
+    num_chunks: int = field(default=0)
     scores: TokenScores = field(default_factory=TokenScores)
 
     def __post_init__(self) -> None:
@@ -163,6 +165,7 @@ class PrefillEngine:
         ended = []
         for row, (sequence, chunk) in enumerate(batch):
             sequence.num_computed = chunk.end
+            sequence.num_chunks += 1
             sequence.state_slot = _slot_out(sequence, chunk)
             if chunk.end == len(sequence.turn.context):
                 ended.append((row, sequence))
@@ -228,6 +231,7 @@ class PrefillEngine:
                     first_token=token,
                     started_at=sequence.started_at,
                     ended_at=ended_at,
+                    num_chunks=sequence.num_chunks,
                     prompt_logprobs=sequence.prompt_logprobs,
                 )
             )

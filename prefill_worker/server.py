@@ -20,7 +20,9 @@ from segue.internal.v1.worker_pb2_grpc import (
     add_PrefillWorkerServicer_to_server,
 )
 from segue.process.telemetry import about_turn
+from segue.process.tracing.context import within
 from segue.wire.convert.events import prompt_logprobs_to_wire
+from segue.wire.convert.trace import trace_from_wire
 from segue.wire.convert.turns import holder_from_wire, turn_from_wire
 from segue.wire.convert.worker import worker_to_wire
 from segue.wire.drain_calls import drained
@@ -78,7 +80,7 @@ class PrefillFace(PrefillWorkerServicer):
     async def _prefill(
         self, request: pb.PrefillPrompt, emit: Callable[[pb.TurnEvent], None]
     ) -> None:
-        with about_turn(request.turn.turn_id):
+        with about_turn(request.turn.turn_id), within(trace_from_wire(request.turn.trace)):
             turn = turn_from_wire(request.turn, self._worker.find_prefix)
             ticket = ticket_from_wire(request.ticket)
             holder = holder_from_wire(request.holder) if request.HasField("holder") else None

@@ -25,6 +25,7 @@ from prefill_worker.engine import (
 from prefill_worker.metrics import PrefillMetrics
 from prefill_worker.pull import Puller, Rates
 from prefill_worker.server import services
+from prefill_worker.traces import PromptTimes, traced
 from prefill_worker.units import PromptMemory, PromptUnits, check
 from segue.api.cluster.status import WorkerStatus
 from segue.api.errors import (
@@ -33,10 +34,11 @@ from segue.api.errors import (
     TransferFailed,
     Unavailable,
 )
-from segue.api.turn import PrefillOutcome, PrefixHolder, PromptLogprobs, ShipReport, TurnSpec
+from segue.api.turn import PrefillOutcome, PrefixHolder, PromptLogprobs, TurnSpec
 from segue.api.types import TurnId
 from segue.process.cancellation import Interruptible, uninterrupted
 from segue.process.telemetry import Clock
+from segue.process.tracing.tracer import OFF, Tracer
 from segue.text.tokens.tokenizer import Tokenizer
 from segue.wire.server import Services
 from segue.worker.engine_thread import Drop, EngineLoop
@@ -55,9 +57,17 @@ class PrefillWorker(HandoffWorker[Interruptible, Command]):
         metrics: PrefillMetrics,
         *,
         tokenizer: Tokenizer | None = None,
+        tracer: Tracer = OFF,
         clock: Clock = time.monotonic,
     ) -> None:
-        super().__init__(presence, resources, metrics, max_waiting=config.max_waiting, clock=clock)
+        super().__init__(
+            presence,
+            resources,
+            metrics,
+            max_waiting=config.max_waiting,
+            tracer=tracer,
+            clock=clock,
+        )
         runner = resources.runner
         self._model = runner.config
         self._config = config
@@ -100,31 +110,32 @@ class PrefillWorker(HandoffWorker[Interruptible, Command]):
         check(turn, ticket, holder, model=self._model, page_tokens=self.layout.page_tokens)
         work = self._turns[turn.turn_id] = Interruptible()
         try:
-            return await work.run(self._run(turn, ticket, holder))
+            with traced(self._tracer, turn, self._clock) as times:
+                return await work.run(self._run(turn, ticket, holder, times))
         finally:
             del self._turns[turn.turn_id]
 
     async def _run(
-        self, turn: TurnSpec, ticket: Ticket, holder: PrefixHolder | None
+        self, turn: TurnSpec, ticket: Ticket, holder: PrefixHolder | None, times: PromptTimes
     ) -> PromptLogprobs | None:
-        received_at = self._clock()
         # The whole prompt, until it is known how much of it is here.
         missing_tokens = len(turn.context)
         self._waiting_tokens += missing_tokens
         constraint = self._grammars.start(turn)
         try:
             await self._exchange.members.require(ticket.reader)
-            pulled = ShipReport()
             if holder is not None and self._prompts.resumes(turn) and self._config.pull:
                 await self._prompts.load(turn)
-                pulled = await self._puller.pull(turn, holder)
+                times.pulled = await self._puller.pull(turn, holder)
+                times.pulled_at = self._clock()
             units = await self._room.take(
                 lambda: self._prompts.take(turn), lambda: self._prompts.load(turn)
             )
+            times.held_tokens = units.hold.num_tokens
             self._waiting_tokens -= units.hold.num_tokens
             missing_tokens -= units.hold.num_tokens
             try:
-                return await self._ship(turn, ticket, units, pulled, received_at, constraint)
+                return await self._ship(turn, ticket, units, times, constraint)
             finally:
                 self._room.wake()
         except asyncio.CancelledError:
@@ -141,23 +152,24 @@ class PrefillWorker(HandoffWorker[Interruptible, Command]):
         turn: TurnSpec,
         ticket: Ticket,
         units: PromptUnits,
-        pulled: ShipReport,
-        received_at: float,
+        times: PromptTimes,
         constraint: Making,
     ) -> PromptLogprobs | None:
         """Afterwards the units are in the cache or free."""
-        start = units.hold.num_tokens
+        start, pulled = units.hold.num_tokens, times.pulled
         try:
             async with self._exchange.send(ticket, pages=units.pages, slot=units.slot) as outgoing:
                 computed = await self._compute(turn, outgoing, units, constraint)
+                times.computed = computed
                 shipped = await outgoing.finish()
+                times.shipped, times.shipped_at = shipped, self._clock()
                 kept_states = self._prompts.kept_states(turn, units)
                 report = replace(
                     pulled,
                     shipped_bytes=shipped.shipped_bytes,
                     # What was pulled may have been evicted before it was held.
                     cached_tokens=max(start - pulled.pulled_tokens, 0),
-                    queue_s=computed.started_at - received_at,
+                    queue_s=computed.started_at - times.received_at,
                     prefill_s=computed.ended_at - computed.started_at,
                     transfer_s=shipped.transfer_s,
                     exposed_transfer_s=shipped.exposed_transfer_s,
@@ -166,6 +178,7 @@ class PrefillWorker(HandoffWorker[Interruptible, Command]):
                     kept_states=kept_states,
                 )
                 outgoing.outcome = PrefillOutcome(first_token=computed.first_token, report=report)
+            times.committed_at = self._clock()
         except BaseException:
             self._prompts.give_back(units)
             raise

@@ -30,6 +30,7 @@ from segue.model.checkpoint.settings import AS_PUBLISHED, CheckpointConfig
 from segue.model.checkpoint.source import resolve_model
 from segue.process.metrics_endpoint import MetricsEndpoint
 from segue.process.telemetry import setup_logging
+from segue.process.tracing.setup import tracer_of
 from segue.security.config import OPEN, Security
 from segue.security.options import add_secret_option, security_of
 from segue.v1.documents_pb2_grpc import add_DocumentsServicer_to_server
@@ -80,7 +81,15 @@ async def running(
     keys = await asyncio.to_thread(Keyring, config)
     metrics = RouterMetrics(model_name or model, vllm_names=config.vllm_metrics)
     prompts = PromptBuilder.from_folder(folder, checkpoint, config.parsers)
-    router = Router(config, prompts, metrics, model_name=model_name or model, security=security)
+    tracer = tracer_of("router", "router")
+    router = Router(
+        config,
+        prompts,
+        metrics,
+        model_name=model_name or model,
+        security=security,
+        tracer=tracer,
+    )
     hosts = Hosts.of(config.host, config.announce)
     documents = DocumentStore(config.document_bytes, config.document_s)
     endpoint = metrics_endpoint(metrics.registry, hosts, config.metrics_port, security)
@@ -140,6 +149,7 @@ async def running(
         await router.close()
     finally:
         endpoint.close()
+        tracer.close()
 
 
 async def _watch(router: Router, server: RunningServer) -> None:

@@ -23,6 +23,7 @@ from router.sessions.prompt import Built, PromptBuilder
 from router.sessions.table import SessionTable
 from router.sessions.tokens import TokenDesk
 from router.status import StatusDesk
+from router.telemetry.traces import TurnTrace
 from router.tenants.accounts import TenantAccounts
 from router.tenants.tenant import OPEN, Tenant
 from router.turn.answered import Answered
@@ -37,6 +38,7 @@ from segue.api.history import digests
 from segue.api.turn import FinishReason, TokenDelta, TurnEnd
 from segue.api.types import ChatInput, SessionId, TurnId, TurnRequest
 from segue.process.telemetry import Clock, about_turn
+from segue.process.tracing.tracer import OFF, Tracer
 from segue.security.config import OPEN as OPEN_CLUSTER
 from segue.security.config import Security
 from segue.text.limits import num_characters
@@ -62,6 +64,7 @@ class Router:
         *,
         model_name: str,
         security: Security = OPEN_CLUSTER,
+        tracer: Tracer = OFF,
         clock: Clock = time.monotonic,
     ) -> None:
         self.table = SessionTable(
@@ -85,6 +88,7 @@ class Router:
         self._model_name = model_name
         self._clock = clock
         self._joined_by = clock() + _JOINED_WITHIN_S
+        self._tracer = tracer
         self._admission = Admission(config, clock=clock)
         self._accounts = TenantAccounts(metrics.tenants, clock, self.membership)
         self.launcher = LauncherDesk(clock, self.placing.apply)
@@ -122,10 +126,20 @@ class Router:
         received_at = self._clock()
         if deadline_s is None:
             deadline_s = self._config.default_deadline_s
-        meter = TurnMeter(self._metrics, self._clock, received_at, tenant.name, request.input)
+        meter = TurnMeter(
+            self._metrics,
+            self._clock,
+            received_at,
+            tenant.name,
+            request.input,
+            TurnTrace(self._clock, self._tracer, self._model_name),
+        )
         name = tenant.name, request.turn_id
         async with contextlib.AsyncExitStack() as admitted:
             admitted.enter_context(about_turn(request.turn_id))
+            admitted.enter_context(
+                meter.trace.running(meter.operation, request.turn_id, tenant.name)
+            )
             admitted.enter_context(meter.errors())
             with meter.refusals():
                 ongoing = await admitted.enter_async_context(
@@ -143,12 +157,14 @@ class Router:
                     yield (TurnEnd(finish_reason=FinishReason.CANCELLED),)
                     return
                 admitted.callback(self._admission.leave)
+                let_in_at = self._clock()
                 named = await self._find_session(tenant.own(request), tenant)
                 admitted.enter_context(self._finder.running(named.session_id))
                 completed = self._complete(named, keeps_answer=request.session_hint is not None)
                 meter.has_whole(completed.request.input)
                 built = await self._prompts.make(completed, self.placing.pools.now)
                 answered = self._answered(request, built)
+                meter.trace.built(let_in_at, built.spec, tenant.shown(built.spec.session_id))
             placing = self.placing.turn(built.spec, known=completed.known, num_kept=built.num_kept)
             turn = Turn(
                 built.spec,
@@ -233,6 +249,7 @@ class Router:
             max_attempts=self._config.max_attempts,
             pause_s=self._pause_s,
             tried_again=meter.tried_again,
+            placed=meter.trace.placed,
             lost_worker_wait_s=self._config.lost_worker_wait_s,
             joined_by=self._joined_by,
             tokenizer=self._prompts.tokenizer,

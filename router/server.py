@@ -23,6 +23,7 @@ from segue.api.errors import InvalidRequest
 from segue.api.types import Epoch, Role, SessionId, TurnId, WorkerId
 from segue.internal.v1 import worker_pb2
 from segue.internal.v1.worker_pb2_grpc import MembershipServicer
+from segue.process.tracing.context import from_metadata, within
 from segue.v1 import session_pb2 as pb
 from segue.v1.session_pb2_grpc import SessionsServicer
 from segue.wire.convert.drain import drain_report_to_wire, held_from_wire, moves_to_wire
@@ -68,11 +69,12 @@ class Sessions(SessionsServicer):
         self, request: pb.GenerateRequest, context: Context
     ) -> AsyncIterator[pb.GenerateEvent]:
         tenant = self._tenant(context)
-        async with contextlib.aclosing(
-            self._events(request, context.time_remaining(), tenant)
-        ) as answering:
-            async for event in answering:
-                yield event
+        with within(from_metadata(context.invocation_metadata())):
+            async with contextlib.aclosing(
+                self._events(request, context.time_remaining(), tenant)
+            ) as answering:
+                async for event in answering:
+                    yield event
 
     async def GenerateMany(
         self, request_iterator: AsyncIterator[pb.GenerateManyCommands], context: Context
@@ -85,9 +87,10 @@ class Sessions(SessionsServicer):
         ) -> AsyncGenerator[pb.GenerateEvent, None]:
             return self._events(request, deadline_s, self._keys.tenant_of(api_key or own_key))
 
-        async with contextlib.aclosing(generate_many(request_iterator, answer)) as messages:
-            async for message in messages:
-                yield message
+        with within(from_metadata(context.invocation_metadata())):
+            async with contextlib.aclosing(generate_many(request_iterator, answer)) as messages:
+                async for message in messages:
+                    yield message
 
     def _tenant(self, context: Context) -> Tenant:
         """Who calls. Raises Unauthenticated."""

@@ -66,6 +66,9 @@ class ShipResult:
     """Time in which bytes were moving."""
     exposed_transfer_s: float
     """From the last `layer_ready` until everything had arrived."""
+    started_at: float
+    """When the first piece was taken up, by the writer's clock."""
+    arrived_at: float
     checksums: Checksums
     """Empty if checksums are off."""
 
@@ -156,6 +159,7 @@ class Outgoing:
         self._shipped_bytes = 0
         self._transfer_s = 0.0
         self._arrived_at = self._last_ready_at
+        self._started_at: float | None = None
         self._result: ShipResult | None = None
 
     @property
@@ -219,6 +223,8 @@ class Outgoing:
             self._advance(PieceStarted())
             if not self.is_open:
                 return
+        if self._started_at is None:
+            self._started_at = self._tools.clock()
         event: WriterEvent = PieceArrived()
         try:
             computed()
@@ -294,5 +300,7 @@ class Outgoing:
             shipped_bytes=self._shipped_bytes,
             transfer_s=self._transfer_s,
             exposed_transfer_s=max(0.0, self._arrived_at - self._last_ready_at),
+            started_at=self._arrived_at if self._started_at is None else self._started_at,
+            arrived_at=self._arrived_at,
             checksums=checksums,
         )

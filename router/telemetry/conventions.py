@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from typing import TypeAlias
 
 from prometheus_client import CollectorRegistry, Gauge, Histogram
 from prometheus_client.core import Metric
@@ -28,6 +29,8 @@ _FIRST_TOKEN_BUCKETS = (
 _OUTPUT_TOKEN_BUCKETS = (
     *(0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5),
 )
+Exemplar: TypeAlias = dict[str, str] | None
+"""Names the trace of an observed value."""
 _ANSWERED = frozenset({"stop", "length"})
 
 
@@ -64,16 +67,20 @@ class GenAiMetrics:
             registry=registry,
         )
 
-    def first_token(self, operation: str, seconds: float) -> None:
-        self._first_token_s.labels(operation, "segue", self._model_name).observe(seconds)
+    def first_token(self, operation: str, seconds: float, exemplar: Exemplar = None) -> None:
+        labels = operation, "segue", self._model_name
+        self._first_token_s.labels(*labels).observe(seconds, exemplar)
 
     def output_token(self, operation: str, seconds: float) -> None:
         self._output_token_s.labels(operation, "segue", self._model_name).observe(seconds)
 
-    def ended(self, operation: str, outcome: str, seconds: float) -> None:
+    def ended(
+        self, operation: str, outcome: str, seconds: float, exemplar: Exemplar = None
+    ) -> None:
         """A label that is empty is absent: a turn without an error has no type of one."""
         error_type = "" if outcome in _ANSWERED else outcome
-        self._duration_s.labels(operation, "segue", self._model_name, error_type).observe(seconds)
+        labels = operation, "segue", self._model_name, error_type
+        self._duration_s.labels(*labels).observe(seconds, exemplar)
 
 
 class VllmNames(Collector):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from router.placement.estimate import Decision
 from router.placement.placing import TurnPlacing
 from router.turn.calls import WorkerCalls
 from segue.answers import AUTO, ParserNames
@@ -22,10 +23,12 @@ class TurnContext:
     max_attempts: int
     pause_s: Callable[[], float]
     """The current shortest time between two messages to one client."""
-    tried_again: Callable[[SegueError], None]
-    """Called with each error after which the turn is retried."""
+    tried_again: Callable[[SegueError, int], None]
+    """Called with each error after which the turn is retried, and the number of tokens sent."""
     session_id: SessionId
     """This and `starts_in_reasoning` as in `TurnStarted`."""
+    placed: Callable[[float, Decision], None] = lambda since, decision: None
+    """Called with each decision, and when it was begun."""
     lost_worker_wait_s: float = 0.0
     """How long a turn that has lost its worker waits for one that can take it."""
     joined_by: float = 0.0

@@ -24,6 +24,7 @@ from segue.security.config import OPEN, Security
 from segue.wire.channel import channel_to
 from segue.wire.convert.drain import adopted_from_wire, drain_report_from_wire, prefixes_to_wire
 from segue.wire.convert.same_names import message_of
+from segue.wire.convert.trace import outgoing_to_wire
 from segue.wire.convert.turns import turn_to_wire
 from segue.wire.convert.worker import worker_from_wire
 from segue.wire.status import rpc_errors
@@ -197,7 +198,10 @@ def _writer(worker: WorkerStatus) -> pb.Writer:
 
 
 def _turn_to_wire(turn: NamedTurn) -> pb.TurnSpec:
-    return turn_to_wire(turn.spec, turn.prefix, turn_id=turn.name)
+    wire = turn_to_wire(turn.spec, turn.prefix, turn_id=turn.name)
+    if (trace := outgoing_to_wire()) is not None:
+        wire.trace.CopyFrom(trace)
+    return wire
 
 
 class Links:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from router.metrics import RouterMetrics
 from router.telemetry.conventions import operation_of
 from router.telemetry.reuse import turn_class, turn_number
+from router.telemetry.traces import TurnTrace
 from router.turn.lifecycle import outcome_of
 from segue.api.errors import SegueError
 from segue.api.turn import FinishReason, TokenDelta, TurnEnd, Usage
@@ -34,9 +35,12 @@ class TurnMeter:
         received_at: float,
         tenant: str = "",
         turn_input: TurnInput = _A_CHAT,
+        trace: TurnTrace | None = None,
     ) -> None:
         self._metrics = metrics
-        self._operation = operation_of(turn_input)
+        self.trace = trace or TurnTrace(clock)
+        self.operation = operation_of(turn_input)
+        self._error = ""
         self._turn_number = 0
         self._tenant = tenant
         self._clock = clock
@@ -54,6 +58,7 @@ class TurnMeter:
         if self._first_token_at is None:
             self._first_token_at = arrived_at
             self._first_token(arrived_at - self._received_at)
+            self.trace.first_token(arrived_at)
         else:
             # Tokens that arrive together each count an equal share of the wait.
             latency.inter_token_s.observe((arrived_at - self._last_token_at) / max(num_tokens, 1))
@@ -61,11 +66,12 @@ class TurnMeter:
         self._metrics.tokens.completion.inc(num_tokens)
 
     def _first_token(self, took_s: float) -> None:
-        self._metrics.latency.first_token_s.observe(took_s)
-        self._metrics.gen_ai.first_token(self._operation, took_s)
+        exemplar = self.trace.exemplar
+        self._metrics.latency.first_token_s.observe(took_s, exemplar)
+        self._metrics.gen_ai.first_token(self.operation, took_s, exemplar)
         if self._turn_number:
             label = turn_class(self._turn_number)
-            self._metrics.reuse.first_token_s.labels(label).observe(took_s)
+            self._metrics.reuse.first_token_s.labels(label).observe(took_s, exemplar)
 
     def relayed(self, arrived_at: float) -> None:
         """The events that arrived at `arrived_at` were sent to the client."""
@@ -73,6 +79,7 @@ class TurnMeter:
 
     def finished(self, end: TurnEnd) -> None:
         metrics = self._metrics
+        self.trace.finished(end)
         if end.finish_reason is not FinishReason.CANCELLED:
             self._usage = end.usage
         if end.timings.first_token_s:
@@ -111,9 +118,11 @@ class TurnMeter:
             raise
 
     def failed(self, error: Exception) -> None:
-        self._metrics.load.errors.labels(error_class(error)).inc()
+        self._error = error_class(error)
+        self._metrics.load.errors.labels(self._error).inc()
 
-    def tried_again(self, error: SegueError) -> None:
+    def tried_again(self, error: SegueError, num_answered: int) -> None:
+        self.trace.tried_again(error, num_answered)
         self._metrics.load.retries.labels(error_class(error)).inc()
 
     def refused(self, error: SegueError) -> None:
@@ -126,7 +135,7 @@ class TurnMeter:
         if outcome in _FINISHED and self._first_token_at is not None and answer_tokens > 1:
             token_s = (self._last_token_at - self._first_token_at) / (answer_tokens - 1)
             self._metrics.latency.output_token_s.observe(token_s)
-            self._metrics.gen_ai.output_token(self._operation, token_s)
+            self._metrics.gen_ai.output_token(self.operation, token_s)
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
@@ -140,6 +149,7 @@ class TurnMeter:
         finally:
             waited_s = self._clock() - started_at
             if waited_s > _NO_WAIT_S:
+                self.trace.waited(started_at)
                 self._metrics.wait.wait_s.observe(waited_s)
 
     def count(self, outcome: str) -> None:
@@ -147,13 +157,15 @@ class TurnMeter:
         self._metrics.load.turns.labels(outcome).inc()
         self._metrics.tenants.ended(self._tenant, outcome)
         self._count_time(outcome)
+        self.trace.ended(outcome, self._error)
 
     def _count_time(self, outcome: str) -> None:
         took_s = self._clock() - self._received_at
-        self._metrics.latency.turn_s.labels(outcome).observe(took_s)
-        self._metrics.gen_ai.ended(self._operation, outcome, took_s)
+        exemplar = self.trace.exemplar
+        self._metrics.latency.turn_s.labels(outcome).observe(took_s, exemplar)
+        self._metrics.gen_ai.ended(self.operation, outcome, took_s, exemplar)
         if self._first_token_at is None:
-            self._metrics.latency.no_first_token_s.labels(outcome).observe(took_s)
+            self._metrics.latency.no_first_token_s.labels(outcome).observe(took_s, exemplar)
 
 
 def log_end(outcome: str, seconds: float, num_tokens: int, failure: SegueError | None) -> None:

@@ -199,7 +199,9 @@ class Turn:
                 raise self._interruption
 
     def _place(self) -> Decision:
+        started_at = self._context.clock()
         decision = self._context.placing.place(self._avoid)
+        self._context.placed(started_at, decision)
         self.state = advance(self.state, PlacedOn(decision.placement))
         self._router_s = self._context.clock() - self._received_at
         self.computed_tokens = decision.chosen.plan.computed_tokens
@@ -272,7 +274,7 @@ class Turn:
             "trying the turn elsewhere",
             extra={"error": str(error), "answered_tokens": len(self.answer)},
         )
-        self._context.tried_again(error)
+        self._context.tried_again(error, len(self.answer))
         if isinstance(self.state, Streaming):
             # Whoever computed the prompt did what it had to.
             self._avoid = {self.state.placement.decode.worker_id}

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 import ssl
@@ -30,6 +31,7 @@ from segue.gateway.stored import StoredResponses
 from segue.gateway.turns import Turns
 from segue.process.heap import settle_heap
 from segue.process.telemetry import setup_logging
+from segue.process.tracing.setup import tracer_of
 from segue.sdk.client import DEFAULT_TARGET, Client
 from segue.security.config import OPEN, Security, SecurityConfig
 from segue.security.https import https_context
@@ -98,7 +100,8 @@ async def running_before(
     metrics = GatewayMetrics()
     asks = ssl.CERT_REQUIRED if security.http_client_certificates else ssl.CERT_NONE
     tls = https_context(security, asks)
-    with contextlib.closing(listener or listening(config)) as socket_:
+    tracer = tracer_of("gateway", f"gateway-{os.getpid()}")
+    with contextlib.closing(tracer), contextlib.closing(listener or listening(config)) as socket_:
         gateway = Gateway(
             config=config,
             client=client,
@@ -106,6 +109,7 @@ async def running_before(
             turns=Turns(client, metrics),
             stored=StoredResponses(client),
             metrics=metrics,
+            tracer=tracer,
         )
         port: int = socket_.getsockname()[1]
         address = f"{config.host}:{port}"

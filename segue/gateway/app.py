@@ -46,7 +46,7 @@ def make_app(gateway: Gateway) -> ASGIApp:
             operation_id=route.answer.__name__,
             openapi_extra=_request_body(route.body) if route.body else None,
         )
-    return Door(direct, gateway.metrics)
+    return Door(direct, gateway.metrics, gateway.tracer)
 
 
 class _Direct:

@@ -117,7 +117,8 @@ class Turns:
                         await self._client.cancel(_turn_id(visit, index))
                     if step.token_ids and not has_token:
                         has_token = True
-                        since = self._clock() - visit.arrived_at
+                        visit.first_token_at = self._clock()
+                        since = visit.first_token_at - visit.arrived_at
                         self._metrics.first_token_seconds.observe(since)
                 visit.has_ended = not num_running
                 yield steps

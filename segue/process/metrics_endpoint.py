@@ -49,11 +49,12 @@ def new_registry() -> CollectorRegistry:
         registry=registry,
         multiprocess_mode="mostrecent",
     )
-    build.labels(_version()).set(1)
+    build.labels(version()).set(1)
     return registry
 
 
-def _version() -> str:
+def version() -> str:
+    """Of this package."""
     try:
         return importlib.metadata.version("segue")
     except importlib.metadata.PackageNotFoundError:

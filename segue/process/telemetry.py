@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO
 
+from segue.process.tracing.context import current
+
 Clock = Callable[[], float]
 
 _turn: contextvars.ContextVar[str] = contextvars.ContextVar("turn", default="-")
@@ -31,11 +33,15 @@ def about_turn(turn_id: str) -> Iterator[None]:
 class _TurnFilter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         record.turn = _turn.get()
+        context = current()
+        record.trace = f" trace={context.trace_id}" if context is not None else ""
         return True
 
 
 # The standard attributes of a record; all others were given as `extra`.
-_RECORD_FIELDS = frozenset(logging.makeLogRecord({}).__dict__) | {"turn", "message", "asctime"}
+_RECORD_FIELDS = frozenset(logging.makeLogRecord({}).__dict__) | {
+    *("turn", "trace", "message", "asctime")
+}
 
 
 # What could end a line, move a terminal's cursor or hide text: C0 and C1 controls, separators of
@@ -90,7 +96,8 @@ class _LineHandler(logging.StreamHandler[TextIO]):
 
 
 def setup_logging(process_name: str, level: str = "INFO", *, file: Path | None = None) -> None:
-    """One line per record: time, level, process, turn, logger, message, extras.
+    """One line per record: time, level, process, turn, its trace if it has one, logger, message,
+    extras.
 
     Writes to stderr, or appends to `file`, which does not get what libraries print.
     """
@@ -98,7 +105,7 @@ def setup_logging(process_name: str, level: str = "INFO", *, file: Path | None =
     handler.addFilter(_TurnFilter())
     handler.setFormatter(
         _LineFormatter(
-            f"%(asctime)s %(levelname)s {process_name} turn=%(turn)s %(name)s: %(message)s"
+            f"%(asctime)s %(levelname)s {process_name} turn=%(turn)s%(trace)s %(name)s: %(message)s"
         )
     )
     # No line shows these fields, and each costs a system call or a walk up the stack.

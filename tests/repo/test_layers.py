@@ -31,7 +31,7 @@ INSIDE = {
     "grammar": {"api", "grammar", "text"},
     "model": {"api", "cache", "kernels", "model"},
     "engine": {"api", "cache", "engine", "kernels", "model", "text"},
-    "process": {"api"},
+    "process": {"api", "process"},
     "security": {"api", "config", "security"},
     "config": {"api"},
     "cost_line": set(),

@@ -102,7 +102,7 @@ def test_a_refused_turn_is_counted_by_outcome_and_error_class(
 
 
 def test_retried_attempts_are_no_errors_of_the_turn(measured: Measured) -> None:
-    measured.meter.tried_again(Unavailable("prefill-0 died"))
+    measured.meter.tried_again(Unavailable("prefill-0 died"), 0)
     measured.tokens(at=1.0)
     measured.end("stop", at=1.0, answer_tokens=1)
 

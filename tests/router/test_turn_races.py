@@ -83,7 +83,7 @@ class World:
         )
         self.client = asyncio.ensure_future(self._read())
 
-    def _count_retry(self, error: SegueError) -> None:
+    def _count_retry(self, error: SegueError, num_answered: int) -> None:
         self.num_retries += 1
 
     async def _read(self) -> None:

@@ -15,9 +15,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from segue.api.api_key import bearer_key, is_api_key
 from segue.api.errors import Cancelled
 from segue.gateway.http.errors import HUNG_UP
+from segue.gateway.http.traces import answered, traced
 from segue.gateway.metrics import GatewayMetrics
 from segue.process.cancellation import Interruptible
 from segue.process.telemetry import Clock, about_turn
+from segue.process.tracing.tracer import OFF, Span, Tracer
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +44,8 @@ class Visit:
     """A turn of it runs, or has run."""
     has_ended: bool = False
     """All its turns have."""
+    first_token_at: float = 0.0
+    """Of the first of its turns; 0.0 before."""
     status: int = 0
     """Of the answer, once it started; of the error, if a stream failed later."""
 
@@ -87,10 +91,15 @@ class Door:
     """ASGI middleware around the whole application."""
 
     def __init__(
-        self, app: ASGIApp, metrics: GatewayMetrics, clock: Clock = time.monotonic
+        self,
+        app: ASGIApp,
+        metrics: GatewayMetrics,
+        tracer: Tracer = OFF,
+        clock: Clock = time.monotonic,
     ) -> None:
         self._app = app
         self._metrics = metrics
+        self._tracer = tracer
         self._clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -98,19 +107,24 @@ class Door:
             await self._app(scope, receive, send)
             return
         visit = scope[_SCOPE_KEY] = Visit.of(scope, self._clock())
-        with about_turn(visit.request_id), self._metrics.in_flight.track_inprogress():
+        with (
+            about_turn(visit.request_id),
+            self._metrics.in_flight.track_inprogress(),
+            traced(self._tracer, scope["method"], visit, self._clock) as span,
+        ):
             passage = _Passage(visit, receive, send)
             try:
                 await passage.run(self._app, scope)
             except Cancelled:
                 visit.status = HUNG_UP
             finally:
-                self._ended(visit, scope)
+                self._ended(visit, scope, span)
 
-    def _ended(self, visit: Visit, scope: Scope) -> None:
+    def _ended(self, visit: Visit, scope: Scope, span: Span) -> None:
         # Only paths of ours: anything may be asked for.
         route = getattr(scope.get("route"), "path", "other")
-        status = visit.status or 500
+        visit.status = status = visit.status or 500
+        answered(span, scope["method"], route, visit)
         self._metrics.requests.labels(route, str(status)).inc()
         seconds = round(self._clock() - visit.arrived_at, 3)
         logger.info("answered", extra={"route": route, "status": status, "seconds": seconds})

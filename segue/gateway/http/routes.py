@@ -22,6 +22,7 @@ from segue.gateway.metrics import GatewayMetrics
 from segue.gateway.served import ServedModel
 from segue.gateway.stored import StoredResponses
 from segue.gateway.turns import Turns
+from segue.process.tracing.tracer import OFF, Tracer
 from segue.sdk.client import Client
 
 
@@ -36,6 +37,7 @@ class Gateway:
     stored: StoredResponses
     metrics: GatewayMetrics
     life: Life = field(default_factory=Life)
+    tracer: Tracer = OFF
 
 
 Answer = Callable[[Gateway, Request], Awaitable[ASGIApp]]

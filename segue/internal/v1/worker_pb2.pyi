@@ -541,6 +541,7 @@ class TurnSpec(_message.Message):
     MEDIA_FIELD_NUMBER: _builtins.int
     SALT_FIELD_NUMBER: _builtins.int
     GRAMMAR_FIELD_NUMBER: _builtins.int
+    TRACE_FIELD_NUMBER: _builtins.int
     turn_id: _builtins.str
     session_id: _builtins.str
     context: _builtins.bytes
@@ -573,6 +574,10 @@ class TurnSpec(_message.Message):
     def grammar(self) -> Global___Grammar:
         """Restricts the answer's tokens."""
 
+    @_builtins.property
+    def trace(self) -> _session_pb2.TraceContext:
+        """The router's span of the turn, if it is traced."""
+
     def __init__(
         self,
         *,
@@ -587,10 +592,11 @@ class TurnSpec(_message.Message):
         media: _abc.Iterable[Global___MediaSpan] | None = ...,
         salt: _builtins.bytes = ...,
         grammar: Global___Grammar | None = ...,
+        trace: _session_pb2.TraceContext | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["grammar", b"grammar", "prefix", b"prefix", "sampling", b"sampling", "stop", b"stop"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["grammar", b"grammar", "prefix", b"prefix", "sampling", b"sampling", "stop", b"stop", "trace", b"trace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["branch_points", b"branch_points", "context", b"context", "grammar", b"grammar", "media", b"media", "num_answered", b"num_answered", "prefix", b"prefix", "salt", b"salt", "sampling", b"sampling", "session_id", b"session_id", "stop", b"stop", "turn_id", b"turn_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["branch_points", b"branch_points", "context", b"context", "grammar", b"grammar", "media", b"media", "num_answered", b"num_answered", "prefix", b"prefix", "salt", b"salt", "sampling", b"sampling", "session_id", b"session_id", "stop", b"stop", "trace", b"trace", "turn_id", b"turn_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

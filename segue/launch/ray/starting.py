@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,6 +24,7 @@ from segue.launch.prepare import Report
 from segue.launch.ray.actors import WorkerActor
 from segue.launch.ray.demand import Demand, worker_demand
 from segue.launch.ray.start import logs_folder
+from segue.process.tracing.setup import settings_of
 from segue.security.config import Security
 from segue.worker.process import WorkerOptions
 
@@ -34,7 +36,11 @@ _ASK_AGAIN_S = 1.0
 
 def actor_of(kind: type[Any], demand: Demand) -> Any:
     """A class for Ray to start, and to restart without limit, on any node that fits."""
-    return ray.remote(kind).options(max_restarts=-1, **demand.options())
+    options = demand.options()
+    if traces := settings_of(os.environ):
+        # Processes of a Ray that was started elsewhere do not inherit our environment.
+        options["runtime_env"] = {"env_vars": traces}
+    return ray.remote(kind).options(max_restarts=-1, **options)
 
 
 def start_worker(

@@ -11,7 +11,9 @@ import grpc
 
 from segue.api.api_key import metadata_with
 from segue.api.errors import DeadlineExceeded
+from segue.process.tracing.context import outgoing_metadata
 from segue.v1 import session_pb2 as pb
+from segue.wire.convert.trace import outgoing_to_wire
 from segue.wire.error_details import error_from_wire
 from segue.wire.streams.client import Call, Calls
 from segue.wire.streams.numbered import numbered
@@ -50,14 +52,17 @@ class Generating:
         """Yields the events of one turn, those that wait together. Leaving the iteration cancels
         it. Raises SegueErrors and RpcErrors."""
         if request.ByteSize() > _ALONE_BYTES:
-            alone = self._stub.Generate(request, timeout=timeout_s, metadata=metadata_with(api_key))
+            metadata = (*metadata_with(api_key), *outgoing_metadata())
+            alone = self._stub.Generate(request, timeout=timeout_s, metadata=metadata)
             try:
                 async for event in alone:
                     yield (event,)
             finally:
                 alone.cancel()
             return
-        start = pb.StartGenerate(request=request, timeout_s=timeout_s, api_key=api_key)
+        start = pb.StartGenerate(
+            request=request, timeout_s=timeout_s, api_key=api_key, trace=outgoing_to_wire()
+        )
         call = self._calls.start(pb.GenerateManyCommand(start=start), _Answering)
         timer = None
         if timeout_s is not None:

@@ -8,13 +8,15 @@ from typing import Any
 
 from segue.api.checks import require_seconds
 from segue.api.errors import InvalidRequest
+from segue.process.tracing.context import within
 from segue.v1 import session_pb2 as pb
+from segue.wire.convert.trace import trace_from_wire
 from segue.wire.streams.numbered import numbered
 from segue.wire.streams.server import CallStream
 
 Answer = Callable[[pb.GenerateRequest, float | None, str], AsyncGenerator[pb.GenerateEvent, None]]
 """Runs one turn with an optional timeout in seconds and its API key, which may be empty. Leaving
-the iteration cancels it.
+the iteration cancels it. The current trace context is the turn's own, if it came with one.
 """
 
 # Shortest time between two messages; events that arrive within it share one.
@@ -34,12 +36,13 @@ async def generate_many(
         return run(command.start, emit)
 
     async def run(start: pb.StartGenerate, emit: Callable[[pb.GenerateManyEvent], None]) -> None:
-        async with contextlib.aclosing(
-            answer(start.request, _timeout_s(start), start.api_key)
-        ) as events:
-            async for event in events:
-                emit(pb.GenerateManyEvent(event=event))
-                await stream.room()
+        with within(trace_from_wire(start.trace) if start.HasField("trace") else None):
+            async with contextlib.aclosing(
+                answer(start.request, _timeout_s(start), start.api_key)
+            ) as events:
+                async for event in events:
+                    emit(pb.GenerateManyEvent(event=event))
+                    await stream.room()
 
     stream = CallStream(
         make_call,
