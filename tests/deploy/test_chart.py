@@ -207,3 +207,31 @@ def test_workers_wait_as_where_segue_serve_starts_ray() -> None:
 
     assert settings["GOMP_SPINCOUNT"] == SPIN_COUNT
     assert settings["RAY_worker_niceness"] == "0"
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_all_processes_of_a_turn_export_traces_or_none_does(recipe: str) -> None:
+    endpoints = {
+        component: env.get("OTEL_EXPORTER_OTLP_ENDPOINT")
+        for component, pod in pod_templates(recipe)
+        for env in [variables(pod)]
+    }
+    is_on = recipe == "2p2d.yaml"
+
+    assert endpoints.pop("head") is None
+    assert set(endpoints.values()) == {
+        "http://otel-collector.monitoring:4317" if is_on else None,
+    }
+    for component, pod in pod_templates(recipe):
+        if is_on and component != "head":
+            # Kubernetes replaces names that come before it.
+            names = list(variables(pod))
+            about = variables(pod)["OTEL_RESOURCE_ATTRIBUTES"]
+            used = re.findall(r"\$\((\w+)\)", about)
+            assert used
+            assert all(names.index(one) < names.index("OTEL_RESOURCE_ATTRIBUTES") for one in used)
+
+
+def variables(pod: Document) -> dict[str, str]:
+    (container,) = pod["spec"]["containers"]
+    return {one["name"]: one.get("value", "") for one in container.get("env", ())}

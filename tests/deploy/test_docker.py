@@ -84,8 +84,8 @@ def test_each_image_has_its_own_extra() -> None:
     for name in ("cpu", "cuda"):
         (built,) = (rest for word, rest in stages()[f"build-{name}"] if "uv pip install" in rest)
         (copied,) = (rest for word, rest in stages()[name] if word == "COPY")
-        assert re.findall(r"'\.\[(\w+)\]'", built) == [name]
-        assert name in extras
+        assert re.findall(r"'\.\[([\w,]+)\]'", built) == [f"{name},traces"]
+        assert {name, "traces"} <= set(extras)
         assert f"--from=build-{name} " in copied
 
 

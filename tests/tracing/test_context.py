@@ -97,7 +97,8 @@ def test_log_lines_name_the_trace(tmp_path: Path) -> None:
                 logging.getLogger("x").warning("second")
     finally:
         for handler in logging.root.handlers:
-            handler.close()
+            if isinstance(handler, logging.StreamHandler):
+                handler.stream.close()
         logging.root.handlers[:] = before
         logging.root.setLevel(level)
     first, second = (tmp_path / "log").read_text().splitlines()

@@ -83,6 +83,31 @@ capabilities:
 - {name: RAY_worker_niceness, value: "0"}
 {{- end -}}
 
+{{/* Of every process that takes part in a turn. */}}
+{{- define "segue.tracesEnv" -}}
+{{- with .Values.traces }}
+{{- if .endpoint }}
+- {name: OTEL_EXPORTER_OTLP_ENDPOINT, value: {{ .endpoint | quote }}}
+- {name: OTEL_EXPORTER_OTLP_PROTOCOL, value: {{ .protocol | quote }}}
+{{- if not (hasKey .env "OTEL_RESOURCE_ATTRIBUTES") }}
+- name: POD_NAME
+  valueFrom: {fieldRef: {fieldPath: metadata.name}}
+- name: NODE_NAME
+  valueFrom: {fieldRef: {fieldPath: spec.nodeName}}
+- name: OTEL_RESOURCE_ATTRIBUTES
+  value: {{ printf "k8s.namespace.name=%s,k8s.pod.name=$(POD_NAME),k8s.node.name=$(NODE_NAME)" $.Release.Namespace | quote }}
+{{- end }}
+{{- range $name, $value := .env }}
+- {name: {{ $name }}, value: {{ $value | quote }}}
+{{- end }}
+{{- with .headersSecret }}
+- name: OTEL_EXPORTER_OTLP_HEADERS
+  valueFrom: {secretKeyRef: {name: {{ . }}, key: headers}}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
 {{- define "segue.modelEnv" -}}
 - {name: HF_HOME, value: /var/cache/segue/hub}
 {{- with .Values.model.hubTokenSecret }}

@@ -56,6 +56,7 @@ template:
         env:
           {{- include "segue.rayEnv" $root | nindent 10 }}
           {{- include "segue.modelEnv" $root | nindent 10 }}
+          {{- include "segue.tracesEnv" $root | nindent 10 }}
           {{- include "segue.clientEnv" $root | nindent 10 }}
           # Threads that wait at a barrier spin for a short time only, as where `segue serve` starts Ray.
           - {name: GOMP_SPINCOUNT, value: "20000"}
