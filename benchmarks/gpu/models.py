@@ -145,9 +145,7 @@ def empty_weights(config: ModelConfig, *, dtype: torch.dtype, device: str) -> di
     ]
     table = WeightTable.of(config, ["mtp.fc.weight", *fused])
     return {
-        name: torch.empty(
-            target.shape, dtype=torch.float32 if target.keeps_float32 else dtype, device=device
-        )
+        name: torch.empty(target.shape, dtype=target.dtype or dtype, device=device)
         for name, target in table.targets.items()
     }
 

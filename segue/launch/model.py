@@ -133,7 +133,7 @@ def _judge_hub(model: str, config: Config, machine: Machine, report: Report) -> 
     if files is None:
         return
     refuse_foreign(files, model)
-    refuse_quantised({}, {}, files)
+    refuse_quantised(files)
     folder = resolve_model(model, with_weights=False)
     published_bytes = _weights_of(files)
     served = ServedModel.before_download(folder, config.engine, published_bytes=published_bytes)

@@ -7,7 +7,6 @@ runtime cannot compute is rejected here, by name, before any weight is read.
 from __future__ import annotations
 
 import enum
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from segue.model.checkpoint.typed_json import (
     require,
     section,
 )
+from segue.model.weights.quantization import Quantization, quantization_of
 
 ARCHITECTURES = {
     "Qwen3_5ForCausalLM": False,
@@ -147,6 +147,8 @@ class ModelConfig:
     tie_word_embeddings: bool
     num_mtp_layers: int
     """Draft layers in the checkpoint; 0 if it has none."""
+    quantization: Quantization | None = None
+    """None if all weights are plain."""
 
     @property
     def num_layers(self) -> int:
@@ -167,15 +169,16 @@ class ModelConfig:
         path = folder / "config.json"
         outer = read_object(path)
         try:
-            return _parse(outer, [entry.name for entry in folder.iterdir()])
+            return _parse(outer, folder)
         except InvalidCheckpoint as error:
             raise InvalidCheckpoint(f"{path}: {error}") from None
 
 
-def _parse(outer: Json, beside: Collection[str]) -> ModelConfig:
+def _parse(outer: Json, folder: Path) -> ModelConfig:
     architecture = _architecture(outer)
     text = section(outer, "text_config") if "text_config" in outer else outer
-    _refuse_unsupported(outer, text, beside)
+    refuse_quantised(entry.name for entry in folder.iterdir())
+    _refuse_unsupported(text)
     return ModelConfig(
         architecture=architecture,
         vocab_size=positive(text, "vocab_size"),
@@ -195,6 +198,7 @@ def _parse(outer: Json, beside: Collection[str]) -> ModelConfig:
         dtype=_dtype(outer, text),
         tie_word_embeddings=bool({**text, **outer}.get("tie_word_embeddings", False)),
         num_mtp_layers=number(text, "mtp_num_hidden_layers", int, 0),
+        quantization=quantization_of(outer, text, folder),
     )
 
 
@@ -217,8 +221,7 @@ def _architecture(outer: Json) -> str:
     return name
 
 
-def _refuse_unsupported(outer: Json, text: Json, beside: Collection[str]) -> None:
-    refuse_quantised(outer, text, beside)
+def _refuse_unsupported(text: Json) -> None:
     activation = text.get("hidden_act", "silu")
     require(activation == "silu", f"hidden_act must be 'silu', got {activation!r}")
     require(not text.get("attention_bias"), "attention_bias is not supported")

@@ -1,18 +1,27 @@
 """Weight matrices as values: the model multiplies by them and never sees how they are stored.
 
-To add another format, such as block-scaled FP8, add a class here, make it a member of `Weight` or
-`Experts`, and add a case to `weight_of` or `experts_of`. These see all loaded tensors: the numbers
-under a name, and scales or the like under names that start with it.
+To add another format, add a class to `segue.model.weights.quantized`, make it a member of `Weight`
+or `Experts`, and add a case to `weight_of` or `experts_of`. These see all loaded tensors: the
+numbers under a name, and scales or the like under names that start with it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import count, takewhile
+from typing import TypeAlias
 
 from torch import Tensor
 
 from segue.kernels.moe import routed_experts
 from segue.kernels.product import product
+from segue.model.weights.quantized import (
+    Fp8Weight,
+    Nvfp4Weight,
+    QuantizedExperts,
+    StackedWeight,
+)
+from segue.model.weights.stored import ROW_SCALES, SCALES
 
 
 class PlainWeight:
@@ -21,10 +30,12 @@ class PlainWeight:
     def __init__(self, weight_NK: Tensor) -> None:
         self._weight_NK = weight_NK
 
+    @property
+    def num_rows(self) -> int:
+        return len(self._weight_NK)
+
     def rows(self, start: int, end: int) -> PlainWeight:
-        """The weight of outputs `start` to `end`, in the same memory. A format with one scale per
-        block of rows takes only whole blocks: `start` and `end`, and the boundaries of stacked
-        parts, must be block boundaries."""
+        """The weight of outputs `start` to `end`, in the same memory."""
         return PlainWeight(self._weight_NK[start:end])
 
     def matmul(self, x_TK: Tensor) -> Tensor:
@@ -52,15 +63,32 @@ class PlainExperts:
         )
 
 
-Weight = PlainWeight
-Experts = PlainExperts
+Weight: TypeAlias = PlainWeight | Fp8Weight | Nvfp4Weight | StackedWeight
+Experts: TypeAlias = PlainExperts | QuantizedExperts
 
 
 def weight_of(tensors: Mapping[str, Tensor], name: str) -> Weight:
     """The matrix of this name among a model's tensors."""
-    return PlainWeight(tensors[name])
+    if name not in tensors:
+        parts = takewhile(tensors.__contains__, (f"{name}.{number}" for number in count()))
+        return StackedWeight([weight_of(tensors, part) for part in parts])
+    return _quantized_of(tensors, name) or PlainWeight(tensors[name])
 
 
 def experts_of(tensors: Mapping[str, Tensor], at: str) -> Experts:
     """The experts whose matrices have names under `at`."""
-    return PlainExperts(tensors[f"{at}.gate_up_proj"], tensors[f"{at}.down_proj"])
+    names = (f"{at}.gate_up_proj", f"{at}.down_proj")
+    gate_up, down = (_quantized_of(tensors, name) for name in names)
+    if gate_up is not None and down is not None:
+        return QuantizedExperts(gate_up, down)
+    return PlainExperts(*(tensors[name] for name in names))
+
+
+def _quantized_of(tensors: Mapping[str, Tensor], name: str) -> Fp8Weight | Nvfp4Weight | None:
+    scales = tensors.get(f"{name}.{SCALES}")
+    row_scales = tensors.get(f"{name}.{ROW_SCALES}")
+    if scales is None:
+        return None
+    if row_scales is None:
+        return Fp8Weight(tensors[name], scales)
+    return Nvfp4Weight(tensors[name], scales, row_scales)

@@ -40,7 +40,7 @@ def adapter(folder: Path) -> Path:
 
 
 def quantised(folder: Path) -> Path:
-    config = {**HUGE_MOE, "quantization_config": {"quant_method": "fp8"}}
+    config = {**HUGE_MOE, "quantization_config": {"quant_method": "gptq"}}
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config))
     return folder
@@ -64,7 +64,7 @@ def empty(folder: Path) -> Path:
         (gguf, "InvalidCheckpoint: {} is a file with weights in GGUF"),
         (pickles, "InvalidCheckpoint: {} has weights as PyTorch pickles"),
         (adapter, "InvalidCheckpoint: {} is an adapter (LoRA) of a/b"),
-        (quantised, "quantised weights (fp8) are not supported"),
+        (quantised, "quantised weights (gptq) are not supported"),
         (another, "unsupported architecture Qwen3MoeForCausalLM; supported: Qwen3_5"),
         (empty, "InvalidCheckpoint: {} is empty"),
         (Path, "InvalidCheckpoint: no such model folder: {}"),

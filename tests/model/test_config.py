@@ -156,7 +156,7 @@ def test_without_a_dtype_nothing_is_lost(write_config: WriteConfig) -> None:
         ({"attention_bias": True}, "attention_bias is not supported"),
         ({"attn_output_gate": False}, "attn_output_gate must be true"),
         ({"dtype": "float8_e4m3fn"}, "dtype must be one of"),
-        ({"quantization_config": {"quant_method": "fp8"}}, "quantised weights"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "quantised weights"),
         ({**MOE, "num_experts_per_tok": 300}, r"num_experts_per_tok \(300\) must be at most"),
         ({**MOE, "num_experts": None}, "num_experts must be a number, got None"),
     ],

@@ -17,5 +17,9 @@ def routed_experts(
     experts_per_token: int,
 ) -> tuple[Tensor, Tensor]:
     return reference.routed_by(
-        product, x_TH, router_logits_TE, gate_up_EJH, down_EHI, experts_per_token
+        lambda expert, x: product(x, gate_up_EJH[expert]),
+        lambda expert, x: product(x, down_EHI[expert]),
+        x_TH,
+        router_logits_TE,
+        experts_per_token=experts_per_token,
     )

@@ -12,6 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+ExpertProduct = Callable[[int, Tensor], Tensor]
+"""Of an expert's number and rows: the rows times a matrix of that expert."""
+
 
 def routed_experts(
     x_TH: Tensor,
@@ -28,30 +31,36 @@ def routed_experts(
     chosen ones. `gate_up` [E, 2 I, H] stacks gate on up; `down` is [E, H, I]; both have the dtype
     of `x`.
     """
-    return routed_by(F.linear, x_TH, router_logits_TE, gate_up_EJH, down_EHI, experts_per_token)
+    return routed_by(
+        lambda expert, x: F.linear(x, gate_up_EJH[expert]),
+        lambda expert, x: F.linear(x, down_EHI[expert]),
+        x_TH,
+        router_logits_TE,
+        experts_per_token=experts_per_token,
+    )
 
 
 def routed_by(
-    product: Callable[[Tensor, Tensor], Tensor],
+    gate_up: ExpertProduct,
+    down: ExpertProduct,
     x_TH: Tensor,
     router_logits_TE: Tensor,
-    gate_up_EJH: Tensor,
-    down_EHI: Tensor,
+    *,
     experts_per_token: int,
 ) -> tuple[Tensor, Tensor]:
-    """`routed_experts`, where `product` multiplies rows by an expert's matrix."""
+    """`routed_experts`, where `gate_up` and `down` multiply rows by an expert's matrix."""
     num_tokens, hidden_size = x_TH.shape
     experts_TA, weights_TA = route(router_logits_TE, experts_per_token)
     order_Z = experts_TA.flatten().argsort(stable=True)
-    counts = experts_TA.flatten().bincount(minlength=gate_up_EJH.shape[0]).tolist()
+    counts = experts_TA.flatten().bincount(minlength=router_logits_TE.shape[1]).tolist()
     x_ZH = x_TH[order_Z // experts_per_token]
     y_ZH = torch.empty_like(x_ZH)
     first = 0
     for expert, count in enumerate(counts):
         if count:
             rows = slice(first, first + count)
-            gate, up = product(x_ZH[rows], gate_up_EJH[expert]).chunk(2, dim=-1)
-            y_ZH[rows] = product(F.silu(gate) * up, down_EHI[expert])
+            gate, up = gate_up(expert, x_ZH[rows]).chunk(2, dim=-1)
+            y_ZH[rows] = down(expert, F.silu(gate) * up)
             first += count
     y_TAH = torch.empty_like(y_ZH).index_copy_(0, order_Z, y_ZH)
     return y_TAH.view(num_tokens, experts_per_token, hidden_size), weights_TA

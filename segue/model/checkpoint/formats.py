@@ -6,11 +6,12 @@ to download instead. File names are enough, so a hub repository is checked befor
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from segue.api.errors import InvalidCheckpoint
-from segue.model.checkpoint.typed_json import Json, read_object
+from segue.model.checkpoint.typed_json import read_object
+from segue.model.weights.quantization import unsupported
 
 _SERVE_INSTEAD = "serve the safetensors release it was made from (bfloat16 or float32)"
 _CONVERT = (
@@ -30,7 +31,6 @@ _ADAPTER = "adapter_config.json"
 _QUANTISED_BY = {
     "quantize_config.json": "GPTQ",
     "quant_config.json": "AWQ",
-    "hf_quant_config.json": "ModelOpt",
 }
 """Files in which tools record the quantisation, if config.json does not."""
 
@@ -90,23 +90,12 @@ def refuse_foreign_folder(folder: Path) -> None:
             )
 
 
-def refuse_quantised(outer: Json, text: Json, names: Iterable[str]) -> None:
-    """`outer` is config.json and `text` its inner text config. Raises InvalidCheckpoint."""
-    for config in (outer, text):
-        for key in ("quantization_config", "compression_config"):
-            if config.get(key):
-                raise InvalidCheckpoint(quantised(_method(config[key])))
+def refuse_quantised(names: Iterable[str]) -> None:
+    """`names` are the files of a folder or a repository. Raises InvalidCheckpoint if one of them
+    records a quantisation that is not served; config.json may record others."""
     for name in names:
         if name in _QUANTISED_BY:
-            raise InvalidCheckpoint(quantised(f"{_QUANTISED_BY[name]}, says {name}"))
-
-
-def quantised(how: str) -> str:
-    """The error message, which names the method."""
-    return (
-        f"quantised weights ({how}) are not supported; use the checkpoint's bfloat16 release, "
-        "which usually has the same name without the suffix"
-    )
+            raise InvalidCheckpoint(unsupported(f"{_QUANTISED_BY[name]}, says {name}"))
 
 
 def refuse_lfs_pointer(path: Path) -> None:
@@ -115,18 +104,6 @@ def refuse_lfs_pointer(path: Path) -> None:
         raise InvalidCheckpoint(
             f"{path} is a Git LFS pointer, not the file itself: run `git lfs pull` in its folder"
         )
-
-
-def _method(section: object) -> str:
-    if not isinstance(section, Mapping):
-        return "method unknown"
-    named = [section.get(key) for key in ("quant_method", "quant_algo", "format")]
-    parts = [str(name) for name in named if isinstance(name, str)]
-    bits = section.get("bits") or section.get("w_bit")
-    if isinstance(bits, int):
-        parts.append(f"{bits} bits")
-    parts += [key.removeprefix("load_in_") for key in section if str(key).startswith("load_in_")]
-    return ", ".join(parts) or "method unknown"
 
 
 def _is_weights(name: str) -> bool:

@@ -16,6 +16,8 @@ from segue.model.config import ModelConfig
 
 DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 """The dtypes that can be served: the name in the file → our name."""
+QUANTIZED_DTYPES = ("F8_E4M3", "U8")
+"""Those of quantised weights, if the configuration says how to read them."""
 _MAX_HEADER_BYTES = 100 << 20
 
 
@@ -63,9 +65,9 @@ def _parse(entries: Mapping[str, Mapping[str, object]]) -> tuple[dict[str, Tenso
     return headers, data_bytes
 
 
-TEXT_PREFIXES = ("model.language_model.", "model.")
 VISION_PREFIXES = ("model.visual.", "visual.")
 MTP_PREFIX = "mtp."
+_UNUSED_SCALES = (".input_scale", ".k_scale", ".v_scale", ".k_bmm_scale", ".v_bmm_scale")
 
 
 def reason_to_skip(name: str, config: ModelConfig) -> str:
@@ -74,6 +76,8 @@ def reason_to_skip(name: str, config: ModelConfig) -> str:
         return "vision tower"
     if name.startswith(MTP_PREFIX) and config.num_mtp_layers == 0:
         return "draft layer that is not used"
+    if config.quantization is not None and name.endswith(_UNUSED_SCALES):
+        return "scale of activations or caches, which are not quantised"
     if name == "lm_head.weight" and config.tie_word_embeddings:
         return "head that is tied to the embedding"
     return ""

@@ -12,15 +12,15 @@ from torch import Tensor
 
 from segue.api.errors import InvalidCheckpoint
 from segue.cache.huge_pages import on_huge_pages
-from segue.model.checkpoint.headers import TEXT_PREFIXES, reason_to_skip
+from segue.model.checkpoint.headers import reason_to_skip
 from segue.model.checkpoint.tensors import CheckpointFiles, copy_mapped, open_checkpoint
 from segue.model.checkpoint.typed_json import counted
 from segue.model.config import ModelConfig
-from segue.model.weights.table import WeightTable
+from segue.model.weights.quantization import without_prefix
+from segue.model.weights.stored import stored_table
+from segue.model.weights.table import FLOAT_DTYPES, TensorPiece, WeightTable
 
 logger = logging.getLogger(__name__)
-
-FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def load_weights(
@@ -34,7 +34,7 @@ def load_weights(
     """
     with open_checkpoint(folder) as checkpoint:
         sources = _sources(checkpoint, config)
-        table = WeightTable.of(config, sources)
+        table = stored_table(config, sources)
         _refuse_differences(folder, sources, table)
         weights = _fill(checkpoint, sources, table, dtype, device)
     if config.tie_word_embeddings:
@@ -50,8 +50,7 @@ def _sources(checkpoint: CheckpointFiles, config: ModelConfig) -> dict[str, str]
         if reason := reason_to_skip(name, config):
             skipped[reason] += 1
             continue
-        prefix = next((p for p in TEXT_PREFIXES if name.startswith(p)), "")
-        known = name.removeprefix(prefix)
+        known = without_prefix(name)
         if known in sources:
             raise InvalidCheckpoint(
                 f"{checkpoint.folder}: {sources[known]} and {name} are the same weight"
@@ -80,20 +79,27 @@ def _fill(
     device: str,
 ) -> dict[str, Tensor]:
     weights = {
-        name: on_huge_pages(
-            torch.empty(
-                target.shape, dtype=torch.float32 if target.keeps_float32 else dtype, device=device
-            )
-        )
+        name: on_huge_pages(torch.empty(target.shape, dtype=target.dtype or dtype, device=device))
         for name, target in table.targets.items()
     }
     for known, name in sources.items():
         piece, tensor = table.pieces[known], checkpoint.read(name)
-        if tuple(tensor.shape) != piece.shape or tensor.dtype not in FLOAT_DTYPES:
+        if not _fits(tensor, piece):
+            kinds = "floats" if piece.dtypes == FLOAT_DTYPES else f"{piece.dtypes[0]}"
             raise InvalidCheckpoint(
-                f"{checkpoint.folder}: {name} must be floats of shape {piece.shape}, "
+                f"{checkpoint.folder}: {name} must be {kinds} of shape {piece.shape}, "
                 f"got {tensor.dtype} of shape {tuple(tensor.shape)}"
             )
         place = weights[piece.target][piece.index]
-        copy_mapped(place, tensor.view(place.shape))
+        if not piece.shape:
+            place.fill_(tensor.item())
+        elif piece.repeats > 1:
+            place.copy_(tensor.repeat_interleave(piece.repeats, 0)[: len(place)])
+        else:
+            copy_mapped(place, tensor.view(place.shape))
     return weights
+
+
+def _fits(tensor: Tensor, piece: TensorPiece) -> bool:
+    is_scalar = not piece.shape and tensor.numel() == 1
+    return tensor.dtype in piece.dtypes and (is_scalar or tuple(tensor.shape) == piece.shape)

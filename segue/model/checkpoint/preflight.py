@@ -8,16 +8,18 @@ from pathlib import Path
 
 from segue.api.errors import InvalidCheckpoint
 from segue.cache.layout import DTYPE_BYTES
-from segue.model.checkpoint.formats import quantised, refuse_foreign_folder, refuse_lfs_pointer
+from segue.model.checkpoint.formats import refuse_foreign_folder, refuse_lfs_pointer
 from segue.model.checkpoint.headers import (
     DTYPES,
     MTP_PREFIX,
+    QUANTIZED_DTYPES,
     TensorHeader,
     read_headers,
     reason_to_skip,
 )
 from segue.model.checkpoint.typed_json import listed, read_object, section
 from segue.model.config import ModelConfig
+from segue.model.weights.quantization import unsupported, weight_of_scale
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
@@ -37,14 +39,23 @@ class FolderFacts:
 
     def weight_bytes(self, dtype: str, *, mtp: bool) -> int:
         """Memory of a worker that loads the weights in `dtype`."""
-        total = 0
-        for name, tensor in self.tensors.items():
-            if name.startswith(MTP_PREFIX) and not mtp:
-                continue
-            is_matrix = len(tensor.shape) >= 2 and "conv1d" not in name
-            # Vectors and convolutions are always float32.
-            total += tensor.size * (DTYPE_BYTES[dtype] if is_matrix else 4)
-        return total
+        return sum(
+            self._bytes_of(name, dtype)
+            for name in self.tensors
+            if mtp or not name.startswith(MTP_PREFIX)
+        )
+
+    def _bytes_of(self, name: str, dtype: str) -> int:
+        tensor = self.tensors[name]
+        weight = self.tensors.get(weight_of_scale(name))
+        if weight is not None and tensor.dtype not in QUANTIZED_DTYPES:
+            # Scales of blocks and matrices are repeated for each row, in float32.
+            return 4 * weight.shape[0] * (tensor.shape[1] if len(tensor.shape) > 1 else 1)
+        if tensor.dtype in QUANTIZED_DTYPES:
+            return tensor.size
+        is_matrix = len(tensor.shape) >= 2 and "conv1d" not in name
+        # Vectors and convolutions are always float32.
+        return tensor.size * (DTYPE_BYTES[dtype] if is_matrix else 4)
 
 
 def check_folder(folder: Path, *, skip_tokenizer: bool = False) -> FolderFacts:
@@ -60,8 +71,9 @@ def check_folder(folder: Path, *, skip_tokenizer: bool = False) -> FolderFacts:
         for name, header in _headers(path).items()
         if not reason_to_skip(name, config)
     }
-    if other := sorted({h.dtype for h in tensors.values() if h.dtype not in DTYPES}):
-        raise InvalidCheckpoint(f"{folder}: {quantised('stored as ' + ', '.join(other))}")
+    served = [*DTYPES, *(QUANTIZED_DTYPES if config.quantization is not None else ())]
+    if other := sorted({h.dtype for h in tensors.values() if h.dtype not in served}):
+        raise InvalidCheckpoint(f"{folder}: {unsupported('stored as ' + ', '.join(other))}")
     return FolderFacts(config=config, tensors=tensors)
 
 

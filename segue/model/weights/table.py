@@ -10,8 +10,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
+import torch
+
 from segue.model.checkpoint.headers import MTP_PREFIX
 from segue.model.config import LayerKind, ModelConfig, MoeConfig
+
+FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,10 +23,14 @@ class TensorPiece:
     """One checkpoint tensor and its place in a target."""
 
     shape: tuple[int, ...]
-    """In the checkpoint."""
+    """In the checkpoint. A scalar, (), may be a vector of one there."""
     target: str
     index: tuple[int | slice, ...]
-    """Index into the target; it selects exactly the tensor's number of elements."""
+    """Index into the target; it selects `repeats` rows for each of the tensor's, of the last one
+    perhaps fewer."""
+    repeats: int = 1
+    dtypes: tuple[torch.dtype, ...] = FLOAT_DTYPES
+    """Those that the tensor may have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +38,9 @@ class TensorTarget:
     """One tensor that the model uses."""
 
     shape: tuple[int, ...]
-    keeps_float32: bool
-    """For norms, decays and the convolution: they are small, and computed in float32 anyway."""
+    dtype: torch.dtype | None
+    """None for the activations'. Norms, decays and the convolution are small, and computed in
+    float32 anyway; quantised weights stay as they are stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +102,7 @@ class WeightTable:
         }
         self.stack(f"{at}.in_proj", hidden, {f"{source}.{n}.weight": r for n, r in rows.items()})
         conv, channels, width = f"{at}.conv", gdn.conv_channels, gdn.conv_kernel
-        self.targets[conv] = TensorTarget(shape=(channels, width), keeps_float32=True)
+        self.targets[conv] = TensorTarget(shape=(channels, width), dtype=torch.float32)
         piece = TensorPiece(shape=(channels, 1, width), target=conv, index=())
         self.pieces[f"{source}.conv1d.weight"] = piece
         self.vector(f"{at}.A_log", gdn.num_v_heads, f"{source}.A_log")
@@ -123,7 +132,7 @@ class WeightTable:
                 self.whole(name, shape, name)
             return
         for name, shape in fused.items():
-            self.targets[name] = TensorTarget(shape=shape, keeps_float32=False)
+            self.targets[name] = TensorTarget(shape=shape, dtype=None)
         places = {
             "gate_proj": (gate_up, slice(0, width), (width, hidden)),
             "up_proj": (gate_up, slice(width, None), (width, hidden)),
@@ -144,12 +153,12 @@ class WeightTable:
 
     def whole(self, target: str, shape: tuple[int, ...], source: str) -> None:
         """One unchanged tensor, in the dtype of the activations."""
-        self.targets[target] = TensorTarget(shape=shape, keeps_float32=False)
+        self.targets[target] = TensorTarget(shape=shape, dtype=None)
         self.pieces[source] = TensorPiece(shape=shape, target=target, index=())
 
     def vector(self, target: str, size: int, source: str) -> None:
         """One unchanged vector, in float32."""
-        self.targets[target] = TensorTarget(shape=(size,), keeps_float32=True)
+        self.targets[target] = TensorTarget(shape=(size,), dtype=torch.float32)
         self.pieces[source] = TensorPiece(shape=(size,), target=target, index=())
 
     def stack(self, target: str, columns: int, rows_of: Mapping[str, int]) -> None:
@@ -159,4 +168,4 @@ class WeightTable:
             index = (slice(first, first + rows),)
             self.pieces[source] = TensorPiece(shape=(rows, columns), target=target, index=index)
             first += rows
-        self.targets[target] = TensorTarget(shape=(first, columns), keeps_float32=False)
+        self.targets[target] = TensorTarget(shape=(first, columns), dtype=None)

@@ -1,0 +1,113 @@
+"""Matrices in FP8 and NVFP4, and matrices of several formats that are stacked.
+
+T rows, K inputs, N outputs; E experts, J = 2 I of them of gate stacked on up, I width of an expert.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+from typing import Protocol, Self
+
+import torch
+from torch import Tensor
+
+from segue.kernels.moe import routed_by
+from segue.kernels.quantized_product import fp8_product, nvfp4_product
+
+
+class Matrix(Protocol):
+    @property
+    def num_rows(self) -> int: ...
+    def rows(self, start: int, end: int) -> Matrix: ...
+    def matmul(self, x_TK: Tensor) -> Tensor: ...
+
+
+class Fp8Weight:
+    """As `segue.kernels.quantized_product.fp8_product`; with a first dimension more, a stack of
+    experts."""
+
+    def __init__(self, codes_NK: Tensor, scales_NB: Tensor) -> None:
+        self._codes_NK = codes_NK
+        self._scales_NB = scales_NB
+
+    @property
+    def num_rows(self) -> int:
+        return len(self._codes_NK)
+
+    def rows(self, start: int, end: int) -> Self:
+        return type(self)(self._codes_NK[start:end], self._scales_NB[start:end])
+
+    def expert(self, number: int) -> Self:
+        return type(self)(self._codes_NK[number], self._scales_NB[number])
+
+    def matmul(self, x_TK: Tensor) -> Tensor:
+        return fp8_product(x_TK, self._codes_NK, self._scales_NB)
+
+
+class Nvfp4Weight:
+    """As `segue.kernels.quantized_product.nvfp4_product`; with a first dimension more, a stack of
+    experts."""
+
+    def __init__(self, codes_NL: Tensor, scales_NB: Tensor, row_scales_N: Tensor) -> None:
+        self._codes_NL = codes_NL
+        self._scales_NB = scales_NB
+        self._row_scales_N = row_scales_N
+
+    @property
+    def num_rows(self) -> int:
+        return len(self._codes_NL)
+
+    def rows(self, start: int, end: int) -> Self:
+        parts = (self._codes_NL, self._scales_NB, self._row_scales_N)
+        return type(self)(*(part[start:end] for part in parts))
+
+    def expert(self, number: int) -> Self:
+        parts = (self._codes_NL, self._scales_NB, self._row_scales_N)
+        return type(self)(*(part[number] for part in parts))
+
+    def matmul(self, x_TK: Tensor) -> Tensor:
+        return nvfp4_product(x_TK, self._codes_NL, self._scales_NB, self._row_scales_N)
+
+
+class StackedWeight:
+    """Matrices with the same inputs, one below the other."""
+
+    def __init__(self, parts: Sequence[Matrix]) -> None:
+        self._parts = parts
+        self._starts = [0, *accumulate(part.num_rows for part in parts)]
+
+    @property
+    def num_rows(self) -> int:
+        return self._starts[-1]
+
+    def rows(self, start: int, end: int) -> Matrix:
+        inside = [
+            part.rows(max(start, first) - first, min(end, last) - first)
+            for part, (first, last) in zip(self._parts, pairwise(self._starts), strict=True)
+            if first < end and start < last
+        ]
+        return inside[0] if len(inside) == 1 else StackedWeight(inside)
+
+    def matmul(self, x_TK: Tensor) -> Tensor:
+        return torch.cat([part.matmul(x_TK) for part in self._parts], dim=1)
+
+
+class QuantizedExperts:
+    """All experts of a layer."""
+
+    def __init__(self, gate_up: Fp8Weight | Nvfp4Weight, down: Fp8Weight | Nvfp4Weight) -> None:
+        self._gate_up = gate_up
+        self._down = down
+
+    def routed(
+        self, x_TH: Tensor, router_logits_TE: Tensor, *, experts_per_token: int
+    ) -> tuple[Tensor, Tensor]:
+        """As `segue.kernels.moe.routed_experts`."""
+        return routed_by(
+            lambda expert, x: self._gate_up.expert(expert).matmul(x),
+            lambda expert, x: self._down.expert(expert).matmul(x),
+            x_TH,
+            router_logits_TE,
+            experts_per_token=experts_per_token,
+        )

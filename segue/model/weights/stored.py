@@ -1,0 +1,161 @@
+"""The table of weights for a checkpoint that stores some of them quantised.
+
+A quantised matrix [N, K] of a module M becomes these tensors of the model, under the name that the
+plain matrix would have:
+
+    FP8     M.weight → name [N, K]        M.weight_scale_inv [N/128, K/128] → name.scales [N, K/128]
+                                          or M.weight_scale, a scalar → name.scales [N, 1]
+    NVFP4   M.weight → name [N, K/2]      M.weight_scale → name.scales [N, K/16]
+                                          M.weight_scale_2, a scalar → name.row_scales [N]
+
+FP8's scales are repeated for each row, which takes 3 % of the weight: so matrices can be stacked,
+and a stack cut, at any row. In a stack whose matrices are stored differently, such as that of a
+Gated Delta Net's input projections, each run of matrices that are stored alike is a tensor of its
+own: name.0, name.1, ...
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import groupby
+
+import torch
+
+from segue.api.errors import InvalidCheckpoint
+from segue.model.checkpoint.typed_json import counted
+from segue.model.config import ModelConfig
+from segue.model.weights.quantization import (
+    FP8_BLOCK,
+    NVFP4_GROUP,
+    Quantization,
+    WeightFormat,
+)
+from segue.model.weights.table import TensorPiece, TensorTarget, WeightTable
+
+logger = logging.getLogger(__name__)
+
+FP8 = torch.float8_e4m3fn
+SCALES, ROW_SCALES = "scales", "row_scales"
+Pieces = Sequence[tuple[str, TensorPiece]]
+
+
+def stored_table(config: ModelConfig, names: Collection[str]) -> WeightTable:
+    """The table for a checkpoint with these tensor names, prefix removed. Raises InvalidCheckpoint
+    if experts of one layer are stored differently."""
+    plain = WeightTable.of(config, names)
+    if config.quantization is None:
+        return plain
+    formats = {name: stored_format(name, names) for name in plain.pieces}
+    _log_differences(config.quantization, formats)
+    table = WeightTable()
+    in_place = sorted(plain.pieces.items(), key=_place)
+    for target, pieces in groupby(in_place, key=lambda item: item[1].target):
+        _add(table, plain.targets[target], list(pieces), formats)
+    return table
+
+
+def stored_format(name: str, names: Collection[str]) -> WeightFormat:
+    """How this weight is stored, by the scales that are stored beside it."""
+    if f"{name}_scale_2" in names:
+        return WeightFormat.NVFP4
+    if f"{name}_scale_inv" in names:
+        return WeightFormat.FP8_BLOCKS
+    if f"{name}_scale" in names:
+        return WeightFormat.FP8
+    return WeightFormat.PLAIN
+
+
+def _place(item: tuple[str, TensorPiece]) -> tuple[str, list[int]]:
+    """By target, then by position in it."""
+    _, piece = item
+    starts = [part.start or 0 if isinstance(part, slice) else part for part in piece.index]
+    return piece.target, starts
+
+
+def _add(
+    table: WeightTable, target: TensorTarget, pieces: Pieces, formats: Mapping[str, WeightFormat]
+) -> None:
+    """All matrices of one target of the plain table."""
+    runs = [(how, list(run)) for how, run in groupby(pieces, key=lambda item: formats[item[0]])]
+    name = pieces[0][1].target
+    if len(runs) == 1:
+        _add_run(table, target, name, *runs[0])
+        return
+    if len(target.shape) > 2:
+        raise InvalidCheckpoint(f"the experts under {name} must all be stored alike")
+    for number, (how, run) in enumerate(runs):
+        rows = sum(piece.shape[0] for _, piece in run)
+        part = replace(target, shape=(rows, *target.shape[1:]))
+        _add_run(table, part, f"{name}.{number}", how, list(_from_row_0(run)))
+
+
+def _from_row_0(run: Pieces) -> Iterator[tuple[str, TensorPiece]]:
+    first = 0
+    for source, piece in run:
+        end = first + piece.shape[0]
+        yield source, replace(piece, index=(slice(first, end),))
+        first = end
+
+
+def _add_run(
+    table: WeightTable, target: TensorTarget, name: str, how: WeightFormat, run: Pieces
+) -> None:
+    """Matrices that are stored alike, as one tensor with its scales."""
+    *rows, columns = target.shape
+    match how:
+        case WeightFormat.PLAIN:
+            stored, dtype, scales = columns, target.dtype, None
+        case WeightFormat.FP8:
+            stored, dtype, scales = columns, FP8, (1, torch.float32)
+        case WeightFormat.FP8_BLOCKS:
+            stored, dtype, scales = columns, FP8, (-(-columns // FP8_BLOCK), torch.float32)
+        case WeightFormat.NVFP4:
+            stored, dtype, scales = columns // 2, torch.uint8, (columns // NVFP4_GROUP, FP8)
+            table.targets[f"{name}.{ROW_SCALES}"] = TensorTarget(
+                shape=tuple(rows), dtype=torch.float32
+            )
+    table.targets[name] = TensorTarget(shape=(*rows, stored), dtype=dtype)
+    if scales is not None:
+        num_scales, scale_dtype = scales
+        table.targets[f"{name}.{SCALES}"] = TensorTarget(
+            shape=(*rows, num_scales), dtype=scale_dtype
+        )
+    for source, piece in run:
+        table.pieces.update(_stored(source, replace(piece, target=name), how))
+
+
+def _stored(source: str, piece: TensorPiece, how: WeightFormat) -> dict[str, TensorPiece]:
+    """The tensors that are stored for a matrix, with their places."""
+    if how is WeightFormat.PLAIN:
+        return {source: piece}
+    num_rows, columns = piece.shape
+    scales = replace(piece, target=f"{piece.target}.{SCALES}")
+    codes = replace(piece, dtypes=(FP8,))
+    if how is WeightFormat.FP8:
+        return {source: codes, f"{source}_scale": replace(scales, shape=(), repeats=num_rows)}
+    if how is WeightFormat.FP8_BLOCKS:
+        shape = (-(-num_rows // FP8_BLOCK), -(-columns // FP8_BLOCK))
+        by_block = replace(scales, shape=shape, repeats=FP8_BLOCK)
+        return {source: codes, f"{source}_scale_inv": by_block}
+    by_row = replace(piece, shape=(), target=f"{piece.target}.{ROW_SCALES}", repeats=num_rows)
+    return {
+        source: replace(piece, shape=(num_rows, columns // 2), dtypes=(torch.uint8,)),
+        f"{source}_scale": replace(scales, shape=(num_rows, columns // NVFP4_GROUP), dtypes=(FP8,)),
+        f"{source}_scale_2": by_row,
+    }
+
+
+def _log_differences(settings: Quantization, formats: Mapping[str, WeightFormat]) -> None:
+    """Published configurations are not always right; the scales in the files are."""
+    differing = sorted(
+        name
+        for name, stored in formats.items()
+        if settings.format_of(name.removesuffix(".weight")) is not stored
+    )
+    if differing:
+        logger.warning(
+            "config.json says otherwise about how weights are stored",
+            extra={"weights": counted(differing, "differ")},
+        )
