@@ -129,13 +129,12 @@ class TurnCall(Call[pb.TurnEvent]):
                 break
         return bool(self._news) or self._error is not None
 
-    def push(self, event: pb.TurnEvent) -> None:
+    def push(self, event: pb.TurnEvent) -> bool:
         match event.WhichOneof("event"):
             case "delta":
                 self.has_tokens = True
                 self._news.append(delta_from_wire(event.delta))
-                if self._is_paced:
-                    return
+                return not self._is_paced
             case "end":
                 self.has_result = self.is_over = True
                 self._news.append(result_from_wire(event.end))
@@ -156,7 +155,7 @@ class TurnCall(Call[pb.TurnEvent]):
                 )
             case "prefill_started":
                 self._news.append(PrefillStarted(event.prefill_started.computed_tokens))
-        self._wake()
+        return True
 
     def _next(self) -> News:
         first = self._news.popleft()

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, 
 from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeAlias, TypeVar
 
-from segue.answers import AnswerParser, AnswerPart, CallAbandoned, CallEnd, CallStart
+from segue.answers import AnswerParser, AnswerPart, CallAbandoned, CallEnd, CallStart, ContentText
 from segue.answers.joined import joined
 from segue.api.errors import Cancelled
 from segue.api.turn import (
@@ -20,7 +20,6 @@ from segue.api.turn import (
     TurnEnd,
     TurnEvent,
     TurnStarted,
-    Usage,
 )
 from segue.api.types import (
     SampledToken,
@@ -100,46 +99,36 @@ class Turns:
         """Yields what has arrived, of all answers. The last step of each answer has its end.
         Leaving the iteration cancels the turns. Raises SegueErrors.
         """
-        choices = [_Choice(wanted, index) for index in range(len(wanted.inputs))]
-        num_running, has_token = len(choices), False
-        async with contextlib.aclosing(self._arriving(wanted, visit)) as arriving:
-            async for some in arriving:
-                # Until then it may wait for a place, and be refused with a status.
-                visit.has_started = True
-                steps = []
-                for index, events in some:
-                    choice = choices[index]
-                    was_cut = choice.is_cut
-                    step = choice.take(events)
-                    steps.append(step)
-                    num_running -= step.end is not None
-                    if choice.is_cut and not was_cut and step.end is None:
-                        await self._client.cancel(_turn_id(visit, index))
-                    if step.token_ids and not has_token:
-                        has_token = True
-                        visit.first_token_at = self._clock()
-                        since = visit.first_token_at - visit.arrived_at
-                        self._metrics.first_token_seconds.observe(since)
-                visit.has_ended = not num_running
-                yield steps
-
-    async def _arriving(self, wanted: Wanted, visit: Visit) -> AsyncGenerator[Arrived, None]:
-        """Yields the events that wait, by the index of their input, until all turns have ended."""
+        answers = _Answers(wanted)
         try:
             if len(wanted.inputs) > 1:
                 async with contextlib.aclosing(self._together(wanted, visit)) as batches:
                     async for batch in batches:
-                        yield batch
+                        yield await self._taken(answers, batch, visit)
                 return
-            # A task between the turn and its request would cost each event a round of the loop.
+            # A task between a turn and its request would cost each event a round of the loop.
             request = _request(wanted, visit, 0, wanted.sampling)
             async with contextlib.aclosing(self._client.follow(request)) as following:
                 async for events in following:
-                    yield ((0, events),)
+                    yield await self._taken(answers, ((0, events),), visit)
         except Exception as error:
             raise wanted.form.in_words_of_request(error) from None
 
+    async def _taken(self, answers: _Answers, arrived: Arrived, visit: Visit) -> list[Step]:
+        had_token = answers.has_token
+        steps = answers.take(arrived)
+        if answers.has_token and not had_token:
+            visit.first_token_at = self._clock()
+            self._metrics.first_token_seconds.observe(visit.first_token_at - visit.arrived_at)
+        for index in answers.newly_cut:
+            await self._client.cancel(_turn_id(visit, index))
+        # Until then it may wait for a place, and be refused with a status.
+        visit.has_started = True
+        visit.has_ended = not answers.num_running
+        return steps
+
     async def _together(self, wanted: Wanted, visit: Visit) -> AsyncGenerator[Arrived, None]:
+        """Yields the events that wait, by the index of their input, until all turns have ended."""
         inbox = Inbox(len(wanted.inputs))
         works = [self._run(wanted, visit, index, inbox) for index in range(len(wanted.inputs))]
         async with _running(works):
@@ -192,6 +181,34 @@ def _seeded(sampling: SamplingParams, index: int) -> SamplingParams:
     return replace(sampling, seed=(sampling.seed + index) % 2**63)
 
 
+class _Answers:
+    """To one request."""
+
+    def __init__(self, wanted: Wanted) -> None:
+        self._choices = [_Choice(wanted, index) for index in range(len(wanted.inputs))]
+        self.num_running = len(self._choices)
+        self.has_token = False
+        """One of them has."""
+        self.newly_cut: list[int] = []
+        """Those whose turns the last events made superfluous."""
+
+    def take(self, arrived: Arrived) -> list[Step]:
+        self.newly_cut = []
+        steps = []
+        for index, events in arrived:
+            choice = self._choices[index]
+            was_cut = choice.is_cut
+            step = choice.take(events)
+            steps.append(step)
+            if step.end is not None:
+                self.num_running -= 1
+            elif choice.is_cut and not was_cut:
+                self.newly_cut.append(index)
+            if step.token_ids:
+                self.has_token = True
+        return steps
+
+
 class _Choice:
     """One answer: its parser, and how far it is."""
 
@@ -200,10 +217,19 @@ class _Choice:
         """It has all calls that it may have; what follows is dropped."""
         self._wanted = wanted
         self._index = index
-        self._parser = AnswerParser(reasoning="none")
+        self._parser: AnswerParser | None = None
+        """None until the turn has started, and if all of the answer is content."""
         self._num_calls = 0
 
     def take(self, events: Sequence[TurnEvent]) -> Step:
+        if len(events) == 1 and isinstance(delta := events[0], TokenDelta):
+            # Almost always.
+            return Step(
+                choice=self._index,
+                parts=joined(self._up_to_last_call(self._read(delta.text))),
+                token_ids=delta.token_ids,
+                logprobs=delta.logprobs,
+            )
         parts: list[AnswerPart] = []
         started, prompt_logprobs, end = None, None, None
         deltas: list[TokenDelta] = []
@@ -222,10 +248,11 @@ class _Choice:
                     prompt_logprobs = event
                 case TokenDelta():
                     deltas.append(event)
-                    parts += self._parser.push(event.text)
+                    parts += self._read(event.text)
                 case TurnEnd():
                     end = event
-                    parts += self._parser.finish(is_whole=event.is_whole)
+                    if self._parser is not None:
+                        parts += self._parser.finish(is_whole=event.is_whole)
         kept = joined(self._up_to_last_call(parts))
         return Step(
             choice=self._index,
@@ -236,6 +263,11 @@ class _Choice:
             logprobs=_chained([delta.logprobs for delta in deltas]),
             end=None if end is None else self._ended(end),
         )
+
+    def _read(self, text: str) -> list[AnswerPart]:
+        if self._parser is not None:
+            return self._parser.push(text)
+        return [ContentText(text)] if text else []
 
     def _up_to_last_call(self, parts: list[AnswerPart]) -> list[AnswerPart]:
         if self._wanted.max_calls is None:
@@ -276,20 +308,3 @@ async def _running(works: Iterable[Coroutine[None, None, None]]) -> AsyncIterato
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
-
-
-def total_usage(ends: Sequence[TurnEnd], *, per_prompt: int) -> Usage:
-    """Of all answers together, of which each `per_prompt` share a prompt. It counts once, with what
-    was computed of it for the answer that had to compute the most.
-    """
-    usages = [end.usage for end in ends]
-    cached = [usage.cached_tokens + usage.pulled_tokens for usage in usages]
-    firsts = range(0, len(usages), per_prompt)
-    return Usage(
-        prompt_tokens=sum(usages[first].prompt_tokens for first in firsts),
-        cached_tokens=sum(min(cached[first : first + per_prompt]) for first in firsts),
-        completion_tokens=sum(usage.completion_tokens for usage in usages),
-        reasoning_tokens=sum(usage.reasoning_tokens for usage in usages),
-        drafted_tokens=sum(usage.drafted_tokens for usage in usages),
-        accepted_tokens=sum(usage.accepted_tokens for usage in usages),
-    )

@@ -14,7 +14,7 @@ import secrets
 import time
 import uuid
 from array import array
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field, replace
 
 from segue.api.errors import (
@@ -29,9 +29,11 @@ from segue.api.history import digests
 from segue.api.turn import FinishReason, TokenDelta, TurnEnd, TurnEvent, TurnStarted, Usage
 from segue.api.types import ChatInput, Resume, TurnId, TurnInput, TurnRequest
 from segue.sdk.targets import RouterLink, Targets
+from segue.v1 import session_pb2 as pb
 from segue.wire.channel import require_sendable
 from segue.wire.convert.events import events_from_wire
 from segue.wire.convert.request import request_to_wire
+from segue.wire.streams.generate import Answering
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.05, 1.0
 
@@ -76,9 +78,19 @@ class TurnRunner:
                 link = self._targets.choose(turn.key, turn.tried)
                 was_broken = link.turns.is_broken
                 try:
-                    async with contextlib.aclosing(self._attempt(link, turn)) as arriving:
-                        async for events in arriving:
-                            yield events
+                    with link.errors(timeout_s):
+                        answering = self._start(link, turn)
+                        try:
+                            while some := await answering.read():
+                                link.answered()
+                                if shown := turn.take(some):
+                                    yield shown
+                        finally:
+                            answering.close()
+                    if not turn.has_ended:
+                        raise Unavailable.unreachable(
+                            f"{link.peer} ended the stream before the turn's end"
+                        )
                 except SegueError as error:
                     await self._may_go_on(error, link, turn, was_broken=was_broken)
                     if turn.cancelled.is_set():
@@ -102,27 +114,16 @@ class TurnRunner:
         turn.cancelled.set()
         return turn.is_waiting
 
-    async def _attempt(
-        self, link: RouterLink, turn: FollowedTurn
-    ) -> AsyncGenerator[list[TurnEvent], None]:
-        """Yields the events of one stream. Raises SegueErrors."""
+    def _start(self, link: RouterLink, turn: FollowedTurn) -> Answering:
+        """Sends the turn. Raises SegueErrors."""
         if self._targets.is_closed:
             raise Unavailable(f"{link.peer}: the connection was closed")
-        with link.errors(turn.timeout_s):
-            left_s = turn.left_s(time.monotonic())
-            if left_s is not None and left_s <= 0:
-                raise DeadlineExceeded("the turn ran out of its time")
-            wire = request_to_wire(turn.to_send())
-            require_sendable("the turn", wire.ByteSize())
-            answering = link.turns.answer(wire, left_s, turn.api_key)
-            async with contextlib.aclosing(answering) as messages:
-                async for some in messages:
-                    link.answered()
-                    events = [event for one in some for event in events_from_wire(one)]
-                    if shown := list(filter(turn.take, events)):
-                        yield shown
-        if not turn.has_ended:
-            raise Unavailable.unreachable(f"{link.peer} ended the stream before the turn's end")
+        left_s = turn.left_s(time.monotonic())
+        if left_s is not None and left_s <= 0:
+            raise DeadlineExceeded("the turn ran out of its time")
+        wire = request_to_wire(turn.to_send())
+        require_sendable("the turn", wire.ByteSize())
+        return link.turns.start(wire, left_s, turn.api_key)
 
     async def _may_go_on(
         self, error: SegueError, link: RouterLink, turn: FollowedTurn, *, was_broken: bool
@@ -213,20 +214,23 @@ class FollowedTurn:
         self.request, self.whole = replace(self.request, input=self.whole), None
         return True
 
-    def take(self, event: TurnEvent) -> bool:
-        """Whether the caller should see the event."""
+    def take(self, some: Sequence[pb.GenerateEvent]) -> list[TurnEvent]:
+        """The events that the caller should see."""
         self.lost_at, self._has_moved = None, True
         self._num_rounds = 0
         self.tried.clear()
+        return [event for one in some for event in events_from_wire(one) if self._shows(event)]
+
+    def _shows(self, event: TurnEvent) -> bool:
         match event:
-            case TurnStarted():
-                self.started = event
-                # An answer starts once.
-                return not self.token_ids
             case TokenDelta():
                 self.token_ids.extend(event.token_ids)
                 # From here on the router's own refusals end it only if they last.
                 self.is_begun = True
+            case TurnStarted():
+                self.started = event
+                # An answer starts once.
+                return not self.token_ids
             case TurnEnd():
                 self.has_ended = True
         return True

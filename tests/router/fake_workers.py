@@ -48,7 +48,8 @@ class FakeDecodeCall:
         if self.num_stops or self.has_ended:
             return
         self.has_ended = event.WhichOneof("event") in LAST
-        self.call.push(event)
+        if self.call.push(event):
+            self.call.wake()
 
     def reserve(self) -> None:
         self.send(pb.TurnEvent(reserved=pb.Reserved(ticket=Ticket(turn_id=self.turn.name))))

@@ -68,10 +68,13 @@ class EventStream:
         self._is_started = False
         self._is_sending = False
         self._sent_at = 0.0
+        self._beating: asyncio.TimerHandle | None = None
+        self._pinging: asyncio.Future[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         visit = visit_of(scope)
-        pinging = asyncio.ensure_future(self._ping(visit, send))
+        self._sent_at = _now()
+        self._beat_in(self._ping_s, visit, send)
         last = b""
         try:
             async with contextlib.aclosing(self._pieces) as pieces:
@@ -89,7 +92,7 @@ class EventStream:
             visit.status = failure.status
             last += self._failed(failure)
         finally:
-            pinging.cancel()
+            self._stop_beating()
         await self._send(last, send, more_body=False)
 
     async def _send(self, piece: bytes, send: Send, *, more_body: bool = True) -> None:
@@ -101,16 +104,25 @@ class EventStream:
         self._is_sending = False
         self._sent_at = _now()
 
-    async def _ping(self, visit: Visit, send: Send) -> None:
-        self._sent_at = _now()
-        while True:
-            if (left_s := self._sent_at + self._ping_s - _now()) > 0:
-                await asyncio.sleep(left_s)
-            elif visit.has_started and not self._is_sending:
-                await self._send(self._waiting(), send)
-            else:
-                # Before a turn has started, it may still be refused with a status.
-                await asyncio.sleep(self._ping_s / 8)
+    def _beat_in(self, seconds: float, visit: Visit, send: Send) -> None:
+        loop = asyncio.get_running_loop()
+        self._beating = loop.call_later(seconds, self._beat, visit, send)
+
+    def _beat(self, visit: Visit, send: Send) -> None:
+        if (left_s := self._sent_at + self._ping_s - _now()) > 0:
+            self._beat_in(left_s, visit, send)
+        elif visit.has_started and not self._is_sending:
+            self._pinging = asyncio.ensure_future(self._send(self._waiting(), send))
+            self._beat_in(self._ping_s, visit, send)
+        else:
+            # Before a turn has started, it may still be refused with a status.
+            self._beat_in(self._ping_s / 8, visit, send)
+
+    def _stop_beating(self) -> None:
+        if self._beating is not None:
+            self._beating.cancel()
+        if self._pinging is not None:
+            self._pinging.cancel()
 
 
 def _now() -> float:

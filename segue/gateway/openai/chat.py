@@ -26,11 +26,12 @@ from segue.gateway.openai.objects import (
     finish_reason,
     ids_in,
     new_call_id,
+    total_usage,
     usage_object,
 )
 from segue.gateway.openai.prompt_logprobs import vllm_form
 from segue.gateway.served import ServedModel, fingerprint
-from segue.gateway.turns import Step, total_usage
+from segue.gateway.turns import Step
 
 DONE = b"data: [DONE]\n\n"
 
@@ -103,8 +104,9 @@ class ChatAnswer:
         self._served = served
         self._prompt_ids = None if prompt_ids is None else list(prompt_ids)
         self._request_id = request_id
+        self._shows_tokens = bool(request.return_token_ids or request.logprobs)
         self._choices: dict[int, _Choice] = {}
-        self._texts: dict[tuple[int, type[_Text], int], TextEvents] = {}
+        self._texts: dict[tuple[int, type[AnswerPart], int], TextEvents] = {}
         """Of each answer, and in it of each kind of text, and of each call's arguments."""
 
     async def whole(self) -> Json:
@@ -130,6 +132,7 @@ class ChatAnswer:
         if self._request.has_usage:
             head["usage"] = None
         first = {} if self._prompt_ids is None else {"prompt_token_ids": self._prompt_ids}
+        num_running = self._request.n or 1
         async with aclosing(self._steps) as steps:
             async for some in steps:
                 events = []
@@ -140,14 +143,11 @@ class ChatAnswer:
                         chunk = {**head, "choices": [await self._chunk(step, delta)], **first}
                         events.append(data(chunk))
                         first = {}
-                if self._is_over():
+                        num_running -= step.end is not None
+                if not num_running:
                     events += self._last_events(head)
                 if events:
                     yield b"".join(events)
-
-    def _is_over(self) -> bool:
-        ends = [choice.end for choice in self._choices.values()]
-        return len(ends) == (self._request.n or 1) and None not in ends
 
     def _last_events(self, head: Json) -> Iterator[bytes]:
         if self._request.has_usage:
@@ -211,27 +211,31 @@ class ChatAnswer:
         """The event of a step that adds to one text, and nothing else: only this text differs from
         the event before. None for other steps.
         """
-        choice = self._choices.get(step.choice)
-        if choice is None or not choice.is_started or len(step.parts) != 1:
+        if len(step.parts) != 1 or step.end is not None or self._shows_tokens:
             return None
         (part,) = step.parts
-        if step.end is not None or self._shows_tokens or not isinstance(part, _Text):
+        key = step.choice, type(part), part.index if isinstance(part, CallArguments) else 0
+        if (texts := self._texts.get(key)) is None:
+            texts = self._texts_of(step.choice, part, head)
+            if texts is None:
+                return None
+            self._texts[key] = texts
+        assert isinstance(part, _Text)
+        return texts.of(part.text)
+
+    def _texts_of(self, index: int, part: AnswerPart, head: Json) -> TextEvents | None:
+        """None if the part's event has more than a text."""
+        choice = self._choices.get(index)
+        if choice is None or not choice.is_started or not isinstance(part, _Text):
             return None
         if isinstance(part, ReasoningText) and not self._sends_reasoning:
             return None
-        key = (step.choice, type(part), part.index if isinstance(part, CallArguments) else 0)
-        if key not in self._texts:
 
-            def with_text(text: str) -> bytes:
-                delta = self._delta_of([replace(part, text=text)], choice)
-                return data({**head, "choices": [_shown(choice, {"delta": delta})]})
+        def with_text(text: str) -> bytes:
+            delta = self._delta_of([replace(part, text=text)], choice)
+            return data({**head, "choices": [_shown(choice, {"delta": delta})]})
 
-            self._texts[key] = TextEvents(with_text)
-        return self._texts[key].of(part.text)
-
-    @property
-    def _shows_tokens(self) -> bool:
-        return bool(self._request.return_token_ids or self._request.logprobs)
+        return TextEvents(with_text)
 
     def _delta(self, step: Step) -> Json | None:
         """What the step adds to the message; None if there is nothing to send."""

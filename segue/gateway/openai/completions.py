@@ -16,7 +16,7 @@ from segue.gateway.forms import form_of
 from segue.gateway.http.door import Visit
 from segue.gateway.http.errors import BadField
 from segue.gateway.http.fields import honoured, ignored, refused
-from segue.gateway.http.stream import data
+from segue.gateway.http.stream import TextEvents, data
 from segue.gateway.openai.chat import DONE
 from segue.gateway.openai.objects import (
     Json,
@@ -24,12 +24,13 @@ from segue.gateway.openai.objects import (
     ids_in,
     legacy_logprobs,
     token_text,
+    total_usage,
     usage_object,
 )
 from segue.gateway.openai.options import Options
 from segue.gateway.openai.prompt_logprobs import legacy_form, vllm_form
 from segue.gateway.served import ServedModel, fingerprint
-from segue.gateway.turns import Step, Wanted, total_usage
+from segue.gateway.turns import Step, Wanted
 
 _EXPECTED = "expected a text, token ids, or a list of texts or of lists of token ids"
 _DEFAULT_MAX_TOKENS = 16
@@ -155,6 +156,8 @@ class CompletionAnswer:
         self._per_prompt = request.n or 1
         self._request_id = request_id
         self._choices: dict[int, _Choice] = {}
+        self._texts: dict[int, TextEvents] = {}
+        """Of each answer."""
 
     async def whole(self) -> Json:
         """Raises SegueErrors."""
@@ -181,13 +184,36 @@ class CompletionAnswer:
             head["usage"] = None
         async with aclosing(self._steps) as steps:
             async for some in steps:
-                kept = map(self._kept, some)
-                chunks = [await self._chunk(step) for step in kept if _is_shown(step)]
-                if chunks:
-                    yield b"".join(data({**head, "choices": [chunk]}) for chunk in chunks)
+                events = []
+                for step in map(self._kept, some):
+                    if (event := self._text_event(step, head)) is not None:
+                        events.append(event)
+                    elif _is_shown(step):
+                        events.append(data({**head, "choices": [await self._chunk(step)]}))
+                if events:
+                    yield b"".join(events)
         if self._request.has_usage:
             yield data({**head, "choices": [], "usage": self._usage()})
         yield DONE
+
+    def _text_event(self, step: Step, head: Json) -> bytes | None:
+        """The event of a step that adds text, and nothing else: only this text differs from the
+        event before. None for other steps.
+        """
+        choice = self._choices.get(step.choice)
+        if choice is None or not choice.is_started or step.end is not None or self._shows_tokens:
+            return None
+        if not (text := _text_of(step)):
+            return None
+        if step.choice not in self._texts:
+            self._texts[step.choice] = TextEvents(
+                lambda some: data({**head, "choices": [_bare(choice, some)]})
+            )
+        return self._texts[step.choice].of(text)
+
+    @property
+    def _shows_tokens(self) -> bool:
+        return bool(self._request.return_token_ids or self._request.logprobs is not None)
 
     async def _chunk(self, step: Step) -> Json:
         choice = self._choice(step)
@@ -243,14 +269,7 @@ class CompletionAnswer:
         tokens: Sequence[SampledToken],
         token_ids: Sequence[int],
     ) -> Json:
-        shown: Json = {
-            "index": choice.index,
-            "text": text,
-            "logprobs": None,
-            "finish_reason": (
-                None if choice.end is None else finish_reason(choice.end, has_calls=False)
-            ),
-        }
+        shown = _bare(choice, text)
         if self._request.logprobs is not None:
             shown["logprobs"] = await self._logprobs(choice, tokens)
         if self._request.prompt_logprobs is not None and choice.prompt_logprobs is not None:
@@ -279,6 +298,16 @@ class CompletionAnswer:
         if not pieces:
             return None
         return {name: [one for piece in pieces for one in piece[name]] for name in pieces[0]}
+
+
+def _bare(choice: _Choice, text: str) -> Json:
+    end = choice.end
+    return {
+        "index": choice.index,
+        "text": text,
+        "logprobs": None,
+        "finish_reason": None if end is None else finish_reason(end, has_calls=False),
+    }
 
 
 def _is_shown(step: Step) -> bool:

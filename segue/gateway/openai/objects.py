@@ -115,3 +115,20 @@ def token_text(octets: bytes) -> str:
 
 def shown_logprob(logprob: float | None) -> float:
     return _MIN_LOGPROB if logprob is None else max(logprob, _MIN_LOGPROB)
+
+
+def total_usage(ends: Sequence[TurnEnd], *, per_prompt: int) -> Usage:
+    """Of all answers together, of which each `per_prompt` share a prompt. It counts once, with what
+    was computed of it for the answer that had to compute the most.
+    """
+    usages = [end.usage for end in ends]
+    cached = [usage.cached_tokens + usage.pulled_tokens for usage in usages]
+    firsts = range(0, len(usages), per_prompt)
+    return Usage(
+        prompt_tokens=sum(usages[first].prompt_tokens for first in firsts),
+        cached_tokens=sum(min(cached[first : first + per_prompt]) for first in firsts),
+        completion_tokens=sum(usage.completion_tokens for usage in usages),
+        reasoning_tokens=sum(usage.reasoning_tokens for usage in usages),
+        drafted_tokens=sum(usage.drafted_tokens for usage in usages),
+        accepted_tokens=sum(usage.accepted_tokens for usage in usages),
+    )

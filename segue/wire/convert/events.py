@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from segue.api.checks import one_of, require, require_count
 from segue.api.turn import (
@@ -127,12 +127,14 @@ def events_to_wire(events: Iterable[TurnEvent]) -> pb.GenerateEvent:
     return pb.GenerateEvent(started=started, prompt_logprobs=logprobs, delta=delta, end=end)
 
 
-def events_from_wire(message: pb.GenerateEvent) -> Iterator[TurnEvent]:
+def events_from_wire(message: pb.GenerateEvent) -> list[TurnEvent]:
+    events: list[TurnEvent] = []
     if message.HasField("started"):
-        yield value_of(TurnStarted, message.started)
+        events.append(value_of(TurnStarted, message.started))
     if message.HasField("prompt_logprobs"):
-        yield prompt_logprobs_from_wire(message.prompt_logprobs)
+        events.append(prompt_logprobs_from_wire(message.prompt_logprobs))
     if message.HasField("delta"):
-        yield delta_from_wire(message.delta)
+        events.append(delta_from_wire(message.delta))
     if message.HasField("end"):
-        yield end_from_wire(message.end)
+        events.append(end_from_wire(message.end))
+    return events

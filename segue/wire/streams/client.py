@@ -20,6 +20,7 @@ from segue.internal.v1 import worker_pb2
 from segue.v1 import session_pb2
 from segue.wire.streams.numbered import Order
 from segue.wire.streams.outbox import Outbox
+from segue.wire.streams.waking import Waking
 
 Command = TypeVar("Command", worker_pb2.TurnCommand, session_pb2.GenerateManyCommand)
 Event = TypeVar("Event", worker_pb2.TurnEvent, session_pb2.GenerateManyEvent)
@@ -36,10 +37,18 @@ class Call(ABC, Generic[Event]):
         """The server has sent the call's last event, or was sent a stop."""
         self.has_tokens = False
         """The server has sent some."""
+        self.is_due = False
+        """Its reader will be woken."""
 
     @abstractmethod
-    def push(self, event: Event) -> None:
-        """Queues the event, sets `is_over` with the last one, and wakes the reader."""
+    def push(self, event: Event) -> bool:
+        """Queues the event, and sets `is_over` with the last one. Returns whether the reader should
+        be woken."""
+
+    def wake(self) -> None:
+        """Wakes the reader, if it waits."""
+        self.is_due = False
+        self._wake()
 
     def fail(self, error: SegueError) -> None:
         """Makes the reader raise `error`. The first error wins."""
@@ -93,6 +102,7 @@ class Calls(Generic[Command, Event]):
         self._calls: dict[int, Call[Event]] = {}
         self._outbox: Callable[[], Outbox[Command]] = outbox
         self._commands: Outbox[Command] = outbox()
+        self._waking = Waking()
         self._running: asyncio.Task[None] | None = None
         self.is_broken = False
         """The last stream broke, and no message has come since."""
@@ -140,9 +150,9 @@ class Calls(Generic[Command, Event]):
                 while message := cast(Any, await stream.read()):
                     order.require_next(message.number)
                     self.is_broken = False
-                    # A step's tokens come together. First tokens do not wait for all others.
-                    for event in sorted(message.events, key=self._has_tokens):
+                    for event in message.events:
                         self._on_event(event)
+                    self._waking.start()
             error: SegueError = Unavailable.unreachable(f"{self._peer} ended its stream of turns")
         except SegueError as broken:
             error = broken
@@ -153,15 +163,14 @@ class Calls(Generic[Command, Event]):
         self.is_broken = True
         self.fail(error)
 
-    def _has_tokens(self, event: Event) -> bool:
-        call = self._calls.get(event.call)
-        return call is not None and call.has_tokens
-
     def _on_event(self, event: Event) -> None:
         call = self._calls.get(event.call)
         if call is None:
             # It was stopped while the event was in flight.
             return
-        call.push(event)
+        is_first = not call.has_tokens
+        if call.push(event) and not call.is_due:
+            call.is_due = True
+            self._waking.add(call.wake, is_first=is_first)
         if call.is_over:
             del self._calls[event.call]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import grpc
 
@@ -46,36 +46,20 @@ class Generating:
             self._open_stream, peer, errors, outbox=_outbox
         )
 
-    async def answer(
+    def start(
         self, request: pb.GenerateRequest, timeout_s: float | None, api_key: str = ""
-    ) -> AsyncGenerator[Sequence[pb.GenerateEvent], None]:
-        """Yields the events of one turn, those that wait together. Leaving the iteration cancels
-        it. Raises SegueErrors and RpcErrors."""
+    ) -> Answering:
+        """Sends the turn. Its end, or `close`, ends the call."""
         if request.ByteSize() > _ALONE_BYTES:
             metadata = (*metadata_with(api_key), *outgoing_metadata())
-            alone = self._stub.Generate(request, timeout=timeout_s, metadata=metadata)
-            try:
-                async for event in alone:
-                    yield (event,)
-            finally:
-                alone.cancel()
-            return
+            return _Alone(self._stub.Generate(request, timeout=timeout_s, metadata=metadata))
         start = pb.StartGenerate(
             request=request, timeout_s=timeout_s, api_key=api_key, trace=outgoing_to_wire()
         )
-        call = self._calls.start(pb.GenerateManyCommand(start=start), _Answering)
-        timer = None
+        call = self._calls.start(pb.GenerateManyCommand(start=start), _Together)
         if timeout_s is not None:
-            # The router enforces this too, unless it has stopped responding.
-            late = DeadlineExceeded(f"no complete answer within {timeout_s:g} s")
-            timer = asyncio.get_running_loop().call_later(timeout_s, call.fail, late)
-        try:
-            while events := await call.read():
-                yield events
-        finally:
-            if timer is not None:
-                timer.cancel()
-            call.close()
+            call.limit(timeout_s)
+        return call
 
     @property
     def is_broken(self) -> bool:
@@ -100,26 +84,64 @@ def _outbox() -> Outbox[pb.GenerateManyCommand]:
     return Outbox(min_gap_s=_MIN_GAP_S, max_bytes=_TOGETHER_BYTES)
 
 
-class _Answering(Call[pb.GenerateManyEvent]):
-    """One turn of the stream."""
+class Answering(Protocol):
+    """One turn, as its client reads it."""
+
+    async def read(self) -> Sequence[pb.GenerateEvent]:
+        """Returns the next events, those that wait together, or none after the last. Raises the
+        error that ended the turn, after the events that preceded it: SegueErrors and RpcErrors."""
+
+    def close(self) -> None:
+        """Cancels the turn, unless it has ended. Idempotent."""
+
+
+class _Alone:
+    """In a call of its own."""
+
+    def __init__(
+        self, call: grpc.aio.UnaryStreamCall[pb.GenerateRequest, pb.GenerateEvent]
+    ) -> None:
+        self._call = call
+
+    async def read(self) -> Sequence[pb.GenerateEvent]:
+        event = await self._call.read()
+        # Otherwise it is gRPC's EOF.
+        return (event,) if isinstance(event, pb.GenerateEvent) else ()
+
+    def close(self) -> None:
+        self._call.cancel()
+
+
+class _Together(Call[pb.GenerateManyEvent]):
+    """On the shared stream."""
 
     def __init__(self, stop: Callable[[], None]) -> None:
         super().__init__(stop)
         self._events: list[pb.GenerateEvent] = []
+        self._timer: asyncio.TimerHandle | None = None
 
-    def push(self, event: pb.GenerateManyEvent) -> None:
+    def limit(self, timeout_s: float) -> None:
+        # The router enforces this too, unless it has stopped responding.
+        late = DeadlineExceeded(f"no complete answer within {timeout_s:g} s")
+        self._timer = asyncio.get_running_loop().call_later(timeout_s, self.fail, late)
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        super().close()
+
+    def push(self, event: pb.GenerateManyEvent) -> bool:
         if event.HasField("error"):
             self.is_over = True
-            self.fail(error_from_wire(event.error))
+            self._error = self._error or error_from_wire(event.error)
         else:
-            self.is_over = event.event.HasField("end")
-            self.has_tokens = self.has_tokens or event.event.HasField("delta")
-            self._events.append(event.event)
-            self._wake()
+            some = event.event
+            self.is_over = some.HasField("end")
+            self.has_tokens = self.has_tokens or some.HasField("delta")
+            self._events.append(some)
+        return True
 
-    async def read(self) -> list[pb.GenerateEvent]:
-        """Returns the next events, or none after the last. Raises the error that ended the turn,
-        after the events that preceded it."""
+    async def read(self) -> Sequence[pb.GenerateEvent]:
         while not self._events:
             if self._error is not None:
                 raise self._error

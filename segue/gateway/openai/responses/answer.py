@@ -13,12 +13,12 @@ from segue.api.turn import FinishReason, TurnEnd
 from segue.api.types import SampledToken
 from segue.gateway.http.errors import Failure
 from segue.gateway.http.stream import PING, event
-from segue.gateway.openai.objects import Json, chat_logprobs, ids_in
-from segue.gateway.openai.responses.output import Output
+from segue.gateway.openai.objects import Json, chat_logprobs, ids_in, total_usage
+from segue.gateway.openai.responses.output import Output, TextDelta
 from segue.gateway.openai.responses.request import ResponseRequest
 from segue.gateway.openai.responses.tools import Tools
 from segue.gateway.served import ServedModel
-from segue.gateway.turns import Step, total_usage
+from segue.gateway.turns import Step
 
 _FIRST = ("created", "in_progress")
 
@@ -130,9 +130,11 @@ class ResponseAnswer:
     def _lifecycle(self, name: str) -> Json:
         return {"type": f"response.{name}", "response": self._response}
 
-    def _written(self, payload: Json) -> bytes:
+    def _written(self, payload: Json | TextDelta) -> bytes:
         number = self._sequence_number
         self._sequence_number += 1
+        if isinstance(payload, TextDelta):
+            return payload.event(number)
         return event(payload["type"], {"sequence_number": number, **payload})
 
     async def _add_logprobs(self, tokens: Sequence[SampledToken]) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeAlias
+
+from pydantic_core import to_json
 
 from segue.answers import (
     AnswerPart,
@@ -15,6 +18,7 @@ from segue.answers import (
     ContentText,
     ReasoningText,
 )
+from segue.gateway.http.stream import TextEvents
 from segue.gateway.openai.objects import new_call_id
 from segue.gateway.openai.responses.items import encrypted
 from segue.gateway.openai.responses.tools import Tools
@@ -23,6 +27,20 @@ Json: TypeAlias = dict[str, Any]
 
 _PARTS = {"reasoning": "reasoning_text", "message": "output_text"}
 """The one part of an item's content, by the item's type."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """An event that adds to a text."""
+
+    name: str
+    around: TextEvents
+    """All that follows the sequence number."""
+    text: str
+
+    def event(self, sequence_number: int) -> bytes:
+        start = f'event: {self.name}\ndata: {{"sequence_number":{sequence_number},'
+        return start.encode() + self.around.of(self.text)
 
 
 class Output:
@@ -37,6 +55,8 @@ class Output:
         self._items: list[Json] = []
         self._is_open = False
         self._texts: list[str] = []
+        self._around: TextEvents | None = None
+        """The text of a delta of the open item."""
         self._logprobs: list[Json] = []
         self._new_logprobs: list[Json] = []
 
@@ -48,20 +68,19 @@ class Output:
         """Those of further tokens. The next text has them."""
         self._new_logprobs += logprobs
 
-    def add(self, part: AnswerPart) -> Iterator[Json]:
+    def add(self, part: AnswerPart) -> Iterator[Json | TextDelta]:
         match part:
             case ReasoningText(text):
                 yield from self._ensure("reasoning")
-                yield self._delta("reasoning_text", text)
+                yield self._delta("reasoning_text", text, {})
             case ContentText(text):
                 yield from self._ensure("message")
-                new = self._take_logprobs()
-                yield self._delta("output_text", text) | {"logprobs": new}
+                yield self._delta("output_text", text, {"logprobs": self._take_logprobs()})
             case CallStart(name=name):
                 yield from self.close()
                 yield self._open(_new_call(self._tools.names(name)))
             case CallArguments(text=text):
-                yield self._delta("function_call_arguments", text)
+                yield self._delta("function_call_arguments", text, {})
             case CallEnd():
                 yield from self.close()
             case CallAbandoned():
@@ -102,7 +121,7 @@ class Output:
     def _open(self, item: Json) -> Json:
         self._items.append(item)
         self._is_open = True
-        self._texts, self._logprobs = [], []
+        self._texts, self._logprobs, self._around = [], [], None
         return self._item_event("output_item.added", item)
 
     def _take_logprobs(self) -> list[Json]:
@@ -110,9 +129,18 @@ class Output:
         self._logprobs += new
         return new
 
-    def _delta(self, what: str, text: str) -> Json:
+    def _delta(self, what: str, text: str, others: Mapping[str, list[Json]]) -> Json | TextDelta:
         self._texts.append(text)
-        return self._event(f"{what}.delta", {"delta": text})
+        name = f"{what}.delta"
+        if any(others.values()):
+            return self._event(name, {"delta": text, **others})
+        if self._around is None:
+
+            def with_text(some: str) -> bytes:
+                return to_json(self._event(name, {"delta": some, **others}))[1:] + b"\n\n"
+
+            self._around = TextEvents(with_text)
+        return TextDelta(f"response.{name}", self._around, text)
 
     def _item_event(self, name: str, item: Json) -> Json:
         return {
