@@ -11,13 +11,25 @@ from dataclasses import asdict
 
 import uvloop
 
-from benchmarks.gateway.measure import Cell, Plan, measure
+from benchmarks.gateway.measure import AT_ONCE, SPREAD, Cell, Plan, measure
 from benchmarks.serving.environment import this_environment
 from segue.demo import checkpoint_dir
 
 STREAMS = (1, 16, 64)
 # Seconds between a turn's tokens: as a model would send them, and more than can be relayed.
 STEPS_S = (0.02, 0.002)
+_COLUMNS = (
+    "tokens/s of a stream",
+    "streams",
+    "requests come",
+    "client",
+    "first token p50 / p99 ms",
+    "token p50 / p99 ms",
+    "tokens/s",
+    "CPU ms a turn: client, router, gateway",
+    "tokens/s a core of the gateway",
+    "all cores busy",
+)
 
 
 def main() -> None:
@@ -25,24 +37,34 @@ def main() -> None:
     parser.add_argument("--model", default=str(checkpoint_dir()))
     parser.add_argument("--tokens", type=int, default=128, help="of each answer")
     parser.add_argument("--answers", type=int, default=5, help="of each stream")
-    parser.add_argument("--only", choices=["cost"], help="CPU time alone, in half a minute")
+    parser.add_argument("--processes", type=int, default=1, help="of the gateway, as in [gateway]")
+    parser.add_argument("--seed", type=int, default=0, help="of the times when requests come")
+    parser.add_argument("--only", choices=["cost", "latency"], help="cost: CPU time alone")
     options = parser.parse_args()
     most, http = STREAMS[-1:], ("HTTP",)
+    counts = {"num_answers": options.answers, "num_tokens": options.tokens}
+    latency = [
+        Plan(streams=STREAMS, arrivals=SPREAD, seed=options.seed, **counts),
+        Plan(streams=most, arrivals=AT_ONCE, **counts),
+    ]
     # Almost only requests, and almost only events.
     costs = [
         Plan(streams=most, num_answers=20, num_tokens=1, clients=http),
         Plan(streams=most, num_answers=3, num_tokens=options.tokens, clients=http),
     ]
-    table_plan = Plan(streams=STREAMS, num_answers=options.answers, num_tokens=options.tokens)
-    cells = []
+    cells: list[Cell] = []
+    spent: list[Cell] = []
     # The loop of the gateway itself: a slower one would be the slowest process of all.
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        if options.only is None:
+        if options.only != "cost":
             for step_s in STEPS_S:
-                cells += runner.run(measure(options.model, step_s, [table_plan]))
-        spent = runner.run(measure(options.model, STEPS_S[0], costs))
+                measured = measure(options.model, step_s, latency, gateways=options.processes)
+                cells += runner.run(measured)
+        if options.only != "latency":
+            measured = measure(options.model, STEPS_S[0], costs, gateways=options.processes)
+            spent = runner.run(measured)
     sys.stdout.write(f"{table(cells)}\n\n" if cells else "")
-    sys.stdout.write(cost(*spent) + "\n\n")
+    sys.stdout.write(cost(*spent) + "\n\n" if spent else "")
     result = {
         "environment": asdict(this_environment()),
         "cells": [asdict(cell) for cell in [*cells, *spent]],
@@ -51,25 +73,27 @@ def main() -> None:
 
 
 def table(cells: Sequence[Cell]) -> str:
-    rows = [
-        "| tokens/s of a stream | streams | client | first token p50 / p99 ms "
-        "| token p50 / p99 ms | tokens/s | CPU ms a turn: client, router, gateway "
-        "| tokens/s a core of the gateway |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    rows = [f"| {' | '.join(_COLUMNS)} |", f"|{' --- |' * len(_COLUMNS)}"]
     for cell in cells:
         first, token = cell.first_token_s, cell.token_s
-        names = ("client", "router", "gateway") if cell.client == "HTTP" else ("client", "router")
+        is_http = cell.client == "HTTP"
+        names = ("client", "router", "gateway") if is_http else ("client", "router")
         cpu_ms = ", ".join(f"{cell.cpu_s[name] / cell.num_turns * 1e3:.1f}" for name in names)
-        a_core = ""
-        if cell.client == "HTTP" and cell.cpu_s["gateway"]:
-            a_core = f"{cell.num_tokens / cell.cpu_s['gateway']:,.0f}"
-        rows.append(
-            f"| {1 / cell.step_s:.0f} | {cell.streams} | {cell.client} "
-            f"| {first.p50 * 1e3:.1f} / {first.p99 * 1e3:.1f} "
-            f"| {token.p50 * 1e3:.1f} / {token.p99 * 1e3:.1f} "
-            f"| {cell.num_tokens / cell.seconds:,.0f} | {cpu_ms} | {a_core} |"
+        a_core = f"{cell.num_tokens / cell.cpu_s['gateway']:,.0f}" if is_http else ""
+        several = f", {cell.gateways} gateways" if is_http and cell.gateways > 1 else ""
+        values = (
+            f"{1 / cell.step_s:.0f}",
+            str(cell.streams),
+            cell.arrivals,
+            cell.client + several,
+            f"{first.p50 * 1e3:.1f} / {first.p99 * 1e3:.1f}",
+            f"{token.p50 * 1e3:.1f} / {token.p99 * 1e3:.1f}",
+            f"{cell.num_tokens / cell.seconds:,.0f}",
+            cpu_ms,
+            a_core,
+            f"{cell.busy:.0%}",
         )
+        rows.append(f"| {' | '.join(values)} |")
     return "\n".join(rows)
 
 

@@ -6,9 +6,11 @@ Router and gateway are real; the workers compute nothing and put the time into e
 from __future__ import annotations
 
 import asyncio
+import os
+import random
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.gateway.clients import Arrivals, AskForTokens, OverGrpc, OverHttp
@@ -18,6 +20,7 @@ from segue.sdk.client import Client
 
 _TOPOLOGY = Topology(prefill=1, decode=1, is_local=True)
 _CODE = Path(__file__).parents[2]
+SPREAD, AT_ONCE = "spread", "at once"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +48,19 @@ class Plan:
     num_tokens: int
     """Of each answer."""
     clients: Sequence[str] = ("gRPC", "HTTP")
+    arrivals: str = AT_ONCE
+    """`spread`: the streams' first requests come at random times within one answer, and each stream
+    pauses for a random time between two answers, a fifth of an answer on average. `at once`: all
+    streams ask together, again and again."""
+    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
     client: str
+    arrivals: str
+    gateways: int = 1
+    """Processes on the gateway's port."""
     step_s: float
     streams: int
     num_turns: int
@@ -62,15 +73,23 @@ class Cell:
     token_s: Quantiles
     """From the worker to the client, of every token."""
     cpu_s: dict[str, float]
-    """Of each process, by its name; `client` is this one."""
+    """Of each process, by its name; `client` is this one, `machine` all cores with what else ran
+    on them."""
+
+    @property
+    def busy(self) -> float:
+        """The share of all cores' time that was used."""
+        return self.cpu_s["machine"] / (self.seconds * (os.cpu_count() or 1))
 
 
-async def measure(model: str, step_s: float, plans: Sequence[Plan]) -> list[Cell]:
+async def measure(
+    model: str, step_s: float, plans: Sequence[Plan], *, gateways: int = 1
+) -> list[Cell]:
     """For each plan: each client, for each number of streams."""
     cells = []
     with process_cluster(
         model,
-        _TOPOLOGY.settings,
+        f"{_TOPOLOGY.settings}\n[gateway]\nprocesses = {gateways}\n",
         prefill=1,
         decode=1,
         code=_CODE,
@@ -83,12 +102,14 @@ async def measure(model: str, step_s: float, plans: Sequence[Plan]) -> list[Cell
             http = OverHttp(host, int(port), (await client.model()).name)
             ways: dict[str, AskForTokens] = {"gRPC": OverGrpc(client), "HTTP": http}
             most = max(number for plan in plans for number in plan.streams)
+            warm = Plan(streams=(most,), num_answers=1, num_tokens=16)
             for ask in ways.values():
-                await _answers(ask, most, 1, num_tokens=16)
+                await _answers(ask, most, warm, step_s)
             for plan in plans:
                 for number in plan.streams:
                     for name in plan.clients:
-                        cells.append(await _cell(cluster, name, ways[name], step_s, number, plan))
+                        cell = await _cell(cluster, name, ways[name], step_s, number, plan)
+                        cells.append(replace(cell, gateways=gateways))
             http.close()
     return cells
 
@@ -97,7 +118,7 @@ async def _cell(
     cluster: ProcessCluster, name: str, ask: AskForTokens, step_s: float, streams: int, plan: Plan
 ) -> Cell:
     cpu_s, started_at = _cpu_s(cluster), time.monotonic()
-    arrived = await _answers(ask, streams, plan.num_answers, num_tokens=plan.num_tokens)
+    arrived = await _answers(ask, streams, plan, step_s)
     seconds = time.monotonic() - started_at
     spent_s = {process: now - cpu_s[process] for process, now in _cpu_s(cluster).items()}
     answers = [one.read() for one in arrived]
@@ -105,6 +126,7 @@ async def _cell(
     assert len(took_s) == streams * plan.num_answers * plan.num_tokens
     return Cell(
         client=name,
+        arrivals=plan.arrivals,
         step_s=step_s,
         streams=streams,
         num_turns=len(answers),
@@ -118,17 +140,39 @@ async def _cell(
 
 
 def _cpu_s(cluster: ProcessCluster) -> dict[str, float]:
-    spent_s = {process.name: process.cpu_s() for process in cluster.processes}
-    return {**spent_s, "client": time.process_time()}
+    spent_s = {process.name: process.cpu_with_children_s() for process in cluster.processes}
+    return {**spent_s, "client": time.process_time(), "machine": _machine_s()}
 
 
-async def _answers(
-    ask: AskForTokens, streams: int, num_answers: int, *, num_tokens: int
-) -> list[Arrivals]:
-    async def one_after_another(index: int) -> list[Arrivals]:
-        # Streams of users do not start together.
-        await asyncio.sleep(index * 0.005)
-        return [await ask(num_tokens) for _ in range(num_answers)]
+def _machine_s() -> float:
+    """Of all cores together, all but idle time."""
+    fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
+    user, nice, system, _idle, _waiting, irq, softirq, steal = map(int, fields)
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
-    answers = await asyncio.gather(*map(one_after_another, range(streams)))
+
+def pauses_s(plan: Plan, streams: int, step_s: float) -> list[list[float]]:
+    """How long each stream waits before each of its answers."""
+    if plan.arrivals == AT_ONCE:
+        return [[0.0] * plan.num_answers for _ in range(streams)]
+    answer_s = plan.num_tokens * step_s
+    # The same for both clients.
+    draw = random.Random(plan.seed)
+    return [
+        [draw.uniform(0.0, answer_s)]
+        + [draw.expovariate(5.0 / answer_s) for _ in range(plan.num_answers - 1)]
+        for _ in range(streams)
+    ]
+
+
+async def _answers(ask: AskForTokens, streams: int, plan: Plan, step_s: float) -> list[Arrivals]:
+    async def one_after_another(pauses: list[float]) -> list[Arrivals]:
+        answers = []
+        for pause_s in pauses:
+            if pause_s:
+                await asyncio.sleep(pause_s)
+            answers.append(await ask(plan.num_tokens))
+        return answers
+
+    answers = await asyncio.gather(*map(one_after_another, pauses_s(plan, streams, step_s)))
     return [one for some in answers for one in some]

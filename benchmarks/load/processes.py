@@ -27,8 +27,12 @@ class Process:
 
     def cpu_s(self) -> float:
         """User and system time so far."""
-        fields = Path(f"/proc/{self.popen.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
+        return _cpu_s(self.popen.pid)
+
+    def cpu_with_children_s(self) -> float:
+        pid = self.popen.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return _cpu_s(pid) + sum(map(_cpu_s, map(int, children)))
 
     def resident_bytes(self) -> int:
         status = Path(f"/proc/{self.popen.pid}/status").read_text()
@@ -45,6 +49,11 @@ class Process:
                 break
             time.sleep(0.05)
         raise RuntimeError(f"{self.name} did not start:\n{self.log.read_text()}")
+
+
+def _cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.gateway.__main__ import cost, table
-from benchmarks.gateway.measure import Cell, Plan, Quantiles, measure
+from benchmarks.gateway.measure import AT_ONCE, SPREAD, Cell, Plan, Quantiles, measure, pauses_s
 from segue.demo import checkpoint_dir
 
 
 @pytest.mark.slow
-async def test_both_clients_measure_every_token() -> None:
-    plan = Plan(streams=[1, 4], num_answers=2, num_tokens=16)
-    cells = await measure(str(checkpoint_dir()), 0.002, [plan])
+@pytest.mark.parametrize("gateways", [1, 2])
+async def test_both_clients_measure_every_token(gateways: int) -> None:
+    plan = Plan(streams=[1, 4], num_answers=2, num_tokens=16, arrivals=SPREAD)
+    cells = await measure(str(checkpoint_dir()), 0.002, [plan], gateways=gateways)
 
     assert [(cell.client, cell.num_tokens) for cell in cells] == [
         *(("gRPC", 32), ("HTTP", 32)),
@@ -22,9 +23,28 @@ async def test_both_clients_measure_every_token() -> None:
         assert 0 < cell.token_s.p50 <= cell.token_s.p99 < 5
         assert cell.first_token_s.p50 > 0
         assert 0 < cell.num_events <= cell.num_tokens
-        assert cell.cpu_s.keys() == {"client", "router", "prefill-0", "decode-0", "gateway"}
-        assert (cell.cpu_s["gateway"] > 0) == (cell.client == "HTTP")
+        workers = {"prefill-0", "decode-0"}
+        assert cell.cpu_s.keys() == {"client", "router", *workers, "gateway", "machine"}
+        assert cell.cpu_s["gateway"] > 0 or cell.client == "gRPC"
+        assert 0 < cell.busy <= 1.1
     assert len(table(cells).splitlines()) == 2 + len(cells)
+
+
+def test_requests_that_are_spread_come_at_the_same_times_to_both_clients() -> None:
+    plan = Plan(streams=[64], num_answers=5, num_tokens=128, arrivals=SPREAD, seed=3)
+    pauses = pauses_s(plan, 64, 0.02)
+
+    assert pauses == pauses_s(plan, 64, 0.02)
+    firsts = sorted(first for first, *_ in pauses)
+    assert 0 <= firsts[0] < 0.2
+    assert 2.3 < firsts[-1] <= 2.56
+    later = [pause for _, *some in pauses for pause in some]
+    assert 0.8 < sum(later) / len(later) / (2.56 / 5) < 1.2
+
+
+def test_requests_at_once_wait_for_nothing() -> None:
+    plan = Plan(streams=[2], num_answers=3, num_tokens=128, arrivals=AT_ONCE)
+    assert pauses_s(plan, 2, 0.02) == [[0.0] * 3] * 2
 
 
 def test_an_events_cost_is_what_longer_answers_cost_more() -> None:
@@ -40,6 +60,7 @@ def test_an_events_cost_is_what_longer_answers_cost_more() -> None:
 def _cell(*, num_turns: int, num_events: int, cpu_s: float) -> Cell:
     return Cell(
         client="HTTP",
+        arrivals=AT_ONCE,
         step_s=0.02,
         streams=1,
         num_turns=num_turns,
