@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Coroutine, Iterable
 
 from segue.api.turn import PromptLogprobs, TurnEvent, TurnStarted
 
@@ -49,3 +51,17 @@ class Inbox:
             await self._something.wait()
         events, self._events = self._events, {}
         return list(events.items())
+
+
+@contextlib.asynccontextmanager
+async def running_beside(works: Iterable[Coroutine[None, None, None]]) -> AsyncIterator[None]:
+    """Runs them beside the block, and no longer. They raise nothing: a TaskGroup would cancel the
+    task that reads the generator, not the generator.
+    """
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeAlias, TypeVar
 
@@ -32,7 +31,7 @@ from segue.api.types import (
 )
 from segue.gateway.forms import Form
 from segue.gateway.http.door import Visit
-from segue.gateway.inbox import Inbox
+from segue.gateway.inbox import Inbox, running_beside
 from segue.gateway.metrics import GatewayMetrics
 from segue.process.telemetry import Clock
 
@@ -131,7 +130,7 @@ class Turns:
         """Yields the events that wait, by the index of their input, until all turns have ended."""
         inbox = Inbox(len(wanted.inputs))
         works = [self._run(wanted, visit, index, inbox) for index in range(len(wanted.inputs))]
-        async with _running(works):
+        async with running_beside(works):
             while arrived := await inbox.read():
                 yield arrived
 
@@ -294,17 +293,3 @@ class _Choice:
 def _chained(some: Sequence[tuple[Item, ...]]) -> tuple[Item, ...]:
     # Almost always one.
     return some[0] if len(some) == 1 else tuple(itertools.chain.from_iterable(some))
-
-
-@contextlib.asynccontextmanager
-async def _running(works: Iterable[Coroutine[None, None, None]]) -> AsyncIterator[None]:
-    """Runs them beside the block, and no longer. They raise nothing: a TaskGroup would cancel the
-    task that reads the generator, not the generator.
-    """
-    tasks = [asyncio.create_task(work) for work in works]
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
