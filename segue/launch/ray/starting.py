@@ -31,6 +31,9 @@ from segue.worker.process import WorkerOptions
 logger = logging.getLogger(__name__)
 
 _MAX_DEATHS_AT_START = 3
+# A busy machine needs some seconds to start a process. One that dies at once each time still ends
+# the start, after two such times.
+_SAME_DEATH_S = 10.0
 _ASK_AGAIN_S = 1.0
 
 
@@ -70,15 +73,36 @@ def worker_options(
     )
 
 
+class Deaths:
+    """Counts the deaths of a process that Ray restarts. Until it runs again, each call to it fails
+    for the same death."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._last_at = float("-inf")
+
+    def reported(self, now: float, *, is_restarting: bool) -> bool:
+        """Takes a failed call. Returns whether it tells of another death."""
+        if is_restarting and now - self._last_at < _SAME_DEATH_S:
+            return False
+        self.number += 1
+        self._last_at = now
+        return True
+
+
 def await_started(actor: Any, process: str, timeout_s: float, report: Report) -> str:
     """The address of a process once it serves. If it dies meanwhile, Ray restarts it, and we wait
     for a few restarts. Raises the error of its start, or Unavailable.
     """
     deadline_at = time.monotonic() + timeout_s
-    for _ in range(_MAX_DEATHS_AT_START):
+    deaths = Deaths()
+    while deaths.number < _MAX_DEATHS_AT_START:
         try:
             return _address_of(actor, process, deadline_at - time.monotonic())
         except RayActorError as error:
+            is_restarting = isinstance(error, ActorUnavailableError)
+            if not deaths.reported(time.monotonic(), is_restarting=is_restarting):
+                continue
             logger.info("died during its start", extra={"process": process, "error": str(error)})
             report(f"{process} died during its start; restarting it")
     raise Unavailable(
