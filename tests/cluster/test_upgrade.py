@@ -18,9 +18,10 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from segue.api.cluster.status import ClusterStatus
 from segue.api.types import SamplingParams
 from segue.sdk.client import Client
-from tests.cluster.serving import PATIENCE_S, Serving, serving
+from tests.cluster.serving import PATIENCE_S, Serving, is_whole, serving, wait_until
 from tests.cluster.under_load import GrpcSpeaker, HttpSpeaker, differences, speak_until
 from tests.cluster.waiting import is_idle, wait_until_idle
 
@@ -105,6 +106,10 @@ async def test_all_processes_restart_under_load_and_no_turn_fails(
         assert await asyncio.to_thread(cluster.end) == 0
 
 
+def has_all_workers(status: ClusterStatus) -> bool:
+    return is_whole(status) and len(status.workers) == len(WORKERS)
+
+
 async def restart_in_two_parts(
     cluster: Serving, processes: Sequence[str], target: str, gateways: list[str], *options: str
 ) -> None:
@@ -115,6 +120,9 @@ async def restart_in_two_parts(
     began = re.search(r"--since (\S+)", shown)
     assert began, shown
 
+    # A process that drains when the command is interrupted starts again meanwhile. The next command
+    # does not know of a worker that is away just then.
+    await asyncio.to_thread(wait_until, target, has_all_workers)
     exit_status, shown = await upgrade(target, gateways, *options, "--since", began[1])
     logger.info(shown)
     assert exit_status == 0, shown
