@@ -26,6 +26,7 @@ from typing import Any
 
 from kv_transfer.config import TransferConfig
 from kv_transfer.transport.loopback_filter import borrowed, only_from_loopback
+from kv_transfer.transport.submission import write_all
 from kv_transfer.transport.transport import Transport, paced
 from kv_transfer.writing.plan import Fragment, batches
 from segue.api.errors import InvalidConfig, TransferFailed
@@ -82,19 +83,14 @@ class MooncakeTransport:
             self._outbound = self._new_outbound()
         self._connected.add(target_segment)
         for batch in batches(fragments, max_items=MAX_QUEUED_ITEMS, max_bytes=1 << 62):
-            status = self._outbound.batch_transfer_sync_write(
-                target_segment,
-                [fragment.source_address for fragment in batch],
-                [fragment.target_address for fragment in batch],
-                [fragment.num_bytes for fragment in batch],
-            )
-            if status != 0:
+            timeout_s = self._config.transfer_timeout_s
+            if problem := write_all(self._outbound, target_segment, batch, timeout_s=timeout_s):
                 self._drop_outbound()
                 num_bytes = sum(fragment.num_bytes for fragment in batch)
                 raise TransferFailed(
                     f"Mooncake could not write {num_bytes} bytes in {len(batch)} fragments to "
-                    f"{target_segment} (status {status}): the peer is gone, hangs, cannot be "
-                    "reached, or has not registered that memory"
+                    f"{target_segment} ({problem}): the peer is gone, hangs, cannot be reached, "
+                    "or has not registered that memory"
                 )
 
     def disconnect(self, target_segment: str) -> None:
