@@ -28,6 +28,7 @@ from segue.cache.prefix.eviction_cost import EvictionCost
 from segue.cache.strays import Strays
 from segue.engine.config import EngineConfig
 from segue.engine.runner import ModelRunner
+from segue.process.brief_thread import in_brief_thread
 from segue.process.telemetry import Clock
 from segue.process.tracing.tracer import OFF, Tracer
 from segue.worker.drain import Deadline, MoveSessions
@@ -70,8 +71,8 @@ async def worker_resources(
     Raises InvalidConfig.
     """
     runner = loaded.runner
-    tiers = await asyncio.to_thread(
-        tiers_of, loaded, engine, worth=eviction_cost(runner.layout), clock=time.monotonic
+    tiers = await in_brief_thread(
+        lambda: tiers_of(loaded, engine, worth=eviction_cost(runner.layout), clock=time.monotonic)
     )
     device = runner.tensors.device.type
     transport = open_transport(transfer, host=options.hosts.announce, device=device)
@@ -268,6 +269,6 @@ async def load(
     options: WorkerOptions, engine: EngineConfig, *, max_drafts: int = 0, with_scratch: bool = False
 ) -> LoadedModel:
     """Loads the model in a thread. Raises InvalidCheckpoint and InvalidConfig."""
-    return await asyncio.to_thread(
-        load_runner, options.model, engine, max_drafts=max_drafts, with_scratch=with_scratch
+    return await in_brief_thread(
+        lambda: load_runner(options.model, engine, max_drafts=max_drafts, with_scratch=with_scratch)
     )
