@@ -106,6 +106,8 @@ def _by_fault(cell: Cell) -> str:
             return "only a worker has an engine"
         case Fault.STUCK if cell.moment is Moment.START:
             return "a worker that starts computes nothing yet"
+        case Fault.STUCK if (cell.target, cell.moment) == (Target.PREFILL, Moment.DRAIN):
+            return "a prefill worker without a prompt leaves at once"
         case fault if fault in NETWORK:
             if cell.moment is Moment.START:
                 return "a process that starts has no connections yet"

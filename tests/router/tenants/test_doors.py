@@ -68,8 +68,11 @@ async def call(router: RunningRouter, name: str, metadata: Any) -> Message | Non
             if method.client_streaming:
                 start = pb.StartGenerate(request=pb.GenerateRequest(text="Hello"))
                 command = pb.GenerateManyCommand(call=1, start=start)
-                request = iter([pb.GenerateManyCommands(commands=[command])])
-            stream = stub(request, metadata=metadata)
+                stream = stub(metadata=metadata)
+                # The end of the commands would be the end of the turn.
+                await stream.write(pb.GenerateManyCommands(commands=[command]))
+            else:
+                stream = stub(request, metadata=metadata)
             first: Message = await stream.read()
             stream.cancel()
             return first
