@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 from torch import Tensor
 
+from segue.api.errors import InvalidCheckpoint
 from segue.kernels.moe import routed_experts
 from segue.kernels.product import product
 from segue.model.weights.quantized import (
@@ -72,23 +73,26 @@ def weight_of(tensors: Mapping[str, Tensor], name: str) -> Weight:
     if name not in tensors:
         parts = takewhile(tensors.__contains__, (f"{name}.{number}" for number in count()))
         return StackedWeight([weight_of(tensors, part) for part in parts])
-    return _quantized_of(tensors, name) or PlainWeight(tensors[name])
+    match _stored(tensors, name):
+        case (codes, scales):
+            return Fp8Weight(codes, scales)
+        case (codes, scales, row_scales):
+            return Nvfp4Weight(codes, scales, row_scales)
+    return PlainWeight(tensors[name])
 
 
 def experts_of(tensors: Mapping[str, Tensor], at: str) -> Experts:
-    """The experts whose matrices have names under `at`."""
-    names = (f"{at}.gate_up_proj", f"{at}.down_proj")
-    gate_up, down = (_quantized_of(tensors, name) for name in names)
-    if gate_up is not None and down is not None:
-        return QuantizedExperts(gate_up, down)
-    return PlainExperts(*(tensors[name] for name in names))
+    """The experts whose matrices have names under `at`. Raises InvalidCheckpoint if some are
+    quantised."""
+    gate_up, down = (_stored(tensors, f"{at}.{name}") for name in ("gate_up_proj", "down_proj"))
+    if len(gate_up) == len(down) == 1:
+        return PlainExperts(*gate_up, *down)
+    if 1 in (len(gate_up), len(down)):
+        raise InvalidCheckpoint(f"the experts under {at} must all be stored alike")
+    return QuantizedExperts(gate_up, down)
 
 
-def _quantized_of(tensors: Mapping[str, Tensor], name: str) -> Fp8Weight | Nvfp4Weight | None:
-    scales = tensors.get(f"{name}.{SCALES}")
-    row_scales = tensors.get(f"{name}.{ROW_SCALES}")
-    if scales is None:
-        return None
-    if row_scales is None:
-        return Fp8Weight(tensors[name], scales)
-    return Nvfp4Weight(tensors[name], scales, row_scales)
+def _stored(tensors: Mapping[str, Tensor], name: str) -> tuple[Tensor, ...]:
+    """The numbers of a matrix, and the scales that it has."""
+    names = (name, f"{name}.{SCALES}", f"{name}.{ROW_SCALES}")
+    return tuple(tensors[each] for each in names if each in tensors)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from segue.kernels import dispatch
 from segue.kernels.moe import reference
-from segue.kernels.moe.reference import routed_by
 
-__all__ = ["combine_experts", "routed_by", "routed_experts"]
+__all__ = ["combine_experts", "routed_experts"]
 
 routed_experts = dispatch.operator(reference.routed_experts, "triton", "native")
 combine_experts = dispatch.operator(reference.combine_experts, "triton")

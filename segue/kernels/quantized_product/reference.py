@@ -7,11 +7,12 @@ weights are the converted ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from segue.kernels.moe.reference import ExpertProduct, routed_by
 from segue.kernels.product import product
 
 FP8_COLUMNS = 128
@@ -42,6 +43,30 @@ def nvfp4_product(
         lambda rows: nvfp4_values(codes_NL[rows], scales_NB[rows], row_scales_N[rows], x_TK.dtype),
         len(codes_NL),
         x_TK.shape[1],
+    )
+
+
+def routed_experts(
+    x_TH: Tensor,
+    router_logits_TE: Tensor,
+    gate_up: Sequence[Tensor],
+    down: Sequence[Tensor],
+    *,
+    experts_per_token: int,
+) -> tuple[Tensor, Tensor]:
+    """As `segue.kernels.moe.routed_experts`, with each stack of matrices as the tensors of
+    `fp8_product` or `nvfp4_product`, which have a first dimension for the expert."""
+
+    def product_of(stack: Sequence[Tensor]) -> ExpertProduct:
+        multiply: Callable[..., Tensor] = fp8_product if len(stack) == 2 else nvfp4_product
+        return lambda expert, x: multiply(x, *(tensor[expert] for tensor in stack))
+
+    return routed_by(
+        product_of(gate_up),
+        product_of(down),
+        x_TH,
+        router_logits_TE,
+        experts_per_token=experts_per_token,
     )
 
 

@@ -1,6 +1,6 @@
 """Matrices in FP8 and NVFP4, and matrices of several formats that are stacked.
 
-T rows, K inputs, N outputs; E experts, J = 2 I of them of gate stacked on up, I width of an expert.
+T rows, K inputs, N outputs.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
-from segue.kernels.moe import routed_by
-from segue.kernels.quantized_product import fp8_product, nvfp4_product
+from segue.kernels.quantized_product import fp8_product, nvfp4_product, routed_experts
 
 
 class Matrix(Protocol):
@@ -24,8 +23,7 @@ class Matrix(Protocol):
 
 
 class Fp8Weight:
-    """As `segue.kernels.quantized_product.fp8_product`; with a first dimension more, a stack of
-    experts."""
+    """As `segue.kernels.quantized_product.fp8_product`."""
 
     def __init__(self, codes_NK: Tensor, scales_NB: Tensor) -> None:
         self._codes_NK = codes_NK
@@ -38,16 +36,12 @@ class Fp8Weight:
     def rows(self, start: int, end: int) -> Self:
         return type(self)(self._codes_NK[start:end], self._scales_NB[start:end])
 
-    def expert(self, number: int) -> Self:
-        return type(self)(self._codes_NK[number], self._scales_NB[number])
-
     def matmul(self, x_TK: Tensor) -> Tensor:
         return fp8_product(x_TK, self._codes_NK, self._scales_NB)
 
 
 class Nvfp4Weight:
-    """As `segue.kernels.quantized_product.nvfp4_product`; with a first dimension more, a stack of
-    experts."""
+    """As `segue.kernels.quantized_product.nvfp4_product`."""
 
     def __init__(self, codes_NL: Tensor, scales_NB: Tensor, row_scales_N: Tensor) -> None:
         self._codes_NL = codes_NL
@@ -61,10 +55,6 @@ class Nvfp4Weight:
     def rows(self, start: int, end: int) -> Self:
         parts = (self._codes_NL, self._scales_NB, self._row_scales_N)
         return type(self)(*(part[start:end] for part in parts))
-
-    def expert(self, number: int) -> Self:
-        parts = (self._codes_NL, self._scales_NB, self._row_scales_N)
-        return type(self)(*(part[number] for part in parts))
 
     def matmul(self, x_TK: Tensor) -> Tensor:
         return nvfp4_product(x_TK, self._codes_NL, self._scales_NB, self._row_scales_N)
@@ -94,9 +84,9 @@ class StackedWeight:
 
 
 class QuantizedExperts:
-    """All experts of a layer."""
+    """All experts of a layer: of each stack of matrices the codes and scales."""
 
-    def __init__(self, gate_up: Fp8Weight | Nvfp4Weight, down: Fp8Weight | Nvfp4Weight) -> None:
+    def __init__(self, gate_up: Sequence[Tensor], down: Sequence[Tensor]) -> None:
         self._gate_up = gate_up
         self._down = down
 
@@ -104,10 +94,10 @@ class QuantizedExperts:
         self, x_TH: Tensor, router_logits_TE: Tensor, *, experts_per_token: int
     ) -> tuple[Tensor, Tensor]:
         """As `segue.kernels.moe.routed_experts`."""
-        return routed_by(
-            lambda expert, x: self._gate_up.expert(expert).matmul(x),
-            lambda expert, x: self._down.expert(expert).matmul(x),
+        return routed_experts(
             x_TH,
             router_logits_TE,
+            self._gate_up,
+            self._down,
             experts_per_token=experts_per_token,
         )
