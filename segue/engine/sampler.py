@@ -121,10 +121,17 @@ def sample_ids(logits_NV: Tensor, rows: Sequence[SamplerRow]) -> list[int]:
 
 
 def _best_ids(logits_NV: Tensor, rows: Sequence[SamplerRow]) -> list[int]:
-    """Greedy. Only rows with a mask are copied."""
+    """Greedy. Only rows whose mask lacks the best token are copied: a model that follows its form
+    seldom has any."""
     best: list[int] = logits_NV.argmax(dim=-1).tolist()
-    if masked := [index for index, row in enumerate(rows) if row.mask is not None]:
-        masks = np.stack([mask for row in rows if (mask := row.mask) is not None])
+    masked = [
+        index
+        for index, (row, token_id) in enumerate(zip(rows, best, strict=True))
+        if row.mask is not None
+        and not row.mask.view(np.uint32)[token_id // 32] >> token_id % 32 & 1
+    ]
+    if masked:
+        masks = np.stack([mask for index in masked if (mask := rows[index].mask) is not None])
         masks_MW = torch.from_numpy(masks).to(logits_NV.device)
         ids = sampling.best_allowed(logits_NV[masked], masks_MW).tolist()
         for index, token_id in zip(masked, ids, strict=True):

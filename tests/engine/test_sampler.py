@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from transformers import RepetitionPenaltyLogitsProcessor
@@ -54,6 +55,21 @@ def draws(logits_V: torch.Tensor, params: Sampling, count: int) -> list[int]:
 
 def test_an_empty_batch_gives_no_tokens() -> None:
     assert sample(torch.empty(0, VOCAB), []) == []
+
+
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.98])
+def test_greedy_takes_the_best_token_that_a_mask_allows(share: float) -> None:
+    draw = np.random.default_rng(round(100 * share))
+    batch = logits(40, vocab_size=70).round()
+    allowed = draw.random((40, 96)) < share
+    allowed[np.arange(40), draw.integers(70, size=40)] = True
+    words = np.packbits(allowed, axis=1, bitorder="little").view(np.int32)
+    one = sequence(Sampling(), vocab_size=70)
+    rows = [SamplerRow(one, 1, mask=words[i] if i % 4 else None) for i in range(40)]
+
+    for row, token_id in enumerate(sample_ids(batch, rows)):
+        legal = allowed[row, :70] if row % 4 else np.ones(70, dtype=bool)
+        assert token_id == np.where(legal, batch[row].numpy(), -np.inf).argmax()
 
 
 def test_greedy_takes_the_best_token_and_of_equals_the_lowest_id() -> None:
