@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -214,6 +215,41 @@ async def test_a_head_alone_is_not_kept(closes: bool) -> None:
 
     assert written.pieces == [b"HTTP/1.1 100 Continue\r\n\r\n"]
     assert written.is_closed is closes
+
+
+@pytest.mark.parametrize("ending", [CLOSE, b"\r\n"], ids=["close", "keep"])
+def test_a_body_that_is_too_large_is_answered_to_a_client_that_sends_it_all_first(
+    ending: bytes,
+) -> None:
+    async def answer() -> bytes:
+        config = replace(CONFIG, max_body_bytes=1000)
+        async with running_before(Cluster(says("Hello")), config) as gateway:  # type: ignore[arg-type]  # behaves as a client
+            head = CHAT + b"Content-Length: %d\r\n" % (8 << 20) + ending
+            reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+            async with asyncio.timeout(10):
+                for _ in range(8):
+                    writer.write(head + b"x" * (1 << 20))
+                    head = b""
+                    await writer.drain()
+                    # So that a reset would arrive before the rest is sent.
+                    await asyncio.sleep(0.005)
+                answer = await reader.readuntil(b"\r\n\r\n")
+                if ending == CLOSE:
+                    await reader.read()
+            writer.close()
+            return answer
+
+    assert statuses(asyncio.run(answer())) == [413]
+
+
+async def test_a_client_that_never_ends_its_refused_body_is_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("segue.gateway.http.protocol.LINGER_S", 0.2)
+    config = replace(CONFIG, max_body_bytes=1000)
+    async with running_before(Cluster(says("Hello")), config) as gateway:  # type: ignore[arg-type]  # behaves as a client
+        head = CHAT + b"Content-Length: 5000\r\n" + CLOSE
+        assert statuses(await Wire(gateway.port).send(head + b"x" * 50)) == [413]
 
 
 async def test_a_stream_to_http_1_0_ends_with_the_connection_and_has_no_chunks(wire: Wire) -> None:

@@ -8,6 +8,9 @@
 - A stream to HTTP/1.0, which knows no chunks, ends with its connection.
 - A client that reads nothing of its answer is given up: uvicorn would hold the answer until the
   connection closes.
+- A request that is answered before its end (a body that is too large) is read to its end, though
+  for 10 s at most, before the connection closes. A close before that is a reset to the client,
+  which then never sees the answer.
 - The head of a response is sent with what follows it. uvicorn makes two system calls of them, each
   of which wakes the client.
 """
@@ -28,6 +31,7 @@ MAX_HEAD_BYTES = 64 << 10
 """Of a request line and its headers together."""
 # Long enough for any client that means to send something.
 STALL_S = 75.0
+LINGER_S = 10.0
 UNREAD_S = 30.0
 """As for a gRPC stream (segue/wire/status.py): how long a client may read nothing while its buffers
 are full."""
@@ -36,7 +40,12 @@ _OFFERS = (b"upgrade", b"http2-settings", b"connection")
 
 
 class JoiningTransport:
-    """The connection's own, except that a head waits for what is written right after it."""
+    """The connection's own, except that a head waits for what is written right after it, and a
+    close for the end of what is being received."""
+
+    is_receiving = False
+    """A request's body."""
+    is_lingering = False
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport = transport
@@ -54,7 +63,21 @@ class JoiningTransport:
 
     def close(self) -> None:
         self._flush()
+        if not self.is_receiving:
+            self._transport.close()
+        elif not self.is_lingering:
+            self.is_lingering = True
+            self._loop.call_later(LINGER_S, self._transport.close)
+
+    def close_now(self) -> None:
+        self._flush()
         self._transport.close()
+
+    def received(self) -> None:
+        """The whole request."""
+        self.is_receiving = False
+        if self.is_lingering:
+            self._transport.close()
 
     def _flush(self) -> None:
         head, self._head = self._head, b""
@@ -68,14 +91,15 @@ class JoiningTransport:
 class Protocol(HttpToolsProtocol):
     stall_s = STALL_S
     unread_s = UNREAD_S
+    _own: JoiningTransport
     _is_in_head = True
     _num_head_bytes = 0
     _stall: asyncio.TimerHandle | None = None
     _unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        own = cast("asyncio.Transport", JoiningTransport(transport, self.loop))
-        super().connection_made(own)
+        self._own = JoiningTransport(transport, self.loop)
+        super().connection_made(cast("asyncio.Transport", self._own))
         self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -104,6 +128,7 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if not self.parser.should_upgrade():
             self._is_in_head, self._num_head_bytes = False, 0
+            self._own.is_receiving = True
             super().on_headers_complete()
             if self.parser.get_http_version() == "1.0":
                 _send_without_chunks(self.cycle)
@@ -113,6 +138,7 @@ class Protocol(HttpToolsProtocol):
             self._is_in_head = True
             self._stop_watching()
             super().on_message_complete()
+            self._own.received()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -192,7 +218,7 @@ class Protocol(HttpToolsProtocol):
                 "connection: close\r\n\r\n"
             )
             self.transport.write(head.encode() + body)
-        self.transport.close()
+        self._own.close_now()
 
 
 def _send_without_chunks(cycle: RequestResponseCycle) -> None:
