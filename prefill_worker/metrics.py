@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram, Summary
 
 from segue.api.turn import ShipReport
 from segue.process.telemetry import RateMeter
@@ -10,6 +10,8 @@ from segue.worker.metrics import WorkerMetrics
 
 _SECONDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0)
 _BYTES = tuple(float(4**n << 10) for n in range(11))
+# More decode workers than any cluster has; names of later ones share a label.
+_MAX_DECODE_LABELS = 256
 _TOKENS = (1, 8, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 
 
@@ -95,12 +97,40 @@ class _HandoffMetrics:
         )
 
 
+class _PairMetrics:
+    """Handoffs by the two workers: a slow link between two nodes shows in one pair alone."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        labels = ["prefill", "decode"]
+        self._seconds = Summary(
+            "segue_handoff_pair_seconds",
+            "Time that a handoff's bytes were in flight, by worker and worker.",
+            labels,
+            registry=registry,
+        )
+        self._bytes = Summary(
+            "segue_handoff_pair_bytes",
+            "Bytes shipped by one handoff, by worker and worker.",
+            labels,
+            registry=registry,
+        )
+        self._names: set[str] = set()
+
+    def shipped(self, prefill: str, decode: str, report: ShipReport) -> None:
+        if len(self._names) < _MAX_DECODE_LABELS:
+            self._names.add(decode)
+        decode = decode if decode in self._names else "other"
+        self._seconds.labels(prefill, decode).observe(report.transfer_s)
+        self._bytes.labels(prefill, decode).observe(report.shipped_bytes)
+
+
 class PrefillMetrics(WorkerMetrics):
     def __init__(self) -> None:
         super().__init__()
         self._passes = _PassMetrics(self.registry)
         self._prefixes = _PrefixMetrics(self.registry)
         self._handoffs = _HandoffMetrics(self.registry)
+        self._pairs = _PairMetrics(self.registry)
         self.rate = RateMeter()
 
     def computed(self, *, num_tokens: int, num_sequences: int, seconds: float) -> None:
@@ -111,7 +141,9 @@ class PrefillMetrics(WorkerMetrics):
         self._passes.batch_size.observe(num_sequences)
         self.rate.add(num_tokens)
 
-    def shipped(self, report: ShipReport) -> None:
+    def shipped(self, report: ShipReport, *, prefill: str, decode: str) -> None:
+        """From the worker `prefill` to the worker `decode`."""
+        self._pairs.shipped(prefill, decode, report)
         self._handoffs.ended.labels("committed").inc()
         self._prefixes.cached_tokens.inc(report.cached_tokens)
         if report.pulled_bytes:

@@ -185,7 +185,7 @@ class PrefillWorker(HandoffWorker[Interruptible, Command]):
         self._prompts.keep(turn, units)
         self.rates.computed(report.computed_tokens, report.prefill_s)
         self.rates.moved(report.shipped_bytes, report.transfer_s)
-        self._metrics.shipped(report)
+        self._metrics.shipped(report, prefill=self.name, decode=ticket.reader.worker_id)
         return computed.prompt_logprobs
 
     async def _compute(

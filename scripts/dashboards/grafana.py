@@ -68,7 +68,13 @@ def _panel(panel: Panel, index: int) -> dict[str, Any]:
             "tooltip": {"mode": "multi", "sort": "desc"},
         },
         "targets": [
-            {"refId": chr(ord("A") + n), "expr": query.expression, "legendFormat": query.legend}
+            {
+                "refId": chr(ord("A") + n),
+                "expr": query.expression,
+                "legendFormat": query.legend,
+                # Points that lead to traces, where Prometheus keeps them.
+                "exemplar": "_bucket[" in query.expression,
+            }
             for n, query in enumerate(panel.queries)
         ],
     }

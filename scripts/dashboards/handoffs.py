@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from scripts.dashboards.panels import Dashboard, Panel, Query, mean, one, quantiles, rate, share
 
+_PAIR = "{{prefill}} → {{decode}}"
+
+
+def _by_pair(above: str, below: str) -> tuple[Query, ...]:
+    return share(above, below, _PAIR, by="prefill, decode")
+
+
 HANDOFFS = Dashboard(
     name="handoffs",
     title="Segue: from prefill to decode",
@@ -32,8 +39,23 @@ HANDOFFS = Dashboard(
         ),
         Panel(title="Bytes a handoff", queries=mean("segue_handoff_bytes"), unit="bytes"),
         Panel(
-            title="Bytes a second by prefill worker",
-            queries=rate("segue_handoff_bytes_sum", "instance"),
+            title="Seconds in flight a handoff, by pair",
+            queries=_by_pair("segue_handoff_pair_seconds_sum", "segue_handoff_pair_seconds_count"),
+            unit="s",
+        ),
+        Panel(
+            title="Bandwidth of transfers, by pair",
+            queries=_by_pair("segue_handoff_pair_bytes_sum", "segue_handoff_pair_seconds_sum"),
+            unit="Bps",
+            explains="Bytes by the time in which they moved: one pair below the others has a slow "
+            "link, a worker below the others in all its pairs a slow node.",
+        ),
+        Panel(
+            title="Bytes a second, by pair",
+            queries=one(
+                "sum by (prefill, decode) (rate(segue_handoff_pair_bytes_sum[$__rate_interval]))",
+                _PAIR,
+            ),
             unit="Bps",
         ),
         Panel(
@@ -45,7 +67,7 @@ HANDOFFS = Dashboard(
                 by="instance",
             ),
             unit="s",
-            explains="One worker above the others has a slow link. Pairs are in the workers' logs.",
+            explains="One worker above the others has a slow link.",
         ),
         Panel(
             title="Handoffs received, by state and decode worker",

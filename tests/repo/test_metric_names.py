@@ -88,6 +88,8 @@ PREFILL = WORKER | {
     "segue_prefill_batch_size": (),
     "segue_prefill_queue_seconds": (),
     "segue_handoff_seconds": ("part",),
+    "segue_handoff_pair_bytes": ("prefill", "decode"),
+    "segue_handoff_pair_seconds": ("prefill", "decode"),
     "segue_handoff_bytes": (),
     "segue_handoffs": ("outcome",),
 }
@@ -192,5 +194,7 @@ def test_no_label_contains_an_id() -> None:
         *("outcome", "error", "role", "health", "mode", "state", "unit", "to", "part"),
         *("position", "batch_size", "version", "route", "status"),
         *("tenant", "kind", "limit", "turn"),
+        # Names of workers, of which there are few.
+        *("prefill", "decode"),
         *(*GEN_AI, "error_type"),
     }

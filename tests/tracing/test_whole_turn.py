@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 from openai import AsyncOpenAI, BadRequestError
 from opentelemetry.sdk.trace import ReadableSpan
+from prometheus_client.openmetrics.exposition import generate_latest as openmetrics
 
 from prefill_worker.worker import PrefillWorker
 from router.config import RouterConfig
@@ -73,9 +74,7 @@ async def ask(traced: Traced, text: str = LONG, parent: str = PARENT, **fields: 
     return answer.choices[0].message.content or ""
 
 
-async def test_a_turn_is_one_trace_below_the_clients_span(
-    traced: Traced, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_turn_is_one_trace_below_the_clients_span(traced: Traced) -> None:
     await ask(traced)
     spans = await traced.spans()
 
@@ -98,6 +97,16 @@ async def test_a_turn_is_one_trace_below_the_clients_span(
     request = named(spans, "POST /v1/chat/completions")
     assert request.parent is not None
     assert f"{request.parent.span_id:016x}" == "00f067aa0ba902b7"
+    metrics = openmetrics(traced.cluster.router._metrics.registry)  # type: ignore[no-untyped-call]
+    exemplar = f'# {{trace_id="{TRACE_ID}"}}'.encode()
+    with_exemplars = {line.partition(b"{")[0] for line in metrics.split(b"\n") if exemplar in line}
+    assert with_exemplars == {
+        b"segue_time_to_first_token_seconds_bucket",
+        b"segue_chat_first_token_seconds_bucket",
+        b"segue_turn_seconds_bucket",
+        b"gen_ai_server_time_to_first_token_seconds_bucket",
+        b"gen_ai_server_request_duration_seconds_bucket",
+    }
     for span in spans:
         assert span.start_time is not None
         assert span.end_time is not None
