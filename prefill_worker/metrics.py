@@ -95,6 +95,9 @@ class _HandoffMetrics:
         self.ended = Counter(
             "segue_handoffs_total", "Handoffs by outcome.", ["outcome"], registry=registry
         )
+        for outcome in ("committed", "stopped", "failed"):
+            # A rate does not see a counter's first step from nothing to 1.
+            self.ended.labels(outcome)
 
 
 class _PairMetrics:

@@ -19,6 +19,12 @@ _TOKEN_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25
 # The router's own decision takes far less than a millisecond.
 _DECISION_BUCKETS = (1e-5, 2.5e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 5e-3)
 _ERROR_BUCKETS = (-0.75, -0.5, -0.25, -0.1, 0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
+# These are there from the start: a rate does not see a counter's first step from nothing to 1.
+_OUTCOMES = (
+    *("stop", "length", "cancelled", "disconnected", "deadline", "invalid", "no_history"),
+    *("overloaded", "failed"),
+)
+_RETRIED = ("Overloaded", "StaleEpoch", "TransferFailed", "Unavailable")
 # Each tenant has a few dozen time series.
 _MAX_TENANT_LABELS = 100
 _OVERHEAD_BUCKETS = (5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 5e-2)
@@ -31,6 +37,8 @@ class LoadMetrics:
         self.turns = Counter(
             "segue_turns_total", "Turns by how they ended.", ["outcome"], registry=registry
         )
+        for outcome in _OUTCOMES:
+            self.turns.labels(outcome)
         self.errors = Counter(
             "segue_turn_errors_total",
             "Turns that ended with an error, including refused turns, by error class.",
@@ -43,6 +51,8 @@ class LoadMetrics:
             ["error"],
             registry=registry,
         )
+        for error in _RETRIED:
+            self.retries.labels(error)
         self.turns_in_flight = Gauge(
             "segue_turns_in_flight", "Turns that were let in and have not ended.", registry=registry
         )

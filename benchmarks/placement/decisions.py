@@ -12,6 +12,7 @@ from benchmarks.placement.workers import SimWorker
 from benchmarks.placement.workload import DELTA_TOKENS, FIRST_TOKENS, PAGE_TOKENS
 from router.placement.cluster import ClusterModel, Seat
 from router.placement.coefficients import Observation
+from router.placement.estimate import Decision
 from router.placement.policy import place
 from router.placement.side import Held, Residency, TurnSize
 from segue.api.types import Role, WorkerId
@@ -58,6 +59,13 @@ def time_decisions(num_workers: int, num_sessions: int, seed: int = 0) -> Decisi
         p50_us=1e6 * taken_s[len(taken_s) // 2],
         p99_us=1e6 * taken_s[len(taken_s) * 99 // 100],
     )
+
+
+def one_decision() -> Decision:
+    """Of a later turn, among four workers."""
+    draw = random.Random(0)
+    names = {role: [WorkerId(f"{role}-{number}") for number in range(2)] for role in Role}
+    return place(TurnSize(2_000, 200), _cluster(names, draw), _residency(names, draw), RULES)
 
 
 def _cluster(names: dict[Role, list[WorkerId]], draw: random.Random) -> ClusterModel:

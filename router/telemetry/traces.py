@@ -21,6 +21,8 @@ from segue.process.tracing.tracer import (
 )
 
 PROVIDER = "segue"
+# A retry at once is no wait.
+_NO_WAIT_S = 0.01
 _ANSWERED = frozenset({"stop", "length", "cancelled"})
 
 
@@ -35,6 +37,7 @@ class TurnTrace:
         self._num_attempts = 0
         self._placed_at = 0.0
         self._placement: Placement | None = None
+        self._failed_at: float | None = None
 
     @property
     def exemplar(self) -> dict[str, str] | None:
@@ -71,6 +74,9 @@ class TurnTrace:
 
     def placed(self, since: float, decision: Decision) -> None:
         if self._span.records:
+            if self._failed_at is not None and since - self._failed_at > _NO_WAIT_S:
+                # Its worker was the last one of its role.
+                self._add("wait for a worker", self._failed_at, {}, until=since)
             self._num_attempts += 1
             self._placed_at, self._placement = since, decision.placement
             attributes = {"segue.attempt": self._num_attempts, **decision_attributes(decision)}
@@ -81,6 +87,7 @@ class TurnTrace:
         if not self._span.records:
             return
         self._failed(type(error).__name__)
+        self._failed_at = self._clock()
         name = "resume" if num_answered else "retry"
         about: Attributes = {
             "error.type": type(error).__name__,
@@ -110,13 +117,21 @@ class TurnTrace:
             attributes = {"segue.attempt": self._num_attempts, **_workers(placement)}
             self._add("attempt", self._placed_at, attributes, error)
 
-    def _add(self, name: str, since: float, attributes: Attributes, error: str = "") -> None:
+    def _add(
+        self,
+        name: str,
+        since: float,
+        attributes: Attributes,
+        error: str = "",
+        *,
+        until: float | None = None,
+    ) -> None:
         if self._span.records:
             self._span.add(
                 Stage(
                     name=name,
                     started_at=since,
-                    ended_at=self._clock(),
+                    ended_at=self._clock() if until is None else until,
                     attributes=attributes,
                     error=error,
                 )

@@ -31,3 +31,12 @@ def test_names_of_workers_make_a_bounded_number_of_series() -> None:
     assert len(counts) == 257
     assert counts["decode-0"] == 2
     assert counts["other"] == 1_000 - 256
+
+
+def test_the_first_failure_is_a_step_that_a_rate_sees() -> None:
+    metrics = PrefillMetrics()
+    before = metrics.registry.get_sample_value("segue_handoffs_total", {"outcome": "failed"})
+    metrics.lost("failed")
+
+    assert before == 0
+    assert metrics.registry.get_sample_value("segue_handoffs_total", {"outcome": "failed"}) == 1

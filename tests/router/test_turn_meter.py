@@ -131,3 +131,8 @@ def test_the_end_states_where_tokens_came_from(measured: Measured) -> None:
     assert measured.value("segue_rerendered_turns_total") == 1
     assert measured.value("segue_queue_seconds_sum") == 0.5
     assert measured.value("segue_router_dispatch_seconds_sum") == 0.25
+
+
+def test_the_first_failure_is_a_step_that_a_rate_sees(measured: Measured) -> None:
+    assert measured.value("segue_turns_total", outcome="failed") == 0
+    assert measured.value("segue_turn_retries_total", error="Unavailable") == 0
