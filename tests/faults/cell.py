@@ -104,7 +104,8 @@ async def run_cell(
         turns += await all_say(door, seed, 1, scene.on_event)
         # At the latest now the moment is over.
         done, _ = await asyncio.wait([striking], timeout=0.5)
-        result.missed = not done or striking.exception() is not None
+        why_missed = striking.exception() if done else None
+        result.missed = not done or why_missed is not None
         for number in range(2, NUM_TURNS):
             turns += await all_say(door, seed, number)
         if not result.missed:
@@ -117,6 +118,8 @@ async def run_cell(
         striking.cancel()
         moments.clear(cluster)
     count(result, turns, expected)
+    if why_missed is not None:
+        result.errors.append(f"missed: {why_missed!r}")
     await _settle(cell, cluster, monitor, result)
     result.wall_s = time.monotonic() - began_at
     return result

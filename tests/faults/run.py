@@ -60,6 +60,9 @@ class Runner:
                 if cell.target in RAY:
                     return await self._run_ray(cell, seed)
                 result = await self._run(cell, seed)
+                if result.missed:
+                    # Nothing was broken. A moment of milliseconds may come again.
+                    result = await self._run(cell, seed)
         except Exception as error:
             await self.close()
             return failed(cell, seed, error)

@@ -17,7 +17,7 @@ def line_of(result: Result) -> str:
     if result.left_out:
         return f"{name} left out: {result.left_out}"
     if result.missed:
-        return f"{name} MISSED: the moment did not come"
+        return f"{name} MISSED: the moment did not come {' / '.join(result.errors)}"
     verdict = "ok " if result.is_good else "BAD"
     left = "".join(
         f" {what}: {found}"
