@@ -24,6 +24,8 @@ from segue.model.batch import Batch
 from segue.model.checkpoint.loading import load_weights
 from segue.model.config import ModelConfig
 from segue.model.qwen3_5 import Qwen3_5
+from segue.model.ranks.config import config_of_rank
+from segue.parallel.group import ALONE, Group
 
 logger = logging.getLogger(__name__)
 
@@ -43,14 +45,17 @@ class ModelRunner:
         tensors: CacheTensors,
         device: str,
         scratch: ScratchUnits | None = None,
+        group: Group = ALONE,
     ) -> None:
+        """`config` and `layout` are the whole model's; `weights` and `tensors` are this rank's."""
         self.config = config
         self.layout = layout
         self.tensors = tensors
         self.has_mtp = any(field.group == "hidden" for field in layout.fields)
         """Whether the cache holds what an MTP layer needs, so that `drafter` can be used."""
         self._weights = weights
-        self._model = Qwen3_5(config, weights, with_mtp=self.has_mtp)
+        own = config_of_rank(config, group.rank)
+        self._model = Qwen3_5(own, weights, with_mtp=self.has_mtp, group=group)
         self.device = device
         self._stream = WorkStream(device)
         self.scratch = scratch
@@ -64,24 +69,29 @@ class ModelRunner:
         num_pages: int,
         num_slots: int,
         with_scratch: bool = False,
+        group: Group = ALONE,
     ) -> Self:
-        """Load the weights and allocate the cache.
+        """Load the weights and allocate the cache, this rank's part of both.
 
         `with_scratch`: allocate one more page and slot, which device steps need. Raises
         InvalidCheckpoint if the weights do not fit the configuration.
         """
         device, layout = served.device, served.layout
         weights = load_weights(
-            served.folder, served.config, dtype=TORCH_DTYPES[served.dtype], device=device
+            served.folder,
+            served.config,
+            dtype=TORCH_DTYPES[served.dtype],
+            device=device,
+            rank=group.rank,
         )
         tensors = CacheTensors.allocate(
-            layout,
+            served.layout_of(group.rank),
             num_pages=num_pages + with_scratch,
             num_slots=num_slots + with_scratch,
             device=device,
         )
         scratch = ScratchUnits(num_pages, num_slots) if with_scratch else None
-        runner = cls(served.config, weights, layout, tensors, device, scratch)
+        runner = cls(served.config, weights, layout, tensors, device, scratch, group)
         if device == "cuda":
             # Passes run on a different stream from the one that filled these.
             torch.cuda.synchronize()
@@ -91,6 +101,8 @@ class ModelRunner:
                 "folder": str(served.folder),
                 "dtype": served.dtype,
                 "device": device,
+                "rank": group.rank.index,
+                "num_ranks": group.rank.count,
                 "weight_bytes": runner.weight_bytes,
                 "page_bytes": layout.page_bytes,
                 "slot_bytes": layout.slot_bytes,

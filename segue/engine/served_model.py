@@ -18,6 +18,8 @@ from segue.model.cache_layout import cache_layout
 from segue.model.checkpoint.model_id import model_id
 from segue.model.checkpoint.preflight import check_folder
 from segue.model.config import ModelConfig
+from segue.model.ranks.config import config_of_rank
+from segue.parallel.rank import Rank
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +84,17 @@ class ServedModel:
                 kv_dtype=dtype,
                 with_mtp=with_mtp,
             ),
+        )
+
+    def layout_of(self, rank: Rank) -> CacheLayout:
+        """Of a rank's part of the cache. Raises InvalidConfig if there is no such part."""
+        has_mtp = self.config.num_mtp_layers > 0
+        return cache_layout(
+            config_of_rank(self.config, rank),
+            model_id=self.layout.model_id,
+            page_tokens=self.layout.page_tokens,
+            kv_dtype=self.dtype,
+            with_mtp=has_mtp,
         )
 
     def need(self, *, max_drafts: int) -> WorkerNeed:

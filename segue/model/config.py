@@ -115,10 +115,18 @@ class DenseConfig:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MoeConfig:
     num_experts: int
+    """That tokens are routed to."""
     experts_per_token: int
     intermediate_size: int
     """Width of one routed expert."""
     shared_intermediate_size: int
+    held: range | None = None
+    """The experts whose weights are here; None: all."""
+
+    @property
+    def experts(self) -> range:
+        """The experts whose weights are here."""
+        return range(self.num_experts) if self.held is None else self.held
 
     def __post_init__(self) -> None:
         require(
@@ -149,6 +157,13 @@ class ModelConfig:
     """Draft layers in the checkpoint; 0 if it has none."""
     quantization: Quantization | None = None
     """None if all weights are plain."""
+    head: range | None = None
+    """The tokens whose logits are computed here; None: the whole vocabulary."""
+
+    @property
+    def head_tokens(self) -> range:
+        """The tokens whose logits are computed here."""
+        return range(self.vocab_size) if self.head is None else self.head
 
     @property
     def num_layers(self) -> int:

@@ -33,7 +33,7 @@ class MixtureOfExperts:
     def __init__(self, config: MoeConfig, weights: Mapping[str, Tensor], at: str) -> None:
         self._experts_per_token = config.experts_per_token
         self._router = weight_of(weights, f"{at}.router")
-        self._experts = experts_of(weights, f"{at}.experts")
+        self._experts = experts_of(weights, f"{at}.experts", first_expert=config.experts.start)
         self._shared = GatedMlp(weights, f"{at}.shared_expert")
         self._shared_gate = weight_of(weights, f"{at}.shared_gate")
         self._side = SideStream(weights["embed"].device)

@@ -21,22 +21,25 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segue.cache.tensors import CacheTensors
-from segue.kernels.rms_norm import add_rms_norm, join_rms_norms, rms_norm
+from segue.kernels.rms_norm import join_rms_norms, rms_norm
 from segue.model.attention import Attention
 from segue.model.batch import Batch, DraftBatch, Rotary
 from segue.model.config import ModelConfig
 from segue.model.mlp import mlp_of
+from segue.model.stream import add_norm
 from segue.model.weight import weight_of
+from segue.parallel.group import Group
 
 
 class MtpLayer:
     """T tokens of a pass of the trunk, D tokens to draft from, H hidden size, J = 2 H."""
 
-    def __init__(self, config: ModelConfig, weights: Mapping[str, Tensor]) -> None:
+    def __init__(self, config: ModelConfig, weights: Mapping[str, Tensor], group: Group) -> None:
         at = "mtp.layers.0"
         self.number = config.num_layers
         """Layer number of its fields in the cache: after the trunk's layers."""
         self._eps = config.rms_norm_eps
+        self._group = group
         self._embed = weights["embed"]
         self._embedding_norm = weights["mtp.pre_fc_norm_embedding"]
         self._hidden_norm = weights["mtp.pre_fc_norm_hidden"]
@@ -63,8 +66,10 @@ class MtpLayer:
         keys and values for later drafts; the trunk recomputes them from its own states."""
         x_DH = self._join(batch.token_ids_D, hidden_DH)
         mixed_DH = self._attention.draft(self._normed(x_DH), batch)
-        x_DH, normed_DH = add_rms_norm(x_DH, mixed_DH, self._mlp_norm, eps=self._eps)
-        return add_rms_norm(x_DH, self._mlp(normed_DH), self._norm, eps=self._eps)[1]
+        stream = (x_DH, mixed_DH)
+        x_DH, normed_DH = add_norm(stream, self._mlp_norm, self._group, eps=self._eps)
+        stream = (x_DH, self._mlp(normed_DH))
+        return add_norm(stream, self._norm, self._group, eps=self._eps)[1]
 
     def _join(self, token_ids_T: Tensor, before_TH: Tensor) -> Tensor:
         embedding_TH = F.embedding(token_ids_T, self._embed)

@@ -25,6 +25,7 @@ from segue.model.mlp import mlp_of
 from segue.model.mtp import MtpLayer
 from segue.model.stream import Stream, add_norm, rows_of
 from segue.model.weight import weight_of
+from segue.parallel.group import ALONE, Group
 
 _SCORED_BYTES = 64 << 20
 """Most float32 logits of scored rows at a time. What is made of them takes three times as much."""
@@ -33,9 +34,12 @@ _SCORED_BYTES = 64 << 20
 class Block:
     """T tokens, H hidden size."""
 
-    def __init__(self, config: ModelConfig, weights: Mapping[str, Tensor], layer: int) -> None:
+    def __init__(
+        self, config: ModelConfig, weights: Mapping[str, Tensor], layer: int, group: Group
+    ) -> None:
         at = f"layers.{layer}"
         self._layer = layer
+        self._group = group
         self._eps = config.rms_norm_eps
         self._mixer_norm = weights[f"{at}.mixer_norm"]
         self._mlp_norm = weights[f"{at}.mlp_norm"]
@@ -48,14 +52,14 @@ class Block:
 
     def mix(self, stream: Stream, batch: Batch, rotary: Rotary, cache: CacheTensors) -> Stream:
         """Everything that reads or writes the cache."""
-        x_TH, normed_TH = add_norm(stream, self._mixer_norm, eps=self._eps)
+        x_TH, normed_TH = add_norm(stream, self._mixer_norm, self._group, eps=self._eps)
         if isinstance(self._mixer, Attention):
             return x_TH, self._mixer(normed_TH, batch, rotary, cache.of("kv", self._layer))
         recurrent = cache.of("recurrent", self._layer)
         return x_TH, self._mixer(normed_TH, batch, recurrent, cache.of("conv", self._layer))
 
     def feed_forward(self, stream: Stream) -> Stream:
-        x_TH, normed_TH = add_norm(stream, self._mlp_norm, eps=self._eps)
+        x_TH, normed_TH = add_norm(stream, self._mlp_norm, self._group, eps=self._eps)
         return x_TH, self._mlp(normed_TH)
 
 
@@ -63,19 +67,26 @@ class Qwen3_5:
     """T tokens, R rows to predict from, D tokens to draft from, H hidden size, Y vocabulary."""
 
     def __init__(
-        self, config: ModelConfig, weights: Mapping[str, Tensor], *, with_mtp: bool
+        self,
+        config: ModelConfig,
+        weights: Mapping[str, Tensor],
+        *,
+        with_mtp: bool,
+        group: Group = ALONE,
     ) -> None:
-        """`with_mtp`: the cache has the fields of an MTP layer, and the model fills them."""
+        """`with_mtp`: the cache has the fields of an MTP layer, and the model fills them. `group`:
+        the ranks that compute it together; config and weights are this rank's part."""
         self._config = config
+        self._group = group
         self.num_layers = config.num_layers
         self._embed = weights["embed"]
         rope = config.attention
         frequencies_R = rotary_frequencies(rope.rotary_dim, theta=rope.rope_theta)
         self._frequencies_R = frequencies_R.to(self._embed.device)
-        self._blocks = [Block(config, weights, layer) for layer in range(config.num_layers)]
+        self._blocks = [Block(config, weights, layer, group) for layer in range(config.num_layers)]
         self._norm = weights["norm"]
         self._lm_head = weight_of(weights, "lm_head")
-        self._mtp = MtpLayer(config, weights) if with_mtp else None
+        self._mtp = MtpLayer(config, weights, group) if with_mtp else None
 
     def forward(
         self,
@@ -84,7 +95,8 @@ class Qwen3_5:
         on_layer: Callable[[int], None] | None,
         on_scored: Callable[[Tensor], None] | None = None,
     ) -> Tensor:
-        """Float32 logits [R, Y] for each of the batch's `logit_rows`.
+        """Float32 logits [R, Y] for each of the batch's `logit_rows`; of no use on a rank that does
+        not lead.
 
         `on_layer(i)` is called once layer i no longer uses the cache; the MTP layer is the last.
         Then `on_scored` gets the logits of `scored_rows`, some rows at a time, in order.
@@ -121,7 +133,7 @@ class Qwen3_5:
 
     def _normed(self, stream: Stream) -> Tensor:
         """The last hidden states, the head's input."""
-        return add_norm(stream, self._norm, eps=self._config.rms_norm_eps)[1]
+        return add_norm(stream, self._norm, self._group, eps=self._config.rms_norm_eps)[1]
 
     def _score(self, hidden_SH: Tensor, on_scored: Callable[[Tensor], None] | None) -> None:
         assert on_scored is not None, "somebody must take the logits of scored rows"
@@ -130,4 +142,5 @@ class Qwen3_5:
             on_scored(self._logits(hidden_SH[first : first + num_rows]))
 
     def _logits(self, hidden_RH: Tensor) -> Tensor:
-        return self._lm_head.matmul(hidden_RH).float()
+        own_RY = self._lm_head.matmul(hidden_RH)
+        return self._group.gather(own_RY, self._config.vocab_size).float()

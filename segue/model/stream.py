@@ -1,21 +1,28 @@
-"""The residual stream between two layers: a sum, and an output not yet added to it."""
+"""The residual stream between two layers: a sum, and an output not yet added to it.
+
+With several ranks, the sum is whole on each of them, and an output is a rank's part of it. So the
+ranks exchange outputs in one place, where they are added.
+"""
 
 from __future__ import annotations
 
 from torch import Tensor
 
 from segue.kernels.rms_norm import add_rms_norm, rms_norm
+from segue.parallel.group import Group
 
 Stream = tuple[Tensor, Tensor | None]
 """Sum and latest output [T, H]; the output is None before the first layer."""
 
 
-def add_norm(stream: Stream, weight_H: Tensor, *, eps: float) -> tuple[Tensor, Tensor]:
-    """The stream as a single sum [T, H], and its norm."""
+def add_norm(
+    stream: Stream, weight_H: Tensor, group: Group, *, eps: float
+) -> tuple[Tensor, Tensor]:
+    """The stream as a single sum [T, H], and its norm, on every rank of the group."""
     x_TH, output_TH = stream
     if output_TH is None:
         return x_TH, rms_norm(x_TH, weight_H, eps=eps)
-    return add_rms_norm(x_TH, output_TH, weight_H, eps=eps)
+    return add_rms_norm(x_TH, group.sum(output_TH), weight_H, eps=eps)
 
 
 def rows_of(stream: Stream, rows_R: Tensor) -> Stream:

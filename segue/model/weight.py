@@ -45,11 +45,13 @@ class PlainWeight:
 
 
 class PlainExperts:
-    """Gate stacked on up [E, 2 I, H] and down [E, H, I], all experts, in their inputs' dtype."""
+    """Gate stacked on up [E, 2 I, H] and down [E, H, I], in their inputs' dtype: all experts, or
+    those from `first_expert` on that a rank has."""
 
-    def __init__(self, gate_up_EJH: Tensor, down_EHI: Tensor) -> None:
+    def __init__(self, gate_up_EJH: Tensor, down_EHI: Tensor, first_expert: int) -> None:
         self._gate_up_EJH = gate_up_EJH
         self._down_EHI = down_EHI
+        self._first_expert = first_expert
 
     def routed(
         self, x_TH: Tensor, router_logits_TE: Tensor, *, experts_per_token: int
@@ -61,6 +63,7 @@ class PlainExperts:
             self._gate_up_EJH,
             self._down_EHI,
             experts_per_token=experts_per_token,
+            first_expert=self._first_expert,
         )
 
 
@@ -81,15 +84,15 @@ def weight_of(tensors: Mapping[str, Tensor], name: str) -> Weight:
     return PlainWeight(tensors[name])
 
 
-def experts_of(tensors: Mapping[str, Tensor], at: str) -> Experts:
-    """The experts whose matrices have names under `at`. Raises InvalidCheckpoint if some are
-    quantised."""
+def experts_of(tensors: Mapping[str, Tensor], at: str, *, first_expert: int = 0) -> Experts:
+    """The experts whose matrices have names under `at`. `first_expert`: the first of those there,
+    if a rank has only some. Raises InvalidCheckpoint if some are quantised."""
     gate_up, down = (_stored(tensors, f"{at}.{name}") for name in ("gate_up_proj", "down_proj"))
     if len(gate_up) == len(down) == 1:
-        return PlainExperts(*gate_up, *down)
+        return PlainExperts(*gate_up, *down, first_expert=first_expert)
     if 1 in (len(gate_up), len(down)):
         raise InvalidCheckpoint(f"the experts under {at} must all be stored alike")
-    return QuantizedExperts(gate_up, down)
+    return QuantizedExperts(gate_up, down, first_expert)
 
 
 def _stored(tensors: Mapping[str, Tensor], name: str) -> tuple[Tensor, ...]:

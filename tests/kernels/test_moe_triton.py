@@ -166,3 +166,23 @@ def test_what_the_kernels_do_not_take_is_refused() -> None:
         routed(x, logits[:, :7].contiguous(), gate_up, down, 2)
     with pytest.raises(ValueError, match="1 to 8 per token, got 8 and 9"):
         routed(x, logits, gate_up, down, 9)
+
+
+@pytest.mark.parametrize("num_tokens", [3, 70])
+@pytest.mark.parametrize("held", [range(3), range(3, 8), range(7, 8)])
+def test_a_rank_that_has_some_experts_computes_only_theirs(num_tokens: int, held: range) -> None:
+    x, logits = randn(num_tokens, HIDDEN), randn(num_tokens, NUM_EXPERTS, seed=1)
+    gate_up, down = weights()
+    part = slice(held.start, held.stop)
+    options = {"experts_per_token": 2, "first_expert": held.start}
+    on_device = [tensor.to(DEVICE) for tensor in (x, logits, gate_up[part], down[part])]
+    experts = reference.route(logits, 2)[0]
+    is_held = (experts >= held.start) & (experts < held.stop)
+    whole, shares = reference.routed_experts(x, logits, gate_up, down, experts_per_token=2)
+
+    for y, own_shares in (
+        triton.routed_experts(*on_device, **options),
+        reference.routed_experts(x, logits, gate_up[part], down[part], **options),
+    ):
+        assert_close(y.cpu(), whole * is_held.unsqueeze(2))
+        assert_close(own_shares.cpu(), shares)

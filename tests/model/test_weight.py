@@ -77,8 +77,8 @@ class HalvedWeight(PlainWeight):
 
 
 class CopiedExperts(PlainExperts):
-    def __init__(self, gate_up_EJH: Tensor, down_EHI: Tensor) -> None:
-        super().__init__(gate_up_EJH.clone(), down_EHI.clone())
+    def __init__(self, gate_up_EJH: Tensor, down_EHI: Tensor, first_expert: int) -> None:
+        super().__init__(gate_up_EJH.clone(), down_EHI.clone(), first_expert)
 
 
 def runner_of(folder: Path) -> tuple[ModelRunner, dict[str, Tensor]]:

@@ -15,6 +15,7 @@ def routed_experts(
     down_EHI: Tensor,
     *,
     experts_per_token: int,
+    first_expert: int = 0,
 ) -> tuple[Tensor, Tensor]:
     return reference.routed_by(
         lambda expert, x: product(x, gate_up_EJH[expert]),
@@ -22,4 +23,5 @@ def routed_experts(
         x_TH,
         router_logits_TE,
         experts_per_token=experts_per_token,
+        held=range(first_expert, first_expert + len(down_EHI)),
     )

@@ -23,13 +23,15 @@ def routed_experts(
     down_EHI: Tensor,
     *,
     experts_per_token: int,
+    first_expert: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """down(silu(gate(x)) · up(x)) of each token's best experts [T, A, H], and their weights [T, A].
 
     The best experts have the largest router logits, best first; among equal logits the lowest id
     comes first. Weights are float32: the router's softmax over all experts, normalised over the
     chosen ones. `gate_up` [E, 2 I, H] stacks gate on up; `down` is [E, H, I]; both have the dtype
-    of `x`.
+    of `x`. They may have fewer experts than the logits: those from `first_expert` on. The output of
+    the others is 0.
     """
     return routed_by(
         lambda expert, x: F.linear(x, gate_up_EJH[expert]),
@@ -37,6 +39,7 @@ def routed_experts(
         x_TH,
         router_logits_TE,
         experts_per_token=experts_per_token,
+        held=range(first_expert, first_expert + len(down_EHI)),
     )
 
 
@@ -47,21 +50,23 @@ def routed_by(
     router_logits_TE: Tensor,
     *,
     experts_per_token: int,
+    held: range,
 ) -> tuple[Tensor, Tensor]:
-    """`routed_experts`, where `gate_up` and `down` multiply rows by an expert's matrix."""
+    """`routed_experts`, where `gate_up` and `down` multiply rows by the matrix of an expert, which
+    is counted from the first of the `held` ones."""
     num_tokens, hidden_size = x_TH.shape
     experts_TA, weights_TA = route(router_logits_TE, experts_per_token)
     order_Z = experts_TA.flatten().argsort(stable=True)
     counts = experts_TA.flatten().bincount(minlength=router_logits_TE.shape[1]).tolist()
     x_ZH = x_TH[order_Z // experts_per_token]
-    y_ZH = torch.empty_like(x_ZH)
+    y_ZH = torch.empty_like(x_ZH) if len(held) == len(counts) else torch.zeros_like(x_ZH)
     first = 0
     for expert, count in enumerate(counts):
-        if count:
-            rows = slice(first, first + count)
-            gate, up = gate_up(expert, x_ZH[rows]).chunk(2, dim=-1)
-            y_ZH[rows] = down(expert, F.silu(gate) * up)
-            first += count
+        if count and expert in held:
+            rows, place = slice(first, first + count), expert - held.start
+            gate, up = gate_up(place, x_ZH[rows]).chunk(2, dim=-1)
+            y_ZH[rows] = down(place, F.silu(gate) * up)
+        first += count
     y_TAH = torch.empty_like(y_ZH).index_copy_(0, order_Z, y_ZH)
     return y_TAH.view(num_tokens, experts_per_token, hidden_size), weights_TA
 

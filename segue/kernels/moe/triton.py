@@ -167,16 +167,22 @@ def routed_experts(
     down_EHI: Tensor,
     *,
     experts_per_token: int,
+    first_expert: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """As the reference's."""
     num_tokens, hidden_size = x_TH.shape
-    num_experts, _, width = down_EHI.shape
-    _check_experts(x_TH, router_logits_TE, gate_up_EJH, down_EHI, experts_per_token)
-    y_TAH = x_TH.new_empty((num_tokens, experts_per_token, hidden_size))
+    num_held, _, width = down_EHI.shape
+    num_experts = router_logits_TE.shape[1]
+    _check_experts(x_TH, router_logits_TE, gate_up_EJH, down_EHI, experts_per_token, first_expert)
+    is_part = num_held < num_experts
+    new = x_TH.new_zeros if is_part else x_TH.new_empty
+    y_TAH = new((num_tokens, experts_per_token, hidden_size))
     if num_tokens == 0:
         return y_TAH, x_TH.new_empty((0, experts_per_token), dtype=torch.float32)
     tiling = tiling_of(num_tokens, num_experts, experts_per_token)
     weights_TA, plan = route(router_logits_TE, experts_per_token, tiling.rows)
+    if is_part:
+        plan = plan.of_experts(range(first_expert, first_expert + num_held))
     h_ZI = x_TH.new_empty((num_tokens * experts_per_token, width))
     gate_up_kernel[(plan.max_tiles * triton.cdiv(2 * width, tiling.gate_up.columns),)](
         x_TH,
@@ -244,6 +250,7 @@ def _check_experts(
     gate_up_EJH: Tensor,
     down_EHI: Tensor,
     experts_per_token: int,
+    first_expert: int,
 ) -> None:
     _check_contiguous("routed_experts", x_TH, router_logits_TE, gate_up_EJH, down_EHI)
     if not x_TH.dtype == gate_up_EJH.dtype == down_EHI.dtype:
@@ -251,11 +258,14 @@ def _check_experts(
             f"routed_experts takes weights of the dtype of x, got {gate_up_EJH.dtype} and "
             f"{down_EHI.dtype} for {x_TH.dtype}; load them as {x_TH.dtype}"
         )
-    num_experts, width = down_EHI.shape[0], down_EHI.shape[2]
+    num_held, width = down_EHI.shape[0], down_EHI.shape[2]
+    num_experts = router_logits_TE.shape[-1]
+    if num_experts != num_held and not 0 <= first_expert <= num_experts - num_held:
+        num_experts = num_held
     expected = (
         (x_TH.shape[0], num_experts),
-        (num_experts, 2 * width, x_TH.shape[1]),
-        (num_experts, x_TH.shape[1], width),
+        (num_held, 2 * width, x_TH.shape[1]),
+        (num_held, x_TH.shape[1], width),
     )
     got = tuple(tuple(t.shape) for t in (router_logits_TE, gate_up_EJH, down_EHI))
     if got != expected:

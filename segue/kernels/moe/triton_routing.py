@@ -16,7 +16,7 @@ waits for another, and nothing depends on the order in which they run.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import triton
@@ -47,6 +47,15 @@ class RoutingPlan:
     @property
     def max_tiles(self) -> int:
         return len(self.tile_expert)
+
+    def of_experts(self, held: range) -> RoutingPlan:
+        """The tiles of other experts lose their rows; experts are counted from the first held."""
+        is_held = (self.tile_expert >= held.start) & (self.tile_expert < held.stop)
+        return replace(
+            self,
+            tile_expert=(self.tile_expert - held.start).clamp_(0, len(held) - 1),
+            tile_stop=torch.where(is_held, self.tile_stop, self.tile_first),
+        )
 
 
 @triton.jit

@@ -53,6 +53,7 @@ def routed_experts(
     down: Sequence[Tensor],
     *,
     experts_per_token: int,
+    first_expert: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """As `segue.kernels.moe.routed_experts`, with each stack of matrices as the tensors of
     `fp8_product` or `nvfp4_product`, which have a first dimension for the expert."""
@@ -67,6 +68,7 @@ def routed_experts(
         x_TH,
         router_logits_TE,
         experts_per_token=experts_per_token,
+        held=range(first_expert, first_expert + len(down[0])),
     )
 
 

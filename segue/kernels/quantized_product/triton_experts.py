@@ -101,15 +101,20 @@ def routed_experts(
     down: Sequence[Tensor],
     *,
     experts_per_token: int,
+    first_expert: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """As the reference's."""
     num_tokens, hidden_size = x_TH.shape
-    num_experts, num_rows = gate_up[0].shape[:2]
-    y_TAH = x_TH.new_empty((num_tokens, experts_per_token, hidden_size))
+    num_held, num_rows = gate_up[0].shape[:2]
+    num_experts = router_logits_TE.shape[1]
+    new = x_TH.new_zeros if num_held < num_experts else x_TH.new_empty
+    y_TAH = new((num_tokens, experts_per_token, hidden_size))
     if num_tokens == 0:
         return y_TAH, x_TH.new_empty((0, experts_per_token), dtype=torch.float32)
     rows = min(tiling_of(num_tokens, num_experts, experts_per_token).rows, MOST_TILE_ROWS)
     weights_TA, plan = route(router_logits_TE, experts_per_token, rows)
+    if num_held < num_experts:
+        plan = plan.of_experts(range(first_expert, first_expert + num_held))
     both_ZJ = x_TH.new_empty((num_tokens * experts_per_token, num_rows))
     _product(x_TH, gate_up, both_ZJ, plan, experts_per_token, rows, is_first=True)
     _product(silu_gate(both_ZJ), down, y_TAH, plan, experts_per_token, rows, is_first=False)

@@ -18,6 +18,8 @@ DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 """The dtypes that can be served: the name in the file → our name."""
 QUANTIZED_DTYPES = ("F8_E4M3", "U8")
 """Those of quantised weights, if the configuration says how to read them."""
+PACKED_DTYPE = "U8"
+"""With two weights to a number."""
 _MAX_HEADER_BYTES = 100 << 20
 
 

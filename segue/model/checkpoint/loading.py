@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,29 +17,43 @@ from segue.model.checkpoint.headers import reason_to_skip
 from segue.model.checkpoint.tensors import CheckpointFiles, copy_mapped, open_checkpoint
 from segue.model.checkpoint.typed_json import counted
 from segue.model.config import ModelConfig
-from segue.model.weights.quantization import without_prefix
+from segue.model.ranks.config import config_of_rank
+from segue.model.ranks.cuts import Cut, cuts_of, stored_cut
+from segue.model.weights.quantization import weight_of_scale, without_prefix
 from segue.model.weights.stored import stored_table
 from segue.model.weights.table import FLOAT_DTYPES, TensorPiece, WeightTable
+from segue.parallel.rank import FIRST_OF_ONE, Rank
 
 logger = logging.getLogger(__name__)
 
 
 def load_weights(
-    folder: Path, config: ModelConfig, *, dtype: torch.dtype, device: str
+    folder: Path,
+    config: ModelConfig,
+    *,
+    dtype: torch.dtype,
+    device: str,
+    rank: Rank = FIRST_OF_ONE,
 ) -> dict[str, Tensor]:
-    """Every target of the table, filled from the checkpoint in `folder`.
+    """Every target of the table, filled from the checkpoint in `folder`: the rank's part of it.
 
-    In a tied checkpoint "lm_head" is another name for "embed"; without draft weights there is no
+    `config` is the whole model's. Only the pages of the files that have this part are read. In a
+    tied checkpoint "lm_head" is another name for "embed"; without draft weights there is no
     target under "mtp.". Raises InvalidCheckpoint, naming the tensors, if one is missing,
     unexpected or duplicated, or if its shape or kind does not fit the config.
     """
     with open_checkpoint(folder) as checkpoint:
         sources = _sources(checkpoint, config)
-        table = stored_table(config, sources)
-        _refuse_differences(folder, sources, table)
-        weights = _fill(checkpoint, sources, table, dtype, device)
+        whole = stored_table(config, sources)
+        _refuse_differences(folder, sources, whole)
+        _check_sources(checkpoint, sources, whole)
+        own = config_of_rank(config, rank)
+        table = whole if rank.count == 1 else stored_table(own, sources)
+        cuts = partial(_cut_of, whole, cuts_of(config, rank))
+        weights = _fill(checkpoint, sources, table, dtype, device, cuts)
     if config.tie_word_embeddings:
-        weights["lm_head"] = weights["embed"]
+        head, embed = own.head, weights["embed"]
+        weights["lm_head"] = embed if head is None else embed[head.start : head.stop]
     return weights
 
 
@@ -71,35 +86,67 @@ def _refuse_differences(folder: Path, sources: Mapping[str, str], table: WeightT
         )
 
 
-def _fill(
-    checkpoint: CheckpointFiles,
-    sources: Mapping[str, str],
-    table: WeightTable,
-    dtype: torch.dtype,
-    device: str,
-) -> dict[str, Tensor]:
-    weights = {
-        name: on_huge_pages(torch.empty(target.shape, dtype=target.dtype or dtype, device=device))
-        for name, target in table.targets.items()
-    }
+def _check_sources(
+    checkpoint: CheckpointFiles, sources: Mapping[str, str], whole: WeightTable
+) -> None:
     for known, name in sources.items():
-        piece, tensor = table.pieces[known], checkpoint.read(name)
+        piece, tensor = whole.pieces[known], checkpoint.read(name)
         if not _fits(tensor, piece):
             kinds = "floats" if piece.dtypes == FLOAT_DTYPES else f"{piece.dtypes[0]}"
             raise InvalidCheckpoint(
                 f"{checkpoint.folder}: {name} must be {kinds} of shape {piece.shape}, "
                 f"got {tensor.dtype} of shape {tuple(tensor.shape)}"
             )
-        place = weights[piece.target][piece.index]
-        if not piece.shape:
-            place.fill_(tensor.item())
-        elif piece.repeats > 1:
-            place.copy_(tensor.repeat_interleave(piece.repeats, 0)[: len(place)])
-        else:
-            copy_mapped(place, tensor.view(place.shape))
-    return weights
 
 
 def _fits(tensor: Tensor, piece: TensorPiece) -> bool:
     is_scalar = not piece.shape and tensor.numel() == 1
     return tensor.dtype in piece.dtypes and (is_scalar or tuple(tensor.shape) == piece.shape)
+
+
+def _cut_of(whole: WeightTable, cuts: Callable[[str], Cut], name: str) -> Cut:
+    """Of a tensor of the checkpoint, which may be what is stored for a quantised matrix."""
+    matrix = weight_of_scale(name) or name
+    cut, piece, codes = cuts(matrix), whole.pieces[name], whole.pieces[matrix]
+    if not cut or not codes.shape or codes.dtypes == FLOAT_DTYPES:
+        return cut
+    columns = codes.shape[-1] * (2 if codes.dtypes == (torch.uint8,) else 1)
+    return stored_cut(name, piece.shape, columns, cut)
+
+
+def _fill(
+    checkpoint: CheckpointFiles,
+    sources: Mapping[str, str],
+    table: WeightTable,
+    dtype: torch.dtype,
+    device: str,
+    cuts: Callable[[str], Cut],
+) -> dict[str, Tensor]:
+    weights = {
+        name: on_huge_pages(torch.empty(target.shape, dtype=target.dtype or dtype, device=device))
+        for name, target in table.targets.items()
+    }
+    for known, piece in table.pieces.items():
+        tensor, cut = checkpoint.read(sources[known]), cuts(known)
+        place = weights[piece.target][piece.index]
+        if not piece.shape:
+            place.fill_(tensor.item())
+        elif piece.repeats > 1:
+            # Rows are cut after they are repeated: a rank's first row may be inside a block.
+            of_columns = {axis: ranges for axis, ranges in cut.items() if axis > 0}
+            of_rows = {axis: ranges for axis, ranges in cut.items() if axis == 0}
+            repeated = taken(tensor, of_columns).repeat_interleave(piece.repeats, 0)
+            place.copy_(taken(repeated, of_rows)[: len(place)])
+        elif cut:
+            place.copy_(taken(tensor, cut).reshape(place.shape))
+        else:
+            copy_mapped(place, tensor.view(place.shape))
+    return weights
+
+
+def taken(tensor: Tensor, cut: Cut) -> Tensor:
+    """What a cut leaves of a tensor; a view if each axis has one range."""
+    for axis, ranges in cut.items():
+        parts = [tensor.narrow(axis, part.start, len(part)) for part in ranges]
+        tensor = parts[0] if len(parts) == 1 else torch.cat(parts, dim=axis)
+    return tensor

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from segue.model.checkpoint.formats import refuse_foreign_folder, refuse_lfs_poi
 from segue.model.checkpoint.headers import (
     DTYPES,
     MTP_PREFIX,
+    PACKED_DTYPE,
     QUANTIZED_DTYPES,
     TensorHeader,
     read_headers,
@@ -19,7 +20,10 @@ from segue.model.checkpoint.headers import (
 )
 from segue.model.checkpoint.typed_json import listed, read_object, section
 from segue.model.config import ModelConfig
-from segue.model.weights.quantization import unsupported, weight_of_scale
+from segue.model.ranks.config import config_of_rank
+from segue.model.ranks.cuts import Cut, cuts_of, share_of, stored_cut
+from segue.model.weights.quantization import unsupported, weight_of_scale, without_prefix
+from segue.parallel.rank import FIRST_OF_ONE, Rank
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
@@ -37,25 +41,35 @@ class FolderFacts:
     def has_mtp_layer(self) -> bool:
         return any(name.startswith(MTP_PREFIX) for name in self.tensors)
 
-    def weight_bytes(self, dtype: str, *, mtp: bool) -> int:
-        """Memory of a worker that loads the weights in `dtype`."""
+    def weight_bytes(self, dtype: str, *, mtp: bool, rank: Rank = FIRST_OF_ONE) -> int:
+        """Memory of a rank that loads its part of the weights in `dtype`. Raises InvalidConfig if
+        the model has no such part."""
+        config_of_rank(self.config, rank)
+        cuts = cuts_of(self.config, rank)
         return sum(
-            self._bytes_of(name, dtype)
+            self._bytes_of(name, dtype, cuts)
             for name in self.tensors
             if mtp or not name.startswith(MTP_PREFIX)
         )
 
-    def _bytes_of(self, name: str, dtype: str) -> int:
+    def _bytes_of(self, name: str, dtype: str, cuts: Callable[[str], Cut]) -> int:
         tensor = self.tensors[name]
-        weight = self.tensors.get(weight_of_scale(name))
+        weight_name = weight_of_scale(name)
+        weight = self.tensors.get(weight_name)
+        cut = cuts(without_prefix(name if weight is None else weight_name))
+        stored = weight or tensor
+        if stored.dtype in QUANTIZED_DTYPES:
+            columns = stored.shape[-1] * (2 if stored.dtype == PACKED_DTYPE else 1)
+            cut = stored_cut(name, tensor.shape, columns, cut)
         if weight is not None and tensor.dtype not in QUANTIZED_DTYPES:
             # Scales of blocks and matrices are repeated for each row, in float32.
-            return 4 * weight.shape[0] * (tensor.shape[1] if len(tensor.shape) > 1 else 1)
+            return 4 * share_of((weight.shape[0], *tensor.shape[1:]), cut)
+        size = share_of(tensor.shape, cut)
         if tensor.dtype in QUANTIZED_DTYPES:
-            return tensor.size
+            return size
         is_matrix = len(tensor.shape) >= 2 and "conv1d" not in name
         # Vectors and convolutions are always float32.
-        return tensor.size * (DTYPE_BYTES[dtype] if is_matrix else 4)
+        return size * (DTYPE_BYTES[dtype] if is_matrix else 4)
 
 
 def check_folder(folder: Path, *, skip_tokenizer: bool = False) -> FolderFacts:

@@ -84,11 +84,15 @@ class StackedWeight:
 
 
 class QuantizedExperts:
-    """All experts of a layer: of each stack of matrices the codes and scales."""
+    """The experts of a layer, of each stack of matrices the codes and scales: all, or those from
+    `first_expert` on that a rank has."""
 
-    def __init__(self, gate_up: Sequence[Tensor], down: Sequence[Tensor]) -> None:
+    def __init__(
+        self, gate_up: Sequence[Tensor], down: Sequence[Tensor], first_expert: int
+    ) -> None:
         self._gate_up = gate_up
         self._down = down
+        self._first_expert = first_expert
 
     def routed(
         self, x_TH: Tensor, router_logits_TE: Tensor, *, experts_per_token: int
@@ -100,4 +104,5 @@ class QuantizedExperts:
             self._gate_up,
             self._down,
             experts_per_token=experts_per_token,
+            first_expert=self._first_expert,
         )

@@ -60,7 +60,7 @@ class WeightTable:
         table.whole("embed", (vocab, hidden), "embed_tokens.weight")
         table.vector("norm", hidden, "norm.weight")
         if not config.tie_word_embeddings:
-            table.whole("lm_head", (vocab, hidden), "lm_head.weight")
+            table.whole("lm_head", (len(config.head_tokens), hidden), "lm_head.weight")
         for layer, kind in enumerate(config.layer_types):
             table.layer(config, kind, f"layers.{layer}", names)
         if any(name.startswith(MTP_PREFIX) for name in names):
@@ -124,8 +124,8 @@ class WeightTable:
         experts, width = f"{source}.experts", moe.intermediate_size
         gate_up, down = f"{experts}.gate_up_proj", f"{experts}.down_proj"
         fused = {
-            gate_up: (moe.num_experts, 2 * width, hidden),
-            down: (moe.num_experts, hidden, width),
+            gate_up: (len(moe.experts), 2 * width, hidden),
+            down: (len(moe.experts), hidden, width),
         }
         if gate_up in names:
             for name, shape in fused.items():
@@ -138,9 +138,9 @@ class WeightTable:
             "up_proj": (gate_up, slice(width, None), (width, hidden)),
             "down_proj": (down, slice(None), (hidden, width)),
         }
-        for expert in range(moe.num_experts):
+        for place, expert in enumerate(moe.experts):
             for part, (target, rows, part_shape) in places.items():
-                piece = TensorPiece(shape=part_shape, target=target, index=(expert, rows))
+                piece = TensorPiece(shape=part_shape, target=target, index=(place, rows))
                 self.pieces[f"{experts}.{expert}.{part}.weight"] = piece
 
     def mtp(self, config: ModelConfig, names: Collection[str]) -> None:
