@@ -17,12 +17,12 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from kv_transfer.peers import Members
+from kv_transfer.ranks.sending import RanksWriter, Sending, Writer
 from kv_transfer.reading.fencer import Fencer
 from kv_transfer.reading.reader import HandoffReader
 from kv_transfer.server import ReaderServicer, SourceServicer, WriterServicer
 from kv_transfer.ticket import Arrival, PeerIdentity, Ticket
 from kv_transfer.transport.transport import Endpoint
-from kv_transfer.writing.outgoing import Outgoing
 from kv_transfer.writing.writer import HandoffWriter
 from segue.api.cluster.status import WorkerStatus
 from segue.api.errors import NotFound, SegueError, TransferFailed
@@ -79,12 +79,14 @@ class Exchange:
         self._tracer, self._clock = tracer, clock
         self._vocab_size = vocab_size
         self.members = Members()
-        self.writer = HandoffWriter(
+        own = HandoffWriter(
             endpoint.transport,
             memory_map,
             memory=endpoint.memory,
             verify_checksums=verify_checksums,
         )
+        followers = endpoint.followers
+        self.writer: Writer = RanksWriter(own, followers) if followers else own
         self.reader = HandoffReader(
             pages=memory.pages,
             slots=memory.slots,
@@ -92,6 +94,7 @@ class Exchange:
             address=address,
             memory=endpoint.memory,
             verify_checksums=verify_checksums,
+            followers=followers,
             require_writer=self.members.require_now,
             freed=freed,
             stepped=stepped,
@@ -107,7 +110,7 @@ class Exchange:
     @contextlib.asynccontextmanager
     async def send(
         self, ticket: Ticket, *, pages: Sequence[PageId], slot: SlotId
-    ) -> AsyncIterator[Outgoing]:
+    ) -> AsyncIterator[Sending]:
         """Sends to the ticket's reader. The block computes and calls `Outgoing.layer_ready`.
 
         At its end everything is shipped and committed, together with `Outgoing.outcome`. If the
@@ -180,7 +183,7 @@ class Exchange:
         try:
             async with self.send(ticket, pages=hold.pages, slot=checkpoint.slot) as outgoing:
                 # In a thread: queueing blocks while too many bytes wait.
-                await asyncio.to_thread(self._queue_all, outgoing, len(hold.pages))
+                await asyncio.to_thread(outgoing.all_ready, len(hold.pages))
         finally:
             self._cache.release(hold)
 
@@ -253,11 +256,7 @@ class Exchange:
         await asyncio.to_thread(self.writer.close)
         await self._peers.close()
 
-    def _queue_all(self, outgoing: Outgoing, num_pages: int) -> None:
-        for layer in sorted({field.layer for field in self._layout.fields}):
-            outgoing.layer_ready(layer, pages=range(num_pages), with_slot=True)
-
-    async def _give_up(self, outgoing: Outgoing, ticket: Ticket, error: BaseException) -> None:
+    async def _give_up(self, outgoing: Sending, ticket: Ticket, error: BaseException) -> None:
         """Stops writing, then sends an abort to the reader."""
         reason = f"{type(error).__name__}: {error}"
         await outgoing.stop(reason)

@@ -6,6 +6,9 @@ field of that layout:
     base_addresses[i]                         + num_units[i] * unit_bytes
     ├─ unit 0 ─┼─ unit 1 ─┼─ unit 2 ─┼─ ... ──┤        one such region for every field
 
+If the worker has several ranks, the layout is that of whole units, and each rank has such regions
+with its part of every unit (`segue.cache.parts`). Units have the same numbers on all ranks.
+
 No torch here: an array is anything with `data_ptr()` and a shape.
 """
 
@@ -19,6 +22,8 @@ from segue.api.checks import require_epoch, require_name
 from segue.api.errors import LayoutMismatch
 from segue.api.types import Epoch, WorkerId
 from segue.cache.layout import CacheField, CacheLayout
+from segue.cache.parts import layout_of_rank
+from segue.parallel.rank import FIRST_OF_ONE, Rank
 
 
 class Array(Protocol):
@@ -49,38 +54,70 @@ class FieldRegion:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RankMemory:
+    """The memory of one rank."""
+
+    segment: str
+    """The transport's name for its process."""
+    base_addresses: tuple[int, ...]
+    """In `layout.fields` order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryMap:
     """A worker's cache as others see it. Addresses and counts are in `layout.fields` order."""
 
     worker_id: WorkerId
     epoch: Epoch
     segment: str
-    """The transport's name for this process."""
+    """The transport's name for this process, the worker's rank 0."""
     layout: CacheLayout
     base_addresses: tuple[int, ...]
     num_units: tuple[int, ...]
+    followers: tuple[RankMemory, ...] = ()
+    """The other ranks, in order."""
 
     def __post_init__(self) -> None:
         expected = len(self.layout.fields)
-        if not len(self.base_addresses) == len(self.num_units) == expected:
-            raise ValueError(
-                f"{self.worker_id}: expected {expected} addresses and unit counts, one per field, "
-                f"got {len(self.base_addresses)} and {len(self.num_units)}"
-            )
+        for rank in self.memories:
+            if not len(rank.base_addresses) == len(self.num_units) == expected:
+                raise ValueError(
+                    f"{self.worker_id}: expected {expected} addresses and unit counts, one per "
+                    f"field, got {len(rank.base_addresses)} and {len(self.num_units)}"
+                )
+            require_name(f"a segment of {self.worker_id}", rank.segment)
         require_name("a memory map's worker", self.worker_id)
         require_epoch(f"the epoch of {self.worker_id}", self.epoch)
-        require_name(f"the segment of {self.worker_id}", self.segment)
+        # Raises ValueError if units cannot be split over the ranks.
+        layout_of_rank(self.layout, self.ranks[0])
 
-    def region(self, field_index: int) -> FieldRegion:
+    @property
+    def memories(self) -> tuple[RankMemory, ...]:
+        """Of each rank."""
+        own = RankMemory(segment=self.segment, base_addresses=self.base_addresses)
+        return (own, *self.followers)
+
+    @property
+    def ranks(self) -> tuple[Rank, ...]:
+        count = 1 + len(self.followers)
+        return tuple(Rank(index=index, count=count) for index in range(count))
+
+    def region(self, field_index: int, rank: Rank = FIRST_OF_ONE) -> FieldRegion:
+        """Of this rank's part of the units."""
+        field, base_addresses = self.layout.fields[field_index], self.base_addresses
+        if self.followers:
+            field = layout_of_rank(self.layout, rank).fields[field_index]
+            base_addresses = self.memories[rank.index].base_addresses
         return FieldRegion(
-            field=self.layout.fields[field_index],
-            base_address=self.base_addresses[field_index],
+            field=field,
+            base_address=base_addresses[field_index],
             num_units=self.num_units[field_index],
         )
 
     def regions(self) -> Iterator[FieldRegion]:
-        """In the layout's field order. A transport registers these."""
-        return (self.region(index) for index in range(len(self.layout.fields)))
+        """In the layout's field order: those of rank 0."""
+        first = self.ranks[0]
+        return (self.region(index, first) for index in range(len(self.layout.fields)))
 
     def address(self, field_index: int, unit: int) -> int:
         """The address of a unit's first byte. Raises IndexError if there is no such unit."""
@@ -94,8 +131,10 @@ def memory_map_of(
     epoch: Epoch,
     segment: str,
     layout: CacheLayout,
+    followers: tuple[RankMemory, ...] = (),
 ) -> MemoryMap:
-    """Describes allocated arrays [num_units, *shape], given in layout order.
+    """Describes allocated arrays [num_units, *shape], given in layout order. With followers these
+    are rank 0's, and `layout` is that of whole units.
 
     The map holds addresses, not the arrays: the caller must keep them alive.
     """
@@ -107,6 +146,7 @@ def memory_map_of(
         layout=layout,
         base_addresses=tuple(array.data_ptr() for array in arrays),
         num_units=tuple(array.shape[0] for array in arrays),
+        followers=followers,
     )
 
 

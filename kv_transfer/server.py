@@ -12,6 +12,7 @@ import grpc
 
 from kv_transfer.layout import require_same_layout
 from kv_transfer.peers import Members
+from kv_transfer.ranks.sending import Writer
 from kv_transfer.reading.reader import HandoffReader
 from kv_transfer.ticket import Ticket
 from kv_transfer.wire import (
@@ -21,7 +22,6 @@ from kv_transfer.wire import (
     ticket_from_wire,
     ticket_id_from_wire,
 )
-from kv_transfer.writing.writer import HandoffWriter
 from segue.api.checks import require
 from segue.api.prompt import PrefixName
 from segue.api.types import Epoch, WorkerId
@@ -56,6 +56,7 @@ class ReaderServicer(rpc.HandoffReaderServicer):
         # Only members learn where the cache is: whoever knows it may write into it.
         await self._require_life(theirs.worker_id, theirs.epoch)
         require_same_layout(ours, theirs)
+        self._reader.met(theirs)
         key = self._reader.ticket_key
         return pb.MeetResponse(reader=memory_map_to_wire(ours), ticket_key=key)
 
@@ -86,7 +87,7 @@ class ReaderServicer(rpc.HandoffReaderServicer):
 
 
 class WriterServicer(rpc.HandoffWriterServicer):
-    def __init__(self, writer: HandoffWriter) -> None:
+    def __init__(self, writer: Writer) -> None:
         self._writer = writer
 
     async def Fence(self, request: pb.FenceRequest, context: Context) -> pb.FenceResponse:

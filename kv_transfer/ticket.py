@@ -37,7 +37,8 @@ MAX_LIFETIME_S = 3600.0
 _MAX_SEAL_BYTES = 64
 
 Checksums = Mapping[str, int]
-"""By field group ("kv", "recurrent", "conv", "hidden"), as `cache_memory` defines them."""
+"""By field group ("kv", "recurrent", "conv", "hidden"), for each pair of ranks that exchange bytes:
+see `cache_memory`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

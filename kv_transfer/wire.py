@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from kv_transfer.layout import MemoryMap
+from kv_transfer.layout import MemoryMap, RankMemory
 from kv_transfer.ticket import Checksums, PeerIdentity, Ticket, TicketId
 from segue.api.checks import MAX_NAME_CHARS, one_of, require, require_name
 from segue.api.errors import InvalidRequest
@@ -12,8 +12,9 @@ from segue.cache.layout import CacheField, CacheLayout, Unit
 from segue.internal.v1 import transfer_pb2 as pb
 from segue.wire.convert.same_names import message_of, value_of
 
-# kv, recurrent, conv, hidden, and room for more.
-_MAX_GROUPS = 64
+_MAX_RANKS = 64
+# kv, recurrent, conv, hidden: once for each pair of ranks that exchange bytes.
+_MAX_CHECKSUMS = 4 * 2 * _MAX_RANKS
 _UNIT_TO_WIRE = {Unit.PAGE: pb.CACHE_UNIT_PAGE, Unit.SLOT: pb.CACHE_UNIT_SLOT}
 _UNIT_FROM_WIRE = {wire: unit for unit, wire in _UNIT_TO_WIRE.items()}
 
@@ -42,14 +43,21 @@ def layout_from_wire(layout: pb.CacheLayout) -> CacheLayout:
 
 
 def memory_map_to_wire(memory_map: MemoryMap) -> pb.MemoryMap:
-    return message_of(pb.MemoryMap, memory_map, layout=layout_to_wire(memory_map.layout))
+    return message_of(
+        pb.MemoryMap,
+        memory_map,
+        layout=layout_to_wire(memory_map.layout),
+        followers=[message_of(pb.RankMemory, follower) for follower in memory_map.followers],
+    )
 
 
 def memory_map_from_wire(memory_map: pb.MemoryMap) -> MemoryMap:
     """Raises InvalidRequest if addresses and fields do not match."""
     layout = layout_from_wire(memory_map.layout)
+    require(len(memory_map.followers) < _MAX_RANKS, f"a worker has at most {_MAX_RANKS} ranks")
+    followers = tuple(value_of(RankMemory, follower) for follower in memory_map.followers)
     try:
-        return value_of(MemoryMap, memory_map, layout=layout)
+        return value_of(MemoryMap, memory_map, layout=layout, followers=followers)
     except ValueError as error:
         raise InvalidRequest(f"not a memory map: {error}") from error
 
@@ -76,7 +84,7 @@ def checksums_from_wire(checksums: Iterable[pb.GroupChecksum]) -> dict[str, int]
     for checksum in checksums:
         require_name("a checksum's group", checksum.group)
         require(checksum.group not in found, f"two checksums of group {checksum.group!r}")
-        require(len(found) < _MAX_GROUPS, f"a cache has at most {_MAX_GROUPS} groups of fields")
+        require(len(found) < _MAX_CHECKSUMS, f"a handoff has at most {_MAX_CHECKSUMS} checksums")
         found[checksum.group] = checksum.crc32
     return found
 

@@ -32,6 +32,7 @@ from kv_transfer.handoff import (
     advance_reader,
 )
 from kv_transfer.layout import MemoryMap
+from kv_transfer.ranks.receiving import ArrivedBytes
 from kv_transfer.reading.reservations import Holdings, Reservation, TicketBook
 from kv_transfer.ticket import (
     MAX_LIFETIME_S,
@@ -44,12 +45,13 @@ from kv_transfer.ticket import (
     new_seal_key,
     sealed,
 )
-from kv_transfer.transport.cache_memory import CacheMemory, HostMemory, checksums_of, difference
+from kv_transfer.transport.cache_memory import CacheMemory, HostMemory, difference
 from segue.api.errors import InvalidRequest, NotFound, SegueError, TransferFailed
 from segue.api.turn import PrefillOutcome
 from segue.api.types import Epoch, PageId, SlotId, TurnId, WorkerId
 from segue.cache.unit_pool import UnitPool
 from segue.cache.until_kept import UntilKept
+from segue.parallel.followers import Followers
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +75,7 @@ class HandoffReader:
         address: str,
         memory: CacheMemory = HostMemory(),  # noqa: B008  (has no state)
         verify_checksums: bool = True,
+        followers: Followers | None = None,
         require_writer: Callable[[PeerIdentity], None] = _nothing,
         freed: Callable[[], None] = _nothing,
         stepped: Callable[[str, str], None] = _nothing,
@@ -89,7 +92,7 @@ class HandoffReader:
             worker_id=memory_map.worker_id, epoch=memory_map.epoch, address=address
         )
         self._holdings = Holdings(pages, slots)
-        self._memory = memory
+        self._arrived = ArrivedBytes(memory_map, memory, followers)
         self._verify_checksums = verify_checksums
         self._freed = freed
         self._stepped = stepped
@@ -97,6 +100,10 @@ class HandoffReader:
         self._book = TicketBook(self._identity)
         self._members: Mapping[WorkerId, Epoch] | None = None
         self._changed = asyncio.Event()
+
+    def met(self, writer: MemoryMap) -> None:
+        """A writer has asked for the memory map."""
+        self._arrived.met(writer)
 
     def reserve(
         self,
@@ -241,7 +248,7 @@ class HandoffReader:
     async def _verify(self, handoff: Reservation, checksums: Checksums) -> ReaderState:
         """Leaves Verifying. Raises TransferFailed if the bytes differ from those that were sent."""
         try:
-            problem = await self._problem(handoff.ticket, checksums)
+            problem = await self._problem(handoff.ticket, handoff.writer.worker_id, checksums)
         except BaseException:
             self._step(handoff, GivenUp("the commit was cancelled"))
             raise
@@ -250,12 +257,10 @@ class HandoffReader:
             raise TransferFailed(f"turn {handoff.ticket.turn_id}: {problem}")
         return self._step(handoff, BytesMatched())
 
-    async def _problem(self, ticket: Ticket, sent: Checksums) -> str:
+    async def _problem(self, ticket: Ticket, writer: WorkerId, sent: Checksums) -> str:
         if not self._verify_checksums:
             return ""
-        arrived = await asyncio.to_thread(
-            checksums_of, self.memory_map, ticket.page_ids, ticket.slot_id, self._memory.crc32
-        )
+        arrived = await asyncio.to_thread(self._arrived.checksums, ticket, writer)
         return difference(sent, arrived)
 
     def _give_up(self, reservation: Reservation, error: SegueError) -> None:

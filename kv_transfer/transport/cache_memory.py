@@ -6,6 +6,8 @@ A thread that computes on a GPU only queues the work, so the shipping thread mus
 Every unit (one page or the slot, of one field) has the CRC-32 of its bytes. A group's checksum is
 the CRC-32 of its units' CRCs, each as four little-endian bytes: fields in layout order, and within
 a field pages in sequence order. So the CRCs may be computed in the order in which units are ready.
+If a worker has several ranks, each pair of a sending and a receiving rank has checksums of its own,
+over the spans of each unit that move between the two, and each span has a CRC.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from isal import isal_zlib
 from kv_transfer.layout import MemoryMap
 from kv_transfer.ticket import Checksums
 from segue.cache.layout import CacheLayout, Unit
+from segue.cache.parts import spans
+from segue.parallel.rank import FIRST_OF_ONE, Rank
 
 
 class CacheMemory(Protocol):
@@ -88,9 +92,15 @@ def crc32_of_memory(address: int, num_bytes: int) -> int:
 
 
 def combine(
-    layout: CacheLayout, num_pages: int, crc_of_unit: Callable[[int, int], int]
+    layout: CacheLayout,
+    num_pages: int,
+    crcs_of_unit: Callable[[int, int], Sequence[int]],
+    *,
+    source: Rank = FIRST_OF_ONE,
+    target: Rank = FIRST_OF_ONE,
 ) -> dict[str, int]:
-    """Checksums by group, from the CRC of unit number i of a field: `crc_of_unit(field_index, i)`.
+    """Checksums by group of what rank `source` sends to rank `target`, from the CRCs of the spans
+    of unit number i of a field: `crcs_of_unit(field_index, i)`.
 
     Units are numbered as shipped: pages 0..num_pages-1, and the slot as unit 0.
     """
@@ -98,8 +108,15 @@ def combine(
     for field_index, field in enumerate(layout.fields):
         crcs = packed.setdefault(field.group, bytearray())
         for number in range(num_pages if field.unit is Unit.PAGE else 1):
-            crcs += crc_of_unit(field_index, number).to_bytes(4, "little")
-    return {group: isal_zlib.crc32(crcs) for group, crcs in packed.items()}
+            for crc in crcs_of_unit(field_index, number):
+                crcs += crc.to_bytes(4, "little")
+    is_pair = source.count > 1 or target.count > 1
+    between = f" {source.index}-{target.index}" if is_pair else ""
+    return {
+        group + between: isal_zlib.crc32(crcs)
+        for group, crcs in packed.items()
+        if crcs or not is_pair
+    }
 
 
 def checksums_of(
@@ -107,15 +124,29 @@ def checksums_of(
     page_ids: Sequence[int],
     slot_id: int,
     crc32: Callable[[int, int], int] = crc32_of_memory,
+    *,
+    sources: Sequence[Rank] = (FIRST_OF_ONE,),
+    target: Rank = FIRST_OF_ONE,
 ) -> dict[str, int]:
-    """Checksums of this worker's units. Takes 0.05 ms per MB; other threads run meanwhile."""
+    """Checksums of what the ranks `sources` have sent to rank `target` of this worker, which runs
+    this: of its units. Takes 0.05 ms per MB; other threads run meanwhile."""
+    layout = memory_map.layout
+    regions = [memory_map.region(index, target) for index in range(len(layout.fields))]
+    found: dict[str, int] = {}
+    for source in sources:
+        of_fields = [spans(layout, field, source, target) for field in layout.fields]
 
-    def crc_of_unit(field_index: int, number: int) -> int:
-        field = memory_map.layout.fields[field_index]
-        unit = page_ids[number] if field.unit is Unit.PAGE else slot_id
-        return crc32(memory_map.address(field_index, unit), field.unit_bytes)
+        def crcs_of_unit(field_index: int, number: int) -> Sequence[int]:
+            field = layout.fields[field_index]
+            unit = page_ids[number] if field.unit is Unit.PAGE else slot_id
+            address = regions[field_index].address(unit)
+            return [
+                crc32(address + span.target_offset, span.num_bytes)
+                for span in of_fields[field_index]  # noqa: B023  (called in this round)
+            ]
 
-    return combine(memory_map.layout, len(page_ids), crc_of_unit)
+        found |= combine(layout, len(page_ids), crcs_of_unit, source=source, target=target)
+    return found
 
 
 def difference(sent: Checksums, arrived: Checksums) -> str:

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from kv_transfer.config import TransferConfig
-from kv_transfer.layout import Array, MemoryMap, memory_map_of
+from kv_transfer.layout import Array, MemoryMap, RankMemory, memory_map_of
 from kv_transfer.peers import PeerCalls, Peers
 from kv_transfer.transport.cache_memory import CacheMemory, memory_on
 from kv_transfer.writing.plan import Fragment
 from segue.api.types import Epoch, WorkerId
 from segue.cache.layout import CacheField, CacheLayout
 from segue.cache.tensors import CacheTensors
+from segue.parallel.followers import Followers
 from segue.process.telemetry import Clock
 from segue.security.config import OPEN, Security
 
@@ -71,6 +72,8 @@ class Endpoint:
     memory_map: MemoryMap
     memory: CacheMemory
     peers: PeerCalls
+    followers: Followers | None = None
+    """The worker's other ranks, if there are any."""
 
 
 @contextlib.contextmanager
@@ -81,16 +84,25 @@ def open_endpoint(
     worker_id: WorkerId,
     epoch: Epoch,
     security: Security = OPEN,
+    layout: CacheLayout | None = None,
+    followers: Followers | None = None,
+    memories: Sequence[RankMemory] = (),
 ) -> Iterator[Endpoint]:
     """Registers the cache; closes the transport when the block ends. `security` is for the calls to
-    peers: what the transport writes is neither encrypted nor authenticated.
+    peers: what the transport writes is neither encrypted nor authenticated. If the worker has
+    several ranks: `layout` is that of whole units, and `memories` are those of the `followers`.
     """
     with contextlib.closing(transport):
         memory_map = registered(
-            transport, tensors.fields(), worker_id=worker_id, epoch=epoch, layout=tensors.layout
+            transport,
+            tensors.fields(),
+            worker_id=worker_id,
+            epoch=epoch,
+            layout=layout or tensors.layout,
+            followers=tuple(memories),
         )
         peers = Peers(memory_map, security)
-        yield Endpoint(transport, memory_map, memory_on(tensors.device), peers)
+        yield Endpoint(transport, memory_map, memory_on(tensors.device), peers, followers)
 
 
 def registered(
@@ -100,14 +112,24 @@ def registered(
     worker_id: WorkerId,
     epoch: Epoch,
     layout: CacheLayout,
+    followers: tuple[RankMemory, ...] = (),
 ) -> MemoryMap:
     """Registers these arrays and nothing else: any process may write into registered memory."""
-    memory_map = memory_map_of(
-        fields, worker_id=worker_id, epoch=epoch, segment=transport.segment, layout=layout
+    arrays = list(fields)
+    register_fields(transport, arrays)
+    return memory_map_of(
+        arrays,
+        worker_id=worker_id,
+        epoch=epoch,
+        segment=transport.segment,
+        layout=layout,
+        followers=followers,
     )
-    for region in memory_map.regions():
-        transport.register(region.base_address, region.num_bytes)
-    return memory_map
+
+
+def register_fields(transport: Transport, fields: Iterable[tuple[CacheField, Array]]) -> None:
+    for field, array in fields:
+        transport.register(array.data_ptr(), array.shape[0] * field.unit_bytes)
 
 
 def paced(transport: Transport, max_gbit_per_s: float) -> Transport:

@@ -11,17 +11,17 @@ written or freed. The lane's condition guards what the threads share.
 from __future__ import annotations
 
 import asyncio
-import collections
 import logging
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 
 from kv_transfer.ticket import Checksums
 from kv_transfer.transport.cache_memory import CacheMemory, combine
 from kv_transfer.transport.transport import Transport
-from kv_transfer.writing.plan import Piece, Route, batches, plan_units
+from kv_transfer.writing.lane import Lane
+from kv_transfer.writing.plan import Fragment, Piece, Route, batches, plan_units
 from kv_transfer.writing.shipment import (
     AllQueued,
     Draining,
@@ -40,6 +40,7 @@ from kv_transfer.writing.shipment import (
 )
 from segue.api.errors import Cancelled, TransferFailed
 from segue.api.turn import PrefillOutcome
+from segue.parallel.rank import Rank
 
 logger = logging.getLogger(__name__)
 
@@ -73,61 +74,6 @@ class ShipResult:
     """Empty if checksums are off."""
 
 
-class Lane:
-    """A thread and its queue. `changed` guards both, and what jobs share with other threads.
-
-    Jobs run without holding `changed`. They must not raise.
-    """
-
-    def __init__(self, name: str, *, max_waiting_bytes: int) -> None:
-        self.changed = threading.Condition()
-        self._max_waiting_bytes = max_waiting_bytes
-        self._waiting_bytes = 0
-        self._jobs: collections.deque[tuple[Callable[[], None], int]] = collections.deque()
-        self._is_closed = False
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
-
-    def wait_for_room(self, num_bytes: int, is_wanted: Callable[[], bool]) -> None:
-        """Returns when the bytes fit or `is_wanted()` is false. The caller must hold `changed`.
-
-        An empty queue takes any number of bytes.
-        """
-        self.changed.wait_for(lambda: self._fits(num_bytes) or not is_wanted())
-
-    def put(self, run: Callable[[], None], num_bytes: int) -> None:
-        """Queues a job. The caller must hold `changed`."""
-        if self._is_closed:
-            raise RuntimeError("the lane is closed")
-        self._jobs.append((run, num_bytes))
-        self._waiting_bytes += num_bytes
-        self.changed.notify_all()
-
-    def close(self) -> None:
-        """Returns when every queued job has run and the thread has ended."""
-        with self.changed:
-            self._is_closed = True
-            self.changed.notify_all()
-        self._thread.join()
-
-    def _fits(self, num_bytes: int) -> bool:
-        return not self._jobs or self._waiting_bytes + num_bytes <= self._max_waiting_bytes
-
-    def _run(self) -> None:
-        while (run := self._next_job()) is not None:
-            run()
-
-    def _next_job(self) -> Callable[[], None] | None:
-        with self.changed:
-            self.changed.wait_for(lambda: self._jobs or self._is_closed)
-            if not self._jobs:
-                return None
-            run, num_bytes = self._jobs.popleft()
-            self._waiting_bytes -= num_bytes
-            self.changed.notify_all()
-            return run
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShippingTools:
     """What all handoffs of a process share."""
@@ -147,7 +93,7 @@ class Outgoing:
         self.state: WriterState = Shipping()
         self.outcome: PrefillOutcome | None = None
         """Sent with the commit."""
-        self.target_segment = route.target.segment
+        self.target_segments = {memory.segment for memory in route.target.memories}
         self._route = route
         self._tools = tools
         self._on_end = on_end
@@ -155,12 +101,16 @@ class Outgoing:
         self._ready: set[tuple[int, int]] = set()
         self._last_ready_at = tools.clock()
         # Only the shipping thread writes these. They are read after the end.
-        self._crcs: dict[tuple[int, int], int] = {}
+        self._crcs: dict[tuple[Rank, int, int], Sequence[int]] = {}
         self._shipped_bytes = 0
         self._transfer_s = 0.0
         self._arrived_at = self._last_ready_at
         self._started_at: float | None = None
         self._result: ShipResult | None = None
+
+    def announce(self, *, pages: range, with_slot: bool) -> None:
+        """Called before a pass, with what it will make ready in each layer. Only other ranks need
+        to know: see `kv_transfer.ranks.sending`."""
 
     @property
     def is_open(self) -> bool:
@@ -179,6 +129,11 @@ class Outgoing:
         for piece in self._route.pieces(layer, pages, with_slot=with_slot):
             self._queue(piece, computed)
         self._last_ready_at = self._tools.clock()
+
+    def all_ready(self, num_pages: int) -> None:
+        """Ships the sequence's first pages and its states, which are complete in all layers."""
+        for layer in sorted({field.layer for field in self._route.source.layout.fields}):
+            self.layer_ready(layer, pages=range(num_pages), with_slot=True)
 
     async def finish(self) -> ShipResult:
         """Call after the last `layer_ready`. Returns when every byte is in the reader's memory. A
@@ -239,13 +194,21 @@ class Outgoing:
         self._advance(event)
 
     def _move(self, piece: Piece) -> None:
-        source = self._route.source.region(piece.field_index)
-        target = self._route.target.region(piece.field_index)
-        fragments = plan_units(source, target, self._route.pairs(piece))
-        if self._tools.computes_checksums:
-            for number, (unit, _) in zip(piece.numbers, self._route.pairs(piece), strict=True):
-                crc = self._tools.memory.crc32(source.address(unit), piece.field.unit_bytes)
-                self._crcs[piece.field_index, number] = crc
+        route = self._route
+        source = route.source.region(piece.field_index, route.rank)
+        for rank, parts in route.parts(piece.field_index):
+            if self._tools.computes_checksums:
+                for number, (unit, _) in zip(piece.numbers, route.pairs(piece), strict=True):
+                    address = source.address(unit)
+                    self._crcs[rank, piece.field_index, number] = [
+                        self._tools.memory.crc32(address + part.source_offset, part.num_bytes)
+                        for part in parts
+                    ]
+            target = route.target.region(piece.field_index, rank)
+            fragments = plan_units(source, target, route.pairs(piece), parts)
+            self._write(route.target.memories[rank.index].segment, fragments)
+
+    def _write(self, segment: str, fragments: Sequence[Fragment]) -> None:
         limits = self._tools.limits
         for batch in batches(
             fragments, max_items=limits.max_batch_items, max_bytes=limits.max_batch_bytes
@@ -253,7 +216,7 @@ class Outgoing:
             if not self.is_open:
                 return
             started_at = self._tools.clock()
-            self._tools.transport.write(self._route.target.segment, batch)
+            self._tools.transport.write(segment, batch)
             self._transfer_s += self._tools.clock() - started_at
             self._shipped_bytes += sum(fragment.num_bytes for fragment in batch)
 
@@ -290,12 +253,17 @@ class Outgoing:
                     f"never ready, the first is number {missing[0][1]}"
                 )
 
+    def _crcs_of(self, target: Rank, field_index: int, number: int) -> Sequence[int]:
+        return self._crcs.get((target, field_index, number), ())
+
     def _sum_up(self) -> ShipResult:
         layout = self._route.source.layout
-        checksums: Checksums = {}
+        checksums: dict[str, int] = {}
         if self._tools.computes_checksums:
-            num_pages = len(self._route.target_pages)
-            checksums = combine(layout, num_pages, lambda index, n: self._crcs[index, n])
+            for target in self._route.target.ranks:
+                num_pages, source = len(self._route.target_pages), self._route.rank
+                crcs = partial(self._crcs_of, target)
+                checksums |= combine(layout, num_pages, crcs, source=source, target=target)
         return ShipResult(
             shipped_bytes=self._shipped_bytes,
             transfer_s=self._transfer_s,

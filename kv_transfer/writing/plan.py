@@ -19,6 +19,8 @@ from kv_transfer.ticket import Ticket
 from segue.api.errors import InvalidRequest
 from segue.api.types import PageId, SlotId
 from segue.cache.layout import CacheField, Unit
+from segue.cache.parts import Span, spans
+from segue.parallel.rank import FIRST_OF_ONE, Rank
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,23 +33,29 @@ class Fragment:
 
 
 def plan_units(
-    source: FieldRegion, target: FieldRegion, pairs: Iterable[tuple[int, int]]
+    source: FieldRegion,
+    target: FieldRegion,
+    pairs: Iterable[tuple[int, int]],
+    parts: Sequence[Span] = (),
 ) -> list[Fragment]:
-    """Fragments that copy each source unit to its target unit, in order of source address.
+    """Fragments that copy each source unit to its target unit, in order of source address: whole
+    units, or these parts of them.
 
     Raises ValueError if two sources have the same target, IndexError if a unit does not exist.
     """
-    unit_bytes = source.field.unit_bytes
+    parts = parts or (Span(0, 0, source.field.unit_bytes),)
     fragments: list[Fragment] = []
     ordered = sorted(pairs)
     if len({to for _, to in ordered}) != len(ordered):
         raise ValueError(f"two {source.field.unit}s have the same target: {ordered}")
     for source_unit, target_unit in ordered:
-        one = Fragment(source.address(source_unit), target.address(target_unit), unit_bytes)
-        if fragments and _touch(fragments[-1], one):
-            last = fragments.pop()
-            one = Fragment(last.source_address, last.target_address, last.num_bytes + unit_bytes)
-        fragments.append(one)
+        from_address, to_address = source.address(source_unit), target.address(target_unit)
+        for from_offset, to_offset, num_bytes in parts:
+            one = Fragment(from_address + from_offset, to_address + to_offset, num_bytes)
+            if fragments and _touch(fragments[-1], one):
+                last = fragments.pop()
+                one = Fragment(last.source_address, last.target_address, last.num_bytes + num_bytes)
+            fragments.append(one)
     return fragments
 
 
@@ -111,6 +119,8 @@ class Route:
     target_pages: tuple[PageId, ...]
     source_slot: SlotId
     target_slot: SlotId
+    rank: Rank = FIRST_OF_ONE
+    """The rank that sends its part from here."""
 
     @classmethod
     def of(
@@ -120,6 +130,7 @@ class Route:
         target: MemoryMap,
         source_pages: Sequence[PageId],
         source_slot: SlotId,
+        rank: Rank = FIRST_OF_ONE,
     ) -> Self:
         """`source_pages` are all pages of the prompt, the resident ones included.
 
@@ -141,7 +152,15 @@ class Route:
             target_pages=ticket.page_ids,
             source_slot=source_slot,
             target_slot=ticket.slot_id,
+            rank=rank,
         )
+
+    def parts(self, field_index: int) -> Iterator[tuple[Rank, Sequence[Span]]]:
+        """The target's ranks to which a field's units go from here, with what each gets."""
+        layout = self.source.layout
+        for target in self.target.ranks:
+            if found := spans(layout, layout.fields[field_index], self.rank, target):
+                yield target, found
 
     def pieces(self, layer: int, pages: range, *, with_slot: bool) -> Iterator[Piece]:
         """What to ship of a layer when these pages (0 is the sequence's first) are ready."""

@@ -12,10 +12,12 @@ from kv_transfer.layout import MemoryMap, require_same_layout
 from kv_transfer.ticket import Ticket, TicketId
 from kv_transfer.transport.cache_memory import CacheMemory, HostMemory
 from kv_transfer.transport.transport import Transport
-from kv_transfer.writing.outgoing import Lane, Outgoing, ShipLimits, ShippingTools
+from kv_transfer.writing.lane import Lane
+from kv_transfer.writing.outgoing import Outgoing, ShipLimits, ShippingTools
 from kv_transfer.writing.plan import Route
 from segue.api.errors import NotFound, StaleEpoch
 from segue.api.types import Epoch, PageId, SlotId, WorkerId
+from segue.parallel.rank import Rank
 
 MAX_ENDED_TICKETS = 65536
 """How many used tickets are remembered, and how many that were fenced before use, so that none is
@@ -37,7 +39,10 @@ class HandoffWriter:
         memory: CacheMemory = HostMemory(),  # noqa: B008  (has no state)
         verify_checksums: bool = True,
         clock: Callable[[], float] = time.perf_counter,
+        rank: Rank | None = None,
     ) -> None:
+        """`rank`: this process's; by default the first of those in `memory_map`."""
+        self._rank = rank or memory_map.ranks[0]
         self.epoch = memory_map.epoch
         self._memory_map = memory_map
         self._tools = ShippingTools(
@@ -79,14 +84,16 @@ class HandoffWriter:
                 f"{ticket.reader.worker_id}, which is in epoch {reader_map.epoch}"
             )
         require_same_layout(self._memory_map, reader_map)
-        route = Route.of(ticket, self._memory_map, reader_map, source_pages, source_slot)
+        ours = self._memory_map
+        route = Route.of(ticket, ours, reader_map, source_pages, source_slot, self._rank)
         ticket_id = ticket.ticket_id
         with self._tools.lane.changed:
             if any(ticket_id in known for known in (self._ended, self._fenced, self._active)):
                 raise NotFound(f"ticket {ticket_id} was used or fenced; reserve again")
             outgoing = Outgoing(route, self._tools, on_end=lambda: self._end(ticket_id))
             self._active[ticket_id] = outgoing
-            self._written[reader_map.segment] = reader_map
+            for memory in reader_map.memories:
+                self._written[memory.segment] = reader_map
             return outgoing
 
     async def fence(self, ticket_id: TicketId) -> None:
@@ -126,7 +133,7 @@ class HandoffWriter:
         """From readers that are gone. The caller must hold the lane's condition."""
         if self._is_closed or self._alive is None:
             return
-        busy = {outgoing.target_segment for outgoing in self._active.values()}
+        busy = {one for outgoing in self._active.values() for one in outgoing.target_segments}
         for segment, reader in list(self._written.items()):
             is_alive = self._alive.get(reader.worker_id) == reader.epoch
             if not is_alive and segment not in busy:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Self
 
 from segue.cache.layout import DTYPE_BYTES, CacheLayout
+from segue.cache.parts import layout_of_rank
 from segue.engine.budget import WorkerNeed
 from segue.engine.config import AUTO, EngineConfig
 from segue.model.cache_layout import cache_layout
@@ -19,7 +20,7 @@ from segue.model.checkpoint.model_id import model_id
 from segue.model.checkpoint.preflight import check_folder
 from segue.model.config import ModelConfig
 from segue.model.ranks.config import config_of_rank
-from segue.parallel.rank import Rank
+from segue.parallel.rank import FIRST_OF_ONE, Rank
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +33,11 @@ class ServedModel:
     dtype: str
     device: str
     weight_bytes: int
+    """Of the first rank. The others have as much."""
     layout: CacheLayout
+    """Of whole pages and slots."""
+    rank: Rank = FIRST_OF_ONE
+    """The first one."""
 
     @classmethod
     def of(cls, folder: Path, engine: EngineConfig, *, skip_tokenizer: bool = True) -> Self:
@@ -43,7 +48,7 @@ class ServedModel:
             folder,
             facts.config,
             engine,
-            weight_bytes=facts.weight_bytes(dtype, mtp=engine.mtp),
+            weight_bytes=facts.weight_bytes(dtype, mtp=engine.mtp, rank=engine.ranks[0]),
             with_mtp=engine.mtp and facts.has_mtp_layer,
         )
 
@@ -56,7 +61,10 @@ class ServedModel:
             folder,
             config,
             engine,
-            weight_bytes=published_bytes * dtype_bytes // DTYPE_BYTES[config.dtype],
+            weight_bytes=published_bytes
+            * dtype_bytes
+            // DTYPE_BYTES[config.dtype]
+            // engine.tensor_parallel,
             with_mtp=engine.mtp and config.num_mtp_layers == 1,
         )
 
@@ -77,6 +85,7 @@ class ServedModel:
             dtype=dtype,
             device=engine.device,
             weight_bytes=weight_bytes,
+            rank=engine.ranks[0],
             layout=cache_layout(
                 config,
                 model_id=model_id(folder),
@@ -88,20 +97,14 @@ class ServedModel:
 
     def layout_of(self, rank: Rank) -> CacheLayout:
         """Of a rank's part of the cache. Raises InvalidConfig if there is no such part."""
-        has_mtp = self.config.num_mtp_layers > 0
-        return cache_layout(
-            config_of_rank(self.config, rank),
-            model_id=self.layout.model_id,
-            page_tokens=self.layout.page_tokens,
-            kv_dtype=self.dtype,
-            with_mtp=has_mtp,
-        )
+        config_of_rank(self.config, rank)
+        return layout_of_rank(self.layout, rank)
 
     def need(self, *, max_drafts: int) -> WorkerNeed:
-        """What one worker needs. `max_drafts`: per running sequence, if the model can draft."""
+        """What one rank needs. `max_drafts`: per running sequence, if the model can draft."""
         return WorkerNeed(
             weight_bytes=self.weight_bytes,
-            layout=self.layout,
+            layout=self.layout_of(self.rank),
             max_context=self.config.max_position_embeddings,
             max_drafts=max_drafts if self.config.num_mtp_layers else 0,
         )

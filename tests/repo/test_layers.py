@@ -25,7 +25,7 @@ INSIDE = {
     # For each part of segue, the parts that it may import. Every part is listed.
     "api": {"api"},
     "answers": {"answers", "api"},
-    "cache": {"api", "cache"},
+    "cache": {"api", "cache", "parallel"},
     "kernels": {"kernels"},
     "text": {"answers", "api", "text"},
     "grammar": {"api", "grammar", "text"},

@@ -117,6 +117,7 @@ class MemoryMap(_message.Message):
     LAYOUT_FIELD_NUMBER: _builtins.int
     BASE_ADDRESSES_FIELD_NUMBER: _builtins.int
     NUM_UNITS_FIELD_NUMBER: _builtins.int
+    FOLLOWERS_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     epoch: _builtins.int
     segment: _builtins.str
@@ -126,7 +127,13 @@ class MemoryMap(_message.Message):
     @_builtins.property
     def base_addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
-    def num_units(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def num_units(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The same on every rank."""
+
+    @_builtins.property
+    def followers(self) -> _containers.RepeatedCompositeFieldContainer[Global___RankMemory]:
+        """Ranks 1, 2, … of a worker whose units are split over several processes. Rank 0 is above."""
+
     def __init__(
         self,
         *,
@@ -136,14 +143,43 @@ class MemoryMap(_message.Message):
         layout: Global___CacheLayout | None = ...,
         base_addresses: _abc.Iterable[_builtins.int] | None = ...,
         num_units: _abc.Iterable[_builtins.int] | None = ...,
+        followers: _abc.Iterable[Global___RankMemory] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["layout", b"layout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_addresses", b"base_addresses", "epoch", b"epoch", "layout", b"layout", "num_units", b"num_units", "segment", b"segment", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_addresses", b"base_addresses", "epoch", b"epoch", "followers", b"followers", "layout", b"layout", "num_units", b"num_units", "segment", b"segment", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___MemoryMap: _TypeAlias = MemoryMap  # noqa: Y015
+
+@_typing.final
+class RankMemory(_message.Message):
+    """One rank's memory: where its part of all units is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEGMENT_FIELD_NUMBER: _builtins.int
+    BASE_ADDRESSES_FIELD_NUMBER: _builtins.int
+    segment: _builtins.str
+    """The transport's name for the rank's process."""
+    @_builtins.property
+    def base_addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Of each field of the layout, in its order."""
+
+    def __init__(
+        self,
+        *,
+        segment: _builtins.str = ...,
+        base_addresses: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_addresses", b"base_addresses", "segment", b"segment"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RankMemory: _TypeAlias = RankMemory  # noqa: Y015
 
 @_typing.final
 class MeetRequest(_message.Message):

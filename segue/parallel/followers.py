@@ -1,0 +1,153 @@
+"""The processes of a worker's other ranks, as its leader sees them.
+
+A follower is a child of the leader, with a connection to it. Either end sees at once that the other
+is gone, and neither can do anything alone: a lost follower ends the leader, and the end of the
+leader ends its followers.
+
+    tell(name, …)   to all followers, without an answer: in order, before whatever is sent later
+    ask(name, …)    to all followers, each of which answers
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from multiprocessing.connection import Connection, Pipe
+from typing import Any
+
+from segue.parallel.rank import RanksLost
+
+logger = logging.getLogger(__name__)
+
+_END_TIMEOUT_S = 5.0
+
+TELL = 0
+"""The number of a message without an answer."""
+
+
+class Followers:
+    """Any thread may call its methods."""
+
+    def __init__(
+        self,
+        processes: Sequence[subprocess.Popen[bytes]],
+        connections: Sequence[Connection],
+        on_lost: Callable[[RanksLost], None],
+    ) -> None:
+        """`on_lost` is called on a thread of its own, if a follower ends before `close`."""
+        self._processes = processes
+        self._connections = connections
+        self._on_lost = on_lost
+        self._sending = threading.Lock()
+        self._numbers = itertools.count(TELL + 1)
+        self._asked: dict[tuple[int, int], Future[Any]] = {}
+        self._is_closed = False
+        for index, connection in enumerate(connections):
+            name = f"rank-{index + 1}"
+            arguments = (index, connection)
+            threading.Thread(target=self._receive, args=arguments, name=name, daemon=True).start()
+
+    @classmethod
+    def start(
+        cls,
+        module: str,
+        setups: Sequence[object],
+        on_lost: Callable[[RanksLost], None],
+        environments: Sequence[Mapping[str, str]],
+    ) -> Followers:
+        """A process for each setup, which is the first thing that it receives. It runs `module`,
+        with the number of its end of the connection."""
+        processes, connections = [], []
+        for setup, environment in zip(setups, environments, strict=True):
+            ours, theirs = Pipe()
+            process = subprocess.Popen(
+                [sys.executable, "-m", module, str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                env={**os.environ, **environment},
+            )
+            theirs.close()
+            with contextlib.suppress(OSError):
+                # If it has ended already, that is seen below.
+                ours.send(setup)
+            processes.append(process)
+            connections.append(ours)
+        return cls(processes, connections, on_lost)
+
+    @property
+    def pids(self) -> list[int]:
+        return [process.pid for process in self._processes]
+
+    def tell(self, name: str, *arguments: object) -> None:
+        with self._sending:
+            self._send((TELL, name, arguments))
+
+    def ask(self, name: str, *arguments: object) -> list[Future[Any]]:
+        """One answer for each follower, in rank order. They raise what the follower raised, or
+        RanksLost."""
+        with self._sending:
+            number = next(self._numbers)
+            answers: list[Future[Any]] = [Future() for _ in self._connections]
+            for index, answer in enumerate(answers):
+                # So that a cancelled caller cannot cancel it under the receiving thread.
+                answer.set_running_or_notify_cancel()
+                self._asked[index, number] = answer
+            self._send((number, name, arguments))
+        return answers
+
+    def ask_all(self, name: str, *arguments: object) -> list[Any]:
+        """As `ask`; waits for the answers."""
+        return [answer.result() for answer in self.ask(name, *arguments)]
+
+    def close(self) -> None:
+        """Ends the followers."""
+        self._is_closed = True
+        for connection in self._connections:
+            with contextlib.suppress(OSError):
+                connection.send(None)
+        for process in self._processes:
+            try:
+                process.wait(_END_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def _send(self, message: object) -> None:
+        for connection in self._connections:
+            # The receiving thread sees that a follower is gone.
+            with contextlib.suppress(OSError):
+                connection.send(message)
+
+    def _receive(self, index: int, connection: Connection) -> None:
+        with contextlib.suppress(EOFError, OSError):
+            while True:
+                number, is_error, value = connection.recv()
+                answer = self._asked.pop((index, number))
+                if is_error:
+                    answer.set_exception(value)
+                else:
+                    answer.set_result(value)
+        lost = RanksLost(f"rank {index + 1} (process {self._processes[index].pid}) has ended")
+        for key in [key for key in list(self._asked) if key[0] == index]:
+            self._asked.pop(key).set_exception(lost)
+        if not self._is_closed:
+            self._on_lost(lost)
+
+
+def gpu_of_rank(environment: Mapping[str, str], index: int) -> dict[str, str]:
+    """What a follower's environment adds to its leader's: it sees one GPU of those that the leader
+    sees, of which the leader uses the first."""
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    devices = visible.split(",") if visible else [str(number) for number in range(index + 1)]
+    if index >= len(devices):
+        raise RanksLost(
+            f"rank {index} needs a GPU of its own, but CUDA_VISIBLE_DEVICES = {visible!r} has "
+            f"{len(devices)}"
+        )
+    return {"CUDA_VISIBLE_DEVICES": devices[index]}

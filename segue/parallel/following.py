@@ -1,0 +1,66 @@
+"""A follower's end of the connection: receives what the leader sends, until the leader is gone."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from functools import partial
+from multiprocessing.connection import Connection
+from typing import Any
+
+from segue.parallel.followers import TELL
+
+logger = logging.getLogger(__name__)
+
+Handler = Callable[..., Any]
+"""Called on the receiving thread. It may return a future of its answer."""
+
+
+class Leader:
+    """The connection to the leader. Any thread may answer."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._sending = threading.Lock()
+
+    def setup(self) -> Any:
+        """What the leader sends first."""
+        return self._connection.recv()
+
+    def serve(self, handlers: Mapping[str, Handler]) -> None:
+        """Returns when the leader asks for the end, or is gone. An error of what was told, to which
+        there is no answer, ends the process: the ranks would no longer compute the same."""
+        try:
+            while (message := self._connection.recv()) is not None:
+                number, name, arguments = message
+                try:
+                    result = handlers[name](*arguments)
+                except Exception as error:
+                    self._ended(number, name, error)
+                    continue
+                if isinstance(result, Future):
+                    result.add_done_callback(partial(self._done, number, name))
+                else:
+                    self._answer(number, False, result)
+        except (EOFError, OSError):
+            logger.warning("the leader has ended; so does this rank")
+
+    def _done(self, number: int, name: str, future: Future[Any]) -> None:
+        if (error := future.exception()) is not None:
+            self._ended(number, name, error)
+        else:
+            self._answer(number, False, future.result())
+
+    def _ended(self, number: int, name: str, error: BaseException) -> None:
+        if number == TELL:
+            logger.critical("exiting: a rank cannot follow", extra={"call": name}, exc_info=error)
+            os._exit(1)
+        self._answer(number, True, error)
+
+    def _answer(self, number: int, is_error: bool, value: object) -> None:
+        if number != TELL:
+            with self._sending:
+                self._connection.send((number, is_error, value))
