@@ -12,9 +12,10 @@ from decode_worker.config import DecodeConfig
 from decode_worker.metrics import DecodeMetrics
 from decode_worker.worker import DecodeWorker
 from kv_transfer.config import TransferConfig
+from kv_transfer.ranks.starting import loading
 from kv_transfer.transport.mooncake import open_mooncake
 from kv_transfer.transport.transport import OpenTransport
-from kv_transfer.worker import load, worker_resources
+from kv_transfer.worker import worker_resources
 from segue.api.types import Role
 from segue.cache.layout import CacheLayout
 from segue.cache.prefix.eviction_cost import EvictionCost, cost_to_decode
@@ -48,30 +49,38 @@ async def running(
 ) -> AsyncIterator[RunningWorker]:
     """A worker that serves until the block ends. Raises InvalidCheckpoint and InvalidConfig."""
     identity = await options.take_identity(Role.DECODE)
+    engine = engine.of_role(decode.tensor_parallel)
     launches_ahead = steps_on_device(engine)
-    loaded = await load(options, engine, max_drafts=decode.max_drafts, with_scratch=launches_ahead)
-    decode.check_model(has_mtp=loaded.runner.has_mtp)
-    decode.check_device(launches_ahead=launches_ahead)
-    if decode.simulates_acceptance:
-        logger.warning(
-            "drafts are accepted at random: answers are NOT the model's, use them only for timing",
-            extra={"simulate_acceptance": decode.simulate_acceptance},
-        )
-    tokenizer = None if checkpoint.skip_tokenizer else Tokenizer.from_folder(loaded.folder)
-    launcher = None
-    if launches_ahead:
-        launcher = await asyncio.to_thread(launcher_of, loaded.runner, loaded.engine, decode)
     metrics = DecodeMetrics()
-    async with worker_resources(
-        loaded,
-        identity,
-        options,
-        engine=engine,
-        transfer=transfer,
-        eviction_cost=_eviction_cost,
-        open_transport=open_transport,
-        pass_tokens=decode.max_pass_tokens,
-    ) as resources:
+    async with contextlib.AsyncExitStack() as stack:
+        loaded = await stack.enter_async_context(
+            loading(options, engine, max_drafts=decode.max_drafts, with_scratch=launches_ahead)
+        )
+        decode.check_model(has_mtp=loaded.runner.has_mtp)
+        decode.check_device(launches_ahead=launches_ahead)
+        if decode.simulates_acceptance:
+            logger.warning(
+                "drafts are accepted at random: answers are NOT the model's, use them only for "
+                "timing",
+                extra={"simulate_acceptance": decode.simulate_acceptance},
+            )
+        has_text = not checkpoint.skip_tokenizer
+        tokenizer = Tokenizer.from_folder(loaded.folder) if has_text else None
+        launcher = None
+        if launches_ahead:
+            launcher = await asyncio.to_thread(launcher_of, loaded.runner, loaded.engine, decode)
+        resources = await stack.enter_async_context(
+            worker_resources(
+                loaded,
+                identity,
+                options,
+                engine=engine,
+                transfer=transfer,
+                eviction_cost=_eviction_cost,
+                open_transport=open_transport,
+                pass_tokens=decode.max_pass_tokens,
+            )
+        )
 
         def worker_as(presence: Presence) -> DecodeWorker:
             presence.operators = resources.runner.operators
@@ -93,8 +102,9 @@ async def running(
 
 
 def steps_on_device(engine: EngineConfig) -> bool:
-    """Whether steps are launched before earlier results are read. Else the host computes them."""
-    return engine.device != "cpu"
+    """Whether steps are launched before earlier results are read. Else the host computes them: on a
+    CPU, and with several ranks, whose leader samples."""
+    return engine.device != "cpu" and engine.tensor_parallel == 1
 
 
 def launcher_of(runner: ModelRunner, engine: EngineConfig, decode: DecodeConfig) -> Launcher:

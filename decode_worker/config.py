@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from segue.api.cluster.drain import MAX_DRAIN_S
 from segue.api.errors import InvalidConfig
 from segue.engine.batch import MAX_VERIFY_TOKENS
+from segue.engine.config import MAX_RANKS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +31,8 @@ class DecodeConfig:
     lease_s: float = 600.0
     """The lease time of a session, whose memory is then evicted last. Each turn renews it."""
 
+    tensor_parallel: int = 0
+    """Ranks of each of these workers; 0: as `[engine]` says."""
     drain_s: float = 30.0
     """How long running turns, and the moves of sessions to other workers, may take when the worker
     drains. Turns that take longer go on elsewhere."""
@@ -51,6 +54,10 @@ class DecodeConfig:
             raise ValueError("simulate_acceptance needs drafts, got max_drafts = 0")
         if self.lease_s <= 0:
             raise ValueError(f"lease_s must be > 0, got {self.lease_s}")
+        if not 0 <= self.tensor_parallel <= MAX_RANKS:
+            raise ValueError(
+                f"tensor_parallel must be in [0, {MAX_RANKS}], got {self.tensor_parallel}"
+            )
         if not 0 <= self.drain_s <= MAX_DRAIN_S:
             raise ValueError(f"drain_s must be in [0, {MAX_DRAIN_S:g}], got {self.drain_s}")
 

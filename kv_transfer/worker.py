@@ -12,6 +12,7 @@ from typing import Generic, Protocol, TypeVar
 
 from kv_transfer.config import TransferConfig
 from kv_transfer.exchange import Exchange
+from kv_transfer.ranks.starting import opened
 from kv_transfer.transport.transport import Endpoint, OpenTransport, open_endpoint
 from segue.api.cluster.drain import DrainReport, MoveReport
 from segue.api.cluster.status import WorkerLoad, WorkerStatus
@@ -33,7 +34,7 @@ from segue.process.telemetry import Clock
 from segue.process.tracing.tracer import OFF, Tracer
 from segue.worker.drain import Deadline, MoveSessions
 from segue.worker.engine_thread import EngineLoop
-from segue.worker.load import LoadedModel, load_runner
+from segue.worker.load import LoadedModel
 from segue.worker.membership.identity import Identity
 from segue.worker.memory import tiers_of
 from segue.worker.metrics import WorkerMetrics
@@ -75,14 +76,21 @@ async def worker_resources(
         lambda: tiers_of(loaded, engine, worth=eviction_cost(runner.layout), clock=time.monotonic)
     )
     device = runner.tensors.device.type
-    transport = open_transport(transfer, host=options.hosts.announce, device=device)
+    host, followers = options.hosts.announce, loaded.followers
+    memories = await in_brief_thread(lambda: opened(followers, transfer, host))
+    transport = open_transport(transfer, host=host, device=device)
     with open_endpoint(
         transport,
         runner.tensors,
         worker_id=identity.worker_id,
         epoch=identity.epoch,
         security=options.security,
+        layout=runner.layout,
+        followers=followers,
+        memories=memories,
     ) as endpoint:
+        if followers is not None:
+            followers.tell("serve", endpoint.memory_map, transfer.verify_checksums)
         yield WorkerResources(
             runner=runner,
             endpoint=endpoint,
@@ -263,12 +271,3 @@ class HandoffWorker(ABC, Generic[AnyTurn, Command]):
     def check_invariants(self) -> None:
         self._memory.check_invariants()
         self._tier.check_invariants()
-
-
-async def load(
-    options: WorkerOptions, engine: EngineConfig, *, max_drafts: int = 0, with_scratch: bool = False
-) -> LoadedModel:
-    """Loads the model in a thread. Raises InvalidCheckpoint and InvalidConfig."""
-    return await in_brief_thread(
-        lambda: load_runner(options.model, engine, max_drafts=max_drafts, with_scratch=with_scratch)
-    )

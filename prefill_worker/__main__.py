@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from kv_transfer.config import TransferConfig
+from kv_transfer.ranks.starting import loading
 from kv_transfer.transport.mooncake import open_mooncake
 from kv_transfer.transport.transport import OpenTransport
-from kv_transfer.worker import load, worker_resources
+from kv_transfer.worker import worker_resources
 from prefill_worker.config import PrefillConfig
 from prefill_worker.metrics import PrefillMetrics
 from prefill_worker.worker import PrefillWorker
@@ -41,20 +42,26 @@ async def running(
 ) -> AsyncIterator[RunningWorker]:
     """A worker that serves until the block ends. Raises InvalidCheckpoint and InvalidConfig."""
     identity = await options.take_identity(Role.PREFILL)
-    loaded = await load(options, engine)
-    tokenizer = None if checkpoint.skip_tokenizer else Tokenizer.from_folder(loaded.folder)
+    engine = engine.of_role(prefill.tensor_parallel)
     metrics = PrefillMetrics()
-    async with worker_resources(
-        loaded,
-        identity,
-        options,
-        engine=engine,
-        transfer=transfer,
-        # Only proportions matter within one worker.
-        eviction_cost=lambda layout: cost_to_prefill(layout, lambda num_tokens: num_tokens * 1e-3),
-        open_transport=open_transport,
-        pass_tokens=prefill.chunk_tokens,
-    ) as resources:
+    async with (
+        loading(options, engine, niceness=prefill.niceness) as loaded,
+        worker_resources(
+            loaded,
+            identity,
+            options,
+            engine=engine,
+            transfer=transfer,
+            # Only proportions matter within one worker.
+            eviction_cost=lambda layout: cost_to_prefill(
+                layout, lambda num_tokens: num_tokens * 1e-3
+            ),
+            open_transport=open_transport,
+            pass_tokens=prefill.chunk_tokens,
+        ) as resources,
+    ):
+        has_text = not checkpoint.skip_tokenizer
+        tokenizer = Tokenizer.from_folder(loaded.folder) if has_text else None
 
         def worker_as(presence: Presence) -> PrefillWorker:
             presence.operators = resources.runner.operators

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from segue.api.cluster.drain import MAX_DRAIN_S
+from segue.engine.config import MAX_RANKS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +25,8 @@ class PrefillConfig:
     """How far computing gives way to other processes on the same cores, from 0 to 19. At 0, decode
     steps beside a prompt take twice as long, and the prompt 1.5 times; at 5, steps 1.24 times and
     the prompt three times. See docs/operations.md."""
+    tensor_parallel: int = 0
+    """Ranks of each of these workers; 0: as `[engine]` says."""
     drain_s: float = 30.0
     """How long prompts that are being computed may take when the worker drains. Those that take
     longer are computed elsewhere."""
@@ -34,5 +37,9 @@ class PrefillConfig:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
         if not 0 <= self.niceness <= 19:
             raise ValueError(f"niceness must be in [0, 19], got {self.niceness}")
+        if not 0 <= self.tensor_parallel <= MAX_RANKS:
+            raise ValueError(
+                f"tensor_parallel must be in [0, {MAX_RANKS}], got {self.tensor_parallel}"
+            )
         if not 0 <= self.drain_s <= MAX_DRAIN_S:
             raise ValueError(f"drain_s must be in [0, {MAX_DRAIN_S:g}], got {self.drain_s}")

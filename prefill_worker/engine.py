@@ -10,8 +10,9 @@ import time
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypedDict
 
-from kv_transfer.writing.outgoing import Outgoing
+from kv_transfer.ranks.sending import Sending
 from prefill_worker.metrics import PrefillMetrics
 from prefill_worker.scheduler import (
     SCORED_TOKEN_COST,
@@ -54,7 +55,7 @@ class PrefillSequence:
     """The pages of the whole prompt. Those before `start` are shared and read-only."""
     slot: SlotId
     """Takes the state after the prompt."""
-    outgoing: Outgoing
+    outgoing: Sending
     done: Callable[[Computed | SegueError | None], None]
     """Called on the engine thread; None when the sequence was dropped."""
     start: int = 0
@@ -92,6 +93,11 @@ class ConstraintMade:
 
 
 Command = PrefillSequence | Drop | ConstraintMade
+
+
+class Shipped(TypedDict):
+    pages: range
+    with_slot: bool
 
 
 class PrefillEngine:
@@ -146,13 +152,15 @@ class PrefillEngine:
         for sequence, chunk in batch:
             if chunk.start == sequence.start:
                 sequence.started_at = started_at
+            sequence.outgoing.announce(**self._shipped(sequence, chunk))
 
         def ship(layer: int) -> None:
             self._progress.beat(is_shipping=True)
             for sequence, chunk in batch:
                 if sequence.turn.turn_id not in failed:
                     try:
-                        self._ship(sequence, chunk, layer)
+                        shipped = self._shipped(sequence, chunk)
+                        sequence.outgoing.layer_ready(layer, **shipped)
                     except Exception as error:
                         failed[sequence.turn.turn_id] = self._failures.of_sequence(error)
             self._progress.beat()
@@ -196,7 +204,8 @@ class PrefillEngine:
                     failed[turn_id] = self._failures.of_sequence(error)
         return asked
 
-    def _ship(self, sequence: PrefillSequence, chunk: ScheduledChunk, layer: int) -> None:
+    def _shipped(self, sequence: PrefillSequence, chunk: ScheduledChunk) -> Shipped:
+        """What a layer's part of this chunk makes ready."""
         is_last = chunk.end == len(sequence.turn.context)
         pages = complete_pages(
             # The cached pages are shipped with the first computed ones.
@@ -205,7 +214,7 @@ class PrefillEngine:
             is_last=is_last,
             page_tokens=self._runner.layout.page_tokens,
         )
-        sequence.outgoing.layer_ready(layer, pages=pages, with_slot=is_last)
+        return {"pages": pages, "with_slot": is_last}
 
     def _row(self, sequence: PrefillSequence) -> SamplerRow:
         turn = sequence.turn

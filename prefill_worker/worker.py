@@ -11,9 +11,9 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 
+from kv_transfer.ranks.sending import Sending
 from kv_transfer.ticket import Ticket
 from kv_transfer.worker import HandoffWorker, WorkerResources
-from kv_transfer.writing.outgoing import Outgoing
 from prefill_worker.config import PrefillConfig
 from prefill_worker.engine import (
     Command,
@@ -189,7 +189,7 @@ class PrefillWorker(HandoffWorker[Interruptible, Command]):
         return computed.prompt_logprobs
 
     async def _compute(
-        self, turn: TurnSpec, outgoing: Outgoing, units: PromptUnits, constraint: Making
+        self, turn: TurnSpec, outgoing: Sending, units: PromptUnits, constraint: Making
     ) -> Computed:
         """Returns or raises once the engine has released the units."""
         loop = asyncio.get_running_loop()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 
@@ -10,6 +9,7 @@ from kv_transfer.config import TransferConfig
 from kv_transfer.layout import RankMemory
 from segue.engine.config import EngineConfig
 from segue.parallel.followers import Followers
+from segue.process.brief_thread import in_brief_thread
 from segue.worker.load import FollowerStart, LoadedModel, load_runner
 from segue.worker.process import WorkerOptions, leave_process
 
@@ -29,13 +29,14 @@ async def loading(
     """The model, loaded in a thread, and its other ranks, until the block ends. `niceness`: of the
     engine's thread. Raises InvalidCheckpoint and InvalidConfig."""
     start = FollowerStart(module=_FOLLOWER, niceness=niceness, on_lost=leave_process)
-    loaded = await asyncio.to_thread(
-        load_runner,
-        options.model,
-        engine,
-        max_drafts=max_drafts,
-        with_scratch=with_scratch,
-        start=start,
+    loaded = await in_brief_thread(
+        lambda: load_runner(
+            options.model,
+            engine,
+            max_drafts=max_drafts,
+            with_scratch=with_scratch,
+            start=start,
+        )
     )
     with contextlib.closing(loaded.runner):
         yield loaded

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from segue.api.errors import InvalidConfig
 from segue.cache.layout import DTYPE_BYTES, CacheLayout
+from segue.parallel.rank import Rank
 
 AUTO = "auto"
+
+MAX_RANKS = 64
+COUNTS = ("page_tokens", "cache_bytes", "max_running", "tensor_parallel", "expert_parallel")
 
 MAX_AUTO_HOST_BYTES = 2 << 30
 """Limit for a worker on a CPU. It writes its whole cache once at start-up, which takes about 2 s a
@@ -39,6 +43,13 @@ class EngineConfig:
     mtp: bool = True
     """Keep what the checkpoint's MTP layer, if it has one, needs to draft: a little more work in
     every pass, and one more attention layer in each page. Equal on all workers."""
+    tensor_parallel: int = 1
+    """Ranks of a worker: processes, each with a GPU of its own if the device is "cuda", that
+    compute one model together. Each has a part of the weights and of every page and slot, and
+    `cache_bytes` and `host_cache_bytes` of memory. `[prefill]` and `[decode]` may have others."""
+    expert_parallel: int = 1
+    """Groups of ranks that have whole experts of their own; within a group each expert is split by
+    columns. At most `tensor_parallel`: a worker of fewer ranks has as many groups as ranks."""
     num_threads: int = 0
     """Torch threads; 0: every core if `segue serve` starts Ray itself, else torch's default."""
 
@@ -52,13 +63,34 @@ class EngineConfig:
             raise ValueError(f'cache_bytes must be a number or "auto", got {self.cache_bytes!r}')
         if not 0.0 < self.gpu_share <= 1.0:
             raise ValueError(f"gpu_share must be in (0, 1], got {self.gpu_share:g}")
-        for name in ("page_tokens", "cache_bytes", "max_running"):
+        for name in COUNTS:
             if getattr(self, name) == AUTO:
                 continue
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
         if self.host_cache_bytes < 0:
             raise ValueError(f"host_cache_bytes must be >= 0, got {self.host_cache_bytes}")
+
+    def of_role(self, tensor_parallel: int) -> EngineConfig:
+        """These settings for workers with so many ranks; 0: as they are. Raises InvalidConfig if
+        the ranks cannot be put into groups."""
+        count = tensor_parallel or self.tensor_parallel
+        groups = min(self.expert_parallel, count)
+        if count % groups:
+            raise InvalidConfig(
+                f"tensor_parallel = {count} must be a multiple of [engine] expert_parallel = "
+                f"{groups}"
+            )
+        return replace(self, tensor_parallel=count, expert_parallel=groups)
+
+    @property
+    def ranks(self) -> list[Rank]:
+        """Of one worker."""
+        count = self.tensor_parallel
+        return [
+            Rank(index=index, count=count, expert_groups=self.expert_parallel)
+            for index in range(count)
+        ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Self
 
 import torch
@@ -113,17 +113,25 @@ class ModelRunner:
         )
         return runner
 
+    def close(self) -> None:
+        """Ends what other processes do for this runner: nothing, with one rank."""
+
     @property
     def weight_bytes(self) -> int:
         """Size of all weights, including the draft layer; a tied matrix counts once."""
-        unique = {tensor.data_ptr(): tensor.nbytes for tensor in self._weights.values()}
-        return sum(unique.values())
+        return sum(tensor.nbytes for tensor in self._stored())
 
     @property
     def num_params(self) -> int:
         """Of all weights; a tied matrix counts once."""
-        return sum(
-            {tensor.data_ptr(): tensor.numel() for tensor in self._weights.values()}.values()
+        return sum(tensor.numel() for tensor in self._stored())
+
+    def _stored(self) -> Iterable[Tensor]:
+        """Each weight once: a tied head is the embedding, or a part of it."""
+        return (
+            tensor
+            for name, tensor in self._weights.items()
+            if name != "lm_head" or not self.config.tie_word_embeddings
         )
 
     def operators(self) -> str:

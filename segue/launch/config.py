@@ -13,6 +13,7 @@ from kv_transfer.config import TransferConfig
 from prefill_worker.config import PrefillConfig
 from router.config import RouterConfig
 from segue.api.errors import InvalidConfig
+from segue.api.types import Role
 from segue.config import describe, read_file, section
 from segue.engine.config import EngineConfig
 from segue.gateway.config import GatewayConfig
@@ -191,6 +192,31 @@ class Config:
                 _check_ports("port", self.gateway.port, self.cluster.num_gateways)
             except ValueError as error:
                 raise InvalidConfig(f"[gateway] {error}") from None
+
+        for role, engine in self.engines.items():
+            gpus = getattr(self.cluster, f"gpus_per_{role}")
+            if engine.tensor_parallel > 1 and engine.device == "cuda" and gpus != 1.0:
+                raise InvalidConfig(
+                    f"[cluster] gpus_per_{role} must be 1 with tensor_parallel = "
+                    f"{engine.tensor_parallel}, got {gpus:g}: each rank has a GPU of its own"
+                )
+
+    @property
+    def engines(self) -> dict[Role, EngineConfig]:
+        """`[engine]` as the workers of each role have it. Raises InvalidConfig."""
+        return {
+            Role.PREFILL: self.engine.of_role(self.prefill.tensor_parallel),
+            Role.DECODE: self.engine.of_role(self.decode.tensor_parallel),
+        }
+
+    @property
+    def num_worker_processes(self) -> int:
+        """With their ranks."""
+        engines, cluster = self.engines, self.cluster
+        return (
+            cluster.prefill * engines[Role.PREFILL].tensor_parallel
+            + cluster.decode * engines[Role.DECODE].tensor_parallel
+        )
 
     @classmethod
     def from_sections(cls, sections: Mapping[str, Any]) -> Self:

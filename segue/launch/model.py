@@ -72,13 +72,19 @@ def memory_in_words(need: WorkerNeed, engine: EngineConfig, config: Config) -> s
     )
     lowered = engine.max_running < config.engine.max_running
     return (
-        f"memory: {config.cluster.prefill + config.cluster.decode} workers × (weights "
+        f"memory: {_workers(config)} × (weights "
         f"{size(need.weight_bytes)} + cache {size(engine.cache_bytes)}); a decode worker has "
         f"{sizes.num_slots} slots of {size(need.layout.slot_bytes)} and pages for "
         f"{sizes.num_pages * need.layout.page_tokens} tokens, and runs {engine.max_running} turns "
         f"at once"
         + (f" (max_running = {config.engine.max_running} does not fit)" if lowered else "")
     )
+
+
+def _workers(config: Config) -> str:
+    num_workers = config.cluster.prefill + config.cluster.decode
+    num_ranks = config.num_worker_processes
+    return f"{num_workers} workers" if num_ranks == num_workers else f"{num_ranks} ranks of workers"
 
 
 def described(config: Config) -> str:
@@ -107,13 +113,18 @@ def check_more_workers(
 
 
 def _check(folder: Path, config: Config) -> WorkerNeed:
-    served = ServedModel.of(folder, config.engine, skip_tokenizer=config.checkpoint.skip_tokenizer)
-    return served.need(max_drafts=config.decode.max_drafts)
+    """What a rank needs, in the role whose ranks need most. Raises InvalidConfig if the model
+    cannot be split as configured."""
+    skip_tokenizer = config.checkpoint.skip_tokenizer
+    engines = set(config.engines.values())
+    served = [ServedModel.of(folder, one, skip_tokenizer=skip_tokenizer) for one in engines]
+    largest = max(served, key=lambda model: model.weight_bytes)
+    return largest.need(max_drafts=config.decode.max_drafts)
 
 
 def _settle(need: WorkerNeed, config: Config, machine: Machine) -> EngineConfig:
     """Raises InvalidConfig if it does not fit."""
-    engine, num_workers = config.engine, config.cluster.prefill + config.cluster.decode
+    engine, num_workers = config.engine, config.num_worker_processes
     if engine.device == "cuda":
         if machine.host is not None:
             check_host(engine, Room.on_host(machine.host, num_workers))
@@ -136,7 +147,8 @@ def _judge_hub(model: str, config: Config, machine: Machine, report: Report) -> 
     refuse_quantised(files)
     folder = resolve_model(model, with_weights=False)
     published_bytes = _weights_of(files)
-    served = ServedModel.before_download(folder, config.engine, published_bytes=published_bytes)
+    engine = min(config.engines.values(), key=lambda engine: engine.tensor_parallel)
+    served = ServedModel.before_download(folder, engine, published_bytes=published_bytes)
     _settle(served.need(max_drafts=config.decode.max_drafts), config, machine)
     report(f"downloading {size(published_bytes)} of weights, unless they are already here")
 

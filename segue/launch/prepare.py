@@ -104,9 +104,12 @@ def consecutive(first: int, count: int) -> tuple[int, ...]:
 
 
 def _with_threads(config: Config) -> Config:
-    """Every worker may use every core of this machine: prefill and decode of one turn alternate. On
-    another cluster the operator decides.
+    """Every worker may use every core of this machine: prefill and decode of one turn alternate.
+    Its ranks compute at the same time, so they share the cores. On another cluster the operator
+    decides.
     """
     if config.engine.num_threads or config.cluster.ray_address:
         return config
-    return replace(config, engine=replace(config.engine, num_threads=os.cpu_count() or 1))
+    most_ranks = max(engine.tensor_parallel for engine in config.engines.values())
+    num_threads = max((os.cpu_count() or 1) // most_ranks, 1)
+    return replace(config, engine=replace(config.engine, num_threads=num_threads))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 
 from segue.api.errors import SegueError, Unavailable
+from segue.parallel.rank import RanksLost
 
 logger = logging.getLogger(__name__)
 
@@ -26,9 +27,9 @@ class Failures:
 
     def of_pass(self, error: Exception) -> SegueError:
         """The error for the sequences of the pass, which may be retried elsewhere. Raises `error`
-        if the previous pass failed too.
+        if the previous pass failed too, or if the other ranks are lost.
         """
-        if self._has_failed:
+        if self._has_failed or isinstance(error, RanksLost):
             raise error
         self._has_failed = True
         logger.error("a pass failed; its turns end", exc_info=error)

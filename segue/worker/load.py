@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from segue.engine.host_memory import MachineMemory, read_host_memory
 from segue.engine.runner import ModelRunner
 from segue.engine.served_model import ServedModel
 from segue.model.checkpoint.source import resolve_model
+from segue.parallel.followers import Followers
+from segue.parallel.rank import RanksLost
+from segue.worker.ranks.starting import load_leading
 
 logger = logging.getLogger(__name__)
 
@@ -26,30 +30,63 @@ class LoadedModel:
     """As configured, with the resulting `cache_bytes` and `max_running`."""
     runner: ModelRunner
     sizes: PoolSizes
+    followers: Followers | None = None
+    """The worker's other ranks, if there are any."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FollowerStart:
+    """How other ranks are started."""
+
+    module: str
+    """What their processes run."""
+    niceness: int
+    on_lost: Callable[[RanksLost], None]
 
 
 def load_runner(
-    model: str, engine: EngineConfig, *, max_drafts: int = 0, with_scratch: bool = False
+    model: str,
+    engine: EngineConfig,
+    *,
+    max_drafts: int = 0,
+    with_scratch: bool = False,
+    start: FollowerStart | None = None,
 ) -> LoadedModel:
     """`max_drafts`: for each running sequence, if the model can draft. `with_scratch`: see
-    `ModelRunner.load`.
+    `ModelRunner.load`. `start`: needed for more than one rank. Close the runner afterwards.
 
-    Raises InvalidCheckpoint, and InvalidConfig if there is not enough memory.
+    Raises InvalidCheckpoint, InvalidConfig if there is not enough memory or the model cannot be
+    split, and RanksLost.
     """
     require_device(engine.device)
     if engine.num_threads:
         torch.set_num_threads(engine.num_threads)
     served = ServedModel.of(resolve_model(model, with_weights=True), engine)
-    layout, need = served.layout, served.need(max_drafts=max_drafts)
+    need = served.need(max_drafts=max_drafts)
+    layout = need.layout
     engine = _settled(need, engine)
     sizes = pool_sizes(layout, engine, max_context=need.max_context, max_drafts=need.max_drafts)
+    followers = None
+    runner: ModelRunner
     try:
-        runner = ModelRunner.load(
-            served,
-            num_pages=sizes.num_pages,
-            num_slots=sizes.num_slots,
-            with_scratch=with_scratch,
-        )
+        if engine.tensor_parallel > 1:
+            assert start is not None, "a worker says how its other ranks are started"
+            runner = load_leading(
+                served,
+                engine,
+                sizes,
+                module=start.module,
+                niceness=start.niceness,
+                on_lost=start.on_lost,
+            )
+            followers = runner.followers
+        else:
+            runner = ModelRunner.load(
+                served,
+                num_pages=sizes.num_pages,
+                num_slots=sizes.num_slots,
+                with_scratch=with_scratch,
+            )
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not _is_lack_of_memory(error):
             raise
@@ -69,7 +106,9 @@ def load_runner(
             ),
         },
     )
-    return LoadedModel(folder=served.folder, engine=engine, runner=runner, sizes=sizes)
+    return LoadedModel(
+        folder=served.folder, engine=engine, runner=runner, sizes=sizes, followers=followers
+    )
 
 
 def _settled(need: WorkerNeed, engine: EngineConfig) -> EngineConfig:

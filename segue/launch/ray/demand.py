@@ -68,11 +68,13 @@ def demands_of(config: Config) -> list[Demand]:
 def worker_demand(config: Config, role: Role, index: int) -> Demand:
     cluster, is_prefill = config.cluster, role is Role.PREFILL
     gpus = cluster.gpus_per_prefill if is_prefill else cluster.gpus_per_decode
+    # A worker's ranks are on one node: they are processes of its actor.
+    num_ranks = config.engines[role].tensor_parallel
     return Demand(
         role=role,
         index=index,
-        cpus=cluster.cpus_per_worker,
-        gpus=gpus if config.engine.device.startswith("cuda") else 0.0,
+        cpus=cluster.cpus_per_worker * num_ranks,
+        gpus=gpus * num_ranks if config.engine.device.startswith("cuda") else 0.0,
         pin=Pin.parse(cluster.prefill_on if is_prefill else cluster.decode_on),
     )
 
@@ -101,7 +103,13 @@ class NodeRoom:
         others = {name: amount for name, amount in demand.amounts.items() if name != "GPU"}
         if any(self.amounts.get(name, 0.0) + _TOLERANCE < n for name, n in others.items()):
             return False
-        if demand.gpus:
+        if demand.gpus > 1:
+            whole = [index for index, free in enumerate(self.gpus) if free + _TOLERANCE >= 1.0]
+            if len(whole) + _TOLERANCE < demand.gpus:
+                return False
+            for index in whole[: int(demand.gpus)]:
+                self.gpus[index] = 0.0
+        elif demand.gpus:
             # Best fit, as in Ray: fractions go to GPUs that are already shared.
             fitting = [free for free in self.gpus if free + _TOLERANCE >= demand.gpus]
             if not fitting:

@@ -1,0 +1,193 @@
+"""Workers of several ranks: the tokens of one rank, through handoffs, pulls and both tiers.
+
+Leaders are in this process, their followers are processes of their own, and bytes go through
+Mooncake, as between real workers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import shutil
+import signal
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.serving.checkpoint import TEXT_FILES
+from decode_worker.config import DecodeConfig
+from kv_transfer.transport.mooncake import open_mooncake
+from prefill_worker.config import PrefillConfig
+from router.placement.cluster import ClusterModel
+from router.placement.estimate import Decision, Mode
+from router.placement.policy import place
+from router.placement.side import Residency, Rules, TurnSize
+from segue.api.cluster.status import WorkerHealth
+from segue.api.turn import TokenDelta, TurnEnd, TurnStarted
+from segue.api.types import SamplingParams, StopConditions, TokenInput, WorkerId
+from segue.launch.config import Config
+from segue.sdk.client import Client
+from tests.cluster.conftest import ENGINE, local_cluster
+from tests.cluster.moving_placement import pull_always
+from tests.cluster.oracle import Oracle
+from tests.cluster.serving import serving
+from tests.cluster.waiting import is_idle, wait_until_idle
+
+pytestmark = pytest.mark.slow
+ANSWER = StopConditions(max_tokens=24, ignore_eos=True)
+
+
+def prompt_of(num_tokens: int, seed: int) -> tuple[int, ...]:
+    source = random.Random(seed)
+    return tuple(source.randrange(5, 290) for _ in range(num_tokens))
+
+
+def served(name: str, request: pytest.FixtureRequest, demo: Path, tmp_path: Path) -> Path:
+    folder = Path(shutil.copytree(request.getfixturevalue(name), tmp_path / "model"))
+    for file in TEXT_FILES:
+        shutil.copy(demo / file, folder / file)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "prefill_ranks", "decode_ranks", "groups"),
+    [("mtp_dense", 2, 1, 1), ("mtp_moe", 1, 2, 2), ("mtp_moe", 2, 2, 1)],
+)
+async def test_turns_of_a_session_have_the_models_tokens(
+    name: str,
+    prefill_ranks: int,
+    decode_ranks: int,
+    groups: int,
+    request: pytest.FixtureRequest,
+    demo: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("router.placement.placing.place", place_with_pulls)
+    pull_always(monkeypatch)
+    folder = served(name, request, demo, tmp_path)
+    engine = replace(ENGINE, expert_parallel=groups, host_cache_bytes=4 << 20)
+    config = Config(
+        engine=engine,
+        prefill=PrefillConfig(tensor_parallel=prefill_ranks, chunk_tokens=64),
+        decode=DecodeConfig(tensor_parallel=decode_ranks, max_drafts=2, adaptive_drafts=False),
+    )
+    config = replace(config, router=replace(config.router, local_prefill_max_tokens=0))
+    oracle = Oracle(folder)
+    usages = []
+
+    async with local_cluster(folder, config, open_transport=open_mooncake) as cluster:
+        for number in range(2):
+            context = list(prompt_of(150, seed=number))
+            for turn in range(3):
+                answer = await cluster.client.generate(
+                    TokenInput(tuple(context)), session_id=f"s{number}", stop=ANSWER
+                )
+                assert oracle.would_say(context, answer.token_ids)
+                context += [*answer.token_ids, *prompt_of(20, seed=turn)]
+                usages.append(answer.end.usage)
+        scored = await cluster.client.generate(
+            TokenInput(tuple(context)), sampling=SamplingParams(prompt_logprobs=1), stop=ANSWER
+        )
+        status = await wait_until_idle(cluster.client)
+        cluster.check_invariants()
+    assert is_idle(status)
+    assert all(usage.drafted_tokens > 0 for usage in usages)
+    assert sum(usage.pulled_tokens for usage in usages) > 0
+    assert sum(worker.load.host_pages.cached for worker in status.workers) > 0
+    logprobs = scored.prompt_logprobs
+    assert logprobs is not None
+    expected = oracle.logprobs(context)[:-1].gather(1, torch.tensor(context[1:])[:, None])[:, 0]
+    torch.testing.assert_close(torch.tensor(logprobs.logprobs), expected, rtol=0, atol=1e-4)
+
+
+def place_with_pulls(
+    turn: TurnSize,
+    cluster: ClusterModel,
+    residency: Residency,
+    rules: Rules,
+    *,
+    avoid: Collection[WorkerId] = (),
+    is_new: bool = False,
+) -> Decision:
+    """The router's placement, with a pull where one is possible."""
+    decision = place(turn, cluster, residency, rules, avoid=avoid, is_new=is_new)
+    pulls = [c for c in decision.candidates if c.mode is Mode.PULL]
+    return decision._replace(chosen=min(pulls, key=lambda c: c.total_s)) if pulls else decision
+
+
+SETTINGS = """
+[engine]
+num_threads = 1
+cache_bytes = 67108864
+max_running = 8
+tensor_parallel = 2
+"""
+LONG = StopConditions(max_tokens=400, ignore_eos=True)
+
+
+async def test_under_ray_an_answer_goes_on_elsewhere_when_one_rank_of_its_worker_dies(
+    demo: Path, tmp_path: Path
+) -> None:
+    """Two ranks on both sides. Ray starts the worker again, with new ranks."""
+    prompt = TokenInput(prompt_of(70, seed=1))
+    settings = tmp_path / "ranks.toml"
+    settings.write_text(SETTINGS)
+    with serving(tmp_path, "--decode", "2", "--config", str(settings)) as cluster:
+        async with Client(cluster.address()) as client:
+            turn = client.stream(prompt, stop=LONG)
+            started = await anext(turn)
+            assert isinstance(started, TurnStarted)
+            events = [await anext(turn), await anext(turn)]
+            worker = started.decode_worker
+            (pid,) = [w.pid for w in (await client.status()).workers if w.worker_id == worker]
+            (follower,) = followers_of(pid)
+
+            os.kill(follower, signal.SIGKILL)
+            events += [event async for event in turn]
+
+            await wait_until_gone(pid)
+            await wait_until_whole(client, 3)
+            again = await client.generate(prompt, stop=LONG)
+            status = await wait_until_idle(client)
+
+    tokens = [t for event in events if isinstance(event, TokenDelta) for t in event.token_ids]
+    assert tokens == Oracle(demo).greedy(prompt.token_ids, LONG.max_tokens)
+    assert list(again.token_ids) == tokens
+    (end,) = [event for event in events if isinstance(event, TurnEnd)]
+    assert end.usage.resumed == 1
+    assert end.decode_worker != worker
+    assert is_idle(status)
+
+
+def followers_of(pid: int) -> list[int]:
+    children = [
+        int(child)
+        for task in Path(f"/proc/{pid}/task").iterdir()
+        for child in (task / "children").read_text().split()
+    ]
+    return [
+        child
+        for child in children
+        if b"kv_transfer.ranks.follower" in Path(f"/proc/{child}/cmdline").read_bytes()
+    ]
+
+
+async def wait_until_gone(pid: int) -> None:
+    """A leader does not outlive its followers."""
+    async with asyncio.timeout(30):
+        while Path(f"/proc/{pid}/cmdline").exists():
+            await asyncio.sleep(0.1)
+
+
+async def wait_until_whole(client: Client, num_workers: int) -> None:
+    async with asyncio.timeout(90):
+        while True:
+            health = [w.health for w in (await client.status()).workers]
+            if health == [WorkerHealth.READY] * num_workers:
+                return
+            await asyncio.sleep(0.2)
