@@ -62,11 +62,18 @@ class Room:
     """Per worker."""
     common_bytes: int = 0
     """Used by processes other than the workers."""
+    unit: str = "worker"
+    """Or "rank", if workers have several, each of which counts."""
 
     @classmethod
-    def on_host(cls, memory: MachineMemory, num_workers: int) -> Room:
+    def on_host(cls, memory: MachineMemory, num_workers: int, unit: str = "worker") -> Room:
         """The host also runs Ray and the router."""
-        return cls(memory=memory, num_workers=num_workers, common_bytes=CLUSTER_BYTES)
+        return cls(memory=memory, num_workers=num_workers, common_bytes=CLUSTER_BYTES, unit=unit)
+
+    @property
+    def workers(self) -> str:
+        """In words."""
+        return f"{self.num_workers} {self.unit}{'s' if self.num_workers > 1 else ''}"
 
     @classmethod
     def on_gpu(cls, memory: MachineMemory, *, share: float) -> Room:
@@ -122,14 +129,13 @@ def check_host(engine: EngineConfig, room: Room) -> None:
     if needed > room.memory.free_bytes:
         raise InvalidConfig(
             f"[engine] host_cache_bytes = {engine.host_cache_bytes} "
-            f"({size(engine.host_cache_bytes)}) × {room.num_workers} workers takes {size(needed)} "
+            f"({size(engine.host_cache_bytes)}) × {room.num_workers} {room.unit}s takes {size(needed)} "
             f"with their processes; {room.memory.place} has {size(room.memory.total_bytes)} "
             f"({size(room.memory.free_bytes)} free): lower it"
         )
 
 
 def _no_room(need: WorkerNeed, engine: EngineConfig, room: Room, left: int) -> str:
-    workers = f"{room.num_workers} worker{'s' if room.num_workers > 1 else ''}"
     wanted = room.memory.free_bytes - left + room.num_workers * need.min_cache_bytes
     enough = size(wanted + (1 << 30) - 1)
     ways = ["serve a smaller checkpoint", f"use a machine with {enough} free"]
@@ -139,7 +145,7 @@ def _no_room(need: WorkerNeed, engine: EngineConfig, room: Room, left: int) -> s
         ways.insert(0, "start fewer workers")
     slots = f"a slot has {size(need.layout.slot_bytes)}"
     return (
-        f"weights {size(need.weight_bytes)} × {workers}, {room.memory.place} has "
+        f"weights {size(need.weight_bytes)} × {room.workers}, {room.memory.place} has "
         f"{size(room.memory.total_bytes)} ({size(room.memory.free_bytes)} free); with a cache for "
         f"one turn ({slots}) and the processes it takes {enough}: {', or '.join(ways)}"
     )
@@ -150,8 +156,7 @@ def _cache_too_large(need: WorkerNeed, engine: EngineConfig, room: Room, left: i
     fitting = left // room.num_workers >> 20 << 20
     return (
         f"[engine] cache_bytes = {engine.cache_bytes} ({size(engine.cache_bytes)}) and weights "
-        f"{size(need.weight_bytes)}, × {room.num_workers} worker"
-        f"{'s' if room.num_workers > 1 else ''}, and {room.memory.place} has "
+        f"{size(need.weight_bytes)}, × {room.workers}, and {room.memory.place} has "
         f"{size(room.memory.total_bytes)} ({size(room.memory.free_bytes)} free): cache_bytes = "
         f'{fitting} would fit, and "auto" finds a number by itself'
     )

@@ -72,7 +72,7 @@ def memory_in_words(need: WorkerNeed, engine: EngineConfig, config: Config) -> s
     )
     lowered = engine.max_running < config.engine.max_running
     return (
-        f"memory: {_workers(config)} × (weights "
+        f"memory: {config.num_worker_processes} {_unit(config)}s × (weights "
         f"{size(need.weight_bytes)} + cache {size(engine.cache_bytes)}); a decode worker has "
         f"{sizes.num_slots} slots of {size(need.layout.slot_bytes)} and pages for "
         f"{sizes.num_pages * need.layout.page_tokens} tokens, and runs {engine.max_running} turns "
@@ -81,10 +81,10 @@ def memory_in_words(need: WorkerNeed, engine: EngineConfig, config: Config) -> s
     )
 
 
-def _workers(config: Config) -> str:
+def _unit(config: Config) -> str:
+    """What each process of `num_worker_processes` is."""
     num_workers = config.cluster.prefill + config.cluster.decode
-    num_ranks = config.num_worker_processes
-    return f"{num_workers} workers" if num_ranks == num_workers else f"{num_ranks} ranks of workers"
+    return "worker" if config.num_worker_processes == num_workers else "rank"
 
 
 def described(config: Config) -> str:
@@ -124,16 +124,16 @@ def _check(folder: Path, config: Config) -> WorkerNeed:
 
 def _settle(need: WorkerNeed, config: Config, machine: Machine) -> EngineConfig:
     """Raises InvalidConfig if it does not fit."""
-    engine, num_workers = config.engine, config.num_worker_processes
+    engine, processes = config.engine, (config.num_worker_processes, _unit(config))
     if engine.device == "cuda":
         if machine.host is not None:
-            check_host(engine, Room.on_host(machine.host, num_workers))
+            check_host(engine, Room.on_host(machine.host, *processes))
         if machine.gpu is None:
             return engine
         return planned(need, engine, Room.on_gpu(machine.gpu, share=engine.gpu_share))
     if machine.host is None:
         return engine
-    return planned(need, engine, Room.on_host(machine.host, num_workers))
+    return planned(need, engine, Room.on_host(machine.host, *processes))
 
 
 def _judge_hub(model: str, config: Config, machine: Machine, report: Report) -> None:

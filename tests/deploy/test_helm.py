@@ -119,7 +119,7 @@ def test_one_rendering_is_as_it_was() -> None:
     ("setting", "reason"),
     [
         ("prefill.replicas=0", "/prefill/replicas"),
-        ("prefill.gpus=2", "/prefill/gpus"),
+        ("prefill.gpus=17", "/prefill/gpus"),
         ("gateway.autoscaling.type=always", "/gateway/autoscaling/type"),
         ("security.tls.secret=tls", "/security/tls/serverName"),
         ("traces.endpoint=collector:4317", "/traces/endpoint"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from segue.api.errors import SegueError, Unavailable
+from segue.parallel.rank import RanksLost
 from segue.worker.failures import Failures
 
 BROKEN = RuntimeError("out of memory")
@@ -39,3 +40,8 @@ def test_any_number_of_sequences_may_fail_by_themselves() -> None:
         told = failures.of_sequence(KeyError("x"))
         assert type(told) is SegueError
         assert not told.retry_is_safe
+
+
+def test_a_worker_that_has_lost_its_other_ranks_ends_at_once() -> None:
+    with pytest.raises(RanksLost):
+        Failures().of_pass(RanksLost("rank 1 has ended"))

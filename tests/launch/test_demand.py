@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 
+from decode_worker.config import DecodeConfig
+from segue.api.errors import InvalidConfig
+from segue.api.types import Role
 from segue.engine.config import EngineConfig
 from segue.launch.config import ClusterConfig, Config, Pin
 from segue.launch.ray.demand import Demand, NodeRoom, demands_of, shortage
@@ -159,3 +162,51 @@ def test_an_empty_pin_allows_every_node() -> None:
 def test_settings_that_cannot_work_are_refused(setting: str, value: float, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ClusterConfig(**{"decode": 2, setting: value})  # type: ignore[arg-type]  # a test's options
+
+
+def test_a_worker_of_two_ranks_requests_two_whole_gpus_of_one_node() -> None:
+    config = config_of(EngineConfig(device="cuda", tensor_parallel=2), cpus_per_worker=3.0)
+
+    assert [(d.cpus, d.gpus) for d in demands_of(config)] == [(0.0, 0.0), (6.0, 2.0), (6.0, 2.0)]
+    assert missing(config, room(GPU=4.0, CPU=12.0)) == ""
+    assert missing(config, room(GPU=2.0, CPU=6.0), room(GPU=2.0, CPU=6.0)) == ""
+    assert "no node has that left" in missing(
+        config, room(GPU=3.0, CPU=6.0), room(GPU=1.0, CPU=6.0)
+    )
+
+
+def test_each_role_may_have_ranks_of_its_own() -> None:
+    config = Config(
+        cluster=ClusterConfig(prefill=2),
+        engine=EngineConfig(device="cuda", tensor_parallel=4, expert_parallel=2),
+        decode=DecodeConfig(tensor_parallel=1),
+    )
+
+    assert [d.gpus for d in demands_of(config)] == [0.0, 4.0, 4.0, 1.0]
+    assert config.num_worker_processes == 9
+    assert {role: e.expert_parallel for role, e in config.engines.items()} == {
+        Role.PREFILL: 2,
+        Role.DECODE: 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("engine", "cluster", "reason"),
+    [
+        (
+            {"device": "cuda", "tensor_parallel": 2},
+            {"gpus_per_prefill": 0.5},
+            "gpus_per_prefill must be 1 with tensor_parallel = 2, got 0.5",
+        ),
+        (
+            {"tensor_parallel": 3, "expert_parallel": 2},
+            {},
+            r"tensor_parallel = 3 must be a multiple of \[engine\] expert_parallel = 2",
+        ),
+    ],
+)
+def test_ranks_that_cannot_be_are_refused(
+    engine: dict[str, Any], cluster: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(InvalidConfig, match=reason):
+        config_of(EngineConfig(**engine), **cluster)

@@ -56,6 +56,17 @@ def test_a_model_that_is_far_too_large_is_refused_at_once_with_the_numbers(tmp_p
     assert time.monotonic() - started_at < 2
 
 
+def test_ranks_count_with_their_part_and_a_model_that_cannot_be_split_is_refused(
+    tmp_path: Path,
+) -> None:
+    folder = sparse_folder(tmp_path / "model", HUGE_MOE)
+
+    with pytest.raises(InvalidConfig, match=r"weights \d+ GiB × 4 ranks"):
+        locate(config_of(folder, tensor_parallel=2), nowhere, machine=machine(22))
+    with pytest.raises(InvalidConfig, match=r"tensor_parallel = 7.*is not a multiple"):
+        locate(config_of(folder, tensor_parallel=7), nowhere, machine=machine(22))
+
+
 def test_a_model_that_fits_gets_its_slots_by_default(tmp_path: Path) -> None:
     folder = sparse_folder(tmp_path / "model", HUGE_MOE)
 
