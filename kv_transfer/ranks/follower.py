@@ -34,7 +34,7 @@ from kv_transfer.writing.writer import HandoffWriter
 from segue.api.types import Epoch, PageId, SlotId, WorkerId
 from segue.cache.host.unit_copy import copy_units
 from segue.cache.layout import Unit
-from segue.engine.batch import Chunk, DraftStart
+from segue.engine.batch import Chunk, DraftStart, PrefillChunk
 from segue.engine.runner import ModelRunner
 from segue.engine.speculation.drafter import Drafter
 from segue.parallel.following import Handler, Leader
@@ -72,8 +72,11 @@ class FollowerEngine:
             for one in announced:
                 one.outgoing.layer_ready(layer, pages=one.pages, with_slot=one.with_slot)
 
-        # Scores are the leader's; but rows with scores are computed by all.
-        self._runner.forward(chunks, on_layer=ship, on_scores=lambda index, scores: None)
+        # Scores are the leader's, but their logits are computed by all.
+        scores = any(isinstance(chunk, PrefillChunk) and chunk.scored_ids for chunk in chunks)
+        self._runner.forward(
+            chunks, on_layer=ship, on_scores=(lambda index, scores: None) if scores else None
+        )
 
     def start_drafts(self, starts: Sequence[DraftStart]) -> None:
         self._drafter = self._runner.drafter(starts)

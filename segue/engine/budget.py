@@ -129,9 +129,9 @@ def check_host(engine: EngineConfig, room: Room) -> None:
     if needed > room.memory.free_bytes:
         raise InvalidConfig(
             f"[engine] host_cache_bytes = {engine.host_cache_bytes} "
-            f"({size(engine.host_cache_bytes)}) × {room.num_workers} {room.unit}s takes {size(needed)} "
-            f"with their processes; {room.memory.place} has {size(room.memory.total_bytes)} "
-            f"({size(room.memory.free_bytes)} free): lower it"
+            f"({size(engine.host_cache_bytes)}) × {room.num_workers} {room.unit}s takes "
+            f"{size(needed)} with their processes; {room.memory.place} has "
+            f"{size(room.memory.total_bytes)} ({size(room.memory.free_bytes)} free): lower it"
         )
 
 

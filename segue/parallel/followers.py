@@ -48,6 +48,7 @@ class Followers:
         self._sending = threading.Lock()
         self._numbers = itertools.count(TELL + 1)
         self._asked: dict[tuple[int, int], Future[Any]] = {}
+        self._lost: dict[int, RanksLost] = {}
         self._is_closed = False
         for index, connection in enumerate(connections):
             name = f"rank-{index + 1}"
@@ -97,7 +98,10 @@ class Followers:
             for index, answer in enumerate(answers):
                 # So that a cancelled caller cannot cancel it under the receiving thread.
                 answer.set_running_or_notify_cancel()
-                self._asked[index, number] = answer
+                if index in self._lost:
+                    answer.set_exception(self._lost[index])
+                else:
+                    self._asked[index, number] = answer
             self._send((number, name, arguments))
         return answers
 
@@ -128,14 +132,19 @@ class Followers:
         with contextlib.suppress(EOFError, OSError):
             while True:
                 number, is_error, value = connection.recv()
-                answer = self._asked.pop((index, number))
+                with self._sending:
+                    answer = self._asked.pop((index, number))
                 if is_error:
                     answer.set_exception(value)
                 else:
                     answer.set_result(value)
         lost = RanksLost(f"rank {index + 1} (process {self._processes[index].pid}) has ended")
-        for key in [key for key in list(self._asked) if key[0] == index]:
-            self._asked.pop(key).set_exception(lost)
+        with self._sending:
+            self._lost[index] = lost
+            unanswered = [key for key in self._asked if key[0] == index]
+            answers = [self._asked.pop(key) for key in unanswered]
+        for answer in answers:
+            answer.set_exception(lost)
         if not self._is_closed:
             self._on_lost(lost)
 

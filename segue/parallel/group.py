@@ -95,7 +95,10 @@ def join_ranks(rank: Rank, device: str, meeting: Path, *, timeout_s: float = TIM
     store = c10d.FileStore(str(meeting), rank.count)
     store.set_timeout(timeout)
     try:
-        return Ranks(rank, _backend(store, rank, device, timeout))
+        ranks = Ranks(rank, _backend(store, rank, device, timeout))
+        # NCCL connects at the first exchange, for which it needs the store.
+        ranks.sum(torch.zeros(1, device=device))
+        return ranks
     except RuntimeError as error:
         raise RanksLost(
             f"rank {rank.index} of {rank.count} waited {timeout_s:g} s for the others: {error}"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 
 from torch import Tensor
 
@@ -11,6 +12,7 @@ from segue.engine.runner import ModelRunner
 from segue.engine.scoring import TokenScores
 from segue.engine.speculation.drafter import Drafter
 from segue.parallel.followers import Followers
+from segue.parallel.rank import RanksLost
 
 
 class LeadingRunner(ModelRunner):
@@ -27,7 +29,8 @@ class LeadingRunner(ModelRunner):
         on_scores: Callable[[int, TokenScores], None] | None = None,
     ) -> Tensor:
         self.followers.tell("forward", tuple(chunks))
-        return super().forward(chunks, on_layer=on_layer, on_scores=on_scores)
+        with _or_lost():
+            return super().forward(chunks, on_layer=on_layer, on_scores=on_scores)
 
     def drafter(self, starts: Sequence[DraftStart]) -> Drafter:
         self.followers.tell("drafter", tuple(starts))
@@ -44,4 +47,17 @@ class _LeadingDrafter(Drafter):
 
     def step(self, token_ids: Sequence[int]) -> Tensor:
         self._followers.tell("draft", list(token_ids))
-        return self._own.step(token_ids)
+        with _or_lost():
+            return self._own.step(token_ids)
+
+
+@contextlib.contextmanager
+def _or_lost() -> Iterator[None]:
+    """The other ranks run what this one does not finish, and would mistake its next sum for one of
+    that."""
+    try:
+        yield
+    except RanksLost:
+        raise
+    except Exception as error:
+        raise RanksLost(f"this rank failed in a pass: {type(error).__name__}: {error}") from error
