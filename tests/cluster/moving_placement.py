@@ -33,7 +33,7 @@ def moving_place(
     if not moved:
         return decision
     chosen = min(moved, key=lambda c: (c.mode is not Mode.PULL, c.total_s))
-    return _instead(decision, chosen, cluster)
+    return instead(decision, chosen, cluster)
 
 
 def place_without_pulls(
@@ -48,10 +48,10 @@ def place_without_pulls(
     """The router's placement without pulls: whether one pays depends on the machine's load."""
     decision = place(turn, cluster, residency, rules, avoid=avoid, is_new=is_new)
     chosen = next(c for c in decision.ranked() if c.mode is not Mode.PULL)
-    return _instead(decision, chosen, cluster)
+    return instead(decision, chosen, cluster)
 
 
-def _instead(decision: Decision, chosen: Candidate, cluster: ClusterModel) -> Decision:
+def instead(decision: Decision, chosen: Candidate, cluster: ClusterModel) -> Decision:
     placement = Placement(
         prefill=cluster.nodes[chosen.prefill].status, decode=cluster.nodes[chosen.decode].status
     )

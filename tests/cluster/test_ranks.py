@@ -11,6 +11,8 @@ import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +34,7 @@ from segue.api.types import SamplingParams, StopConditions, TokenInput, WorkerId
 from segue.launch.config import Config
 from segue.sdk.client import Client
 from tests.cluster.conftest import ENGINE, local_cluster
-from tests.cluster.moving_placement import pull_always
+from tests.cluster.moving_placement import instead, pull_always
 from tests.cluster.oracle import Oracle
 from tests.cluster.serving import serving
 from tests.cluster.waiting import is_idle, wait_until_idle
@@ -117,7 +119,9 @@ def place_with_pulls(
     """The router's placement, with a pull where one is possible."""
     decision = place(turn, cluster, residency, rules, avoid=avoid, is_new=is_new)
     pulls = [c for c in decision.candidates if c.mode is Mode.PULL]
-    return decision._replace(chosen=min(pulls, key=lambda c: c.total_s)) if pulls else decision
+    if not pulls:
+        return decision
+    return instead(decision, min(pulls, key=lambda c: c.total_s), cluster)
 
 
 SETTINGS = """
@@ -128,6 +132,65 @@ max_running = 8
 tensor_parallel = 2
 """
 LONG = StopConditions(max_tokens=400, ignore_eos=True)
+
+
+async def test_an_answer_goes_on_elsewhere_when_one_rank_of_its_worker_dies(
+    demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also from two ranks to one: what the session had is computed by a worker without ranks."""
+    victim = WorkerId("decode-9")
+
+    def place_on_victim(
+        turn: TurnSize,
+        cluster: ClusterModel,
+        residency: Residency,
+        rules: Rules,
+        *,
+        avoid: Collection[WorkerId] = (),
+        is_new: bool = False,
+    ) -> Decision:
+        decision = place(turn, cluster, residency, rules, avoid=avoid, is_new=is_new)
+        there = [c for c in decision.candidates if c.decode == victim and victim not in avoid]
+        return instead(decision, there[0], cluster) if there else decision
+
+    monkeypatch.setattr("router.placement.placing.place", place_on_victim)
+    prompt = TokenInput(prompt_of(70, seed=1))
+    settings = tmp_path / "ranks.toml"
+    settings.write_text(SETTINGS)
+    config = Config(engine=ENGINE, prefill=PrefillConfig(tensor_parallel=2))
+    async with local_cluster(demo, config, open_transport=open_mooncake) as cluster:
+        client = cluster.client
+        address = client.target
+        command = ["-m", "decode_worker", "--id", victim, "--model", str(demo)]
+        with (tmp_path / "worker.log").open("w") as log:
+            worker = subprocess.Popen(
+                [sys.executable, *command, "--router", address, "--config", str(settings)],
+                stdout=log,
+                stderr=log,
+            )
+        try:
+            await wait_until_whole(client, 3)
+            turn = client.stream(prompt, stop=LONG)
+            started = await anext(turn)
+            assert isinstance(started, TurnStarted)
+            assert started.decode_worker == victim
+            events = [await anext(turn), await anext(turn)]
+            (follower,) = followers_of(worker.pid)
+
+            os.kill(follower, signal.SIGKILL)
+            events += [event async for event in turn]
+
+            assert await asyncio.to_thread(worker.wait, 30) == 1
+            assert "rank 1" in (tmp_path / "worker.log").read_text()
+        finally:
+            worker.kill()
+            worker.wait()
+        await wait_until_idle(client)
+
+    tokens = [t for event in events if isinstance(event, TokenDelta) for t in event.token_ids]
+    assert tokens == Oracle(demo).greedy(prompt.token_ids, LONG.max_tokens)
+    (end,) = [event for event in events if isinstance(event, TurnEnd)]
+    assert (end.usage.resumed, end.decode_worker) == (1, "decode-0")
 
 
 async def test_under_ray_an_answer_goes_on_elsewhere_when_one_rank_of_its_worker_dies(
