@@ -99,6 +99,9 @@ def _together(results: Sequence[ShipResult]) -> ShipResult:
         shipped_bytes=sum(result.shipped_bytes for result in results),
         transfer_s=max(result.transfer_s for result in results),
         exposed_transfer_s=max(result.exposed_transfer_s for result in results),
+        # Processes of one machine have one monotonic clock.
+        started_at=min(result.started_at for result in results),
+        arrived_at=max(result.arrived_at for result in results),
         checksums={name: crc for result in results for name, crc in result.checksums.items()},
     )
 
