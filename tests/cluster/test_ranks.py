@@ -158,6 +158,7 @@ async def test_an_answer_goes_on_elsewhere_when_one_rank_of_its_worker_dies(
     settings = tmp_path / "ranks.toml"
     settings.write_text(SETTINGS)
     config = Config(engine=ENGINE, prefill=PrefillConfig(tensor_parallel=2))
+    config = replace(config, router=replace(config.router, slow_start_s=0.0))
     async with local_cluster(demo, config, open_transport=open_mooncake) as cluster:
         client = cluster.client
         address = client.target
