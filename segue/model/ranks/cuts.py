@@ -51,8 +51,8 @@ def stored_cut(name: str, shape: Sequence[int], columns: int, cut: Cut) -> Cut:
         if part.start % each or (part.stop % each and part.stop != columns):
             raise InvalidConfig(
                 f"tensor_parallel: a rank would have columns {part.start} to {part.stop} of "
-                f"{name}, whose scales are for {each} columns each; use fewer ranks, or for experts more "
-                "[engine] expert_parallel"
+                f"{name}, whose scales are for {each} columns each; use fewer ranks, or for "
+                "experts more [engine] expert_parallel"
             )
     return {**cut, 1: [range(part.start // each, -(-part.stop // each)) for part in cut[1]]}
 
