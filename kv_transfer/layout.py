@@ -14,6 +14,7 @@ No torch here: an array is anything with `data_ptr()` and a shape.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -22,7 +23,7 @@ from segue.api.checks import require_epoch, require_name
 from segue.api.errors import LayoutMismatch
 from segue.api.types import Epoch, WorkerId
 from segue.cache.layout import CacheField, CacheLayout
-from segue.cache.parts import layout_of_rank
+from segue.cache.parts import field_of_rank, layout_of_rank
 from segue.parallel.rank import FIRST_OF_ONE, Rank
 
 
@@ -42,15 +43,20 @@ class FieldRegion:
     field: CacheField
     base_address: int
     num_units: int
+    unit_bytes: int = dataclasses.field(init=False, repr=False)
+    """The field's, which computes it each time."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "unit_bytes", self.field.unit_bytes)
 
     @property
     def num_bytes(self) -> int:
-        return self.num_units * self.field.unit_bytes
+        return self.num_units * self.unit_bytes
 
     def address(self, unit: int) -> int:
         if not 0 <= unit < self.num_units:
             raise IndexError(f"{self.field.unit} {unit} is not one of {self.num_units}")
-        return self.base_address + unit * self.field.unit_bytes
+        return self.base_address + unit * self.unit_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +112,7 @@ class MemoryMap:
         """Of this rank's part of the units."""
         field, base_addresses = self.layout.fields[field_index], self.base_addresses
         if self.followers:
-            field = layout_of_rank(self.layout, rank).fields[field_index]
+            field = field_of_rank(self.layout, field, rank)
             base_addresses = self.memories[rank.index].base_addresses
         return FieldRegion(
             field=field,

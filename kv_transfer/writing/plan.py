@@ -43,7 +43,7 @@ def plan_units(
 
     Raises ValueError if two sources have the same target, IndexError if a unit does not exist.
     """
-    parts = parts or (Span(0, 0, source.field.unit_bytes),)
+    parts = parts or (Span(0, 0, source.unit_bytes),)
     fragments: list[Fragment] = []
     ordered = sorted(pairs)
     if len({to for _, to in ordered}) != len(ordered):

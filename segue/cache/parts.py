@@ -44,10 +44,16 @@ def layout_of_rank(layout: CacheLayout, rank: Rank) -> CacheLayout:
     """The layout of what a rank keeps. Raises ValueError if a field cannot be split."""
     if rank.count == 1:
         return layout
-    fields = tuple(
-        replace(field, shape=_shape_of_rank(layout, field, rank)) for field in layout.fields
+    return replace(
+        layout, fields=tuple(field_of_rank(layout, field, rank) for field in layout.fields)
     )
-    return replace(layout, fields=fields)
+
+
+def field_of_rank(layout: CacheLayout, field: CacheField, rank: Rank) -> CacheField:
+    """Raises ValueError if the field cannot be split."""
+    if rank.count == 1:
+        return field
+    return replace(field, shape=_shape_of_rank(layout, field, rank))
 
 
 def spans(layout: CacheLayout, field: CacheField, source: Rank, target: Rank) -> tuple[Span, ...]:

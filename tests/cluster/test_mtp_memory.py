@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -37,14 +38,12 @@ async def test_drafts_from_a_sessions_memory_on_decode_equal_the_oracles(
     history: list[int] = []
     loaded: list[LoadedModel] = []
 
-    def load(
-        model: str, engine: EngineConfig, *, max_drafts: int, with_scratch: bool
-    ) -> LoadedModel:
-        loaded.append(load_runner(model, engine, max_drafts=max_drafts, with_scratch=with_scratch))
+    def load(model: str, engine: EngineConfig, **options: Any) -> LoadedModel:
+        loaded.append(load_runner(model, engine, **options))
         return loaded[-1]
 
     # The decode worker's runner is loaded last.
-    monkeypatch.setattr("kv_transfer.worker.load_runner", load)
+    monkeypatch.setattr("kv_transfer.ranks.starting.load_runner", load)
     async with local_cluster(path, Config(engine=ENGINE)) as cluster:
         for num_tokens in (100, 70):
             history += [int(t) for t in torch.randint(1, 300, (num_tokens,)).tolist()]

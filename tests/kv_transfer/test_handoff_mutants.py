@@ -90,11 +90,11 @@ def nothing(self: object, *_: object) -> None:
     pass
 
 
-async def never_different(self: HandoffReader, ticket: Any, sent: Any) -> str:
+async def never_different(self: HandoffReader, ticket: Any, writer: Any, sent: Any) -> str:
     return ""
 
 
-async def always_different(self: HandoffReader, ticket: Any, sent: Any) -> str:
+async def always_different(self: HandoffReader, ticket: Any, writer: Any, sent: Any) -> str:
     return "different"
 
 

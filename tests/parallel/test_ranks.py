@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
+from scripts.quantize import quantize
+from segue.api.errors import InvalidConfig
 from segue.model.checkpoint.preflight import check_folder
 from segue.model.config import ModelConfig
 from segue.parallel.group import ALONE
@@ -145,6 +147,50 @@ def test_fused_experts_are_read_in_part_as_separate_ones_are(
     played = processes.run(play, tmp_path, count=4, expert_groups=2)
 
     assert [rank.tokens for rank in played] == [alone["moe"].tokens] * 4
+
+
+FOR_SCALES = {
+    **FOR_FOUR,
+    "head_dim": 64,
+    "linear_value_head_dim": 32,
+    "moe_intermediate_size": 64,
+    "shared_expert_intermediate_size": 256,
+}
+"""Two ranks' columns of each matrix are whole blocks of 128, except those of routed experts."""
+
+
+@pytest.fixture(scope="module")
+def scaled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    base = tmp_path_factory.mktemp("scaled")
+    plain = save_checkpoint(base / "plain", Variant(is_moe=True, changes=FOR_SCALES))
+    return add_mtp_layer(plain, base / "source")
+
+
+@pytest.mark.parametrize(("layout", "groups"), [("fp8", 2), ("nvfp4", 1), ("mixed", 2)])
+def test_quantised_weights_are_read_in_part(
+    layout: str, groups: int, processes: RankProcesses, scaled: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / layout
+    quantize(scaled, folder, layout)
+    one = play(ALONE, folder)
+
+    ranks = processes.run(play, folder, count=2, expert_groups=groups)
+
+    facts = check_folder(folder, skip_tokenizer=True)
+    for index, rank in enumerate(ranks):
+        assert (rank.tokens, rank.drafts) == (one.tokens, one.drafts)
+        for ours, theirs in zip(rank.logits, one.logits, strict=True):
+            np.testing.assert_allclose(ours, theirs, **CLOSE)
+        part = Rank(index=index, count=2, expert_groups=groups)
+        assert rank.weight_bytes == facts.weight_bytes("float32", mtp=True, rank=part)
+
+
+def test_columns_that_are_no_whole_blocks_are_refused(scaled: Path, tmp_path: Path) -> None:
+    quantize(scaled, tmp_path / "fp8", "fp8")
+    facts = check_folder(tmp_path / "fp8", skip_tokenizer=True)
+
+    with pytest.raises(InvalidConfig, match=r"columns 0 to 32 of .*experts.*128 columns each"):
+        facts.weight_bytes("float32", mtp=True, rank=Rank(count=2))
 
 
 @pytest.mark.parametrize("count", [2, 4])

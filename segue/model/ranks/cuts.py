@@ -44,8 +44,11 @@ def stored_cut(name: str, shape: Sequence[int], columns: int, cut: Cut) -> Cut:
     """The cut of a tensor that is stored for a quantised matrix with so many columns: of its codes,
     which may be packed, or of its scales, which are for several columns each. Rows are those of the
     matrix. Raises InvalidConfig if a rank's columns do not end where a scale does."""
-    if 1 not in cut or len(shape) != 2:
-        return cut if shape else {}
+    if len(shape) < 2:
+        # One scale for all, which each row gets.
+        return {axis: ranges for axis, ranges in cut.items() if axis == 0}
+    if 1 not in cut or len(shape) > 2:
+        return cut
     each = FP8_BLOCK if name.endswith("_scale_inv") else columns // shape[1]
     for part in cut[1]:
         if part.start % each or (part.stop % each and part.stop != columns):
