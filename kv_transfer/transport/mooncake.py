@@ -26,7 +26,7 @@ from typing import Any
 
 from kv_transfer.config import TransferConfig
 from kv_transfer.transport.loopback_filter import borrowed, only_from_loopback
-from kv_transfer.transport.submission import write_all
+from kv_transfer.transport.submission import SubmittedWrites
 from kv_transfer.transport.transport import Transport, paced
 from kv_transfer.writing.plan import Fragment, batches
 from segue.api.errors import InvalidConfig, TransferFailed
@@ -62,6 +62,7 @@ class MooncakeTransport:
         self._regions: list[tuple[int, int]] = []
         self._inbound = _new_engine(config, host)
         self._outbound: Any = None
+        self._writes = SubmittedWrites()
         self._connected: set[str] = set()
         """The segments that the outbound engine has written to."""
 
@@ -83,8 +84,13 @@ class MooncakeTransport:
             self._outbound = self._new_outbound()
         self._connected.add(target_segment)
         for batch in batches(fragments, max_items=MAX_QUEUED_ITEMS, max_bytes=1 << 62):
-            timeout_s = self._config.transfer_timeout_s
-            if problem := write_all(self._outbound, target_segment, batch, timeout_s=timeout_s):
+            problem = self._writes.write_all(
+                self._outbound,
+                target_segment,
+                batch,
+                timeout_s=self._config.transfer_timeout_s,
+            )
+            if problem:
                 self._drop_outbound()
                 num_bytes = sum(fragment.num_bytes for fragment in batch)
                 raise TransferFailed(
