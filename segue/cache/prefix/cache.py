@@ -165,6 +165,9 @@ class PrefixCache:
         self._pages.give_back(pages[: len(known)], UnitState.WORKING)
         last = known[-1] if known else hold.node
         path = known + self.tree.grow(last, keys[len(known) :], adopted)
+        if adopted:
+            # No longer a leaf.
+            self.pins.settle(last)
         if path:
             self._extend(hold, path)
         # Ascending: a checkpoint's worth depends on its distance from the one above.

@@ -34,13 +34,14 @@ class Pins:
 
     def hold(self, node: PageNode) -> None:
         """Takes time in proportion to the nodes above that were not held yet."""
+        # The nodes above are inner ones, which are not in the queue.
+        self.leaves.discard(node)
         held: PageNode | None = node
         while held is not None:
             held.num_holds += 1
             if held.num_holds > 1 or held.parent is None:
                 return
             self.num_held_nodes += 1
-            self.leaves.discard(held)
             held = held.parent
 
     def unhold(self, node: PageNode) -> None:
@@ -52,7 +53,10 @@ class Pins:
             if held.num_holds or held.parent is None:
                 return
             self.num_held_nodes -= 1
-            self.settle(held)
+            # An inner node is not evictable, and only a lease waits for it: a long prefix has
+            # thousands of them.
+            if held.num_leases or not held.children:
+                self.settle(held)
             held = held.parent
 
     def hold_checkpoint(self, checkpoint: Checkpoint) -> None:
