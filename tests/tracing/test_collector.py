@@ -61,7 +61,7 @@ def ask(url: str, trace_id: str, text: str) -> None:
 def test_a_slow_turn_is_explained_by_its_trace(tmp_path: Path, collector: Collector) -> None:
     with serving(tmp_path, environment=environment(collector)) as served:
         served.address()
-        url = f"{http_of(served.text())}/v1"
+        url = served.wait_for(r'base_url="(\S+?)"')[1]
         ask(url, TRACE_ID, "Hello! Who are you?")
         spans = trace_of(collector, TRACE_ID)
         processes = {span.process.partition("-")[0]: span for span in spans}
@@ -83,8 +83,3 @@ def test_a_slow_turn_is_explained_by_its_trace(tmp_path: Path, collector: Collec
     assert late_s > STOPPED_S / 2, waterfall
     assert by_name["receive"].seconds > late_s, waterfall
     assert by_name["place"].seconds + by_name["tokenise"].seconds < late_s, waterfall
-
-
-def http_of(text: str) -> str:
-    address = next(line for line in text.splitlines() if "HTTP" in line or "http" in line)
-    return f"http://{address.split('http://')[-1].split()[0].rstrip('/')}"
