@@ -29,14 +29,12 @@ class AutoscaleConfig:
     """How long the need for one more worker must last: a short burst is over before a worker has
     started.
     """
-    down_after_s: float = 120.0
+    down_after_s: float = 300.0
     """How long one fewer must be enough before one leaves. Doubled, up to eight times, each time a
     worker is missed again within that time.
     """
     cooldown_s: float = 15.0
-    """The time between two changes, from when the workers of the last one are ready: their effect
-    must show first.
-    """
+    """The time between two changes: the effect of one must show before the next."""
 
     def __post_init__(self) -> None:
         for role in ("prefill", "decode"):

@@ -24,6 +24,7 @@ from segue.api.cluster.fleet import (
 from segue.api.cluster.status import ClusterStatus
 from segue.api.errors import InvalidRequest, SegueError
 from segue.launch.config import Config
+from segue.launch.scale.autoscale import State, decide, in_words, signals_of
 from segue.launch.scale.fleet import Fleet
 from segue.launch.scale.plan import next_actions
 from segue.launch.scale.reload import rules_of
@@ -84,6 +85,9 @@ class Controller:
         self._reload = reload
         self._report = report
         self._clock = clock
+        self._load = State()
+        self._refused = ""
+        """Why the load did not get what it needs, last time."""
 
     def look(self, *, may_act: bool = True) -> None:
         """Call it about once a second. `may_act`: Ray can start processes."""
@@ -91,6 +95,8 @@ class Controller:
         views = [view for router in self._routers if (view := router.view()) is not None]
         view = views[0] if views else None
         seen = self._fleet.look(view)
+        if views and may_act:
+            self._follow_load(views)
         if may_act:
             self._fleet.act(next_actions(self.wanted, seen))
         fleet = FleetStatus(
@@ -98,6 +104,7 @@ class Controller:
             prefill=self.wanted.prefill,
             decode=self.wanted.decode,
             changes=tuple(self._fleet.changes(view)),
+            autoscales=self.config.autoscale.enabled,
         )
         for router, own in zip(self._routers, answers, strict=True):
             report = LauncherReport(fleet=fleet, answers=tuple(own), rules=rules_of(self.config))
@@ -118,6 +125,26 @@ class Controller:
             self._report(f"for new workers: {line}")
         return reloaded
 
+    def _follow_load(self, views: Sequence[ClusterStatus]) -> None:
+        """Changes the numbers by load, if that is wanted."""
+        settings = self.config.autoscale
+        if not settings.enabled:
+            self._load = State()
+            return
+        signals = signals_of(views)
+        self._load, wanted = decide(self._load, signals, self.wanted, settings, self._clock())
+        if wanted == self.wanted:
+            return
+        try:
+            self._want(self.config, wanted)
+        except InvalidRequest as error:
+            if str(error) != self._refused:
+                self._report(f"the load asks for more workers: {error}")
+            self._refused = str(error)
+        else:
+            self._refused = ""
+            self._report(f"by load: {in_words(signals)}")
+
     def _answer(self, ordered: Ordered) -> Answer:
         try:
             reloaded = self._carry_out(ordered.order)
@@ -137,6 +164,13 @@ class Controller:
         if wanted == self.wanted:
             return
         cluster = replace(config.cluster, prefill=wanted.prefill, decode=wanted.decode)
+        limits = config.autoscale
+        if limits.enabled and limits.within(wanted) != wanted:
+            raise InvalidRequest(
+                f"{wanted} workers are out of the limits of [autoscale]: {limits.min_prefill} to "
+                f"{limits.max_prefill} prefill and {limits.min_decode} to {limits.max_decode} "
+                "decode; change these, and `segue reload`"
+            )
         if missing := self._room.missing(config, self.wanted, wanted):
             raise InvalidRequest(f"no room for {wanted} workers: {missing}")
         self._room.request(replace(config, cluster=cluster), wanted)
