@@ -81,10 +81,11 @@ async def running(
                 pass_tokens=decode.max_pass_tokens,
             )
         )
+        made: list[DecodeWorker] = []
 
         def worker_as(presence: Presence) -> DecodeWorker:
             presence.operators = resources.runner.operators
-            return DecodeWorker(
+            worker = DecodeWorker(
                 presence,
                 resources,
                 decode,
@@ -93,10 +94,23 @@ async def running(
                 tokenizer=tokenizer,
                 tracer=tracer,
             )
+            made.append(worker)
+            return worker
+
+        # Passes of several ranks start with the first turn.
+        has_one_rank = engine.tensor_parallel == 1
+
+        async def warm_up() -> None:
+            await made[0].warm_up(resources.runner, decode.max_pass_tokens * has_one_rank)
 
         with contextlib.closing(tracer_of("decode", options.worker_id)) as tracer:
             async with serving_worker(
-                identity, metrics.registry, worker_as, options=options, drain_s=decode.drain_s
+                identity,
+                metrics.registry,
+                worker_as,
+                options=options,
+                drain_s=decode.drain_s,
+                warm_up=warm_up,
             ) as worker:
                 yield worker
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from kv_transfer.peers import Members
@@ -39,12 +40,15 @@ from segue.process.tracing.tracer import OFF, Tracer
 from segue.wire.server import Services
 from segue.worker.process import exit_on_failure
 
+logger = logging.getLogger(__name__)
+
 CALL_TIMEOUT_S = 10.0
 """A call to a peer that takes longer fails. Calls that move or checksum bytes get more time."""
 SLOWEST_BYTES_PER_S = 50e6
 """A peer that moves or checksums bytes more slowly counts as hung. A core needs 0.4 ms per MB."""
 
 _FENCE_TIMEOUT_S = 5.0
+_GREET_TIMEOUT_S = 2.0
 
 
 async def _is_here(prefix: PrefixName) -> None:
@@ -241,6 +245,18 @@ class Exchange:
                 lambda server: add_HandoffSourceServicer_to_server(source, server),
             ),
         ]
+
+    async def greet(self) -> None:
+        """Meets the members that are there, so that the first handoff to each finds a connection
+        and its memory map. One that does not answer is met when it is needed."""
+        await asyncio.gather(*(self._greet(peer) for peer in self.members.alive()))
+
+    async def _greet(self, peer: PeerIdentity) -> None:
+        if peer.worker_id != self.reader.memory_map.worker_id:
+            try:
+                await self._peers.greet(peer, timeout_s=_GREET_TIMEOUT_S)
+            except SegueError as error:
+                logger.info("not met yet", extra={"peer": peer.worker_id, "error": str(error)})
 
     def members_changed(self, workers: Sequence[WorkerStatus]) -> None:
         """A writer that returns in a new epoch no longer writes in its old one, and a reader that

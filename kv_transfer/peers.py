@@ -68,6 +68,11 @@ class Members:
         self._changed.set()
         self._changed = asyncio.Event()
 
+    async def known(self) -> None:
+        """Returns once a router has told who is in the cluster."""
+        while not self._alive:
+            await self._changed.wait()
+
     def alive(self) -> Sequence[PeerIdentity]:
         return list(self._alive.values())
 
@@ -126,6 +131,10 @@ class PeerCalls(Protocol):
         another life answers at the reader's address, InvalidRequest if the ticket is not as the
         reader issued it.
         """
+        ...
+
+    async def greet(self, peer: PeerIdentity, *, timeout_s: float) -> None:
+        """Meets the peer as a reader, before there is a ticket of it. Raises as `meet`."""
         ...
 
     async def commit(
@@ -192,6 +201,9 @@ class Peers:
         met = await self._meet(ticket.reader, timeout_s)
         require_seal(ticket, met.ticket_key)
         return met.memory_map
+
+    async def greet(self, peer: PeerIdentity, *, timeout_s: float) -> None:
+        await self._meet(peer, timeout_s)
 
     async def _meet(self, reader: PeerIdentity, timeout_s: float) -> _Met:
         known = self._met.get(reader.worker_id)

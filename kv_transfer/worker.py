@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -15,7 +16,7 @@ from kv_transfer.exchange import Exchange
 from kv_transfer.ranks.starting import opened
 from kv_transfer.transport.transport import Endpoint, OpenTransport, open_endpoint
 from segue.api.cluster.drain import DrainReport, MoveReport
-from segue.api.cluster.status import WorkerLoad, WorkerStatus
+from segue.api.cluster.status import WorkerHealth, WorkerLoad, WorkerStatus
 from segue.api.errors import UnknownPrefix
 from segue.api.prompt import PrefixName, Prompt
 from segue.api.types import TurnId
@@ -27,8 +28,10 @@ from segue.cache.layout import CacheLayout
 from segue.cache.prefix.cache import PrefixCache
 from segue.cache.prefix.eviction_cost import EvictionCost
 from segue.cache.strays import Strays
+from segue.cache.unit_pool import UnitState
 from segue.engine.config import EngineConfig
 from segue.engine.runner import ModelRunner
+from segue.engine.warm_up import PROMPT_TOKENS, first_passes
 from segue.process.brief_thread import in_brief_thread
 from segue.process.telemetry import Clock
 from segue.process.tracing.tracer import OFF, Tracer
@@ -119,6 +122,10 @@ def _patience(loaded: LoadedModel, pass_tokens: int, transfer: TransferConfig) -
 # How long a drain whose time is up waits for writes in flight, and any drain for fences.
 _SETTLE_S = 5.0
 _ANSWER_S = 1.0
+_WARM_UP = "warm-up"
+"""Owns the units of the first passes."""
+# Without a router there is nobody to meet.
+_MEMBERS_WAIT_S = 2.0
 
 
 class RunningTurn(Protocol):
@@ -177,6 +184,27 @@ class HandoffWorker(ABC, Generic[AnyTurn, Command]):
         self._worker_metrics = metrics
         self._max_running = resources.max_running
         self.watchdog = Watchdog(resources.patience)
+
+    async def warm_up(self, runner: ModelRunner, pass_tokens: int) -> None:
+        """Runs the first passes, and meets the workers that it will exchange pages with. To be
+        called before the first turn: passes then have the runner for themselves."""
+        memory, page_tokens = self._memory, self.layout.page_tokens
+        num_tokens = min(PROMPT_TOKENS, pass_tokens, memory.pages.total * page_tokens - 1)
+        num_pages = num_tokens // page_tokens + 1
+        pages = memory.pages.take(num_pages, UnitState.WORKING, owner=_WARM_UP)
+        slots = memory.slots.take(1, UnitState.WORKING, owner=_WARM_UP)
+        run = functools.partial(
+            first_passes, runner, pages=pages, slot=slots[0], num_tokens=num_tokens
+        )
+        try:
+            await in_brief_thread(run)
+        finally:
+            memory.pages.give_back(pages, UnitState.WORKING)
+            memory.slots.give_back(slots, UnitState.WORKING)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_MEMBERS_WAIT_S):
+                await self._exchange.members.known()
+        await self._exchange.greet()
 
     def find_prefix(self, prefix: PrefixName) -> Prompt:
         """The tokens of a prefix that is cached here. Raises UnknownPrefix."""
@@ -263,7 +291,8 @@ class HandoffWorker(ABC, Generic[AnyTurn, Command]):
 
     def _owners(self) -> set[str]:
         """The owners of units in use that still exist and will free them."""
-        return {*self._turns, *self._exchange.reader.owners(), *self._tier.owners()}
+        owners = {*self._turns, *self._exchange.reader.owners(), *self._tier.owners()}
+        return owners | {_WARM_UP} if self.presence.health is WorkerHealth.WARMING else owners
 
     def strays(self) -> Strays:
         return self._memory.strays(self._owners())

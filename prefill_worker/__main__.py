@@ -62,16 +62,31 @@ async def running(
     ):
         has_text = not checkpoint.skip_tokenizer
         tokenizer = Tokenizer.from_folder(loaded.folder) if has_text else None
+        made: list[PrefillWorker] = []
 
         def worker_as(presence: Presence) -> PrefillWorker:
             presence.operators = resources.runner.operators
-            return PrefillWorker(
-                presence, resources, prefill, metrics, tokenizer=tokenizer, tracer=tracer
+            made.append(
+                PrefillWorker(
+                    presence, resources, prefill, metrics, tokenizer=tokenizer, tracer=tracer
+                )
             )
+            return made[0]
+
+        # Passes of several ranks start with the first turn.
+        has_one_rank = engine.tensor_parallel == 1
+
+        async def warm_up() -> None:
+            await made[0].warm_up(resources.runner, prefill.chunk_tokens * has_one_rank)
 
         with contextlib.closing(tracer_of("prefill", options.worker_id)) as tracer:
             async with serving_worker(
-                identity, metrics.registry, worker_as, options=options, drain_s=prefill.drain_s
+                identity,
+                metrics.registry,
+                worker_as,
+                options=options,
+                drain_s=prefill.drain_s,
+                warm_up=warm_up,
             ) as worker:
                 yield worker
 

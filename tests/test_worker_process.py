@@ -7,7 +7,7 @@ import contextlib
 import http.client
 import os
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -85,7 +85,9 @@ class IdleWorker:
         pass
 
 
-def serving() -> contextlib.AbstractAsyncContextManager[RunningWorker]:
+def serving(
+    warm_up: Callable[[], Awaitable[None]] | None = None,
+) -> contextlib.AbstractAsyncContextManager[RunningWorker]:
     return serving_worker(
         Identity(worker_id=WorkerId("decode-0"), role=Role.DECODE, epoch=Epoch(1)),
         CollectorRegistry(),
@@ -93,6 +95,7 @@ def serving() -> contextlib.AbstractAsyncContextManager[RunningWorker]:
         # No router is running: a worker serves without one.
         options=WorkerOptions(worker_id="decode-0", model="m", router_address="127.0.0.1:1"),
         drain_s=20.0,
+        warm_up=warm_up,
     )
 
 
@@ -103,6 +106,28 @@ async def test_a_worker_is_ready_until_it_drains() -> None:
         assert await probes(worker.presence.metrics_address) == (200, 200)
 
     assert worker.while_draining == (200, 503)
+
+
+async def test_a_worker_warms_up_before_it_is_ready() -> None:
+    is_warm = asyncio.Event()
+
+    async def warm_up() -> None:
+        await is_warm.wait()
+
+    async with serving(warm_up) as running:
+        presence = running.worker.presence
+        assert running.worker.status().health is WorkerHealth.WARMING
+        assert await probes(presence.metrics_address) == (200, 503)
+        is_warm.set()
+        while await probes(presence.metrics_address) != (200, 200):
+            await asyncio.sleep(0.001)
+        assert presence.health is WorkerHealth.READY
+
+
+async def test_a_worker_that_warms_up_can_be_drained() -> None:
+    async with serving(asyncio.Event().wait) as running:  # type: ignore[arg-type]  # never set
+        assert await running.worker.presence.drain(1.0, move_sessions=True)
+        assert running.worker.presence.health is WorkerHealth.DRAINING
 
 
 def worker_of(running: RunningWorker) -> IdleWorker:

@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -31,7 +31,7 @@ from segue.security.options import add_secret_option, security_of
 from segue.wire.addresses import Hosts, require_target
 from segue.wire.drain_calls import move_sessions
 from segue.wire.metrics import metrics_endpoint
-from segue.wire.server import Services, serving
+from segue.wire.server import RunningServer, Services, serving
 from segue.worker.drain import Deadline, Draining, MoveSessions
 from segue.worker.membership.identity import Identity, take_identity
 from segue.worker.membership.joining import stay_joined_to
@@ -116,8 +116,10 @@ async def serving_worker(
     options: WorkerOptions,
     drain_s: float = DEFAULT_DRAIN_S,
     heartbeat_s: float = 0.5,
+    warm_up: Callable[[], Awaitable[None]] | None = None,
 ) -> AsyncIterator[RunningWorker]:
-    """Serves the worker that `worker_as(presence)` makes, and keeps it joined to its routers.
+    """Serves the worker that `worker_as(presence)` makes, and keeps it joined to its routers. Until
+    `warm_up()` has returned it is WARMING, and gets no turns.
 
     When the block ends the worker drains, unless it has done so, leaves and closes. It moves no
     session then: a block that ends without a drain is the end of the whole cluster.
@@ -143,10 +145,13 @@ async def serving_worker(
             on_serving=endpoint.set_ready,
         ) as server:
             (worker,) = made
-            await server.set_serving(True)
+            if warm_up is None:
+                await server.set_serving(True)
+            else:
+                worker.presence.health = WorkerHealth.WARMING
 
             async def started() -> None:
-                if worker.presence.health is WorkerHealth.READY:
+                if worker.presence.health in (WorkerHealth.READY, WorkerHealth.WARMING):
                     worker.presence.health = WorkerHealth.DRAINING
                 await server.set_serving(False)
 
@@ -174,16 +179,19 @@ async def serving_worker(
                     on_members=worker.members_changed,
                     leaving=leaving,
                     kept=worker.inventory.read,
+                    news=lambda: worker.presence.health,
                 )
             )
             audit = asyncio.ensure_future(audit_when_idle(worker, period_s=_AUDIT_PERIOD_S))
-            for task in (joined, audit):
+            warming = asyncio.ensure_future(_warmed(warm_up, worker.presence, server))
+            for task in (joined, audit, warming):
                 task.add_done_callback(exit_on_failure)
             watch = asyncio.ensure_future(end_when_stuck(worker.watchdog, worker.presence))
             watch.add_done_callback(exit_on_failure)
             try:
                 yield RunningWorker(worker, server.address, draining)
             finally:
+                warming.cancel()
                 await draining.ask(None, move_sessions=False)
                 leaving.set()
                 # If the router hangs, it will mark this worker as lost instead.
@@ -193,6 +201,20 @@ async def serving_worker(
                 await worker.close()
                 # A stuck engine would hold up the drain and the close.
                 watch.cancel()
+
+
+async def _warmed(
+    warm_up: Callable[[], Awaitable[None]] | None, presence: Presence, server: RunningServer
+) -> None:
+    if warm_up is None:
+        return
+    started_at = time.monotonic()
+    await warm_up()
+    if presence.health is WorkerHealth.WARMING:
+        presence.health = WorkerHealth.READY
+        await server.set_serving(True)
+        took_s = time.monotonic() - started_at
+        logger.info("warmed up; takes turns", extra={"seconds": round(took_s, 3)})
 
 
 def exit_on_failure(task: asyncio.Future[None]) -> None:

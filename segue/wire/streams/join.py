@@ -60,9 +60,11 @@ async def stay_joined(
     kept: Callable[[], KeptReader] = KeepsNothing,
     on_lost: Callable[[], None] = lambda: None,
     num_routers: Callable[[], int] = lambda: 1,
+    news: Callable[[], object] = lambda: None,
 ) -> None:
     """Joins the router, and rejoins after the stream breaks, until `leaving` is set. `on_lost` is
-    called for each stream that ends. `num_routers`: those that the worker is joined to.
+    called for each stream that ends. `num_routers`: those that the worker is joined to. When
+    `news()` changes, a heartbeat is sent at once.
 
     Returns once the router has received the leave; at once if the router is unreachable. Raises
     LayoutMismatch if the router serves another model, and StaleEpoch if it knew a greater epoch
@@ -83,7 +85,7 @@ async def stay_joined(
     while not leaving.is_set():
         async with channel_to(router_address, security) as channel:
             with contextlib.closing(kept()) as reader:
-                messages = _messages(heartbeat, heartbeat_s, reader, leaving)
+                messages = _messages(heartbeat, heartbeat_s, reader, leaving, news)
                 try:
                     async for view in MembershipStub(channel).Join(messages):
                         has_joined = True
@@ -109,13 +111,14 @@ async def _messages(
     heartbeat_s: float,
     kept: KeptReader,
     leaving: asyncio.Event,
+    news: Callable[[], object],
 ) -> AsyncIterator[worker_pb2.Heartbeat]:
     """The last one is the leave."""
     loop = asyncio.get_running_loop()
-    beat_at = loop.time()
+    beat_at, last = loop.time(), news()
     while not leaving.is_set():
-        if loop.time() >= beat_at:
-            beat_at = loop.time() + heartbeat_s
+        if loop.time() >= beat_at or news() != last:
+            beat_at, last = loop.time() + heartbeat_s, news()
             yield heartbeat()
         for changes in kept.pieces():
             yield worker_pb2.Heartbeat(kept=kept_to_wire(changes))

@@ -54,6 +54,7 @@ async def stay_joined_to(
     leaving: asyncio.Event,
     kept: Callable[[], KeptReader],
     security: Security = OPEN,
+    news: Callable[[], object] = lambda: None,
 ) -> None:
     """Stays joined to each router, whatever happens to the others. See `stay_joined`."""
     views: dict[str, View] = {}
@@ -78,6 +79,7 @@ async def stay_joined_to(
                 leaving=leaving,
                 kept=kept,
                 on_lost=on_lost,
+                news=news,
                 num_routers=lambda: sum(view.is_connected for view in views.values()),
                 security=security,
             )

@@ -1,5 +1,5 @@
-"""Autoscaling on recorded traces, in virtual time: no oscillation, and the objective is met about as
-often as in a cluster of the same average size that does not change.
+"""Autoscaling on recorded traces, in virtual time: no oscillation, and the objective is met about
+as often as in a cluster of the same average size that does not change.
 """
 
 from __future__ import annotations
