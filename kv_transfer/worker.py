@@ -30,8 +30,8 @@ from segue.cache.prefix.eviction_cost import EvictionCost
 from segue.cache.strays import Strays
 from segue.cache.unit_pool import UnitState
 from segue.engine.config import EngineConfig
+from segue.engine.device.warm_up import PROMPT_TOKENS, first_passes
 from segue.engine.runner import ModelRunner
-from segue.engine.warm_up import PROMPT_TOKENS, first_passes
 from segue.process.brief_thread import in_brief_thread
 from segue.process.telemetry import Clock
 from segue.process.tracing.tracer import OFF, Tracer
@@ -187,7 +187,16 @@ class HandoffWorker(ABC, Generic[AnyTurn, Command]):
 
     async def warm_up(self, runner: ModelRunner, pass_tokens: int) -> None:
         """Runs the first passes, and meets the workers that it will exchange pages with. To be
-        called before the first turn: passes then have the runner for themselves."""
+        called before the first turn: passes then have the runner for themselves. `pass_tokens`: the
+        most in one pass; 0 runs none."""
+        if pass_tokens:
+            await self._first_passes(runner, pass_tokens)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_MEMBERS_WAIT_S):
+                await self._exchange.members.known()
+        await self._exchange.greet()
+
+    async def _first_passes(self, runner: ModelRunner, pass_tokens: int) -> None:
         memory, page_tokens = self._memory, self.layout.page_tokens
         num_tokens = min(PROMPT_TOKENS, pass_tokens, memory.pages.total * page_tokens - 1)
         num_pages = num_tokens // page_tokens + 1
@@ -201,10 +210,6 @@ class HandoffWorker(ABC, Generic[AnyTurn, Command]):
         finally:
             memory.pages.give_back(pages, UnitState.WORKING)
             memory.slots.give_back(slots, UnitState.WORKING)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_MEMBERS_WAIT_S):
-                await self._exchange.members.known()
-        await self._exchange.greet()
 
     def find_prefix(self, prefix: PrefixName) -> Prompt:
         """The tokens of a prefix that is cached here. Raises UnknownPrefix."""

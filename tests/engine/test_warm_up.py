@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from segue.engine.warm_up import first_passes
+from segue.engine.device.warm_up import first_passes
 from tests.engine.sequence import RunningSequence
 from tests.runners import new_runner
 
