@@ -35,5 +35,5 @@ def new_runner(
 def logits_of_all(runner: ModelRunner, chunk: PrefillChunk) -> Tensor:
     """Float32 logits [num_tokens, vocab_size] after every token of one chunk."""
     every_row_T = torch.arange(len(chunk.token_ids), device=runner.device)
-    batch = replace(runner._pack([chunk]), logit_rows_R=every_row_T)
+    batch = replace(runner._pack([chunk]), logit_rows_R=every_row_T, last=None)
     return runner._model.forward(batch, runner.tensors, None)

@@ -11,7 +11,14 @@ from torch import Tensor
 
 from segue.engine.batch import MAX_VERIFY_TOKENS, Chunk, DecodeChunk, PrefillChunk
 from segue.kernels import NO_SLOT
-from segue.model.batch import Batch, DecodeRows, HiddenRows, PrefillRows, PrefillSegments
+from segue.model.batch import (
+    Batch,
+    DecodeRows,
+    HiddenRows,
+    LastRows,
+    PrefillRows,
+    PrefillSegments,
+)
 
 
 def pack(
@@ -28,6 +35,7 @@ def pack(
     positions = [p for piece in pieces for p in piece.positions]
     pages = [piece.chunk.page_ids[p // page_tokens] for piece in pieces for p in piece.positions]
     positions_T = _ints(positions, device)
+    scored = _scored_rows(rows, chunks)
     return Batch(
         token_ids_T=_ints(list(chain.from_iterable(piece.token_ids for piece in pieces)), device),
         positions_T=positions_T,
@@ -37,7 +45,8 @@ def pack(
         decode=_decode_rows(rows, page_tokens, device) if rows.decode else None,
         prefill=_prefill_rows(rows.prefill, page_tokens, device) if rows.prefill else None,
         hidden=_hidden(rows, pieces, len(positions), device) if keeps_hidden else None,
-        scored_rows_S=_ints(scored, device) if (scored := _scored_rows(rows, chunks)) else None,
+        scored_rows_S=_ints(scored, device) if scored else None,
+        last=None if keeps_hidden or scored else _last_rows(rows, len(positions), device),
     )
 
 
@@ -118,6 +127,20 @@ class _Rows:
         of_chunks += [[end - 1] for end in accumulate(lengths, initial=bounds[-1])][1:]
         in_callers_order = sorted(zip(self.order, of_chunks, strict=True))
         return [row for _, of_chunk in in_callers_order for row in of_chunk]
+
+
+def _last_rows(rows: _Rows, num_tokens: int, device: str) -> LastRows | None:
+    with_logits = rows.with_logits()
+    if len(with_logits) == num_tokens:
+        return None
+    in_row_order = sorted(with_logits)
+    place = {row: i for i, row in enumerate(in_row_order)}
+    return LastRows(
+        rows_R=_ints(in_row_order, device),
+        cu_tokens_N1=_ints(range(len(rows.prefill) + 1), device),
+        starts_N=_ints([chunk.end - 1 for chunk in rows.prefill], device),
+        logit_rows_R=_ints([place[row] for row in with_logits], device),
+    )
 
 
 def _scored_rows(rows: _Rows, chunks: Sequence[Chunk]) -> list[int]:

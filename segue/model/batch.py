@@ -21,7 +21,7 @@ state, K states kept.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -76,6 +76,20 @@ class PrefillRows:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LastRows:
+    """All rows that logits need, of a batch with others. An attention layer whose output goes
+    nowhere else has to attend for these only."""
+
+    rows_R: Tensor
+    """In row order: every decode row, then the last row of each prefill chunk."""
+    cu_tokens_N1: Tensor
+    """As in `PrefillRows`, for chunks of one token each."""
+    starts_N: Tensor
+    logit_rows_R: Tensor
+    """Which of these rows to predict from, in the order the chunks were given."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HiddenRows:
     """Which hidden state an MTP layer joins to which token, and which hidden states are kept."""
 
@@ -106,6 +120,23 @@ class Batch:
     scored_rows_S: Tensor | None = None
     """The rows before tokens whose log-probabilities are wanted, in the order the chunks were
     given."""
+    last: LastRows | None = None
+    """None if other rows' last hidden states are needed too."""
+
+    def of_last_rows(self) -> Batch:
+        """The last rows as a batch, for attention."""
+        last, prefill = self.last, self.prefill
+        assert last is not None and prefill is not None, "only prefill chunks have other rows"
+        return replace(
+            self,
+            token_ids_T=self.token_ids_T[last.rows_R],
+            positions_T=self.positions_T[last.rows_R],
+            pages_T=self.pages_T[last.rows_R],
+            offsets_T=self.offsets_T[last.rows_R],
+            logit_rows_R=last.logit_rows_R,
+            prefill=replace(prefill, cu_tokens_N1=last.cu_tokens_N1, starts_N=last.starts_N),
+            last=None,
+        )
 
     @property
     def num_decode_tokens(self) -> int:

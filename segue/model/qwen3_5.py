@@ -58,6 +58,20 @@ class Block:
         recurrent = cache.of("recurrent", self._layer)
         return x_TH, self._mixer(normed_TH, batch, recurrent, cache.of("conv", self._layer))
 
+    def mix_last(
+        self, stream: Stream, batch: Batch, rotary: Rotary, cache: CacheTensors
+    ) -> Stream:
+        """As `mix`, with the stream of the batch's last rows only."""
+        assert batch.last is not None
+        rows_R = batch.last.rows_R
+        if not isinstance(self._mixer, Attention):
+            return rows_of(self.mix(stream, batch, rotary, cache), rows_R)
+        x_TH, normed_TH = add_norm(stream, self._mixer_norm, eps=self._eps)
+        pages = cache.of("kv", self._layer)
+        self._mixer.store(normed_TH, batch, rotary, pages)
+        tables = (rotary[0][rows_R], rotary[1][rows_R])
+        return x_TH[rows_R], self._mixer(normed_TH[rows_R], batch.of_last_rows(), tables, pages)
+
     def feed_forward(self, stream: Stream) -> Stream:
         x_TH, normed_TH = add_norm(stream, self._mlp_norm, self._group, eps=self._eps)
         return x_TH, self._mlp(normed_TH)
@@ -103,15 +117,18 @@ class Qwen3_5:
         """
         rotary = self.rotary(batch.positions_T)
         stream: Stream = (F.embedding(batch.token_ids_T, self._embed), None)
+        logit_rows_R = batch.logit_rows_R if batch.last is None else batch.last.logit_rows_R
         for layer, block in enumerate(self._blocks):
-            stream = block.mix(stream, batch, rotary, cache)
+            is_last = batch.last is not None and layer == self.num_layers - 1
+            mix = block.mix_last if is_last else block.mix
+            stream = mix(stream, batch, rotary, cache)
             if on_layer is not None:
                 on_layer(layer)
             stream = block.feed_forward(stream)
         if self._mtp is None:
             if batch.scored_rows_S is not None:
                 self._score(self._normed(rows_of(stream, batch.scored_rows_S)), on_scored)
-            return self._logits(self._normed(rows_of(stream, batch.logit_rows_R)))
+            return self._logits(self._normed(rows_of(stream, logit_rows_R)))
         hidden_TH = self._normed(stream)
         self._mtp.store(hidden_TH, batch, rotary, cache)
         if on_layer is not None:
