@@ -58,9 +58,7 @@ class Block:
         recurrent = cache.of("recurrent", self._layer)
         return x_TH, self._mixer(normed_TH, batch, recurrent, cache.of("conv", self._layer))
 
-    def mix_last(
-        self, stream: Stream, batch: Batch, rotary: Rotary, cache: CacheTensors
-    ) -> Stream:
+    def mix_last(self, stream: Stream, batch: Batch, rotary: Rotary, cache: CacheTensors) -> Stream:
         """As `mix`, with the stream of the batch's last rows only."""
         assert batch.last is not None
         rows_R = batch.last.rows_R

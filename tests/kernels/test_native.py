@@ -131,8 +131,28 @@ def test_a_prompt_follows_the_rule_as_in_the_reference(
     out = native_rule.gated_delta_rule_prefill(*inputs, ours, **where)
 
     expected = gated_delta_rule.reference.gated_delta_rule_prefill(*inputs, theirs, **where)
-    assert_close(out, expected)
-    assert_close(ours, theirs)
+    # State and corrections are rounded as operands of bfloat16 products.
+    assert_close(out, expected, dtype)
+    assert_close(ours, theirs, dtype)
+
+
+def test_rounding_does_not_add_up_over_a_long_prompt() -> None:
+    inputs, states = inputs_of(4096, (1, 2, 128, 128), torch.bfloat16), torch.zeros(1, 2, 128, 128)
+    # Barely forgetting, so that a state holds hundreds of tokens.
+    inputs = (*inputs[:3], inputs[3] * 1e-3, inputs[4])
+    where = {
+        "cu_tokens_M1": ints(0, 4096),
+        "slots_out_M": ints(0),
+        "cu_segments_N1": ints(0, 1),
+        "slots_in_N": ints(-1),
+    }
+    ours, theirs = states.clone(), states.clone()
+
+    out = native_rule.gated_delta_rule_prefill(*inputs, ours, **where)
+
+    expected = gated_delta_rule.reference.gated_delta_rule_prefill(*inputs, theirs, **where)
+    assert_close(out[-1024:], expected[-1024:], torch.bfloat16)
+    assert_close(ours, theirs, torch.bfloat16)
 
 
 WRONG = ints(4), ints(-2)

@@ -88,6 +88,24 @@ inline void transpose(Words block[kLanes]) {
   }
 }
 
+// A whole block of kLanes outputs and kLanes words.
+inline void arrange_block(const uint32_t* w, long stride, bool widens, uint32_t* panel) {
+  Words block[kLanes];
+#pragma GCC unroll 16
+  for (long i = 0; i < kLanes; i++) block[i] = load_as<Words>(w + i * stride);
+  transpose(block);
+  if (widens) {
+#pragma GCC unroll 16
+    for (long j = 0; j < kLanes; j++) {
+      store(panel + 2 * j * kPanel, block[j] << 16);
+      store(panel + (2 * j + 1) * kPanel, block[j] & 0xffff0000u);
+    }
+  } else {
+#pragma GCC unroll 16
+    for (long j = 0; j < kLanes; j++) store(panel + j * kPanel, block[j]);
+  }
+}
+
 // A panel's weights word by word: [words, kPanel] from [outputs, words] by rows, zeros for outputs
 // that do not exist. `widens`: a word is two bfloat16, and becomes two floats.
 inline void arrange(const uint32_t* w, long stride, long outputs, long words, bool widens,
@@ -95,25 +113,18 @@ inline void arrange(const uint32_t* w, long stride, long outputs, long words, bo
   const long copies = widens ? 2 : 1;
   for (long n = 0; n < kPanel; n += kLanes)
     for (long k = 0; k < words; k += kLanes) {
+      uint32_t* to = panel + k * copies * kPanel + n;
       const long height = std::min(kLanes, outputs - n), width = std::min(kLanes, words - k);
-      Words block[kLanes] = {};
-      for (long i = 0; i < height; i++) {
-        const uint32_t* at = w + (n + i) * stride + k;
-        if (width == kLanes)
-          block[i] = load_as<Words>(at);
-        else
-          for (long j = 0; j < width; j++) block[i][j] = at[j];
+      if (height == kLanes && width == kLanes) {
+        arrange_block(w + n * stride + k, stride, widens, to);
+        continue;
       }
-      transpose(block);
-      for (long j = 0; j < width; j++) {
-        uint32_t* to = panel + (k + j) * copies * kPanel + n;
-        if (widens) {
-          store(to, block[j] << 16);
-          store(to + kPanel, block[j] & 0xffff0000u);
-        } else {
-          store(to, block[j]);
-        }
-      }
+      uint32_t edge[kLanes * kLanes] = {}, turned[2 * kLanes * kPanel];
+      for (long i = 0; i < height; i++)
+        for (long j = 0; j < width; j++) edge[i * kLanes + j] = w[(n + i) * stride + k + j];
+      arrange_block(edge, kLanes, widens, turned);
+      for (long j = 0; j < width * copies; j++)
+        std::memcpy(to + j * kPanel, turned + j * kPanel, kLanes * 4);
     }
 }
 

@@ -28,6 +28,14 @@ int few_rows(const E* x, const E* w, E* y, long T, long N, long K, int threads) 
 
 constexpr long kPanelBytes = 256 << 10;  // Of a panel, which stays in a core's second cache.
 
+// Outputs of neighbouring rows lie far apart: their lines are requested while sums are computed.
+template <class E>
+inline void expect_writes(const E* y, long stride, int rows, long outputs) {
+  for (int c = 0; c < rows; c++)
+    for (long n = 0; n < outputs; n += 64 / long(sizeof(E)))
+      __builtin_prefetch(y + c * stride + n, 1, 3);
+}
+
 // x as the inner loop reads it, `steps` of M::Input a row; w as words, `row_words` a row.
 template <class M, class E>
 void many(const typename M::Input* x, long steps, const uint32_t* w, long row_words, bool widens,
@@ -51,16 +59,14 @@ void many(const typename M::Input* x, long steps, const uint32_t* w, long row_wo
         for (long t = 0; t < T; t += kPanelRows) {
           const int rows = int(std::min<long>(kPanelRows, T - t));
           float* into = sums.get() + (is_one_block ? 0 : t * kPanel);
+          if (is_last) expect_writes(y + t * N + first, N, rows, outputs);
           panel_rows<M>(rows, x + t * steps + k * copies, steps, panel.get(), words * copies, into,
                         k > 0);
           if (!is_last) continue;
-          for (int c = 0; c < rows; c++) {
-            E* to = y + (t + c) * N + first;
-            long n = 0;
-            for (; n + kLanes <= outputs; n += kLanes)
-              store_floats(to + n, load_floats(into + c * kPanel + n));
-            for (; n < outputs; n++) from_float(into[c * kPanel + n], to + n);
-          }
+          for (int c = 0; c < rows; c++)
+            for (long n = 0; n < outputs; n += kLanes)
+              store_some(y + (t + c) * N + first + n, load_floats(into + c * kPanel + n),
+                         outputs - n);
         }
       }
     }

@@ -7,7 +7,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#if defined(__AVX512BF16__)
+#if defined(__AVX512F__)
 #include <immintrin.h>
 #endif
 
@@ -71,7 +71,12 @@ inline void from_float(float x, Bf16* to) { *to = to_bf16(x); }
 
 inline Floats load_floats(const float* from) { return load_as<Floats>(from); }
 inline Floats load_floats(const Bf16* from) {
+#if defined(__AVX512F__)
+  // GCC 12 makes two halves of `__builtin_convertvector`.
+  return (Floats)((Words)_mm512_cvtepu16_epi32(load_as<__m256i>(from)) << 16);
+#else
   return (Floats)(__builtin_convertvector(load_as<Halves>(from), Words) << 16);
+#endif
 }
 
 inline void store_floats(float* to, Floats x) { store(to, x); }
