@@ -126,7 +126,8 @@ class Batch:
     def of_last_rows(self) -> Batch:
         """The last rows as a batch, for attention."""
         last, prefill = self.last, self.prefill
-        assert last is not None and prefill is not None, "only prefill chunks have other rows"
+        assert last is not None, "all rows are needed"
+        assert prefill is not None, "only prefill chunks have rows that are not"
         return replace(
             self,
             token_ids_T=self.token_ids_T[last.rows_R],
