@@ -64,7 +64,7 @@ class Block:
         rows_R = batch.last.rows_R
         if not isinstance(self._mixer, Attention):
             return rows_of(self.mix(stream, batch, rotary, cache), rows_R)
-        x_TH, normed_TH = add_norm(stream, self._mixer_norm, eps=self._eps)
+        x_TH, normed_TH = add_norm(stream, self._mixer_norm, self._group, eps=self._eps)
         pages = cache.of("kv", self._layer)
         self._mixer.store(normed_TH, batch, rotary, pages)
         tables = (rotary[0][rows_R], rotary[1][rows_R])
