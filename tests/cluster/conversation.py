@@ -154,12 +154,12 @@ class Wire:
     def __init__(self, client: Client) -> None:
         self.requests: list[pb.GenerateRequest] = []
         (link,) = client._targets.links
-        self._answer = link.turns.answer
-        link.turns.answer = self._weigh  # type: ignore[method-assign]
+        self._start = link.turns.start
+        link.turns.start = self._weigh  # type: ignore[method-assign]
 
     def _weigh(self, request: pb.GenerateRequest, timeout_s: float | None, api_key: str) -> Any:
         self.requests.append(request)
-        return self._answer(request, timeout_s, api_key)
+        return self._start(request, timeout_s, api_key)
 
     @property
     def num_messages(self) -> list[int]:
