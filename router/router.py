@@ -23,6 +23,7 @@ from router.sessions.prompt import Built, PromptBuilder
 from router.sessions.table import SessionTable
 from router.sessions.tokens import TokenDesk
 from router.status import StatusDesk
+from router.telemetry.recent import Entry, RecentTurns
 from router.telemetry.traces import TurnTrace
 from router.tenants.accounts import TenantAccounts
 from router.tenants.tenant import OPEN, Tenant
@@ -105,6 +106,7 @@ class Router:
         self.drains = DrainDesk(self.table, self.membership, self.links, self._admission, clock)
         self.tokens = TokenDesk(prompts, self.limits)
         self._ongoing = OngoingTurns(self._admission)
+        self.recent = RecentTurns(clock)
         self._num_running = 0
 
     def _on_status(self, worker: WorkerStatus) -> None:
@@ -174,7 +176,8 @@ class Router:
                 answered=answered,
             )
             ongoing.runs(turn)
-            with self._running(turn, tenant, received_at, meter):
+            entry = self.recent.started(tenant, received_at, placing)
+            with self._running(turn, tenant, received_at, meter, entry):
                 async with contextlib.aclosing(turn.events()) as arriving:
                     async for events in arriving:
                         arrived_at = self._clock()
@@ -184,7 +187,7 @@ class Router:
                             end = self.table.record(
                                 placing.session, completed, tokens, built.memory, end
                             )
-                            events = (*events[:-1], end)
+                            events, entry.end = (*events[:-1], end), end
                         # Before they are sent: a client may leave as soon as it has the last one.
                         self._measure(events, meter, arrived_at)
                         yield events
@@ -268,13 +271,14 @@ class Router:
 
     @contextlib.contextmanager
     def _running(
-        self, turn: Turn, tenant: Tenant, received_at: float, meter: TurnMeter
+        self, turn: Turn, tenant: Tenant, received_at: float, meter: TurnMeter, entry: Entry
     ) -> Iterator[None]:
         self._num_running += 1
         try:
             yield
         finally:
             self._num_running -= 1
+            entry.ended(turn.outcome)
             computed = meter.computed(turn.computed_tokens)
             self._accounts.charge(tenant, computed=computed, generated=turn.num_generated)
             self._count_end(turn, received_at, meter)

@@ -28,7 +28,7 @@ from segue.v1 import session_pb2 as pb
 from segue.v1.session_pb2_grpc import SessionsServicer
 from segue.wire.convert.drain import drain_report_to_wire, held_from_wire, moves_to_wire
 from segue.wire.convert.events import events_to_wire
-from segue.wire.convert.explanation import explanation_to_wire
+from segue.wire.convert.explanation import explanation_to_wire, recent_to_wire
 from segue.wire.convert.kept import kept_from_wire
 from segue.wire.convert.request import request_from_wire, tokenized_from_wire
 from segue.wire.convert.same_names import message_of, value_of
@@ -194,6 +194,13 @@ class Sessions(SessionsServicer):
         explanation = self._router.table.explain(tenant.owned(session_id))
         shown = replace(explanation, session_id=session_id)
         return pb.ExplainResponse(explanation=explanation_to_wire(shown))
+
+    async def ListTurns(
+        self, request: pb.ListTurnsRequest, context: Context
+    ) -> pb.ListTurnsResponse:
+        tenant = self._tenant(context)
+        turns = self._router.recent.of(tenant, request.max_turns)
+        return pb.ListTurnsResponse(turns=[recent_to_wire(turn) for turn in turns])
 
     async def DrainWorker(
         self, request: pb.DrainWorkerRequest, context: Context

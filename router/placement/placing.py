@@ -112,6 +112,8 @@ class TurnPlacing:
         self._avoid: Collection[WorkerId] = ()
         self._residency: Residency = {}
         self._attempt: Attempt | None = None
+        self.decided: Decided | None = None
+        """The last decision. Stays after `leave`."""
         self._home: WorkerNode | None = None
         """Where a new session was placed."""
 
@@ -147,6 +149,7 @@ class TurnPlacing:
         )
         decision_s = time.perf_counter() - started_at
         decided = Decided(session_id, self._spec.turn_id, self._size, decision, decision_s)
+        self.decided = decided
         seat = placing.cluster.take(decision)
         if is_new:
             self._home = seat.decode

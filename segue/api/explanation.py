@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from segue.api.turn import TurnEnd
 from segue.api.types import SessionId, TurnId, WorkerId
 
 
@@ -76,3 +77,17 @@ class Explanation:
     @property
     def chosen(self) -> WeighedCandidate:
         return next(candidate for candidate in self.candidates if candidate.chosen)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecentTurn:
+    """A turn that runs, or has ended lately, and why it ran where it did."""
+
+    explanation: Explanation
+    """Of its last placement."""
+    age_s: float
+    """Since the router received it."""
+    outcome: str
+    """running, a finish reason, disconnected, deadline, or the kind of the error."""
+    end: TurnEnd | None = None
+    """None while it runs, and if it failed or its client left."""

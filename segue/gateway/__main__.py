@@ -154,6 +154,7 @@ async def _serving(
             await asyncio.sleep(0.001)
         yield
     finally:
+        gateway.feed.close()
         server.should_exit = True
         await task
 

@@ -18,9 +18,10 @@ from segue.gateway.http.fields import Body
 from segue.gateway.http.keys import by_key
 from segue.gateway.http.routes import Endpoint, Gateway, Route, failure_response
 from segue.gateway.openai.routes import ROUTES as OPENAI
+from segue.gateway.ui.routes import ROUTES as UI
 from segue.gateway.upkeep import ROUTES as UPKEEP
 
-ROUTES: list[Route] = [*OPENAI, *ANTHROPIC, *UPKEEP]
+ROUTES: list[Route] = [*OPENAI, *ANTHROPIC, *UPKEEP, *UI]
 
 
 def make_app(gateway: Gateway) -> ASGIApp:

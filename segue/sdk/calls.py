@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from segue.api.checks import require_seconds, require_type
+from segue.api.checks import require_count, require_seconds, require_type
 from segue.api.cluster.status import ClusterStatus, ModelInfo, SessionInfo
 from segue.api.errors import Unavailable
-from segue.api.explanation import Explanation
+from segue.api.explanation import Explanation, RecentTurn
 from segue.api.types import ChatInput, Detokenized, TextInput
 from segue.sdk.targets import RouterLink, Targets
 from segue.sdk.turns import TurnRunner
 from segue.v1 import documents_pb2
 from segue.v1 import session_pb2 as pb
 from segue.wire.channel import is_serving, require_sendable
-from segue.wire.convert.explanation import explanation_from_wire
+from segue.wire.convert.explanation import explanation_from_wire, recent_from_wire
 from segue.wire.convert.request import token_ids_to_wire, tokenized_to_wire
 from segue.wire.convert.same_names import value_of
 from segue.wire.convert.worker import cluster_from_wire
@@ -160,6 +160,22 @@ class RouterCalls:
             session_id=session_id,
         )
         return explanation_from_wire(reply.explanation)
+
+    async def recent_turns(
+        self, max_turns: int = 0, *, timeout_s: float = _TIMEOUT_S
+    ) -> list[RecentTurn]:
+        """The last turns, running ones too, on all sessions and routers, the latest first.
+        0: as many as the routers remember."""
+        require_count("max_turns", max_turns)
+        request = pb.ListTurnsRequest(max_turns=max_turns)
+
+        async def listed(link: RouterLink) -> pb.ListTurnsResponse:
+            return await link.stub.ListTurns(request, timeout=timeout_s, metadata=self._key)
+
+        replies = await self._targets.ask_all(listed, timeout_s=timeout_s)
+        turns = [recent_from_wire(turn) for reply in replies for turn in reply.turns]
+        turns.sort(key=lambda turn: turn.age_s)
+        return turns[: max_turns or None]
 
     async def ready(self, *, timeout_s: float = 5.0) -> bool:
         """Whether a router serves: as its health service says, which needs no API key."""

@@ -94,6 +94,11 @@ class SessionsStub:
                 request_serializer=segue_dot_v1_dot_session__pb2.ExplainRequest.SerializeToString,
                 response_deserializer=segue_dot_v1_dot_session__pb2.ExplainResponse.FromString,
                 _registered_method=True)
+        self.ListTurns = channel.unary_unary(
+                '/segue.v1.Sessions/ListTurns',
+                request_serializer=segue_dot_v1_dot_session__pb2.ListTurnsRequest.SerializeToString,
+                response_deserializer=segue_dot_v1_dot_session__pb2.ListTurnsResponse.FromString,
+                _registered_method=True)
         self.DrainWorker = channel.unary_unary(
                 '/segue.v1.Sessions/DrainWorker',
                 request_serializer=segue_dot_v1_dot_session__pb2.DrainWorkerRequest.SerializeToString,
@@ -204,6 +209,13 @@ class SessionsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListTurns(self, request, context):
+        """The caller's last turns that were placed, on all its sessions, the latest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DrainWorker(self, request, context):
         """Takes a worker out of service: it gets no new turns, its sessions move to others, and when
         nothing is left it leaves the cluster and its process ends. Returns just before. Needs an
@@ -302,6 +314,11 @@ def add_SessionsServicer_to_server(servicer, server):
                     servicer.Explain,
                     request_deserializer=segue_dot_v1_dot_session__pb2.ExplainRequest.FromString,
                     response_serializer=segue_dot_v1_dot_session__pb2.ExplainResponse.SerializeToString,
+            ),
+            'ListTurns': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTurns,
+                    request_deserializer=segue_dot_v1_dot_session__pb2.ListTurnsRequest.FromString,
+                    response_serializer=segue_dot_v1_dot_session__pb2.ListTurnsResponse.SerializeToString,
             ),
             'DrainWorker': grpc.unary_unary_rpc_method_handler(
                     servicer.DrainWorker,
@@ -648,6 +665,33 @@ class Sessions:
             '/segue.v1.Sessions/Explain',
             segue_dot_v1_dot_session__pb2.ExplainRequest.SerializeToString,
             segue_dot_v1_dot_session__pb2.ExplainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTurns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/segue.v1.Sessions/ListTurns',
+            segue_dot_v1_dot_session__pb2.ListTurnsRequest.SerializeToString,
+            segue_dot_v1_dot_session__pb2.ListTurnsResponse.FromString,
             options,
             channel_credentials,
             insecure,

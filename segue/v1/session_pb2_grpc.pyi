@@ -69,6 +69,8 @@ class SessionsStub:
     """Starts a child session from what is kept of its parent. NOT_FOUND if nothing is."""
     Explain: _grpc.UnaryUnaryMultiCallable[_session_pb2.ExplainRequest, _session_pb2.ExplainResponse]
     """Explains the placement of the session's last turn. NOT_FOUND if it is not remembered."""
+    ListTurns: _grpc.UnaryUnaryMultiCallable[_session_pb2.ListTurnsRequest, _session_pb2.ListTurnsResponse]
+    """The caller's last turns that were placed, on all its sessions, the latest first."""
     DrainWorker: _grpc.UnaryUnaryMultiCallable[_session_pb2.DrainWorkerRequest, _session_pb2.DrainWorkerResponse]
     """Takes a worker out of service: it gets no new turns, its sessions move to others, and when
     nothing is left it leaves the cluster and its process ends. Returns just before. Needs an
@@ -121,6 +123,8 @@ class SessionsAsyncStub(SessionsStub):
     """Starts a child session from what is kept of its parent. NOT_FOUND if nothing is."""
     Explain: _aio.UnaryUnaryMultiCallable[_session_pb2.ExplainRequest, _session_pb2.ExplainResponse]  # type: ignore[assignment]
     """Explains the placement of the session's last turn. NOT_FOUND if it is not remembered."""
+    ListTurns: _aio.UnaryUnaryMultiCallable[_session_pb2.ListTurnsRequest, _session_pb2.ListTurnsResponse]  # type: ignore[assignment]
+    """The caller's last turns that were placed, on all its sessions, the latest first."""
     DrainWorker: _aio.UnaryUnaryMultiCallable[_session_pb2.DrainWorkerRequest, _session_pb2.DrainWorkerResponse]  # type: ignore[assignment]
     """Takes a worker out of service: it gets no new turns, its sessions move to others, and when
     nothing is left it leaves the cluster and its process ends. Returns just before. Needs an
@@ -242,6 +246,14 @@ class SessionsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_session_pb2.ExplainResponse, _abc.Awaitable[_session_pb2.ExplainResponse]]:
         """Explains the placement of the session's last turn. NOT_FOUND if it is not remembered."""
+
+    @_abc_1.abstractmethod
+    def ListTurns(
+        self,
+        request: _session_pb2.ListTurnsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_pb2.ListTurnsResponse, _abc.Awaitable[_session_pb2.ListTurnsResponse]]:
+        """The caller's last turns that were placed, on all its sessions, the latest first."""
 
     @_abc_1.abstractmethod
     def DrainWorker(

@@ -17,6 +17,7 @@ from segue.gateway.metrics import GatewayMetrics
 from segue.gateway.served import ServedModel
 from segue.gateway.stored import StoredResponses
 from segue.gateway.turns import Turns
+from segue.gateway.ui.feed import Feed
 from segue.sdk.client import Client
 from tests.gateway.fake_client import FakeClient, says
 
@@ -28,6 +29,7 @@ class Faked:
     http: httpx2.AsyncClient
     client: FakeClient
     metrics: GatewayMetrics
+    feed: Feed
 
     async def post(self, path: str, body: Any, **headers: str) -> httpx2.Response:
         return await self.http.post(path, json=body, headers=headers)
@@ -57,6 +59,5 @@ def faked(
         metrics=metrics,
     )
     transport = httpx2.ASGITransport(app=make_app(gateway))
-    return Faked(
-        httpx2.AsyncClient(transport=transport, base_url="http://gateway"), client, metrics
-    )
+    http = httpx2.AsyncClient(transport=transport, base_url="http://gateway")
+    return Faked(http, client, metrics, gateway.feed)

@@ -106,12 +106,12 @@ async def test_an_error_has_the_form_of_its_api() -> None:
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
-async def test_only_probes_and_metrics_are_open(route: Any) -> None:
+async def test_only_probes_metrics_and_the_empty_page_are_open(route: Any) -> None:
     response = await keyed().http.request(
         route.method, route.path.replace("{name:path}", "demo"), json={}
     )
 
-    is_open = route.path in ("/health", "/ready", "/metrics")
+    is_open = route.path in ("/health", "/ready", "/metrics", "/ui")
     assert (response.status_code == 200) if is_open else (response.status_code == 401)
 
 

@@ -26,6 +26,8 @@ ASKED: dict[str, Any] = {
     "prompt": "Hello",
     "input": "Hello",
 }
+# Its stream ends when its reader leaves.
+ENDLESS = "/ui/events"
 LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 
 
@@ -46,6 +48,8 @@ async def test_no_request_that_the_schema_describes_is_our_bug(
     statuses: dict[str, set[int]] = {}
     for result in schema.get_all_operations():
         operation = result.ok()
+        if operation.path == ENDLESS:
+            continue
         modes = list(GenerationMode) if operation.body else [GenerationMode.POSITIVE]
         statuses[operation.path] = set()
         for mode in modes:
@@ -53,7 +57,7 @@ async def test_no_request_that_the_schema_describes_is_our_bug(
                 statuses_of, operation, mode, live.url, num_requests
             )
 
-    assert statuses.keys() == {route.path.replace(":path", "") for route in ROUTES}
+    assert {*statuses, ENDLESS} == {route.path.replace(":path", "") for route in ROUTES}
     assert all({200, 404} & seen for seen in statuses.values()), statuses
     assert is_idle(await wait_until_idle(live.cluster.client))
 

@@ -17,7 +17,13 @@ from segue.api.cluster.status import (
     WorkerStatus,
 )
 from segue.api.errors import InvalidRequest
-from segue.api.explanation import CostLine, Explanation, WeighedCandidate, WorkerSpeed
+from segue.api.explanation import (
+    CostLine,
+    Explanation,
+    RecentTurn,
+    WeighedCandidate,
+    WorkerSpeed,
+)
 from segue.api.prompt import PrefixName, Prompt, salt_of
 from segue.api.turn import (
     FinishReason,
@@ -61,7 +67,12 @@ from segue.wire.convert.events import (
     prompt_logprobs_from_wire,
     prompt_logprobs_to_wire,
 )
-from segue.wire.convert.explanation import explanation_from_wire, explanation_to_wire
+from segue.wire.convert.explanation import (
+    explanation_from_wire,
+    explanation_to_wire,
+    recent_from_wire,
+    recent_to_wire,
+)
 from segue.wire.convert.request import (
     request_from_wire,
     request_to_wire,
@@ -494,3 +505,7 @@ def test_an_explanation_survives_the_wire(actual_s: float | None) -> None:
     )
 
     assert explanation_from_wire(explanation_to_wire(explanation)) == explanation
+    running = RecentTurn(explanation=explanation, age_s=2.5, outcome="running")
+    ended = replace(running, outcome="stop", end=TurnEnd(finish_reason=FinishReason.STOP))
+    for turn in (running, ended):
+        assert recent_from_wire(recent_to_wire(turn)) == turn

@@ -22,6 +22,7 @@ from segue.gateway.metrics import GatewayMetrics
 from segue.gateway.served import ServedModel
 from segue.gateway.stored import StoredResponses
 from segue.gateway.turns import Turns
+from segue.gateway.ui.feed import Feed
 from segue.process.tracing.tracer import OFF, Tracer
 from segue.sdk.client import Client
 
@@ -37,6 +38,7 @@ class Gateway:
     stored: StoredResponses
     metrics: GatewayMetrics
     life: Life = field(default_factory=Life)
+    feed: Feed = field(default_factory=Feed)
     tracer: Tracer = OFF
 
 

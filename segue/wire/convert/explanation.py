@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from segue.api.checks import one_of
-from segue.api.explanation import CostLine, Explanation, WeighedCandidate, WorkerSpeed
+from segue.api.explanation import (
+    CostLine,
+    Explanation,
+    RecentTurn,
+    WeighedCandidate,
+    WorkerSpeed,
+)
 from segue.api.types import WorkerId
 from segue.v1 import session_pb2 as pb
+from segue.wire.convert.events import end_from_wire, end_to_wire
 from segue.wire.convert.same_names import message_of, value_of
 
 _MODE_TO_WIRE = {
@@ -62,6 +69,25 @@ def candidate_from_wire(one: pb.Candidate) -> WeighedCandidate:
         mode=one_of("mode", _MODE_FROM_WIRE, one.mode),
         excluded=one_of("excluded", _EXCLUDED_FROM_WIRE, one.excluded),
         source_worker=WorkerId(one.source_worker) if one.source_worker else None,
+    )
+
+
+def recent_to_wire(turn: RecentTurn) -> pb.RecentTurn:
+    return message_of(
+        pb.RecentTurn,
+        turn,
+        explanation=explanation_to_wire(turn.explanation),
+        end=None if turn.end is None else end_to_wire(turn.end),
+    )
+
+
+def recent_from_wire(turn: pb.RecentTurn) -> RecentTurn:
+    """Raises InvalidRequest for what only a later version knows."""
+    return value_of(
+        RecentTurn,
+        turn,
+        explanation=explanation_from_wire(turn.explanation),
+        end=end_from_wire(turn.end) if turn.HasField("end") else None,
     )
 
 

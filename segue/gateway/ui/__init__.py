@@ -1,0 +1,1 @@
+"""The status page: `GET /ui`, and `GET /ui/events`, what it shows."""

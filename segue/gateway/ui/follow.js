@@ -1,0 +1,107 @@
+function showDocument(shown) {
+  state.seenAt = performance.now();
+  state.away = shown.away ? `The router is away: no answer for ${whole(shown.away_s)} s. ${shown.away}` : "";
+  showLink();
+  if (shown.away) return;
+  $("ask").hidden = true;
+  $("main").hidden = false;
+  showHead(shown.cluster);
+  showTiles(shown.cluster.router);
+  keyed($("workers").tBodies[0], shown.cluster.workers, (one) => one.worker_id, createWorker, showWorker);
+  state.turns = nameTurns(shown.turns);
+  showTurns();
+  if (shown.turns_error) { $("no-turns").hidden = false; say($("no-turns"), shown.turns_error); }
+  state.router = shown.cluster.router;
+}
+
+function showLink() {
+  const silent = performance.now() - state.seenAt;
+  const words = state.away || (state.seenAt && silent > STALE_MS && $("ask").hidden ? `No news from the gateway for ${whole(silent / 1e3)} s.` : "");
+  $("away").hidden = !words;
+  say($("away"), words);
+  $("main").classList.toggle("stale", Boolean(words));
+  say($("link"), words ? "reconnecting" : state.seenAt ? "live" : "");
+  if (words) say($("verdict"), "unknown", "verdict failing");
+}
+
+async function read(signal) {
+  const headers = state.key ? { authorization: `Bearer ${state.key}` } : {};
+  const response = await fetch("/ui/events", { headers, signal, cache: "no-store" });
+  if (!response.ok) {
+    const body = await response.json().catch(() => ({}));
+    throw Object.assign(new Error(body.error ? body.error.message : response.statusText), { status: response.status });
+  }
+  const decoder = new TextDecoder(), reader = response.body.getReader();
+  let rest = "";
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return;
+    const events = (rest + decoder.decode(value, { stream: true })).split("\n\n");
+    rest = events.pop();
+    for (const event of events) take(event);
+  }
+}
+
+function take(event) {
+  const lines = event.split("\n");
+  const data = lines.find((line) => line.startsWith("data: "));
+  if (!data) return;
+  const shown = JSON.parse(data.slice(6));
+  if (lines[0] === "event: error") throw Object.assign(new Error(shown.error.message), { status: shown.status });
+  showDocument(shown);
+}
+
+async function follow() {
+  const stream = (state.stream = new AbortController());
+  let wait = RETRY_MS;
+  while (!stream.signal.aborted) {
+    const before = state.seenAt;
+    try {
+      await read(stream.signal);
+    } catch (error) {
+      if (stream.signal.aborted) return;
+      if (error.status === 401) return askKey(error.message);
+      state.away = `No news: ${error.message}`;
+      showLink();
+    }
+    wait = state.seenAt > before ? RETRY_MS : Math.min(wait * 2, MAX_RETRY_MS);
+    await new Promise((resolve) => setTimeout(resolve, wait));
+  }
+}
+
+function askKey(reason) {
+  const had = state.key;
+  keep("");
+  state.away = "";
+  state.seenAt = 0;
+  $("ask").hidden = false;
+  $("main").hidden = true;
+  showLink();
+  say($("verdict"), "an API key is needed", "verdict warning");
+  say($("refused"), had ? reason : "", "failing");
+  $("key").focus();
+}
+
+function keep(key) {
+  state.key = key;
+  $("forget").hidden = !key;
+  try { key ? sessionStorage.setItem("segue-key", key) : sessionStorage.removeItem("segue-key"); } catch { /* The tab keeps it. */ }
+}
+
+$("ask").addEventListener("submit", (event) => {
+  event.preventDefault();
+  keep($("key").value.trim());
+  $("key").value = "";
+  follow();
+});
+$("forget").addEventListener("click", () => { state.stream.abort(); askKey(""); });
+$("scale").addEventListener("change", showTurns);
+// Nothing is asked for a tab that nobody sees.
+document.addEventListener("visibilitychange", () => {
+  if (!$("ask").hidden) return;
+  state.stream.abort();
+  if (!document.hidden) follow();
+});
+setInterval(showLink, 1000);
+try { keep(sessionStorage.getItem("segue-key") || ""); } catch { /* Private windows may have none. */ }
+follow();
