@@ -1,0 +1,94 @@
+"""From work to seconds, and from memory to sessions. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from benchmarks.budget.facts import CAPTURED_S, EAGER_S, EXCHANGE_S, Fact, Gpu, Way
+from benchmarks.budget.launches import sum_launches
+from benchmarks.budget.work import RankModel, Work
+from segue.engine.budget import Room, WorkerNeed
+from segue.engine.config import EngineConfig
+from segue.engine.host_memory import MachineMemory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seconds:
+    items: dict[str, float]
+    """The slower of bytes and FLOPs, for each part of the work."""
+    exchanges: float
+    launches: float
+    is_captured: bool
+
+    @property
+    def total(self) -> float:
+        """The gaps between a graph's kernels add to the work; a host that launches them one by one
+        does so beside it, and the slower one counts."""
+        work = sum(self.items.values()) + self.exchanges
+        return work + self.launches if self.is_captured else max(work, self.launches)
+
+
+def num_launches(work: Work, way: Way, num_ranks: int) -> int:
+    each = 1 if way.fuses_sums else sum_launches(num_ranks)
+    # The columns of logits are padded, exchanged and put side by side.
+    return work.launches.total + work.num_sums * each + 3 * work.num_gathers
+
+
+def seconds_of(work: Work, gpu: Gpu, way: Way, num_ranks: int) -> Seconds:
+    is_captured = work.is_step and way.captures_steps
+    launch_s = (CAPTURED_S if is_captured else EAGER_S).value
+    latency = (work.num_sums + work.num_gathers) * EXCHANGE_S.value
+    return Seconds(
+        items={
+            item.name: max(
+                item.num_bytes / gpu.bytes_per_s.value, item.flops / gpu.flops_per_s.value
+            )
+            for item in work.items
+        },
+        exchanges=latency + work.sum_bytes / gpu.nvlink_bytes_per_s.value,
+        launches=num_launches(work, way, num_ranks) * launch_s,
+        is_captured=is_captured,
+    )
+
+
+def tokens_per_step(num_drafts: int, acceptance: float) -> float:
+    """Each draft is accepted with this probability if those before it are; the last token of a step
+    is the trunk's own."""
+    return sum(acceptance**number for number in range(num_drafts + 1))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """Of one GPU."""
+
+    total_bytes: int
+    weight_bytes: int
+    session_bytes: int
+    """Pages of the whole context, and the slots of a running sequence."""
+    num_sessions: int
+    """That fit, beside weights, activations and the process."""
+
+
+def memory_of(model: RankModel, gpu: Gpu, *, context: int, num_drafts: int) -> Memory:
+    """As `segue serve` plans it."""
+    total = int(gpu.memory_bytes.value)
+    need = WorkerNeed(
+        weight_bytes=model.weights.num_bytes,
+        layout=model.layout,
+        max_context=context,
+        max_drafts=num_drafts,
+    )
+    machine = MachineMemory(place=f"a {gpu.name}", total_bytes=total, free_bytes=total)
+    left = Room.on_gpu(machine, share=1.0).left_bytes(need, EngineConfig(device="cuda"))
+    session = model.context_bytes(context, num_slots=2 + num_drafts)
+    return Memory(
+        total_bytes=total,
+        weight_bytes=need.weight_bytes,
+        session_bytes=session,
+        num_sessions=max(left // session, 0),
+    )
+
+
+def handoff_s(num_bytes: int, bytes_per_s: Fact) -> float:
+    """All ranks send at the same time, each what it has."""
+    return num_bytes / bytes_per_s.value

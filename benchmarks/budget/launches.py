@@ -1,0 +1,112 @@
+"""What a decode step starts on the GPU, counted as the code makes it (tests/benchmarks/
+test_budget_launches.py counts the same in an interpreted model)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from benchmarks.budget.weights import RankWeights
+from segue.model.config import LayerKind
+
+_FEW_TOKENS = 32
+"""Up to here routing is one kernel."""
+_ATTENTION_KERNELS = 5
+"""Norm, attention input, two of attention, output gate."""
+_GDN_KERNELS = 5
+"""Norm, decay, convolution, delta rule, gated norm."""
+_STORE_KERNELS, _STORE_PRODUCTS = 3, 2
+"""The draft layer's keys and values, of every token of a step."""
+_JOIN_KERNELS = 2
+"""The input of a draft: norms of embedding and hidden state, and of their product."""
+_STEP_OPERATIONS, _FIRST_DRAFT_OPERATIONS, _DRAFT_OPERATIONS = 108, 12, 10
+"""PyTorch's, of a greedy step: its tables, positions and places, sampling, acceptance."""
+
+
+@dataclass(frozen=True, slots=True)
+class Launches:
+    kernels: int = 0
+    """Ours."""
+    products: int = 0
+    operations: int = 0
+    """PyTorch's other ones."""
+
+    def __add__(self, other: Launches) -> Launches:
+        return Launches(
+            self.kernels + other.kernels,
+            self.products + other.products,
+            self.operations + other.operations,
+        )
+
+    def __mul__(self, times: int) -> Launches:
+        return Launches(self.kernels * times, self.products * times, self.operations * times)
+
+    @property
+    def total(self) -> int:
+        return self.kernels + self.products + self.operations
+
+
+def decode_launches(weights: RankWeights, *, batch: int, num_drafts: int) -> Launches:
+    """Of one step: drafts, the pass that verifies them, sampling, acceptance."""
+    drafts = _draft(weights, batch) * num_drafts
+    if num_drafts:
+        drafts += Launches(operations=_FIRST_DRAFT_OPERATIONS)
+    step = Launches(operations=_STEP_OPERATIONS)
+    return pass_launches(weights, batch * (num_drafts + 1)) + drafts + step
+
+
+def pass_launches(weights: RankWeights, num_tokens: int) -> Launches:
+    """Of the trunk with head and the draft layer's keys and values, without what a step does
+    beside it."""
+    config = weights.own
+    layers = Launches()
+    for number, kind in enumerate(config.layer_types):
+        at = f"layers.{number}"
+        if kind is LayerKind.ATTENTION:
+            layers += _attention(weights, at)
+        else:
+            layers += Launches(kernels=_GDN_KERNELS) + _products(weights, at, "in_proj", "out_proj")
+        layers += _mlp(weights, at, num_tokens)
+    # The norm before the head, and the head.
+    rest = Launches(kernels=1) + _products(weights, "", "lm_head")
+    if config.num_mtp_layers:
+        rest += Launches(kernels=_STORE_KERNELS, products=_STORE_PRODUCTS)
+    return layers + rest
+
+
+def sum_launches(num_ranks: int) -> int:
+    """Of `segue.parallel.group.Ranks.sum` in a dtype other than float32: the exchange, each part in
+    float32 and added to the one before, and the result rounded."""
+    return 2 * num_ranks + 1 if num_ranks > 1 else 0
+
+
+def _draft(weights: RankWeights, batch: int) -> Launches:
+    at = "mtp.layers.0"
+    # The norm of attention's input is one of _JOIN_KERNELS, and the norm after the layer is added.
+    around = Launches(kernels=_JOIN_KERNELS - 1 + 1, operations=_DRAFT_OPERATIONS)
+    products = _products(weights, "mtp", "fc") + _products(weights, "", "lm_head")
+    return around + products + _attention(weights, at) + _mlp(weights, at, batch)
+
+
+def _attention(weights: RankWeights, at: str) -> Launches:
+    return Launches(kernels=_ATTENTION_KERNELS) + _products(weights, at, "qkv_proj", "o_proj")
+
+
+def _mlp(weights: RankWeights, at: str, num_tokens: int) -> Launches:
+    # The norm before it, and SiLU.
+    both = Launches(kernels=2)
+    if weights.own.moe is None:
+        return both + _products(weights, f"{at}.mlp", "gate_up_proj", "down_proj")
+    shared = _products(weights, f"{at}.mlp.shared_expert", "gate_up_proj", "down_proj")
+    # The router and the shared expert's gate; then routing, the experts' products, their sum.
+    routed = Launches(kernels=4 if num_tokens <= _FEW_TOKENS else 6, products=2)
+    if f"{at}.mlp.experts.gate_up_proj" in weights.quantized:
+        # SiLU is a kernel of its own there.
+        routed += Launches(kernels=1)
+    return both + shared + routed
+
+
+def _products(weights: RankWeights, at: str, *names: str) -> Launches:
+    """A matrix that is stored in several runs is several products, which are then joined."""
+    runs = [weights.num_products.get(f"{at}.{name}", 1) for name in names]
+    joined = sum(count > 1 for count in runs)
+    return Launches(products=sum(runs), operations=joined)

@@ -1,0 +1,173 @@
+"""A budget's launches are the code's: a whole decode step, interpreted and counted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from triton.runtime.interpreter import GridExecutor
+
+from benchmarks.budget.launches import Launches, decode_launches, sum_launches
+from benchmarks.budget.weights import rank_weights
+from segue.api.types import Sampling
+from segue.engine.device.buckets import StepShape
+from segue.engine.device.buffers import RowStart, StepTables, to_device
+from segue.engine.device.sampling import DeviceSampling
+from segue.kernels import dispatch
+from segue.kernels.sampling import SamplingFeatures
+from segue.model.config import ModelConfig
+from segue.parallel.group import Ranks
+from segue.parallel.rank import FIRST_OF_ONE, Rank
+from tests.checkpoints import Variant, add_mtp_layer
+from tests.conftest import MakeCheckpoint
+from tests.runners import new_runner
+
+SIZES: dict[str, object] = {
+    "linear_value_head_dim": 32,
+    "linear_num_key_heads": 1,
+    "linear_num_value_heads": 1,
+    "num_hidden_layers": 2,
+    "layer_types": ["linear_attention", "full_attention"],
+}
+"""As tests/kernels/test_whole_model.py, which says why."""
+ALLOCATIONS = ("empty", "new_empty", "empty_like")
+PRODUCTS = ("linear", "mm", "addmm")
+
+
+class Counter(TorchDispatchMode):
+    """What would be launched on a GPU: kernels, and operations that write memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = Launches()
+        self._is_inside = False
+
+    def kernel(self, run: Any, *args: Any, **kwargs: Any) -> None:
+        self.seen += Launches(kernels=1)
+        self._is_inside = True
+        run(*args, **kwargs)
+        self._is_inside = False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> object:
+        result = func(*args, **(kwargs or {}))
+        name = func.__name__.split(".")[0]
+        if not self._is_inside and name not in ALLOCATIONS and writes(func, args, result):
+            is_product = name in PRODUCTS
+            self.seen += Launches(products=is_product, operations=not is_product)
+        return result
+
+
+def writes(func: Any, args: Any, result: Any) -> bool:
+    """Not if it only looks at memory that it was given."""
+    if func._schema.is_mutable:
+        return True
+    given = {place for each in args for place in places(each)}
+    return any(place not in given for place in places(result))
+
+
+def places(value: object) -> Iterator[int]:
+    if isinstance(value, torch.Tensor):
+        yield value.untyped_storage().data_ptr()
+    elif isinstance(value, (list, tuple)):
+        for each in value:
+            yield from places(each)
+
+
+@pytest.fixture
+def counter(monkeypatch: pytest.MonkeyPatch) -> Counter:
+    counter, run = Counter(), GridExecutor.__call__
+    monkeypatch.setattr(
+        GridExecutor, "__call__", lambda self, *args, **kw: counter.kernel(run, self, *args, **kw)
+    )
+    return counter
+
+
+def step(folder: Path, num_drafts: int, counter: Counter) -> None:
+    """A greedy step of one sequence."""
+    runner = new_runner(
+        folder,
+        dtype="float16",
+        device="cpu",
+        page_tokens=16,
+        num_pages=4,
+        num_slots=8,
+        with_scratch=True,
+    )
+    assert runner.scratch is not None
+    tables = StepTables(
+        num_rows=2,
+        max_slots=4,
+        max_context=64,
+        page_tokens=16,
+        scratch=runner.scratch,
+        device="cpu",
+    )
+    sampling = DeviceSampling(num_rows=2, vocab_size=300, device="cpu", max_drafts=num_drafts)
+    start = RowStart(
+        last_token=20,
+        position=20,
+        num_left=20,
+        page_ids=[1, 2],
+        slots=[1, 2, 3, 4],
+        state=1,
+        checkpoint=None,
+        end_ids=(),
+    )
+    tables.start(0, start)
+    sampling.start(0, Sampling(), prompt_ids=(5,), answer_ids=(20,))
+    shape = StepShape(1, num_drafts, 2, with_logprobs=False, needs=SamplingFeatures())
+    device_step = runner.device_step(tables, sampling)
+    rows = to_device([0], torch.device("cpu"))
+    with counter:
+        device_step.run(rows, shape)
+
+
+@pytest.mark.parametrize(("is_moe", "num_drafts"), [(True, 1), (False, 0), (False, 2)])
+def test_a_decode_step_launches_what_the_budget_says(
+    is_moe: bool,
+    num_drafts: int,
+    counter: Counter,
+    make_checkpoint: MakeCheckpoint,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = add_mtp_layer(
+        make_checkpoint(Variant(is_moe=is_moe, changes=dict(SIZES))), tmp_path / "model"
+    )
+    monkeypatch.setattr(dispatch, "takes_kernels", lambda _: True)
+    config = ModelConfig.from_folder(folder)
+    weights = rank_weights(config, FIRST_OF_ONE, dtype="float16", mtp=True)
+
+    step(folder, num_drafts, counter)
+
+    assert counter.seen == decode_launches(weights, batch=1, num_drafts=num_drafts)
+
+
+class Echo:
+    """A backend all of whose ranks have the same."""
+
+    def _allgather_base(self, parts: torch.Tensor, own: torch.Tensor) -> Echo:
+        parts.view(-1, own.numel()).copy_(own.expand(parts.numel() // own.numel(), -1))
+        return self
+
+    def wait(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("num_ranks", [2, 8])
+def test_a_sum_over_ranks_launches_what_the_budget_says(num_ranks: int) -> None:
+    ranks = Ranks(Rank(index=0, count=num_ranks), Echo())  # type: ignore[arg-type]  # as one
+    partial = torch.ones(3, 4, dtype=torch.bfloat16)
+
+    with Counter() as counter:
+        total = ranks.sum(partial)
+
+    assert total.unique().tolist() == [num_ranks]
+    # The backend's copy is the exchange.
+    assert counter.seen.total == sum_launches(num_ranks)
