@@ -138,7 +138,7 @@ def check_host(engine: EngineConfig, room: Room) -> None:
 def _no_room(need: WorkerNeed, engine: EngineConfig, room: Room, left: int) -> str:
     wanted = room.memory.free_bytes - left + room.num_workers * need.min_cache_bytes
     enough = size(wanted + (1 << 30) - 1)
-    ways = ["serve a smaller checkpoint", f"use a machine with {enough} free"]
+    ways = ["serve a smaller checkpoint or a quantised one", f"use a machine with {enough} free"]
     if engine.dtype == "float32":
         ways.insert(0, 'set [engine] dtype = "bfloat16"')
     if room.num_workers > 2 and engine.device == "cpu":

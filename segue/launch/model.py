@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-from segue.api.errors import SegueError
+from segue.api.errors import InvalidConfig, SegueError
 from segue.engine.budget import Room, WorkerNeed, check_host, planned, size
-from segue.engine.config import EngineConfig, pool_sizes
+from segue.engine.config import MAX_RANKS, EngineConfig, pool_sizes
 from segue.engine.host_memory import MachineMemory, read_gpu_memory, read_host_memory
 from segue.engine.served_model import ServedModel
 from segue.launch.config import Config
@@ -53,8 +54,7 @@ def locate(
     if not is_local(model):
         _judge_hub(model, config, machine, report)
     folder = resolve_model(model, with_weights=True)
-    need = _check(folder, config)
-    engine = _settle(need, config, machine)
+    need, engine = _settled(partial(_check, folder), config, machine)
     words = memory_in_words(need, engine, config)
     if engine.device == "cpu":
         config = replace(config, engine=engine)
@@ -122,6 +122,48 @@ def _check(folder: Path, config: Config) -> WorkerNeed:
     return largest.need(max_drafts=config.decode.max_drafts)
 
 
+def _estimate(folder: Path, published_bytes: int, config: Config) -> WorkerNeed:
+    """As `_check`, from a folder without its weights."""
+    engine = min(config.engines.values(), key=lambda engine: engine.tensor_parallel)
+    served = ServedModel.before_download(folder, engine, published_bytes=published_bytes)
+    return served.need(max_drafts=config.decode.max_drafts)
+
+
+def _settled(
+    need_of: Callable[[Config], WorkerNeed], config: Config, machine: Machine
+) -> tuple[WorkerNeed, EngineConfig]:
+    """What a rank needs and gets. Raises InvalidConfig if it does not fit, with a number of ranks
+    that would, if there is one."""
+    need = need_of(config)
+    try:
+        return need, _settle(need, config, machine)
+    except InvalidConfig as error:
+        if count := _fitting_ranks(need_of, config, machine):
+            raise InvalidConfig(
+                f"{error}. [engine] tensor_parallel = {count} would fit, with {count} such GPUs "
+                "for each worker"
+            ) from None
+        raise
+
+
+def _fitting_ranks(
+    need_of: Callable[[Config], WorkerNeed], config: Config, machine: Machine
+) -> int | None:
+    """The least doubling of ranks with which a GPU's part of the model fits."""
+    if config.engine.device != "cuda":
+        return None
+    count = 2 * config.engine.tensor_parallel
+    while count <= MAX_RANKS:
+        try:
+            more = replace(config, engine=replace(config.engine, tensor_parallel=count))
+            _settle(need_of(more), more, machine)
+        except InvalidConfig:
+            count *= 2
+        else:
+            return count
+    return None
+
+
 def _settle(need: WorkerNeed, config: Config, machine: Machine) -> EngineConfig:
     """Raises InvalidConfig if it does not fit."""
     engine, processes = config.engine, (config.num_worker_processes, _unit(config))
@@ -147,9 +189,7 @@ def _judge_hub(model: str, config: Config, machine: Machine, report: Report) -> 
     refuse_quantised(files)
     folder = resolve_model(model, with_weights=False)
     published_bytes = _weights_of(files)
-    engine = min(config.engines.values(), key=lambda engine: engine.tensor_parallel)
-    served = ServedModel.before_download(folder, engine, published_bytes=published_bytes)
-    _settle(served.need(max_drafts=config.decode.max_drafts), config, machine)
+    _settled(partial(_estimate, folder, published_bytes), config, machine)
     report(f"downloading {size(published_bytes)} of weights, unless they are already here")
 
 
