@@ -152,7 +152,10 @@ class PrefillEngine:
         for sequence, chunk in batch:
             if chunk.start == sequence.start:
                 sequence.started_at = started_at
-            sequence.outgoing.announce(**self._shipped(sequence, chunk))
+            try:
+                sequence.outgoing.announce(**self._shipped(sequence, chunk))
+            except Exception as error:
+                failed[sequence.turn.turn_id] = self._failures.of_sequence(error)
 
         def ship(layer: int) -> None:
             self._progress.beat(is_shipping=True)

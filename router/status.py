@@ -60,7 +60,9 @@ class StatusDesk:
         """Asks every worker. Lost workers are shown as they last reported."""
         workers = await asyncio.gather(*(self._ask(w) for w in self._membership.workers()))
         return ClusterStatus(
-            ready=self.is_ready(workers),
+            # A worker that has just become ready says so before its heartbeat does, by which turns
+            # are placed.
+            ready=self.is_ready(workers) and self.is_ready(self._membership.workers()),
             model=model,
             model_id=self._membership.model_id,
             workers=tuple(workers),

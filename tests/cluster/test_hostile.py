@@ -287,7 +287,7 @@ PLACES = [
     "prefill_worker.engine.PrefillEngine._row",
     "prefill_worker.units.PromptMemory._take_behind",
     "segue.cache.prefix.cache.PrefixCache.insert",
-    "prefill_worker.engine.PrefillEngine._ship",
+    "prefill_worker.engine.PrefillEngine._shipped",
     "kv_transfer.writing.writer.HandoffWriter.start",
 ]
 

@@ -229,7 +229,7 @@ def test_a_hub_model_that_does_not_fit_is_refused_before_its_weights_are_fetched
         (["Q4_K_M.gguf", "README.md"], "ours/model has weights in GGUF"),
         (["adapter_config.json", "adapter_model.safetensors"], "ours/model is an adapter"),
         (["config.json", "pytorch_model.bin"], "ours/model has weights as PyTorch pickles"),
-        (["config.json", "hf_quant_config.json", "model.safetensors"], "ModelOpt"),
+        (["config.json", "quantize_config.json", "model.safetensors"], "GPTQ"),
     ],
 )
 def test_a_repository_without_a_model_is_refused_before_anything_is_fetched(

@@ -56,8 +56,14 @@ def folder_of(name: str, tmp_path: Path, *, beside: bool) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("beside", [False, True])
-@pytest.mark.parametrize("name", NUM_QUANTIZED)
+@pytest.mark.parametrize(
+    ("name", "beside"),
+    [
+        *((name, False) for name in NUM_QUANTIZED),
+        ("Qwen3.6-27B", True),
+        ("Qwen3.5-122B-A10B", True),
+    ],
+)
 def test_a_published_nvfp4_configuration(name: str, beside: bool, tmp_path: Path) -> None:
     config = ModelConfig.from_folder(folder_of(name, tmp_path, beside=beside))
 

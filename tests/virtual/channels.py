@@ -43,7 +43,7 @@ class Channel:
     def unary_unary(
         self, path: str, request_serializer: Any, response_deserializer: Any, **_: object
     ) -> Callable[..., Any]:
-        async def call(request: Any, timeout: float | None = None) -> Any:
+        async def call(request: Any, timeout: float | None = None, **_: object) -> Any:
             one = _Single(self._network, self._address, path, timeout)
             return response_deserializer(await one.answer(request_serializer(request)))
 

@@ -13,6 +13,7 @@ is at least as exact as one that quantises its inputs.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -70,18 +71,23 @@ class Quantization:
     def format_of(self, module: str) -> WeightFormat:
         """How the configuration says that this module's weight is stored. All experts of a layer
         are stored alike."""
-        of_layer = _EXPERT.sub("", module)
-        named = dict(self.named)
-        parts = of_layer.split(".")
-        for end in range(len(parts), 0, -1):
-            if found := named.get(".".join(parts[:end])):
-                return found
-        is_candidate = _LINEAR.search(module) is not None
-        if module.startswith("mtp.") and not self.quantizes_mtp:
-            is_candidate = False
-        if not is_candidate or any(_matches(of_layer, pattern) for pattern in self.excluded):
-            return WeightFormat.PLAIN
-        return self.default
+        return _format_of(self, _EXPERT.sub("", module))
+
+
+@functools.cache
+def _format_of(settings: Quantization, module: str) -> WeightFormat:
+    """Large models have hundreds of patterns, and a hundred thousand matrices of experts."""
+    named = dict(settings.named)
+    parts = module.split(".")
+    for end in range(len(parts), 0, -1):
+        if found := named.get(".".join(parts[:end])):
+            return found
+    is_candidate = _LINEAR.search(module) is not None
+    if module.startswith("mtp.") and not settings.quantizes_mtp:
+        is_candidate = False
+    if not is_candidate or any(_matches(module, pattern) for pattern in settings.excluded):
+        return WeightFormat.PLAIN
+    return settings.default
 
 
 def quantization_of(outer: Json, text: Json, folder: Path) -> Quantization | None:
