@@ -19,6 +19,16 @@ from tests.virtual.process import HERE, Process
 _OPEN, _CANCEL, _NO_MORE = object(), object(), object()
 
 
+class _Context:
+    """Of a call that carries no trace."""
+
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        return ()
+
+
+_CONTEXT = _Context()
+
+
 class Channel:
     """A `grpc.aio.Channel` as far as stubs and Segue use one."""
 
@@ -198,7 +208,7 @@ class _Stream(_Call):
             while (item := await self._requests.get()) is not _NO_MORE:
                 yield handler.request_deserializer(item)
 
-        answering = handler.stream_stream(requests(), None)
+        answering = handler.stream_stream(requests(), _CONTEXT)
         async with contextlib.aclosing(answering) as answers:
             async for answer in answers:
                 self._down.send(handler.response_serializer(answer))
@@ -247,12 +257,12 @@ class _Single(_Call):
 
         async def work(handler: Any) -> None:
             request = handler.request_deserializer(item)
-            reply = await handler.unary_unary(request, None)
+            reply = await handler.unary_unary(request, _CONTEXT)
             self._down.send(handler.response_serializer(reply))
             if self._fault is CallFault.TWICE:
                 await asyncio.sleep(self._network.draw.uniform(0.0, 1.0))
                 with contextlib.suppress(SegueError):
-                    await handler.unary_unary(request, None)
+                    await handler.unary_unary(request, _CONTEXT)
 
         self._serve(work)
 
