@@ -7,6 +7,7 @@ queue ─▶ pull ─▶ compute ─────────────▶ ship
 from __future__ import annotations
 
 import enum
+import heapq
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -116,9 +117,18 @@ class Decision(NamedTuple):
     candidates: Sequence[Candidate]
     """All that were weighed, in that order; the chosen one is among them."""
 
-    def ranked(self) -> list[Candidate]:
-        """The best first, the excluded last."""
-        return sorted(self.candidates, key=lambda c: (c.excluded, c.total_s))
+    def ranked(self, most: int | None = None) -> list[Candidate]:
+        """The best first, the excluded last. `most`: the best ones, and the chosen one after them
+        if it is none of them.
+        """
+        if most is None or most >= len(self.candidates):
+            return sorted(self.candidates, key=_rank)
+        best = heapq.nsmallest(most, self.candidates, key=_rank)
+        return best if any(one is self.chosen for one in best) else [*best, self.chosen]
+
+
+def _rank(candidate: Candidate) -> tuple[Exclusion, float]:
+    return candidate.excluded, candidate.total_s
 
 
 def plans(turn: TurnSize, side: Side, source: Side | None, known: Coefficients) -> list[Plan]:

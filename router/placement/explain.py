@@ -41,10 +41,12 @@ class Attempt:
     source: WorkerId | None = None
 
 
-def explanation_of(decided: Decided) -> Explanation:
+def explanation_of(decided: Decided, most: int | None = None) -> Explanation:
+    """`most`: of the candidates, the best, and the chosen one; else all."""
     decision = decided.decision
+    ranked = decision.ranked(most)
     sides: dict[WorkerId, Side] = {}
-    for candidate in decision.candidates:
+    for candidate in ranked:
         for side in (candidate.plan.side, candidate.target.side):
             sides.setdefault(side.worker_id, side)
     return Explanation(
@@ -52,7 +54,7 @@ def explanation_of(decided: Decided) -> Explanation:
         turn_id=decided.turn_id,
         prompt_tokens=decided.size.prompt_tokens,
         max_tokens=decided.size.max_tokens,
-        candidates=tuple(_weighed(one, decision.chosen) for one in decision.ranked()),
+        candidates=tuple(_weighed(one, decision.chosen) for one in ranked),
         speeds=tuple(_speed(side) for _, side in sorted(sides.items())),
         decision_s=decided.decision_s,
         estimated_s=decision.chosen.total_s,

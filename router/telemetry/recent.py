@@ -10,12 +10,14 @@ from typing import Protocol
 
 from router.placement.explain import Decided, explanation_of
 from router.tenants.tenant import Tenant
-from segue.api.explanation import RecentTurn
+from segue.api.explanation import Explanation, RecentTurn
 from segue.api.turn import TurnEnd
 from segue.process.telemetry import Clock
 
 # A screen shows as many. One takes some kilobytes.
 MAX_TURNS = 32
+# There may be thousands.
+MAX_CANDIDATES = 8
 RUNNING = "running"
 
 
@@ -35,10 +37,20 @@ class Entry:
     end: TurnEnd | None = None
     outcome: str = RUNNING
     _decided: Decided | None = None
+    _explains: Decided | None = None
+    _explained: Explanation | None = None
 
     @property
     def decided(self) -> Decided | None:
         return self._decided if self.placing is None else self.placing.decided
+
+    def explained(self, decided: Decided) -> Explanation:
+        """A decision is explained once, however often it is shown."""
+        known = self._explained
+        if known is None or decided is not self._explains:
+            known = explanation_of(decided, MAX_CANDIDATES)
+        self._explains, self._explained = decided, replace(known, actual_s=decided.actual_s)
+        return self._explained
 
     def ended(self, outcome: str) -> None:
         self._decided, self.outcome = self.decided, outcome
@@ -68,9 +80,10 @@ class RecentTurns:
         for entry in self._turns.get(tenant.name, ()):
             if (decided := entry.decided) is None:
                 continue
-            explanation = explanation_of(decided)
+            explanation = entry.explained(decided)
             yield RecentTurn(
                 explanation=replace(explanation, session_id=tenant.shown(explanation.session_id)),
+                num_candidates=len(decided.decision.candidates),
                 age_s=now - entry.received_at,
                 outcome=entry.outcome,
                 end=entry.end,

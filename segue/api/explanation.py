@@ -84,7 +84,9 @@ class RecentTurn:
     """A turn that runs, or has ended lately, and why it ran where it did."""
 
     explanation: Explanation
-    """Of its last placement."""
+    """Of its last placement, with the best candidates only, and the chosen one."""
+    num_candidates: int
+    """How many were weighed."""
     age_s: float
     """Since the router received it."""
     outcome: str

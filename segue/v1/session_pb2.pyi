@@ -1918,13 +1918,16 @@ class RecentTurn(_message.Message):
     AGE_S_FIELD_NUMBER: _builtins.int
     OUTCOME_FIELD_NUMBER: _builtins.int
     END_FIELD_NUMBER: _builtins.int
+    NUM_CANDIDATES_FIELD_NUMBER: _builtins.int
     age_s: _builtins.float
     """Seconds since the router received it."""
     outcome: _builtins.str
     """"running", a finish reason, "disconnected", "deadline", or the kind of the error."""
+    num_candidates: _builtins.int
+    """How many candidates were weighed."""
     @_builtins.property
     def explanation(self) -> Global___Explanation:
-        """Of its last placement."""
+        """Of its last placement, with the best candidates only, and the chosen one: Explain has all."""
 
     @_builtins.property
     def end(self) -> Global___TurnEnd:
@@ -1937,10 +1940,11 @@ class RecentTurn(_message.Message):
         age_s: _builtins.float = ...,
         outcome: _builtins.str = ...,
         end: Global___TurnEnd | None = ...,
+        num_candidates: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "explanation", b"explanation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_s", b"age_s", "end", b"end", "explanation", b"explanation", "outcome", b"outcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_s", b"age_s", "end", b"end", "explanation", b"explanation", "num_candidates", b"num_candidates", "outcome", b"outcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -77,6 +77,10 @@ class Tab:
             text = await self.evaluate("document.body.innerText")
             raise AssertionError(f"not true in {timeout_s:g} s: {expression}\n{text}") from None
 
+    async def open(self, url: str) -> None:
+        await self.call("Page.navigate", url=url)
+        await self.wait_until(f"location.href === '{url}' && document.readyState === 'complete'")
+
     async def show_as(self, *, width: int, height: int, scheme: str) -> None:
         """`scheme`: light or dark."""
         await self.call(

@@ -52,7 +52,7 @@ def turn_of(session: str) -> RecentTurn:
         decision_s=1e-4,
         estimated_s=0.02,
     )
-    return RecentTurn(explanation=explanation, age_s=1.5, outcome="running")
+    return RecentTurn(explanation=explanation, num_candidates=1, age_s=1.5, outcome="running")
 
 
 @dataclass

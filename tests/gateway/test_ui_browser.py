@@ -8,14 +8,23 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import pytest_asyncio
 
+from segue.api.cluster.status import ClusterStatus
+from segue.api.errors import SegueError, Unavailable
+from segue.api.explanation import RecentTurn
+from segue.gateway.__main__ import running_before
+from segue.gateway.config import GatewayConfig
+from segue.sdk.client import Client
 from tests.gateway.browser import CHROMIUM, Tab, tab
 from tests.gateway.conftest import Live
+from tests.gateway.fake_client import FakeClient, says
+from tests.gateway.test_ui import CLUSTER, turn_of
 
 pytestmark = [
     pytest.mark.slow,
@@ -23,6 +32,7 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium: apt-get install chromium"),
 ]
 MARKUP = "<img src=x onerror=alert(1)>"
+LIVE = "document.querySelector('#link').textContent === 'live'"
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -47,7 +57,7 @@ async def page(live: Live) -> AsyncIterator[Tab]:
         await take_turns(live, name, 3)
     async with tab() as opened:
         await opened.show_as(width=1280, height=800, scheme="light")
-        await opened.call("Page.navigate", url=f"{live.url}/ui")
+        await opened.open(f"{live.url}/ui")
         await opened.wait_until("document.querySelectorAll('#turns .fall i.decode').length >= 4")
         yield opened
 
@@ -59,7 +69,7 @@ async def test_workers_and_waterfalls_are_shown_without_errors(page: Tab, tmp_pa
     assert len(workers) == 2
     assert all("ready" in row for row in workers)
     assert await page.evaluate("document.querySelectorAll('#turns .fall i.prefill').length") >= 4
-    await page.evaluate("document.querySelector('#turns summary').click()")
+    await page.evaluate("document.querySelector('#turns li:nth-last-child(2) summary').click()")
     await page.wait_until("document.querySelector('#turns .why tr.chosen') !== null")
 
     for width, scheme in ((1280, "light"), (1280, "dark"), (390, "dark")):
@@ -82,3 +92,49 @@ async def test_a_sessions_name_is_a_text_whatever_it_looks_like(page: Tab, live:
     await page.wait_until(f"document.querySelector('#turns').textContent.includes('{MARKUP}')")
     assert await page.evaluate("document.querySelectorAll('#turns img').length") == 0
     assert page.errors == []
+
+
+class KeyedClient(FakeClient):
+    """Of a router that knows one key, and may be away."""
+
+    target = "fake"
+    away: SegueError | None = None
+
+    async def status(self, *, timeout_s: float) -> ClusterStatus:
+        if self.away is not None:
+            raise self.away
+        return CLUSTER
+
+    async def recent_turns(self, max_turns: int, *, timeout_s: float) -> list[RecentTurn]:
+        return [turn_of(self.api_key or "")]
+
+
+async def test_the_page_asks_for_a_key_and_outlives_its_router_and_its_gateway() -> None:
+    client = KeyedClient(says(), known_key="sk-right")
+    at = GatewayConfig(port=0, drain_s=5.0)
+    async with tab() as page:
+        async with running_before(cast(Client, client), at) as gateway:
+            await page.open(f"http://{gateway.address}/ui")
+            await page.wait_until("!document.querySelector('#ask').hidden")
+            for key in ("sk-wrong", "sk-right"):
+                await page.evaluate(
+                    f"document.querySelector('#key').value = '{key}';"
+                    "document.querySelector('#ask button').click()"
+                )
+                if key == "sk-wrong":
+                    await page.wait_until("document.querySelector('#refused').textContent !== ''")
+            await page.wait_until("document.querySelector('#turns').innerText.includes('running')")
+            assert "sk-right" in await page.evaluate("document.querySelector('#turns').innerText")
+
+            client.away = Unavailable("connection refused")
+            await page.wait_until("document.querySelector('#away').innerText.includes('refused')")
+            client.away = None
+            await page.wait_until(LIVE)
+            ended_at = asyncio.get_running_loop().time()
+        # An open page does not keep the gateway.
+        assert asyncio.get_running_loop().time() - ended_at < at.drain_s / 2
+        await page.wait_until("!document.querySelector('#away').hidden")
+        async with running_before(cast(Client, client), replace(at, port=gateway.port)):
+            await page.wait_until(LIVE)
+        # What the network said is in the console, too.
+        assert [error for error in page.errors if '"source": "network"' not in error] == []

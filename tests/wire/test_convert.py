@@ -505,7 +505,7 @@ def test_an_explanation_survives_the_wire(actual_s: float | None) -> None:
     )
 
     assert explanation_from_wire(explanation_to_wire(explanation)) == explanation
-    running = RecentTurn(explanation=explanation, age_s=2.5, outcome="running")
+    running = RecentTurn(explanation=explanation, num_candidates=7, age_s=2.5, outcome="running")
     ended = replace(running, outcome="stop", end=TurnEnd(finish_reason=FinishReason.STOP))
     for turn in (running, ended):
         assert recent_from_wire(recent_to_wire(turn)) == turn

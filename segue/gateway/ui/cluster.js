@@ -5,7 +5,7 @@ const SVG = "http://www.w3.org/2000/svg";
 const HEALTH = { ready: "good", warming: "info", draining: "warning", stuck: "failing", lost: "failing" };
 const OUTCOME = { stop: "good", length: "good", running: "info", cancelled: "dim", disconnected: "dim" };
 const HISTORY = 120, STALE_MS = 4000, RETRY_MS = 1000, MAX_RETRY_MS = 8000;
-const state = { key: "", rates: [], router: null, seenAt: 0, stream: null, turns: [], away: "" };
+const state = { key: "", rates: [], router: null, seenAt: 0, freshAt: 0, stream: null, turns: [], away: "" };
 
 function make(name, options = {}, ...children) {
   const node = document.createElement(name);

@@ -1,6 +1,7 @@
 function showDocument(shown) {
   state.seenAt = performance.now();
-  state.away = shown.away ? `The router is away: no answer for ${whole(shown.away_s)} s. ${shown.away}` : "";
+  state.away = shown.away ? `The router does not answer: ${shown.away}` : "";
+  if (!shown.away) state.freshAt = state.seenAt;
   showLink();
   if (shown.away) return;
   $("ask").hidden = true;
@@ -14,13 +15,20 @@ function showDocument(shown) {
   state.router = shown.cluster.router;
 }
 
+function whyAway() {
+  if (!$("ask").hidden || document.hidden) return "";
+  if (state.away) return state.away;
+  if (performance.now() - state.seenAt < STALE_MS) return "";
+  return "The gateway does not answer, or waits for its router.";
+}
+
 function showLink() {
-  const silent = performance.now() - state.seenAt;
-  const words = state.away || (state.seenAt && silent > STALE_MS && $("ask").hidden ? `No news from the gateway for ${whole(silent / 1e3)} s.` : "");
+  const words = whyAway();
   $("away").hidden = !words;
-  say($("away"), words);
-  $("main").classList.toggle("stale", Boolean(words));
-  say($("link"), words ? "reconnecting" : state.seenAt ? "live" : "");
+  say($("away-why"), words);
+  // Outside of what is read aloud: it changes every second.
+  say($("away-for"), words ? `No news for ${whole((performance.now() - state.freshAt) / 1e3)} s.` : "");
+  say($("link"), words ? "reconnecting" : $("main").hidden ? "" : "live");
   if (words) say($("verdict"), "unknown", "verdict failing");
 }
 
@@ -61,7 +69,7 @@ async function follow() {
     } catch (error) {
       if (stream.signal.aborted) return;
       if (error.status === 401) return askKey(error.message);
-      state.away = `No news: ${error.message}`;
+      state.away = `The gateway does not answer: ${error.message}`;
       showLink();
     }
     wait = state.seenAt > before ? RETRY_MS : Math.min(wait * 2, MAX_RETRY_MS);
@@ -73,7 +81,6 @@ function askKey(reason) {
   const had = state.key;
   keep("");
   state.away = "";
-  state.seenAt = 0;
   $("ask").hidden = false;
   $("main").hidden = true;
   showLink();
@@ -92,6 +99,8 @@ $("ask").addEventListener("submit", (event) => {
   event.preventDefault();
   keep($("key").value.trim());
   $("key").value = "";
+  $("ask").hidden = true;
+  state.seenAt = state.freshAt = performance.now();
   follow();
 });
 $("forget").addEventListener("click", () => { state.stream.abort(); askKey(""); });
@@ -100,7 +109,9 @@ $("scale").addEventListener("change", showTurns);
 document.addEventListener("visibilitychange", () => {
   if (!$("ask").hidden) return;
   state.stream.abort();
-  if (!document.hidden) follow();
+  if (document.hidden) return;
+  state.seenAt = performance.now();
+  follow();
 });
 setInterval(showLink, 1000);
 try { keep(sessionStorage.getItem("segue-key") || ""); } catch { /* Private windows may have none. */ }

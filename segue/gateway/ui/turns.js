@@ -90,7 +90,7 @@ function showWhy(panel, turn) {
     ].join(" · ") }));
   }
   const actual = why.actual_s === null ? "not there yet" : `${took(why.actual_s)} taken`;
-  panel.append(make("p", { text: `First token after its placement: ${took(why.estimated_s)} expected, ${actual}. Decided in ${whole(why.decision_s * 1e6)} µs among ${counted(why.candidates.length, "candidate")}; milliseconds of each:` }));
+  panel.append(make("p", { text: `First token after its placement: ${took(why.estimated_s)} expected, ${actual}. Decided in ${whole(why.decision_s * 1e6)} µs among ${counted(turn.num_candidates, "candidate")}${why.candidates.length < turn.num_candidates ? `, of which these ${why.candidates.length}` : ""}. Tokens, and expected milliseconds:` }));
   const shown = COSTS.filter((name) => why.candidates.some((one) => Math.abs(one[`${name}_s`]) >= 5e-5));
   const head = make("tr", {}, ...["", "mode", "workers"].map((text) => make("th", { scope: "col", text })));
   for (const text of ["computed", "moved", ...shown]) head.append(make("th", { scope: "col", class: "number", text }));

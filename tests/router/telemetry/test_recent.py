@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from router.telemetry import recent
 from router.telemetry.recent import MAX_TURNS, RecentTurns
 from router.tenants.tenant import Tenant
 from segue.api.turn import FinishReason, TurnEnd
@@ -59,7 +62,27 @@ def test_a_turn_that_runs_is_shown_once_it_is_placed() -> None:
     entry.ended("cancelled")
     (shown,) = world.recent.of(BLUE)
     assert shown.outcome == "cancelled"
-    assert shown.explanation.candidates
+
+
+def test_the_best_candidates_and_the_chosen_one_are_shown_of_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(recent, "MAX_CANDIDATES", 2)
+    world = World()
+    for name in ("one", "two", "three"):
+        # Each keeps the workers that it finds busy.
+        turn = world.placing.turn(spec(session_id=BLUE.owned(SessionId(name))))
+        world.recent.started(BLUE, world.clock(), turn)
+        turn.place(())
+
+        (shown, *_) = world.recent.of(BLUE)
+        whole = world.placing.table.explain(BLUE.owned(SessionId(name)))
+        assert shown.num_candidates == len(whole.candidates) > 2
+        assert shown.explanation.candidates[:2] == whole.candidates[:2]
+        assert len(shown.explanation.candidates) == 2 + (whole.chosen not in whole.candidates[:2])
+        assert shown.explanation.chosen == whole.chosen
+        # Looking again finds the same.
+        assert world.recent.of(BLUE)[0].explanation == shown.explanation
 
 
 def test_a_tenants_oldest_turns_are_forgotten_and_it_may_ask_for_fewer() -> None:
