@@ -18,6 +18,8 @@ _STORE_KERNELS, _STORE_PRODUCTS = 3, 2
 """The draft layer's keys and values, of every token of a step."""
 _JOIN_KERNELS = 2
 """The input of a draft: norms of embedding and hidden state, and of their product."""
+_PART_OPERATIONS = 7
+"""Where a rank has some of the experts: tiles of the others are emptied, and so is the output."""
 _STEP_OPERATIONS, _FIRST_DRAFT_OPERATIONS, _DRAFT_OPERATIONS = 108, 12, 10
 """PyTorch's, of a greedy step: its tables, positions and places, sampling, acceptance."""
 
@@ -102,6 +104,8 @@ def _mlp(weights: RankWeights, at: str, num_tokens: int) -> Launches:
     if f"{at}.mlp.experts.gate_up_proj" in weights.quantized:
         # SiLU is a kernel of its own there.
         routed += Launches(kernels=1)
+    if weights.num_experts_held < weights.own.moe.num_experts:
+        routed += Launches(operations=_PART_OPERATIONS)
     return both + shared + routed
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +11,26 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from triton.runtime.interpreter import GridExecutor
 
+from benchmarks.budget.estimate import num_launches
+from benchmarks.budget.facts import EAGER
 from benchmarks.budget.launches import Launches, decode_launches, sum_launches
 from benchmarks.budget.weights import rank_weights
+from benchmarks.budget.work import RankModel, decode_work
+from scripts.quantize import LAYOUTS, quantize
 from segue.api.types import Sampling
+from segue.engine.config import EngineConfig
 from segue.engine.device.buckets import StepShape
 from segue.engine.device.buffers import RowStart, StepTables, to_device
 from segue.engine.device.sampling import DeviceSampling
+from segue.engine.runner import ModelRunner
+from segue.engine.served_model import ServedModel
 from segue.kernels import dispatch
 from segue.kernels.sampling import SamplingFeatures
 from segue.model.config import ModelConfig
-from segue.parallel.group import Ranks
+from segue.parallel.group import ALONE, Group, Ranks
 from segue.parallel.rank import FIRST_OF_ONE, Rank
 from tests.checkpoints import Variant, add_mtp_layer
 from tests.conftest import MakeCheckpoint
-from tests.runners import new_runner
 
 SIZES: dict[str, object] = {
     "linear_value_head_dim": 32,
@@ -82,22 +88,24 @@ def places(value: object) -> Iterator[int]:
 @pytest.fixture
 def counter(monkeypatch: pytest.MonkeyPatch) -> Counter:
     counter, run = Counter(), GridExecutor.__call__
+    monkeypatch.setattr(dispatch, "takes_kernels", lambda _: True)
     monkeypatch.setattr(
         GridExecutor, "__call__", lambda self, *args, **kw: counter.kernel(run, self, *args, **kw)
     )
     return counter
 
 
-def step(folder: Path, num_drafts: int, counter: Counter) -> None:
+def step(folder: Path, num_drafts: int, counter: Counter, group: Group = ALONE) -> None:
     """A greedy step of one sequence."""
-    runner = new_runner(
-        folder,
+    rank = group.rank
+    engine = EngineConfig(
         dtype="float16",
-        device="cpu",
         page_tokens=16,
-        num_pages=4,
-        num_slots=8,
-        with_scratch=True,
+        tensor_parallel=rank.count,
+        expert_parallel=rank.expert_groups,
+    )
+    runner = ModelRunner.load(
+        ServedModel.of(folder, engine), num_pages=4, num_slots=8, with_scratch=True, group=group
     )
     assert runner.scratch is not None
     tables = StepTables(
@@ -128,25 +136,44 @@ def step(folder: Path, num_drafts: int, counter: Counter) -> None:
         device_step.run(rows, shape)
 
 
-@pytest.mark.parametrize(("is_moe", "num_drafts"), [(True, 1), (False, 0), (False, 2)])
+@pytest.fixture
+def of_kind(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> Callable[[str], Path]:
+    def make(kind: str, **changes: object) -> Path:
+        variant = Variant(is_moe=kind != "dense", changes={**SIZES, **changes})
+        plain = add_mtp_layer(make_checkpoint(variant), tmp_path / "plain")
+        if kind not in LAYOUTS:
+            return plain
+        quantize(plain, tmp_path / kind, kind)
+        return tmp_path / kind
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("kind", "num_drafts"),
+    [
+        ("moe", 1),
+        ("dense", 0),
+        ("dense", 2),
+        *(pytest.param(layout, 1, marks=pytest.mark.slow) for layout in LAYOUTS),
+    ],
+)
 def test_a_decode_step_launches_what_the_budget_says(
-    is_moe: bool,
-    num_drafts: int,
-    counter: Counter,
-    make_checkpoint: MakeCheckpoint,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    kind: str, num_drafts: int, of_kind: Callable[..., Path], counter: Counter
 ) -> None:
-    folder = add_mtp_layer(
-        make_checkpoint(Variant(is_moe=is_moe, changes=dict(SIZES))), tmp_path / "model"
-    )
-    monkeypatch.setattr(dispatch, "takes_kernels", lambda _: True)
+    folder = of_kind(kind)
     config = ModelConfig.from_folder(folder)
     weights = rank_weights(config, FIRST_OF_ONE, dtype="float16", mtp=True)
 
     step(folder, num_drafts, counter)
 
-    assert counter.seen == decode_launches(weights, batch=1, num_drafts=num_drafts)
+    expected = decode_launches(weights, batch=1, num_drafts=num_drafts)
+    if kind in LAYOUTS:
+        # Most products are kernels of ours there.
+        assert counter.seen.operations == expected.operations
+        assert counter.seen.total == expected.total
+    else:
+        assert counter.seen == expected
 
 
 class Echo:
@@ -171,3 +198,16 @@ def test_a_sum_over_ranks_launches_what_the_budget_says(num_ranks: int) -> None:
     assert total.unique().tolist() == [num_ranks]
     # The backend's copy is the exchange.
     assert counter.seen.total == sum_launches(num_ranks)
+
+
+def test_ranks_launch_sums_and_gathers_too(of_kind: Callable[..., Path], counter: Counter) -> None:
+    folder = of_kind("moe", linear_num_key_heads=2, linear_num_value_heads=2)
+    rank = Rank(count=2, expert_groups=2)
+    model = RankModel.of(ModelConfig.from_folder(folder), rank, dtype="float16", page_tokens=16)
+
+    step(folder, 1, counter, Ranks(rank, Echo()))  # type: ignore[arg-type]  # as one
+
+    work = decode_work(model, batch=1, num_drafts=1, context=20)
+    assert (work.num_sums, work.num_gathers) == (2 * 2 + 2, 2)
+    # The draft's logits are a single row, whose columns lie side by side already.
+    assert counter.seen.total == num_launches(work, EAGER, rank.count) - 1
