@@ -17,6 +17,7 @@ from itertools import count
 from typing import Any
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+_ANSWERS_WITHIN_S = 60.0
 _FLAGS = (
     "--headless=new",
     # Tests run as root in containers, which have neither.
@@ -48,12 +49,13 @@ class Tab:
         if self.session_id:
             message["sessionId"] = self.session_id
         os.write(self.pipe, json.dumps(message).encode() + b"\0")
-        while True:
-            news = json.loads((await self.reader.readuntil(b"\0"))[:-1])
-            if news.get("id") == number:
-                assert "error" not in news, f"{method}: {news['error']}"
-                return news["result"]
-            self._notice(news.get("method", ""), news.get("params", {}))
+        async with asyncio.timeout(_ANSWERS_WITHIN_S):
+            while True:
+                news = json.loads((await self.reader.readuntil(b"\0"))[:-1])
+                if news.get("id") == number:
+                    assert "error" not in news, f"{method}: {news['error']}"
+                    return news["result"]
+                self._notice(news.get("method", ""), news.get("params", {}))
 
     def _notice(self, method: str, about: Any) -> None:
         if method == "Runtime.exceptionThrown":

@@ -112,6 +112,31 @@ async def test_the_page_is_one_document_and_may_run_its_own_script_only() -> Non
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write", response.text)
 
 
+def luminance(colour: str) -> float:
+    """Of #rrggbb or #rgb, by WCAG's formula."""
+    digits = colour.removeprefix("#")
+    if len(digits) == 3:
+        digits = "".join(2 * digit for digit in digits)
+    parts = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+async def test_texts_have_the_contrast_that_readers_need_in_light_and_dark() -> None:
+    text = (await faked().http.get("/ui")).text
+    palettes = [
+        dict(re.findall(r"--(\w+): (#\w+)", block))
+        for block in re.findall(r":root \{(.*?)\}", text, re.S)
+    ]
+
+    assert len(palettes) == 2
+    for palette in palettes:
+        for name in ("text", "dim", "ok", "warn", "bad", "info"):
+            for behind in ("back", "panel"):
+                low, high = sorted((luminance(palette[name]), luminance(palette[behind])))
+                assert (high + 0.05) / (low + 0.05) >= 4.5, f"{name} on {behind}"
+
+
 async def test_the_events_are_the_status_document_and_the_callers_turns() -> None:
     async with watching(Feed(every_s=EVERY_S), FakeRouter(), "a") as shown:
         first = await anext(shown)

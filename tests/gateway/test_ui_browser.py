@@ -51,6 +51,16 @@ async def take_turns(live: Live, name: str, number: int) -> None:
         history.append({"role": "assistant", "content": text})
 
 
+async def nameless(page: Tab) -> list[str]:
+    """The roles of what a screen reader meets and has no words for."""
+    tree = await page.call("Accessibility.getFullAXTree")
+    shown = [node for node in tree["nodes"] if not node["ignored"]]
+    assert {"table", "list", "radio", "image"} <= {node["role"]["value"] for node in shown}
+    spoken = ("button", "radio", "textbox", "image", "DisclosureTriangle")
+    roles = [n["role"]["value"] for n in shown if not n.get("name", {}).get("value")]
+    return [role for role in roles if role in spoken]
+
+
 @pytest_asyncio.fixture(loop_scope="session")
 async def page(live: Live) -> AsyncIterator[Tab]:
     for name in ("release-notes", "audit-7", "fix-flaky-test"):
@@ -72,6 +82,7 @@ async def test_workers_and_waterfalls_are_shown_without_errors(page: Tab, tmp_pa
     await page.evaluate("document.querySelector('#turns li:nth-last-child(2) summary').click()")
     await page.wait_until("document.querySelector('#turns .why tr.chosen') !== null")
 
+    assert await nameless(page) == []
     for width, scheme in ((1280, "light"), (1280, "dark"), (390, "dark")):
         await page.show_as(width=width, height=800, scheme=scheme)
         await asyncio.sleep(1.2)
@@ -111,7 +122,7 @@ class KeyedClient(FakeClient):
 
 async def test_the_page_asks_for_a_key_and_outlives_its_router_and_its_gateway() -> None:
     client = KeyedClient(says(), known_key="sk-right")
-    at = GatewayConfig(port=0, drain_s=5.0)
+    at = GatewayConfig(port=0)
     async with tab() as page:
         async with running_before(cast(Client, client), at) as gateway:
             await page.open(f"http://{gateway.address}/ui")

@@ -113,12 +113,12 @@ function drawSpark(svg, values) {
 
 const UNITS = [["working", "working"], ["reserved", "reserved"], ["cached", "cached"], ["quarantined", "bad"], ["stray", "bad"]];
 function createWorker(worker) {
-  const row = make("tr", {}, make("td", { text: worker.worker_id, title: `${worker.address} ${worker.operators}`.trim() }));
+  const row = make("tr", { role: "row" }, make("th", { scope: "row", role: "rowheader", text: worker.worker_id, title: `${worker.address} ${worker.operators}`.trim() }));
   for (const name of ["role", "health", "running", "waiting", "queued", "tok/s", "sessions"])
-    row.append(make("td", { "data-name": name, ...(row.children.length > 2 && { class: "number" }) }));
+    row.append(make("td", { role: "cell", "data-name": name, ...(row.children.length > 2 && { class: "number" }) }));
   for (const name of ["pages", "slots", "host pages"]) {
     const meter = make("div", { class: "meter", role: "img" }, ...UNITS.map(([, kind]) => make("i", { class: kind })));
-    row.append(make("td", {}, meter, make("span", { class: "share", "data-name": name })));
+    row.append(make("td", { role: "cell" }, meter, make("span", { class: "share", "data-name": name })));
   }
   return row;
 }

@@ -11,7 +11,7 @@ function showDocument(shown) {
   keyed($("workers").tBodies[0], shown.cluster.workers, (one) => one.worker_id, createWorker, showWorker);
   state.turns = nameTurns(shown.turns);
   showTurns();
-  if (shown.turns_error) { $("no-turns").hidden = false; say($("no-turns"), shown.turns_error); }
+  say($("no-turns"), shown.turns_error || "No turn yet.");
   state.router = shown.cluster.router;
 }
 
@@ -34,7 +34,8 @@ function showLink() {
 
 async function read(signal) {
   const headers = state.key ? { authorization: `Bearer ${state.key}` } : {};
-  const response = await fetch("/ui/events", { headers, signal, cache: "no-store" });
+  // Relative, so that a proxy may serve the gateway below a path.
+  const response = await fetch("ui/events", { headers, signal, cache: "no-store" });
   if (!response.ok) {
     const body = await response.json().catch(() => ({}));
     throw Object.assign(new Error(body.error ? body.error.message : response.statusText), { status: response.status });
@@ -69,7 +70,7 @@ async function follow() {
     } catch (error) {
       if (stream.signal.aborted) return;
       if (error.status === 401) return askKey(error.message);
-      state.away = `The gateway does not answer: ${error.message}`;
+      state.away = error.status ? `Refused (${error.status}): ${error.message}` : `The gateway does not answer: ${error.message}`;
       showLink();
     }
     wait = state.seenAt > before ? RETRY_MS : Math.min(wait * 2, MAX_RETRY_MS);

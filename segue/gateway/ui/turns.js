@@ -26,7 +26,7 @@ function createTurn() {
   const summary = make("summary");
   for (const name of ["when", "session", "outcome", "path", "tokens"])
     summary.append((cells[name] = make("span", { class: name })));
-  summary.append((cells.fall = make("div", { class: "fall", role: "img" })), (cells.took = make("span", { class: "took" })));
+  summary.append((cells.fall = make("span", { class: "fall", role: "img" })), (cells.took = make("span", { class: "took" })));
   cells.why = make("div", { class: "why" });
   const details = make("details", {}, summary, cells.why);
   const item = make("li", {}, details);
