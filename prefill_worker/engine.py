@@ -148,14 +148,7 @@ class PrefillEngine:
 
     def _compute(self, batch: Sequence[tuple[PrefillSequence, ScheduledChunk]]) -> None:
         started_at = self._clock()
-        failed: dict[TurnId, SegueError] = {}
-        for sequence, chunk in batch:
-            if chunk.start == sequence.start:
-                sequence.started_at = started_at
-            try:
-                sequence.outgoing.announce(**self._shipped(sequence, chunk))
-            except Exception as error:
-                failed[sequence.turn.turn_id] = self._failures.of_sequence(error)
+        failed = self._announce(batch, started_at)
 
         def ship(layer: int) -> None:
             self._progress.beat(is_shipping=True)
@@ -190,6 +183,20 @@ class PrefillEngine:
         if asked:
             tokens = sample(logits_NV[[row for row, *_ in asked]], [one for *_, one in asked])
             self._publish([sequence for _, sequence, _ in asked], tokens)
+
+    def _announce(
+        self, batch: Sequence[tuple[PrefillSequence, ScheduledChunk]], started_at: float
+    ) -> dict[TurnId, SegueError]:
+        """Says what the pass will ship. Returns the sequences for which that failed."""
+        failed: dict[TurnId, SegueError] = {}
+        for sequence, chunk in batch:
+            if chunk.start == sequence.start:
+                sequence.started_at = started_at
+            try:
+                sequence.outgoing.announce(**self._shipped(sequence, chunk))
+            except Exception as error:
+                failed[sequence.turn.turn_id] = self._failures.of_sequence(error)
+        return failed
 
     def _asked(
         self,
