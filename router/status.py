@@ -7,7 +7,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from router.admission.admission import Admission
 from router.membership import Membership
@@ -60,9 +60,7 @@ class StatusDesk:
         """Asks every worker. Lost workers are shown as they last reported."""
         workers = await asyncio.gather(*(self._ask(w) for w in self._membership.workers()))
         return ClusterStatus(
-            # A worker that has just become ready says so before its heartbeat does, by which turns
-            # are placed.
-            ready=self.is_ready(workers) and self.is_ready(self._membership.workers()),
+            ready=self.is_ready(workers),
             model=model,
             model_id=self._membership.model_id,
             workers=tuple(workers),
@@ -121,6 +119,10 @@ class StatusDesk:
         if worker.health is WorkerHealth.LOST:
             return worker
         try:
-            return await self._links.to(worker).status()
+            asked = await self._links.to(worker).status()
         except SegueError:
             return worker.as_lost()
+        if worker.health is WorkerHealth.WARMING and asked.health is WorkerHealth.READY:
+            # It gets turns from the heartbeat on that says so.
+            return replace(asked, health=worker.health)
+        return asked

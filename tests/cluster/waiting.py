@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from segue.api.cluster.status import ClusterStatus, UnitCounts
+from segue.api.cluster.status import ClusterStatus, UnitCounts, WorkerHealth
 from segue.sdk.client import Client
 
 
@@ -12,7 +12,8 @@ async def wait_until_ready(client: Client, num_workers: int) -> None:
     async with asyncio.timeout(20):
         while True:
             status = await client.status()
-            if status.ready and len(status.workers) >= num_workers:
+            ready = [w for w in status.workers if w.health is WorkerHealth.READY]
+            if status.ready and len(ready) >= num_workers:
                 return
             await asyncio.sleep(0.05)
 
