@@ -107,6 +107,8 @@ class OverHttp:
                 "ignore_eos": True,
             }
         ).encode()
+        # The gateway closes connections that have been idle for some seconds.
+        self._idle = [connection for connection in self._idle if connection.is_open]
         connection = self._idle.pop() if self._idle else await self._connect()
         arrivals = await connection.ask(body)
         self._idle.append(connection)
@@ -158,6 +160,10 @@ class _Connection(asyncio.Protocol):
         self._transport.write(head.encode() + body)
         await self._done
         return arrivals
+
+    @property
+    def is_open(self) -> bool:
+        return self._transport is not None and not self._transport.is_closing()
 
     def close(self) -> None:
         if self._transport is not None:
