@@ -51,6 +51,23 @@ def place_without_pulls(
     return instead(decision, chosen, cluster)
 
 
+def place_with_pulls(
+    turn: TurnSize,
+    cluster: ClusterModel,
+    residency: Residency,
+    rules: Rules,
+    *,
+    avoid: Collection[WorkerId] = (),
+    is_new: bool = False,
+) -> Decision:
+    """The router's placement, with a pull where one is possible."""
+    decision = place(turn, cluster, residency, rules, avoid=avoid, is_new=is_new)
+    pulls = [c for c in decision.candidates if c.mode is Mode.PULL]
+    if not pulls:
+        return decision
+    return instead(decision, min(pulls, key=lambda c: c.total_s), cluster)
+
+
 def instead(decision: Decision, chosen: Candidate, cluster: ClusterModel) -> Decision:
     placement = Placement(
         prefill=cluster.nodes[chosen.prefill].status, decode=cluster.nodes[chosen.decode].status

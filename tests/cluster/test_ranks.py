@@ -25,7 +25,7 @@ from decode_worker.config import DecodeConfig
 from kv_transfer.transport.mooncake import open_mooncake
 from prefill_worker.config import PrefillConfig
 from router.placement.cluster import ClusterModel
-from router.placement.estimate import Decision, Mode
+from router.placement.estimate import Decision
 from router.placement.policy import place
 from router.placement.side import Residency, Rules, TurnSize
 from segue.api.cluster.status import WorkerHealth
@@ -34,7 +34,7 @@ from segue.api.types import SamplingParams, StopConditions, TokenInput, WorkerId
 from segue.launch.config import Config
 from segue.sdk.client import Client
 from tests.cluster.conftest import ENGINE, local_cluster
-from tests.cluster.moving_placement import instead, pull_always
+from tests.cluster.moving_placement import place_with_pulls, pull_always
 from tests.cluster.oracle import Oracle
 from tests.cluster.serving import serving
 from tests.cluster.waiting import is_idle, wait_until_idle
@@ -105,23 +105,6 @@ async def test_turns_of_a_session_have_the_models_tokens(
     assert logprobs is not None
     expected = oracle.logprobs(context)[:-1].gather(1, torch.tensor(context[1:])[:, None])[:, 0]
     torch.testing.assert_close(torch.tensor(logprobs.logprobs), expected, rtol=0, atol=1e-4)
-
-
-def place_with_pulls(
-    turn: TurnSize,
-    cluster: ClusterModel,
-    residency: Residency,
-    rules: Rules,
-    *,
-    avoid: Collection[WorkerId] = (),
-    is_new: bool = False,
-) -> Decision:
-    """The router's placement, with a pull where one is possible."""
-    decision = place(turn, cluster, residency, rules, avoid=avoid, is_new=is_new)
-    pulls = [c for c in decision.candidates if c.mode is Mode.PULL]
-    if not pulls:
-        return decision
-    return instead(decision, min(pulls, key=lambda c: c.total_s), cluster)
 
 
 SETTINGS = """
