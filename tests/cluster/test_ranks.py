@@ -34,7 +34,7 @@ from segue.api.types import SamplingParams, StopConditions, TokenInput, WorkerId
 from segue.launch.config import Config
 from segue.sdk.client import Client
 from tests.cluster.conftest import ENGINE, local_cluster
-from tests.cluster.moving_placement import place_with_pulls, pull_always
+from tests.cluster.moving_placement import instead, place_with_pulls, pull_always
 from tests.cluster.oracle import Oracle
 from tests.cluster.serving import serving
 from tests.cluster.waiting import is_idle, wait_until_idle
