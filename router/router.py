@@ -52,6 +52,7 @@ _MIN_PAUSE_S = 0.005
 # How long after the start of a router the workers of its earlier life have joined it: a worker asks
 # every 0.5 s, and a connection is made again within a second.
 _JOINED_WITHIN_S = 2.0
+_LOOK_AGAIN_S = 0.1
 # Above this, a request's digests are computed in a thread: more than about a millisecond.
 _LONG_CHARACTERS = 500_000
 
@@ -164,6 +165,7 @@ class Router:
                 admitted.enter_context(self._finder.running(named.session_id))
                 completed = self._complete(named, keeps_answer=request.session_hint is not None)
                 meter.has_whole(completed.request.input)
+                await self._workers_joined()
                 built = await self._prompts.make(completed, self.placing.pools.now)
                 answered = self._answered(request, built)
                 meter.trace.built(let_in_at, built.spec, tenant.shown(built.spec.session_id))
@@ -225,6 +227,11 @@ class Router:
             session_id = self._finder.find(chat, chain, hint, scope=tenant.scope, salt=request.salt)
         return replace(request, session_id=session_id, session_hint=None)
 
+    async def _workers_joined(self) -> None:
+        """A router that has just started waits: the workers' memory limits the answer."""
+        while not all(self.placing.pools.now) and self._clock() < self._joined_by:
+            await asyncio.sleep(_LOOK_AGAIN_S)
+
     def _complete(self, request: TurnRequest, *, keeps_answer: bool) -> Completed:
         """Raises UnknownHistory, and InvalidRequest if the input is too large."""
         known = self.table.history(request.session_id)
@@ -254,7 +261,6 @@ class Router:
             tried_again=meter.tried_again,
             placed=meter.trace.placed,
             lost_worker_wait_s=self._config.lost_worker_wait_s,
-            joined_by=self._joined_by,
             tokenizer=self._prompts.tokenizer,
             session_id=tenant.shown(built.spec.session_id),
             starts_in_reasoning=built.starts_in_reasoning,

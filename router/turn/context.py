@@ -31,9 +31,6 @@ class TurnContext:
     """Called with each decision, and when it was begun."""
     lost_worker_wait_s: float = 0.0
     """How long a turn that has lost its worker waits for one that can take it."""
-    joined_by: float = 0.0
-    """When those workers have joined that knew an earlier life of the router. Until then any turn
-    waits for a worker."""
     tokenizer: TokenBytes | None = None
     starts_in_reasoning: bool = False
     parsers: ParserNames = AUTO

@@ -182,12 +182,10 @@ class Turn:
         return await dispatch.start(decision.placement, shipped, self._time_left())
 
     async def _place_when_ready(self) -> Decision:
-        """A turn that has run before waits for a worker that starts, and any turn for workers that
-        join a router that has just started. Raises Unavailable."""
+        """A turn that has run before waits for a worker that starts. Raises Unavailable."""
         clock = self._context.clock
         has_run = self._avoid or self._answered.is_resumed
         wait_until = clock() + (self._context.lost_worker_wait_s if has_run else 0.0)
-        wait_until = max(wait_until, self._context.joined_by)
         while True:
             try:
                 return self._place()
