@@ -82,7 +82,41 @@ LATER = {
         "segue/launch/ray/parts.py",
     ),
     "deployment": ("router/telemetry", "scripts/dashboards", "scripts/helm.py"),
-    "other engines": ("benchmarks/peers", "benchmarks/long_context.py"),
+    "traces": (
+        "segue/process/tracing",
+        "prefill_worker/traces.py",
+        "decode_worker/traces.py",
+        "benchmarks/traces.py",
+        "scripts/traces.py",
+    ),
+    "scaling": (
+        "segue/launch/scale",
+        "segue/cli/live/scale.py",
+        "segue/api/cluster/fleet.py",
+        "segue/sdk/operator_calls.py",
+        "router/orders.py",
+    ),
+    "segue top": ("segue/cli/live/top.py", "segue/cli/live/frame.py"),
+    "ranks": (
+        "segue/parallel",
+        "segue/model/ranks",
+        "segue/worker/ranks",
+        "kv_transfer/ranks",
+        "segue/cache/parts.py",
+    ),
+    "quantised weights": (
+        "segue/model/weights",
+        "segue/kernels/quantized_product",
+        "scripts/quantize.py",
+    ),
+    "the budget": ("benchmarks/budget",),
+    "operators in C++": ("segue/kernels/native", "segue/kernels/product"),
+    "other engines": (
+        "benchmarks/peers",
+        "benchmarks/long_context.py",
+        "benchmarks/long_session.py",
+        "benchmarks/neighbours.py",
+    ),
     "these counts": ("scripts/counts.py",),
 }
 _NO_CODE = {
