@@ -31,7 +31,7 @@ from router.turn.answered import Answered
 from router.turn.context import TurnContext
 from router.turn.links import Links
 from router.turn.meter import TurnMeter, log_end
-from router.turn.ongoing import OngoingTurns
+from router.turn.ongoing import Ongoing, OngoingTurns
 from router.turn.turn import Turn, TurnEvents
 from segue.api.cluster.status import ClusterStatus, ModelInfo, WorkerHealth, WorkerStatus
 from segue.api.errors import Cancelled
@@ -129,6 +129,7 @@ class Router:
         received_at = self._clock()
         if deadline_s is None:
             deadline_s = self._config.default_deadline_s
+        deadline_at = received_at + deadline_s
         meter = TurnMeter(
             self._metrics,
             self._clock,
@@ -165,7 +166,7 @@ class Router:
                 admitted.enter_context(self._finder.running(named.session_id))
                 completed = self._complete(named, keeps_answer=request.session_hint is not None)
                 meter.has_whole(completed.request.input)
-                await self._workers_joined()
+                await self._workers_joined(ongoing, deadline_at)
                 built = await self._prompts.make(completed, self.placing.pools.now)
                 answered = self._answered(request, built)
                 meter.trace.built(let_in_at, built.spec, tenant.shown(built.spec.session_id))
@@ -174,7 +175,7 @@ class Router:
                 built.spec,
                 self._context(placing, meter, built, tenant),
                 received_at=received_at,
-                deadline_at=received_at + deadline_s,
+                deadline_at=deadline_at,
                 answered=answered,
             )
             ongoing.runs(turn)
@@ -227,10 +228,13 @@ class Router:
             session_id = self._finder.find(chat, chain, hint, scope=tenant.scope, salt=request.salt)
         return replace(request, session_id=session_id, session_hint=None)
 
-    async def _workers_joined(self) -> None:
+    async def _workers_joined(self, ongoing: Ongoing, deadline_at: float) -> None:
         """A router that has just started waits: the workers' memory limits the answer."""
-        while not all(self.placing.pools.now) and self._clock() < self._joined_by:
-            await asyncio.sleep(_LOOK_AGAIN_S)
+        wait_until = min(self._joined_by, deadline_at)
+        while not (all(self.placing.pools.now) or ongoing.is_interrupted):
+            if (left_s := wait_until - self._clock()) <= 0:
+                return
+            await asyncio.sleep(min(left_s, _LOOK_AGAIN_S))
 
     def _complete(self, request: TurnRequest, *, keeps_answer: bool) -> Completed:
         """Raises UnknownHistory, and InvalidRequest if the input is too large."""

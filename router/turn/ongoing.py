@@ -33,6 +33,10 @@ class Ongoing:
         # The task that reads the turn's events and sends them to the client.
         self._task = asyncio.current_task()
 
+    @property
+    def is_interrupted(self) -> bool:
+        return self._error is not None
+
     def runs(self, turn: Turn) -> None:
         """The turn has its prompt, and is about to start."""
         self._turn = turn
