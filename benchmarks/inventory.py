@@ -12,7 +12,7 @@ import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 
-from router.kept import KeptByWorkers
+from router.membership.kept import KeptByWorkers
 from router.placement.cluster import ClusterModel
 from router.sessions.table import SessionTable
 from segue.api.cluster.kept import KeptChanges, KeptSession

@@ -17,9 +17,10 @@ from pathlib import Path
 from router.config import RouterConfig
 from router.documents import DocumentsFace, DocumentStore
 from router.drain.leaving import draining_of
+from router.membership.service import MembershipService
 from router.metrics import RouterMetrics
 from router.router import Router
-from router.server import MembershipFace, Sessions
+from router.server import Sessions
 from router.sessions.prompt import PromptBuilder
 from router.telemetry.targets import targets_of
 from router.tenants.keys import Keyring
@@ -107,7 +108,7 @@ async def running(
         sessions = Sessions(
             router, keys, draining, address=address, metrics_address=endpoint.address
         )
-        membership = MembershipFace(router)
+        membership = MembershipService(router)
         kept = DocumentsFace(documents, keys)
         return [
             ("segue.v1.Sessions", lambda server: add_SessionsServicer_to_server(sessions, server)),

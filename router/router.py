@@ -12,7 +12,7 @@ from router.admission.admission import Admission, Asking, Drained, draining_erro
 from router.admission.capacity import capacity_of
 from router.config import RouterConfig
 from router.drain.desk import DrainDesk
-from router.membership import Membership
+from router.membership.membership import Membership
 from router.metrics import RouterMetrics
 from router.orders import LauncherDesk
 from router.placement.placing import Placing, TurnPlacing
@@ -35,14 +35,12 @@ from router.turn.ongoing import Ongoing, OngoingTurns
 from router.turn.turn import Turn, TurnEvents
 from segue.api.cluster.status import ClusterStatus, ModelInfo, WorkerHealth, WorkerStatus
 from segue.api.errors import Cancelled
-from segue.api.history import digests
 from segue.api.turn import FinishReason, TokenDelta, TurnEnd
-from segue.api.types import ChatInput, SessionId, TurnId, TurnRequest
+from segue.api.types import TurnId, TurnRequest
 from segue.process.telemetry import Clock, about_turn
 from segue.process.tracing.tracer import OFF, Tracer
 from segue.security.config import OPEN as OPEN_CLUSTER
 from segue.security.config import Security
-from segue.text.limits import num_characters
 
 # Most messages to clients, over all turns: about half a core's work. Tokens that arrive faster wait
 # for some milliseconds and share a message.
@@ -53,8 +51,6 @@ _MIN_PAUSE_S = 0.005
 # every 0.5 s, and a connection is made again within a second.
 _JOINED_WITHIN_S = 2.0
 _LOOK_AGAIN_S = 0.1
-# Above this, a request's digests are computed in a thread: more than about a millisecond.
-_LONG_CHARACTERS = 500_000
 
 
 class Router:
@@ -162,7 +158,7 @@ class Router:
                     return
                 admitted.callback(self._admission.leave)
                 let_in_at = self._clock()
-                named = await self._find_session(tenant.own(request), tenant)
+                named = await self._finder.named(tenant.own(request), tenant, self.limits)
                 admitted.enter_context(self._finder.running(named.session_id))
                 completed = self._complete(named, keeps_answer=request.session_hint is not None)
                 meter.has_whole(completed.request.input)
@@ -213,20 +209,6 @@ class Router:
                 meter.count(outcome=FinishReason.CANCELLED.value)
                 return False
         return True
-
-    async def _find_session(self, request: TurnRequest, tenant: Tenant) -> TurnRequest:
-        """The request with the session that its chat continues, if its client does not know it.
-        Raises InvalidRequest if the input is too large."""
-        if request.session_hint is None or request.session_id:
-            return request
-        chat, hint = request.input, request.session_hint
-        session_id = tenant.owned(SessionId(hint))
-        if isinstance(chat, ChatInput):
-            self.limits.validate(chat, 0)
-            is_long = num_characters(chat) > _LONG_CHARACTERS
-            chain = await asyncio.to_thread(digests, chat) if is_long else digests(chat)
-            session_id = self._finder.find(chat, chain, hint, scope=tenant.scope, salt=request.salt)
-        return replace(request, session_id=session_id, session_hint=None)
 
     async def _workers_joined(self, ongoing: Ongoing, deadline_at: float) -> None:
         """A router that has just started waits: the workers' memory limits the answer."""

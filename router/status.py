@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, replace
 
 from router.admission.admission import Admission
-from router.membership import Membership
+from router.membership.membership import Membership
 from router.metrics import RouterMetrics
 from router.orders import LauncherDesk
 from router.placement.load.pressure import pressure_of

@@ -66,7 +66,7 @@ LATER = {
     ),
     "resumed turns": ("router/turn/answered.py", "router/turn/ongoing.py", "segue/sdk/turns.py"),
     "several routers": (
-        "router/kept.py",
+        "router/membership/kept.py",
         "segue/api/cluster/kept.py",
         "segue/cache/inventory.py",
         "segue/wire/convert/kept.py",

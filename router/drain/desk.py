@@ -27,7 +27,7 @@ from router.drain.move import (
 )
 from router.drain.record import note_move
 from router.drain.target import Sibling, choose_target
-from router.membership import Membership
+from router.membership.membership import Membership
 from router.sessions.table import SessionTable
 from router.turn.links import Links
 from segue.api.checks import require_number

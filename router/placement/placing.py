@@ -9,7 +9,7 @@ import time
 from collections.abc import Collection, Sequence
 
 from router.config import RouterConfig
-from router.kept import KeptByWorkers, digests_of, merged, reaches_answer
+from router.membership.kept import KeptByWorkers, digests_of, merged, reaches_answer
 from router.metrics import RouterMetrics
 from router.placement.cluster import ClusterModel
 from router.placement.estimate import Decision, Mode

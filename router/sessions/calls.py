@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 
-from router.membership import Membership
+from router.membership.membership import Membership
 from router.sessions.table import SessionTable
 from router.turn.links import DecodeLink, Links
 from segue.api.checks import require_name

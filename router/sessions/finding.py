@@ -7,16 +7,22 @@ workers keep of the common part serves both.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import secrets
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from router.sessions.table import SessionTable
+from router.tenants.tenant import Tenant
 from segue.api.checks import MAX_NAME_CHARS
-from segue.api.types import ChatInput, SessionId
+from segue.api.history import digests
+from segue.api.types import ChatInput, SessionId, TurnRequest
+from segue.text.limits import SizeLimits, num_characters
 
+# Above this, a request's digests are computed in a thread: more than about a millisecond.
+_LONG_CHARACTERS = 500_000
 _UNNAMED = "auto"
 _SEPARATOR = "~"
 
@@ -63,6 +69,20 @@ class SessionFinder:
     def __init__(self, table: SessionTable) -> None:
         self._table = table
         self._num_running: Counter[SessionId] = Counter()
+
+    async def named(self, request: TurnRequest, tenant: Tenant, limits: SizeLimits) -> TurnRequest:
+        """The request with the session that its chat continues, if its client does not know it.
+        Raises InvalidRequest if the input is too large."""
+        if request.session_hint is None or request.session_id:
+            return request
+        chat, hint = request.input, request.session_hint
+        session_id = tenant.owned(SessionId(hint))
+        if isinstance(chat, ChatInput):
+            limits.validate(chat, 0)
+            is_long = num_characters(chat) > _LONG_CHARACTERS
+            chain = await asyncio.to_thread(digests, chat) if is_long else digests(chat)
+            session_id = self.find(chat, chain, hint, scope=tenant.scope, salt=request.salt)
+        return replace(request, session_id=session_id, session_hint=None)
 
     def find(
         self,

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from router.membership import MAX_ROUTERS, Membership
-from router.server import MembershipFace
+from router.membership.membership import MAX_ROUTERS, Membership
+from router.membership.service import MembershipService
 from router.turn.links import Links
 from segue.api.cluster.status import WorkerHealth, WorkerStatus
 from segue.api.errors import InvalidRequest, StaleEpoch
@@ -54,7 +54,7 @@ async def door(*earlier: WorkerStatus) -> AsyncIterator[tuple[str, Membership]]:
     links = Links()
     kept = SimpleNamespace(joined=lambda worker: None)
     router = SimpleNamespace(membership=membership, links=links, placing=SimpleNamespace(kept=kept))
-    face = MembershipFace(router)  # type: ignore[arg-type]  # what it uses of one
+    face = MembershipService(router)  # type: ignore[arg-type]  # what it uses of one
     service = (
         "segue.internal.v1.Membership",
         lambda server: add_MembershipServicer_to_server(face, server),

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import grpc
 import pytest
 
-from router.kept import KeptByWorkers
-from router.membership import Membership
-from router.server import MembershipFace
+from router.membership.kept import KeptByWorkers
+from router.membership.membership import Membership
+from router.membership.service import MembershipService
 from router.sessions.table import SessionTable
 from router.turn.links import Links
 from segue.api.cluster.status import UnitCounts, WorkerHealth, WorkerLoad, WorkerStatus
@@ -65,7 +65,7 @@ async def door() -> AsyncIterator[Door]:
     links = Links()
     kept = KeptByWorkers(SessionTable(max_sessions=100, history_bytes=0))
     router = SimpleNamespace(membership=membership, links=links, placing=SimpleNamespace(kept=kept))
-    face = MembershipFace(router)  # type: ignore[arg-type]  # what it uses of one
+    face = MembershipService(router)  # type: ignore[arg-type]  # what it uses of one
     service = (
         "segue.internal.v1.Membership",
         lambda server: add_MembershipServicer_to_server(face, server),

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from router.kept import with_report
+from router.membership.kept import with_report
 from router.placement.estimate import Mode
 from router.placement.placing import Placing, TurnPlacing
 from router.sessions.table import Keeping
@@ -78,7 +78,7 @@ async def test_a_prompt_goes_where_the_start_of_it_is(
 async def test_a_long_prompts_digests_are_computed_in_a_thread_and_are_the_same(
     placing: Placing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("router.kept._MANY_PAGES", 10)
+    monkeypatch.setattr("router.membership.kept._MANY_PAGES", 10)
     report(placing, DECODE_1, states=[6_400])
 
     turn = await looked_up(placing, AGENT, 6_500)
@@ -174,7 +174,7 @@ def test_a_state_that_comes_or_goes_changes_the_report(placing: Placing) -> None
 
 
 def test_a_worker_cannot_fill_the_memory(placing: Placing, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("router.kept._MAX_OF_WORKER", 3)
+    monkeypatch.setattr("router.membership.kept._MAX_OF_WORKER", 3)
 
     report(placing, DECODE_1, states=[64, 128, 192, 256])
     report(placing, worker("decode-0"), states=[64])

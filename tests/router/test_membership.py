@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from router.membership import Membership
+from router.membership.membership import Membership
 from segue.api.cluster.status import UnitCounts, WorkerHealth, WorkerLoad, WorkerStatus
 from segue.api.errors import LayoutMismatch, StaleEpoch
 from segue.api.types import Epoch, Role, WorkerId

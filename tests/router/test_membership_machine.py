@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from router.membership import Membership
+from router.membership.membership import Membership
 from segue.api.cluster.status import WorkerHealth, WorkerStatus
 from segue.api.errors import StaleEpoch
 from segue.api.types import Epoch, Role, WorkerId

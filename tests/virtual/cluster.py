@@ -22,9 +22,9 @@ import segue.wire.epochs
 import segue.wire.streams.join
 import segue.worker.process
 from router.config import RouterConfig
+from router.membership.service import MembershipService
 from router.metrics import RouterMetrics
 from router.router import Router
-from router.server import MembershipFace
 from router.sessions.prompt import PromptBuilder
 from segue.api.errors import StaleEpoch
 from segue.api.types import Role, WorkerId
@@ -89,7 +89,7 @@ class Cluster:
         clock = asyncio.get_running_loop().time
         made = Router(config, prompts, RouterMetrics(), model_name="sum", clock=clock)
         server = HandlerServer()
-        add_MembershipServicer_to_server(MembershipFace(made), server)  # type: ignore[arg-type]
+        add_MembershipServicer_to_server(MembershipService(made), server)  # type: ignore[arg-type]
         self.network.serve(self.process, server)
         return made
 

@@ -155,10 +155,10 @@ PLANTED = {
         "router/router.py", "                admitted.callback(self._admission.leave)\n", ""
     ),
     "a late heartbeat revives an earlier life": Planted(
-        "router/membership.py", "        if status.epoch < latest:", "        if False:"
+        "router/membership/membership.py", "        if status.epoch < latest:", "        if False:"
     ),
     "silence is not noticed": Planted(
-        "router/membership.py",
+        "router/membership/membership.py",
         "                if member.seen_at < now - self._heartbeat_timeout_s:",
         "                if False:",
     ),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from router.drain.desk import DrainDesk
-from router.membership import Membership
+from router.membership.membership import Membership
 from router.sessions.table import Keeping, SessionTable
 from router.turn.links import Links
 from segue.api.cluster.drain import Adopted, HeldSession, LeftReason, MoveReport

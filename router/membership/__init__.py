@@ -1,0 +1,1 @@
+"""The cluster's workers: which are there, how they are, and what they keep."""
