@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from segue.api.types import TextInput, TokenInput, TurnInput
-from segue.gateway.openai.completions import CompletionRequest
+from segue.gateway.openai.completion_request import CompletionRequest
 from tests.gateway.fake_client import says
 from tests.gateway.faked import faked
 

@@ -23,7 +23,7 @@ from segue.gateway.forms import Form
 from segue.gateway.http.door import Visit
 from segue.gateway.http.errors import BadField
 from segue.gateway.openai.chat_request import ChatRequest
-from segue.gateway.openai.completions import CompletionRequest
+from segue.gateway.openai.completion_request import CompletionRequest
 from segue.gateway.openai.responses.request import ResponseRequest
 from segue.gateway.openai.responses.tools import read_tools
 from segue.gateway.turns import Wanted

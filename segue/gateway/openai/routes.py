@@ -14,7 +14,8 @@ from segue.gateway.http.routes import Gateway, Route, json_response
 from segue.gateway.http.stream import PING, EventStream, data
 from segue.gateway.openai.chat import DONE, ChatAnswer
 from segue.gateway.openai.chat_request import ChatRequest
-from segue.gateway.openai.completions import CompletionAnswer, CompletionRequest, ShownPrompt
+from segue.gateway.openai.completion_request import CompletionRequest
+from segue.gateway.openai.completions import CompletionAnswer, ShownPrompt
 from segue.gateway.openai.models import get_model, list_models
 from segue.gateway.openai.responses.answer import ResponseAnswer
 from segue.gateway.openai.responses.request import ResponseRequest
