@@ -21,8 +21,9 @@ from segue.launch.config import Config
 from segue.launch.drain import draining_words, leave_in_order, stop_routers
 from segue.launch.prepare import Prepared, Report, consecutive, prepare
 from segue.launch.ray.actors import GatewayActor, RouterActor
+from segue.launch.ray.autoscaler import NodeRequest
 from segue.launch.ray.demand import Demand, demands_of
-from segue.launch.ray.start import logs_folder, running_ray
+from segue.launch.ray.start import logs_folder, require_room, running_ray
 from segue.launch.ray.starting import actor_of, await_started, start_worker
 from segue.security.config import Security
 
@@ -48,6 +49,8 @@ class Cluster:
     """Ray actors by worker id. While the cluster runs, workers are added and removed."""
     model: str
     """What workers load."""
+    nodes: NodeRequest
+    """Withdrawn at the end."""
     cleanup: contextlib.ExitStack
     """Ends the processes that are left."""
 
@@ -102,17 +105,17 @@ def running_prepared(
     demands = demands_of(config)
     _share_cores(config.engine.num_threads)
     with (
-        running_ray(
-            config.cluster.ray_address,
-            demands,
-            report,
-            room_timeout_s=config.cluster.room_timeout_s,
-        ),
+        running_ray(config.cluster.ray_address, demands, report),
         contextlib.ExitStack() as cleanup,
     ):
+        nodes = NodeRequest()
+        cleanup.callback(nodes.withdraw)
+        if config.cluster.ray_autoscales:
+            nodes.ask(demands)
+        require_room(demands, config.cluster.room_timeout_s, report)
         report(f"logs are in {logs_folder()}: segue-*.log")
         hurry = hurry or threading.Event()
-        cluster = _start(prepared, demands, report, cleanup, hurry)
+        cluster = _start(prepared, demands, report, nodes, cleanup, hurry)
         yield cluster
         finish_turns(cluster, report, hurry)
 
@@ -130,6 +133,7 @@ def _start(
     prepared: Prepared,
     demands: Sequence[Demand],
     report: Report,
+    nodes: NodeRequest,
     cleanup: contextlib.ExitStack,
     hurry: threading.Event,
 ) -> Cluster:
@@ -185,6 +189,7 @@ def _start(
         gateways=tuple(gateways.values()),
         workers=workers,
         model=model,
+        nodes=nodes,
         cleanup=cleanup,
     )
 

@@ -101,8 +101,9 @@ class ClusterConfig:
     were just released take a moment too.
     """
     ray_autoscales: bool = False
-    """The Ray cluster adds nodes for what is asked of it. `segue scale` then asks for workers that
-    have no room yet instead of refusing them. Set `room_timeout_s` to the time that a node takes.
+    """The Ray cluster adds nodes for what is asked of it. Workers that have no room yet are then
+    asked for instead of refused, at the start too. Set `room_timeout_s` to the time that a node
+    takes.
     """
     gpus_per_prefill: float = 1.0
     """With `[engine] device` = "cuda": the fraction of a GPU that Ray reserves for a prefill

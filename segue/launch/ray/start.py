@@ -40,17 +40,12 @@ def logs_folder() -> Path:
 
 
 @contextlib.contextmanager
-def running_ray(
-    address: str, demands: Sequence[Demand], report: Report, *, room_timeout_s: float
-) -> Iterator[None]:
-    """Ray with room for the demands, until the block ends; waits for room. Raises InvalidConfig and
-    Unavailable."""
+def running_ray(address: str, demands: Sequence[Demand], report: Report) -> Iterator[None]:
+    """Ray for these processes, until the block ends. Raises InvalidConfig and Unavailable."""
     if ray.is_initialized():
-        require_room(demands, room_timeout_s, report)
         yield
         return
     with _started(address, demands, report):
-        require_room(demands, room_timeout_s, report)
         yield
 
 

@@ -45,7 +45,7 @@ def controller_of(
         cluster.config,
         fleet,
         [RayRouter(router) for router in cluster.routers],
-        RayRoom(cluster.model),
+        RayRoom(cluster.model, cluster.nodes),
         reload=reload,
         report=report,
         clock=time.monotonic,

@@ -54,8 +54,9 @@ class Room(Protocol):
         """What is missing and what is free, in words; empty if `wanted` has room."""
         ...
 
-    def request(self, config: Config, wanted: WorkerCounts) -> None:
-        """Has the Ray cluster's autoscaler make room."""
+    def request(self, config: Config) -> None:
+        """Has the Ray cluster's autoscaler, if it has one, make room for all processes. Raises
+        Unavailable if Ray does not answer."""
         ...
 
 
@@ -111,13 +112,16 @@ class Controller:
             router.tell(report)
 
     def reload(self) -> Reloaded:
-        """Raises InvalidConfig, and InvalidRequest if there is no room for more workers."""
+        """Raises InvalidConfig, InvalidRequest if there is no room for more workers, and
+        Unavailable if Ray does not answer."""
         config, reloaded = self._reload(self.config)
         wanted = WorkerCounts(prefill=config.cluster.prefill, decode=config.cluster.decode)
         before = self.config.cluster
         has_moved = (before.prefill, before.decode) != (wanted.prefill, wanted.decode)
         if has_moved:
             self._want(config, wanted)
+        # Which nodes a worker needs may have changed too.
+        self._room.request(_sized(config, self.wanted))
         self.config = config
         for line in reloaded.applied:
             self._report(f"applied: {line}")
@@ -137,7 +141,7 @@ class Controller:
             return
         try:
             self._want(self.config, wanted)
-        except InvalidRequest as error:
+        except SegueError as error:
             if str(error) != self._refused:
                 self._report(f"the load asks for more workers: {error}")
             self._refused = str(error)
@@ -160,10 +164,9 @@ class Controller:
         return self.reload()
 
     def _want(self, config: Config, wanted: WorkerCounts) -> None:
-        """Raises InvalidRequest if there is no room."""
+        """Raises InvalidRequest if there is no room, and Unavailable if Ray does not answer."""
         if wanted == self.wanted:
             return
-        cluster = replace(config.cluster, prefill=wanted.prefill, decode=wanted.decode)
         limits = config.autoscale
         if limits.enabled and limits.within(wanted) != wanted:
             raise InvalidRequest(
@@ -173,6 +176,11 @@ class Controller:
             )
         if missing := self._room.missing(config, self.wanted, wanted):
             raise InvalidRequest(f"no room for {wanted} workers: {missing}")
-        self._room.request(replace(config, cluster=cluster), wanted)
+        self._room.request(_sized(config, wanted))
         self.wanted = wanted
         self._report(f"scaling to {wanted}")
+
+
+def _sized(config: Config, wanted: WorkerCounts) -> Config:
+    cluster = replace(config.cluster, prefill=wanted.prefill, decode=wanted.decode)
+    return replace(config, cluster=cluster)

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import ray
-from ray.autoscaler.sdk import request_resources
 
 from segue.api.cluster.fleet import WorkerCounts
 from segue.api.errors import InvalidConfig
 from segue.api.types import Role
 from segue.launch.config import Config
 from segue.launch.model import check_more_workers
-from segue.launch.ray.demand import Demand, NodeRoom, misfit, shortage, worker_demand
+from segue.launch.ray.autoscaler import NodeRequest
+from segue.launch.ray.demand import NodeRoom, demands_of, misfit, shortage, worker_demand
 from segue.launch.ray.start import nodes_in_all
-
-RequestResources = Callable[..., None]
 
 
 class RayRoom:
     """A `Room`."""
 
-    def __init__(self, model: str, request: RequestResources = request_resources) -> None:
+    def __init__(self, model: str, nodes: NodeRequest) -> None:
         """`model`: the folder that workers load."""
         self._model = model
-        self._request = request
+        self._nodes = nodes
 
     def missing(self, config: Config, now: WorkerCounts, wanted: WorkerCounts) -> str:
         more = [
@@ -45,27 +40,12 @@ class RayRoom:
             return str(error)
         return ""
 
-    def request(self, config: Config, wanted: WorkerCounts) -> None:
-        """Of all workers: Ray compares with what its nodes have, not with what is unused. The
-        request stays until the next one, so nodes that are still wanted are not taken away.
-        """
-        if not config.cluster.ray_autoscales:
-            return
-        demands = [
-            worker_demand(config, role, index) for role in Role for index in range(wanted.of(role))
-        ]
-        bundles, selectors = bundles_of(demands)
-        labels: dict[str, Any] = {"bundle_label_selectors": selectors} if any(selectors) else {}
-        self._request(bundles=bundles, **labels)
-
-
-def bundles_of(
-    demands: list[Demand],
-) -> tuple[list[dict[str, float]], list[dict[str, str]]]:
-    """The resources of each process, and the labels of its node. A process that asks for nothing
-    fits everywhere, and needs no bundle."""
-    asking = [demand for demand in demands if demand.amounts or demand.pin.labels]
-    return [demand.amounts for demand in asking], [dict(demand.pin.labels) for demand in asking]
+    def request(self, config: Config) -> None:
+        """Nodes that are no longer wanted go when Ray finds them idle."""
+        if config.cluster.ray_autoscales:
+            self._nodes.ask(demands_of(config))
+        else:
+            self._nodes.withdraw()
 
 
 def nodes_left() -> list[NodeRoom]:

@@ -13,7 +13,7 @@ from segue.api.cluster.status import (
     WorkerLoad,
     WorkerStatus,
 )
-from segue.api.errors import SegueError
+from segue.api.errors import SegueError, Unavailable
 from segue.api.types import Epoch, Role, WorkerId
 from segue.launch.config import Config
 from segue.launch.scale.plan import name_of
@@ -116,11 +116,15 @@ class FakeRouter:
 @dataclass
 class FakeRoom:
     largest: int = 100
+    is_away: bool = False
     requested: list[WorkerCounts] = field(default_factory=list)
 
     def missing(self, config: Config, now: WorkerCounts, wanted: WorkerCounts) -> str:
         total = wanted.prefill + wanted.decode
         return "" if total <= self.largest else f"{total} GPUs, but 1 is free"
 
-    def request(self, config: Config, wanted: WorkerCounts) -> None:
-        self.requested.append(wanted)
+    def request(self, config: Config) -> None:
+        if self.is_away:
+            raise Unavailable("Ray's autoscaler cannot be asked for nodes")
+        cluster = config.cluster
+        self.requested.append(WorkerCounts(prefill=cluster.prefill, decode=cluster.decode))

@@ -204,3 +204,23 @@ def test_the_wanted_numbers_are_requested_of_rays_autoscaler_once() -> None:
     world.settle()
 
     assert world.room.requested == [WorkerCounts(prefill=1, decode=2)]
+
+
+def test_a_reload_requests_nodes_for_the_numbers_that_are_wanted() -> None:
+    world = World()
+    world.routers[0].give(ScaleOrder(decode=2))
+    world.settle()
+    world.routers[0].give(ReloadOrder())
+    world.settle()
+
+    assert world.room.requested == [WorkerCounts(prefill=1, decode=2)] * 2
+
+
+def test_nothing_changes_if_rays_autoscaler_cannot_be_asked() -> None:
+    world = World()
+    world.room.is_away = True
+    name = world.routers[0].give(ScaleOrder(decode=2))
+    world.settle()
+
+    assert isinstance(world.routers[0].answer(name).error, Unavailable)
+    assert world.names == ["decode-0", "prefill-0"]
