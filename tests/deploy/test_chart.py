@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 import typer
+from ray.autoscaler._private.kuberay import autoscaling_config
 
+from segue.api.types import Role
 from segue.cli.main import app
 from segue.config import read_text
 from segue.launch.cluster import SPIN_COUNT
 from segue.launch.config import Config
-from segue.launch.ray.demand import NodeRoom, demands_of, shortage
+from segue.launch.ray.demand import NodeRoom, demands_of, shortage, worker_demand
 from tests.deploy.chart import RECIPES, Document, of_kind, pod_templates, template
 
 WORKERS = {"prefill", "decode", "shared"}
@@ -53,7 +55,9 @@ def nodes_of(recipe: str) -> Iterator[NodeRoom]:
         # A shell reads this word.
         (word,) = shlex.split(params["resources"])
         amounts = {**json.loads(word), "GPU": float(params["num-gpus"])}
-        for _ in range(group["replicas"]):
+        # Without a number they are as many as Ray's autoscaler is asked for.
+        wanted = getattr(config_of(recipe).cluster, group["groupName"], 0)
+        for _ in range(group.get("replicas", wanted)):
             yield NodeRoom.of(amounts, {})
 
 
@@ -69,6 +73,39 @@ def test_the_pods_have_room_for_exactly_the_processes(recipe: str) -> None:
     assert shortage(demands, list(nodes_of(recipe)), free) == ""
     # Without one of the workers' pods there is none.
     assert shortage(demands, list(nodes_of(recipe))[:-1], free) != ""
+
+
+def test_rays_autoscaler_reads_the_limits_of_autoscale_from_the_groups() -> None:
+    """By its own reader of what KubeRay keeps."""
+    (cluster,) = of_kind("2p2d.yaml", "RayCluster").values()
+    kept = {**cluster, "metadata": {**cluster["metadata"], "namespace": "default"}}
+    config = config_of("2p2d.yaml")
+    limits = config.autoscale
+
+    read = autoscaling_config._derive_autoscaling_config_from_ray_cr(kept)
+
+    kinds = {role: read["available_node_types"][role] for role in ("prefill", "decode")}
+    assert config.cluster.ray_autoscales
+    assert limits.enabled
+    assert {role: (k["min_workers"], k["max_workers"]) for role, k in kinds.items()} == {
+        "prefill": (limits.min_prefill, limits.max_prefill),
+        "decode": (limits.min_decode, limits.max_decode),
+    }
+    nodes = [NodeRoom.of(kinds[role]["resources"], {}) for role in kinds]
+    assert nodes[0].take(worker_demand(config, Role.PREFILL, 0))
+    assert nodes[1].take(worker_demand(config, Role.DECODE, 0))
+    assert read["idle_timeout_minutes"] == 5.0
+
+
+def test_only_a_head_with_an_autoscaler_may_call_kubernetes() -> None:
+    for recipe in RECIPES:
+        accounts = of_kind(recipe, "ServiceAccount")
+        for component, pod in pod_templates(recipe):
+            spec = pod["spec"]
+            may = component == "head" and config_of(recipe).cluster.ray_autoscales
+            assert spec["automountServiceAccountToken"] is may
+            assert spec["serviceAccountName"] == ("segue-head" if may else "segue")
+            assert spec["serviceAccountName"] in accounts
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

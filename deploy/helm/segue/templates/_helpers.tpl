@@ -38,6 +38,11 @@ app.kubernetes.io/component: {{ .component }}
 {{ include "segue.name" . }}
 {{- end -}}
 
+{{/* The head's: Ray's autoscaler calls Kubernetes from there. */}}
+{{- define "segue.headServiceAccount" -}}
+{{ include "segue.serviceAccount" . }}{{ if .Values.autoscaling.enabled }}-head{{ end }}
+{{- end -}}
+
 {{- define "segue.numPrefill" -}}
 {{- if .Values.shared.enabled }}{{ .Values.shared.replicas }}{{ else }}{{ .Values.prefill.replicas }}{{ end -}}
 {{- end -}}

@@ -3,9 +3,18 @@
 {{- $root := .root -}}
 {{- $isRdma := eq $root.Values.transfer.protocol "rdma" -}}
 groupName: {{ .name }}
+{{- if $root.Values.autoscaling.enabled }}
+{{- if or (lt (int .of.replicas) (int .of.minReplicas)) (gt (int .of.replicas) (int .of.maxReplicas)) }}
+{{- fail (printf "%s.replicas is %d, expected minReplicas (%d) to maxReplicas (%d), since autoscaling is enabled" .name (int .of.replicas) (int .of.minReplicas) (int .of.maxReplicas)) }}
+{{- end }}
+# Their number is Ray's: an upgrade of the release must not set it back.
+minReplicas: {{ .of.minReplicas }}
+maxReplicas: {{ .of.maxReplicas }}
+{{- else }}
 replicas: {{ .of.replicas }}
 minReplicas: {{ .of.replicas }}
 maxReplicas: {{ .of.replicas }}
+{{- end }}
 rayStartParams:
   num-cpus: "0"
   num-gpus: {{ .of.gpus | quote }}
@@ -21,6 +30,9 @@ template:
     annotations: {{- toYaml . | nindent 6 }}
     {{- end }}
   spec:
+    {{- if $root.Values.autoscaling.enabled }}
+    restartPolicy: Never
+    {{- end }}
     serviceAccountName: {{ include "segue.serviceAccount" $root }}
     automountServiceAccountToken: false
     # The drain, then Ray's own end.
