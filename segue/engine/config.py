@@ -43,6 +43,9 @@ class EngineConfig:
     mtp: bool = True
     """Keep what the checkpoint's MTP layer, if it has one, needs to draft: a little more work in
     every pass, and one more attention layer in each page. Equal on all workers."""
+    draft_vocabulary: int = 32768
+    """Drafts are chosen among this many of the most frequent tokens and the added ones; 0: among
+    all. It changes speed, not tokens: the head is most of what a draft reads."""
     tensor_parallel: int = 1
     """Ranks of a worker: processes, each with a GPU of its own if the device is "cuda", that
     compute one model together. Each has a part of the weights and of every page and slot, and
@@ -70,6 +73,11 @@ class EngineConfig:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
         if self.host_cache_bytes < 0:
             raise ValueError(f"host_cache_bytes must be >= 0, got {self.host_cache_bytes}")
+        if self.draft_vocabulary < 0:
+            raise ValueError(
+                f"draft_vocabulary must be >= 0 (0: the whole vocabulary), got "
+                f"{self.draft_vocabulary}"
+            )
 
     def of_role(self, tensor_parallel: int) -> EngineConfig:
         """These settings for workers with so many ranks; 0: as they are. Raises InvalidConfig if

@@ -19,6 +19,7 @@ from segue.model.cache_layout import cache_layout
 from segue.model.checkpoint.model_id import model_id
 from segue.model.checkpoint.preflight import check_folder
 from segue.model.config import ModelConfig
+from segue.model.drafts.tokens import tokens_of_folder
 from segue.model.ranks.config import config_of_rank
 from segue.parallel.rank import FIRST_OF_ONE, Rank
 
@@ -29,7 +30,7 @@ class ServedModel:
 
     folder: Path
     config: ModelConfig
-    """Has no MTP layers if none is served."""
+    """Has no MTP layers if none is served, and says which tokens may be drafted."""
     dtype: str
     device: str
     weight_bytes: int
@@ -44,12 +45,15 @@ class ServedModel:
         """Raises InvalidCheckpoint, and InvalidConfig for more than one MTP layer."""
         facts = check_folder(folder, skip_tokenizer=skip_tokenizer)
         dtype = _dtype(facts.config, engine)
+        with_mtp = engine.mtp and facts.has_mtp_layer
+        drafts = _draft_tokens(folder, facts.config, engine) if with_mtp else None
+        facts = replace(facts, config=replace(facts.config, draft_tokens=drafts))
         return cls._composed(
             folder,
             facts.config,
             engine,
             weight_bytes=facts.weight_bytes(dtype, mtp=engine.mtp, rank=engine.ranks[0]),
-            with_mtp=engine.mtp and facts.has_mtp_layer,
+            with_mtp=with_mtp,
         )
 
     @classmethod
@@ -108,6 +112,12 @@ class ServedModel:
             max_context=self.config.max_position_embeddings,
             max_drafts=max_drafts if self.config.num_mtp_layers else 0,
         )
+
+
+def _draft_tokens(
+    folder: Path, config: ModelConfig, engine: EngineConfig
+) -> tuple[range, ...] | None:
+    return tokens_of_folder(folder, config.vocab_size, engine.draft_vocabulary)
 
 
 def _dtype(config: ModelConfig, engine: EngineConfig) -> str:

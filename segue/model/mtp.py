@@ -1,7 +1,9 @@
 """The MTP layer: predicts the next token from a token and the hidden state before it.
 
     input at position p = fc(norm(embedding of token p), norm(hidden state h of position p - 1))
-    m_p = norm(attention block(input))          the trunk's head turns it into the draft for p + 1
+    m_p = norm(attention block(input))          the head turns it into the draft for p + 1
+
+The head is the trunk's, of the tokens that may be drafted (`segue.model.drafts`).
 
 To draft further, m_p replaces h_p, which is not known yet. Keys and values of position p are stored
 at p's place in the pages, so a page never depends on later tokens. Position 0 has no hidden state
@@ -25,6 +27,7 @@ from segue.kernels.rms_norm import join_rms_norms, rms_norm
 from segue.model.attention import Attention
 from segue.model.batch import Batch, DraftBatch, Rotary
 from segue.model.config import ModelConfig
+from segue.model.drafts.head import DraftHead
 from segue.model.mlp import mlp_of
 from segue.model.stream import add_norm
 from segue.model.weight import weight_of
@@ -32,7 +35,8 @@ from segue.parallel.group import Group
 
 
 class MtpLayer:
-    """T tokens of a pass of the trunk, D tokens to draft from, H hidden size, J = 2 H."""
+    """T tokens of a pass of the trunk, D tokens to draft from, H hidden size, J = 2 H, Y
+    vocabulary."""
 
     def __init__(self, config: ModelConfig, weights: Mapping[str, Tensor], group: Group) -> None:
         at = "mtp.layers.0"
@@ -49,6 +53,7 @@ class MtpLayer:
         self._mlp_norm = weights[f"{at}.mlp_norm"]
         self._mlp = mlp_of(config, weights, f"{at}.mlp")
         self._norm = weights["mtp.norm"]
+        self._head = DraftHead(config, weights, group)
 
     def store(self, hidden_TH: Tensor, batch: Batch, rotary: Rotary, cache: CacheTensors) -> None:
         """Store what later passes need from the trunk's last hidden states: every token's keys and
@@ -61,15 +66,17 @@ class MtpLayer:
         x_TH = self._join(batch.token_ids_T, known_XH.index_select(0, rows.before_T))
         self._attention.store(self._normed(x_TH), batch, rotary, cache.of("kv", self.number))
 
-    def draft(self, hidden_DH: Tensor, batch: DraftBatch) -> Tensor:
-        """m [D, H] at each token's position, from the hidden state before it. Stores the token's
+    def draft(self, hidden_DH: Tensor, batch: DraftBatch) -> tuple[Tensor, Tensor]:
+        """Float32 logits [D, Y] for the position after each token, and m [D, H] at the token's,
+        which replaces its hidden state. `hidden` is the state before the token. Stores the token's
         keys and values for later drafts; the trunk recomputes them from its own states."""
         x_DH = self._join(batch.token_ids_D, hidden_DH)
         mixed_DH = self._attention.draft(self._normed(x_DH), batch)
         stream = (x_DH, mixed_DH)
         x_DH, normed_DH = add_norm(stream, self._mlp_norm, self._group, eps=self._eps)
         stream = (x_DH, self._mlp(normed_DH))
-        return add_norm(stream, self._norm, self._group, eps=self._eps)[1]
+        m_DH = add_norm(stream, self._norm, self._group, eps=self._eps)[1]
+        return self._head.logits(m_DH), m_DH
 
     def _join(self, token_ids_T: Tensor, before_TH: Tensor) -> Tensor:
         embedding_TH = F.embedding(token_ids_T, self._embed)

@@ -136,11 +136,9 @@ class Qwen3_5:
         return self._logits(hidden_TH[batch.logit_rows_R])
 
     def draft(self, hidden_DH: Tensor, batch: DraftBatch) -> tuple[Tensor, Tensor]:
-        """The MTP layer's float32 logits [D, Y] for the position after each token, and the
-        substitute for the token's hidden state [D, H]. `hidden` is the state before the token."""
+        """As `MtpLayer.draft`."""
         assert self._mtp is not None, "drafts need an MTP layer"
-        m_DH = self._mtp.draft(hidden_DH, batch)
-        return self._logits(m_DH), m_DH
+        return self._mtp.draft(hidden_DH, batch)
 
     def rotary(self, positions_T: Tensor) -> Rotary:
         """The rotary tables for queries and keys at these positions."""

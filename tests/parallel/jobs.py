@@ -20,6 +20,8 @@ from tests.engine.drafting import DraftingSequence, draft, verify
 
 Array = np.ndarray
 NUM_PAGES, NUM_SLOTS, PAGE_TOKENS = 24, 16, 16
+ENGINE = EngineConfig(page_tokens=PAGE_TOKENS, draft_vocabulary=130)
+"""Tokens that may be drafted: those of half the ranks' parts of the head."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ class RecordingRunner(ModelRunner):
 
 def play(group: Group, folder: Path) -> Played:
     """Two prompts in chunks, then steps with drafts, greedily; and all that the rank keeps."""
-    served = ServedModel.of(folder, EngineConfig(page_tokens=PAGE_TOKENS))
+    served = ServedModel.of(folder, ENGINE)
     runner = RecordingRunner.load(served, num_pages=NUM_PAGES, num_slots=NUM_SLOTS, group=group)
     runner.logits = []
     sequences = [

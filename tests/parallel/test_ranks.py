@@ -7,7 +7,7 @@ less than 1e-4 of about 3.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +16,13 @@ from safetensors.torch import load_file, save_file
 
 from scripts.quantize import quantize
 from segue.api.errors import InvalidConfig
-from segue.model.checkpoint.preflight import check_folder
+from segue.engine.served_model import ServedModel
+from segue.model.checkpoint.preflight import FolderFacts, check_folder
 from segue.model.config import ModelConfig
 from segue.parallel.group import ALONE
 from segue.parallel.rank import Rank
 from tests.checkpoints import Variant, add_mtp_layer, fuse_experts, save_checkpoint
-from tests.parallel.jobs import Array, Played, gathered, play, summed
+from tests.parallel.jobs import ENGINE, Array, Played, gathered, play, summed
 from tests.parallel.rank_processes import RankProcesses, rank_processes
 
 CLOSE = {"rtol": 0.0, "atol": 1e-4}
@@ -88,6 +89,7 @@ def test_ranks_have_the_logits_tokens_and_drafts_of_one(
 ) -> None:
     one, ranks = case.one, case.ranks
 
+    assert all(token < 130 for step in one.drafts for of in step for token in of)
     for rank in ranks:
         assert rank.tokens == one.tokens
         assert rank.drafts == one.drafts
@@ -111,6 +113,11 @@ def test_a_ranks_cache_is_its_part_of_the_whole_cache(
             np.testing.assert_allclose(part, part_of_field(config, group, whole, rank), **CLOSE)
 
 
+def facts_of(folder: Path) -> FolderFacts:
+    facts = check_folder(folder, skip_tokenizer=True)
+    return replace(facts, config=ServedModel.of(folder, ENGINE).config)
+
+
 def part_of_field(config: ModelConfig, group: str, whole: Array, rank: Rank) -> Array:
     gdn = config.gdn
     if group == "kv":
@@ -128,7 +135,7 @@ def part_of_field(config: ModelConfig, group: str, whole: Array, rank: Rank) -> 
 
 def test_a_rank_loads_as_many_bytes_as_preflight_counts(case: Case) -> None:
     count, groups = len(case.ranks), case.expert_groups
-    facts = check_folder(case.folder, skip_tokenizer=True)
+    facts = facts_of(case.folder)
 
     for index, played in enumerate(case.ranks):
         rank = Rank(index=index, count=count, expert_groups=groups)
@@ -176,7 +183,7 @@ def test_quantised_weights_are_read_in_part(
 
     ranks = processes.run(play, folder, count=2, expert_groups=groups)
 
-    facts = check_folder(folder, skip_tokenizer=True)
+    facts = facts_of(folder)
     for index, rank in enumerate(ranks):
         assert (rank.tokens, rank.drafts) == (one.tokens, one.drafts)
         for ours, theirs in zip(rank.logits, one.logits, strict=True):

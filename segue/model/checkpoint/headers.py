@@ -69,6 +69,7 @@ def _parse(entries: Mapping[str, Mapping[str, object]]) -> tuple[dict[str, Tenso
 
 VISION_PREFIXES = ("model.visual.", "visual.")
 MTP_PREFIX = "mtp."
+HEAD_PREFIX = "lm_head."
 _UNUSED_SCALES = (".input_scale", ".k_scale", ".v_scale", ".k_bmm_scale", ".v_bmm_scale")
 
 

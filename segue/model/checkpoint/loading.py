@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,10 +14,11 @@ from torch import Tensor
 
 from segue.api.errors import InvalidCheckpoint
 from segue.cache.huge_pages import on_huge_pages
-from segue.model.checkpoint.headers import reason_to_skip
+from segue.model.checkpoint.headers import HEAD_PREFIX, reason_to_skip
 from segue.model.checkpoint.tensors import CheckpointFiles, copy_mapped, open_checkpoint
 from segue.model.checkpoint.typed_json import counted
 from segue.model.config import ModelConfig
+from segue.model.drafts.tokens import rows_beside_head
 from segue.model.ranks.config import config_of_rank
 from segue.model.ranks.cuts import Cut, cuts_of, stored_cut
 from segue.model.weights.quantization import weight_of_scale, without_prefix
@@ -51,6 +53,9 @@ def load_weights(
         table = whole if rank.count == 1 else stored_table(own, sources)
         cuts = partial(_cut_of, whole, cuts_of(config, rank))
         weights = _fill(checkpoint, sources, table, dtype, device, cuts)
+        if rows := rows_beside_head(config, rank):
+            drafts, taken_rows = _draft_head(whole, rows), {0: rows}
+            weights |= _fill(checkpoint, sources, drafts, dtype, device, lambda name: taken_rows)
     if config.tie_word_embeddings:
         head, embed = own.head, weights["embed"]
         weights["lm_head"] = embed if head is None else embed[head.start : head.stop]
@@ -112,6 +117,24 @@ def _cut_of(whole: WeightTable, cuts: Callable[[str], Cut], name: str) -> Cut:
         return cut
     columns = codes.shape[-1] * (2 if codes.dtypes == (torch.uint8,) else 1)
     return stored_cut(name, piece.shape, columns, cut)
+
+
+def _draft_head(whole: WeightTable, rows: Sequence[range]) -> WeightTable:
+    """The head's tensors again, as "draft_head", with these rows."""
+    num_rows = sum(map(len, rows))
+    pieces = {
+        source: replace(piece, target=piece.target.replace("lm_head", "draft_head", 1))
+        for source, piece in whole.pieces.items()
+        if source.startswith(HEAD_PREFIX)
+    }
+    targets = {
+        name.replace("lm_head", "draft_head", 1): replace(
+            target, shape=(num_rows, *target.shape[1:])
+        )
+        for name, target in whole.targets.items()
+        if name.startswith("lm_head")
+    }
+    return WeightTable(pieces, targets)
 
 
 def _fill(

@@ -11,6 +11,7 @@ from segue.cache.layout import DTYPE_BYTES
 from segue.model.checkpoint.formats import refuse_foreign_folder, refuse_lfs_pointer
 from segue.model.checkpoint.headers import (
     DTYPES,
+    HEAD_PREFIX,
     MTP_PREFIX,
     PACKED_DTYPE,
     QUANTIZED_DTYPES,
@@ -20,6 +21,7 @@ from segue.model.checkpoint.headers import (
 )
 from segue.model.checkpoint.typed_json import listed, read_object, section
 from segue.model.config import ModelConfig
+from segue.model.drafts.tokens import rows_beside_head
 from segue.model.ranks.config import config_of_rank
 from segue.model.ranks.cuts import Cut, cuts_of, share_of, stored_cut
 from segue.model.weights.quantization import unsupported, weight_of_scale, without_prefix
@@ -46,10 +48,16 @@ class FolderFacts:
         the model has no such part."""
         config_of_rank(self.config, rank)
         cuts = cuts_of(self.config, rank)
-        return sum(
+        whole = sum(
             self._bytes_of(name, dtype, cuts)
             for name in self.tensors
             if mtp or not name.startswith(MTP_PREFIX)
+        )
+        extra: Cut = {0: rows_beside_head(self.config, rank)}
+        return whole + sum(
+            self._bytes_of(name, dtype, lambda _: extra)
+            for name in self.tensors
+            if extra[0] and without_prefix(name).startswith(HEAD_PREFIX)
         )
 
     def _bytes_of(self, name: str, dtype: str, cuts: Callable[[str], Cut]) -> int:

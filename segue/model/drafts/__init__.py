@@ -1,0 +1,1 @@
+"""Drafting with fewer tokens than the vocabulary has."""
