@@ -32,6 +32,9 @@ def main(
     batch: Annotated[int, typer.Option(help="Sequences of a decode step.")] = 1,
     drafts: Annotated[int, typer.Option(help="Drafts of each sequence in a step.")] = 3,
     acceptance: Annotated[float | None, typer.Option(help="Probability of each draft.")] = None,
+    draft_vocabulary: Annotated[
+        int, typer.Option(help="Tokens that may be drafted, as [engine] draft_vocabulary; 0: all.")
+    ] = EngineConfig().draft_vocabulary,
     kv_dtype: Annotated[
         str, typer.Option(help="Of pages, and with them of activations; auto: the checkpoint's.")
     ] = "auto",
@@ -47,6 +50,7 @@ def main(
             context=parse_tokens(context),
             batch=batch,
             num_drafts=drafts,
+            draft_vocabulary=draft_vocabulary,
             acceptance=_ACCEPTANCE
             if acceptance is None
             else Fact(acceptance, Kind.ASSUMED, "--acceptance"),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from benchmarks.budget.weights import RankWeights
 from segue.model.config import LayerKind
+from segue.model.drafts.tokens import share_of
 
 _FEW_TOKENS = 32
 """Up to here routing is one kernel."""
@@ -20,6 +21,8 @@ _JOIN_KERNELS = 2
 """The input of a draft: norms of embedding and hidden state, and of their product."""
 _PART_OPERATIONS = 7
 """Where a rank has some of the experts: tiles of the others are emptied, and so is the output."""
+_CONVERSIONS = 1
+"""Of a draft's logits to float32, which takes no operation of its own if they are spread."""
 _STEP_OPERATIONS, _FIRST_DRAFT_OPERATIONS, _DRAFT_OPERATIONS = 108, 12, 10
 """PyTorch's, of a greedy step: its tables, positions and places, sampling, acceptance."""
 
@@ -85,8 +88,19 @@ def _draft(weights: RankWeights, batch: int) -> Launches:
     at = "mtp.layers.0"
     # The norm of attention's input is one of _JOIN_KERNELS, and the norm after the layer is added.
     around = Launches(kernels=_JOIN_KERNELS - 1 + 1, operations=_DRAFT_OPERATIONS)
-    products = _products(weights, "mtp", "fc") + _products(weights, "", "lm_head")
+    products = _products(weights, "mtp", "fc") + _draft_head(weights)
     return around + products + _attention(weights, at) + _mlp(weights, at, batch)
+
+
+def _draft_head(weights: RankWeights) -> Launches:
+    """Of each run of tokens that may be drafted, the product and its place among all logits."""
+    head, tokens = _products(weights, "", "lm_head"), weights.own.draft_tokens
+    if tokens is None:
+        return head
+    num_parts = len(share_of(tokens, weights.rank))
+    # All logits are filled with a low one; the parts are joined before they are spread.
+    spread = len(tokens) + 1 - _CONVERSIONS + (num_parts > 1)
+    return head * num_parts + Launches(operations=spread)
 
 
 def _attention(weights: RankWeights, at: str) -> Launches:

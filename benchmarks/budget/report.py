@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from benchmarks.budget.estimate import (
     Memory,
@@ -27,6 +27,7 @@ from benchmarks.budget.facts import (
 from benchmarks.budget.work import RankModel, Work, decode_work, prefill_work
 from segue.api.errors import InvalidConfig
 from segue.model.config import ModelConfig
+from segue.model.drafts.tokens import frequent_tokens
 from segue.parallel.rank import Rank
 
 TURN_TOKENS, RESIDENT_TOKENS = 800, 50_000
@@ -44,6 +45,7 @@ class Setup:
     batch: int
     num_drafts: int
     acceptance: Fact
+    draft_vocabulary: int
     dtype: str
 
     def __post_init__(self) -> None:
@@ -54,6 +56,8 @@ class Setup:
         for name in ("context", "batch"):
             if getattr(self, name) < 1:
                 raise InvalidConfig(f"--{name} must be >= 1, got {getattr(self, name)}")
+        if self.draft_vocabulary < 0:
+            raise InvalidConfig(f"--draft-vocabulary must be >= 0, got {self.draft_vocabulary}")
         if not 0 <= self.num_drafts <= 7:
             raise InvalidConfig(f"--drafts must be in [0, 7], got {self.num_drafts}")
         if not 0 <= self.acceptance.value <= 1:
@@ -109,6 +113,8 @@ def report_of(config: ModelConfig, setup: Setup) -> Report:
     """Raises InvalidConfig if the model cannot be split over the ranks, or cannot draft."""
     if setup.num_drafts and not config.num_mtp_layers:
         raise InvalidConfig("--drafts must be 0: the configuration has no MTP layer")
+    drafts = frequent_tokens(config.vocab_size, (), setup.draft_vocabulary)
+    config = replace(config, draft_tokens=drafts)
     model = RankModel.of(config, setup.rank, dtype=setup.dtype, page_tokens=PAGE_TOKENS)
     ways = (CAPTURED,) if setup.rank.count == 1 else (EAGER, DESIGN)
     resident = min(RESIDENT_TOKENS, max(setup.context - TURN_TOKENS, 0))

@@ -15,6 +15,7 @@ import torch
 
 from segue.model.checkpoint.headers import MTP_PREFIX
 from segue.model.config import ModelConfig
+from segue.model.drafts.tokens import rows_beside_head, share_of
 from segue.model.ranks.config import config_of_rank
 from segue.model.ranks.cuts import cuts_of, stored_cut
 from segue.model.weights.quantization import WeightFormat, weight_of_scale
@@ -58,6 +59,7 @@ class RankWeights:
 
     own: ModelConfig
     """The rank's part of the model."""
+    rank: Rank
     sizes: dict[Part, Size]
     num_products: dict[str, int]
     """For each matrix that is stored in several runs, their number."""
@@ -72,8 +74,10 @@ class RankWeights:
     def num_bytes(self) -> int:
         """All that the rank holds."""
         experts = (Part.EXPERTS, Part.DRAFT_EXPERTS)
+        beside = sum(map(len, rows_beside_head(self.own, self.rank)))
         return int(
-            sum(
+            beside * self._row_of_head.num_bytes
+            + sum(
                 size.num_bytes * (self.num_experts_held if part in experts else 1)
                 for part, size in self.sizes.items()
             )
@@ -81,10 +85,21 @@ class RankWeights:
 
     @property
     def head(self) -> Size:
+        return self._row_of_head * len(self.own.head_tokens)
+
+    @property
+    def draft_head(self) -> Size:
+        """The rows of it that a draft reads."""
+        if self.own.draft_tokens is None:
+            return self.head
+        return self._row_of_head * sum(map(len, share_of(self.own.draft_tokens, self.rank)))
+
+    @property
+    def _row_of_head(self) -> Size:
         """A tied head is the rank's rows of the embedding."""
-        if not self.own.tie_word_embeddings:
-            return self.sizes[Part.HEAD]
-        return self.sizes[Part.EMBEDDING] * (len(self.own.head_tokens) / self.own.vocab_size)
+        if self.own.tie_word_embeddings:
+            return self.sizes[Part.EMBEDDING] * (1 / self.own.vocab_size)
+        return self.sizes[Part.HEAD] * (1 / len(self.own.head_tokens))
 
 
 def rank_weights(config: ModelConfig, rank: Rank, *, dtype: str, mtp: bool) -> RankWeights:
@@ -105,6 +120,7 @@ def rank_weights(config: ModelConfig, rank: Rank, *, dtype: str, mtp: bool) -> R
             sizes[_part(name)] += Size(0, math.prod(target.shape))
     return RankWeights(
         own=own,
+        rank=rank,
         sizes=sizes,
         num_products={
             name: runs

@@ -12,6 +12,7 @@ from segue.cache.layout import DTYPE_BYTES, CacheLayout, Unit
 from segue.cache.parts import layout_of_rank
 from segue.model.cache_layout import cache_layout
 from segue.model.config import LayerKind, ModelConfig
+from segue.model.drafts.tokens import share_of
 from segue.parallel.rank import Rank
 
 CHUNK_TOKENS = 8192
@@ -102,7 +103,7 @@ def decode_work(model: RankModel, *, batch: int, num_drafts: int, context: int) 
         pairs=tokens * context,
         num_states=batch + tokens,
     )
-    draft = sizes[Part.DRAFT] + model.weights.head
+    draft = sizes[Part.DRAFT] + model.weights.draft_head
     routed = sizes[Part.DRAFT_EXPERTS]
     reads = batch * context * model.kv_bytes(draft=True)
     drafts = [
@@ -235,7 +236,9 @@ def _received(model: RankModel, tokens: int, head_rows: int) -> float:
 
 def _received_draft(model: RankModel, batch: int) -> float:
     others, itemsize = model.rank.count - 1, DTYPE_BYTES[model.dtype]
-    logits = len(model.weights.own.head_tokens)
+    own = model.weights.own
+    tokens = own.draft_tokens
+    logits = len(own.head_tokens) if tokens is None else sum(map(len, share_of(tokens, model.rank)))
     return others * itemsize * batch * (2 * model.whole.hidden_size + logits)
 
 

@@ -19,6 +19,7 @@ from benchmarks.mtp.measure import BatchRow, load, measure
 from benchmarks.mtp.models import Subject, demo, demo_texts, published_shape, random_large
 from benchmarks.mtp.show import batch_table, coupling_table
 from benchmarks.serving.environment import this_environment
+from segue.engine.config import EngineConfig
 
 # A file has no width of its own; the tables fit this.
 _WIDTH = 150
@@ -32,6 +33,9 @@ def main(
     models: Annotated[
         Path, typer.Option(help="Folder of the 0.8b checkpoints, which are made on first use.")
     ] = Path("/tmp/segue-peers"),
+    draft_vocabulary: Annotated[
+        int, typer.Option(help="Tokens that may be drafted, as [engine] draft_vocabulary; 0: all.")
+    ] = EngineConfig().draft_vocabulary,
     quick: Annotated[bool, typer.Option(help="A few prompts, one round: does it run?")] = False,
 ) -> None:
     """One decode engine, with and without drafts, on the same prompts."""
@@ -50,7 +54,7 @@ def main(
     batches, coupling = list[BatchRow](), list[CouplingRow]()
     with tempfile.TemporaryDirectory() as scratch:
         for subject in _subjects(model, models, Path(scratch), is_quick=quick):
-            runner = load(subject)
+            runner = load(subject, draft_vocabulary)
             for row in measure(runner, subject, report):
                 batches.append(row)
                 out.print(batch_table(row))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import thread_time
 from typing import Any
 
@@ -78,6 +78,17 @@ class TimedRunner(ModelRunner):
         logits_RV = super().forward(chunks, **options)
         self.ended_at = thread_time()
         return logits_RV
+
+
+def with_whole_head(runner: TimedRunner) -> TimedRunner:
+    """The same model and cache, with drafts that may be any token."""
+    return TimedRunner(
+        replace(runner.config, draft_tokens=None),
+        runner._weights,
+        runner.layout,
+        runner.tensors,
+        runner.device,
+    )
 
 
 class Drive:

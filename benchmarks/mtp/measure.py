@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from benchmarks.mtp.drive import Drive, Seen, Step, TimedRunner
+from benchmarks.mtp.drive import Drive, Seen, Step, TimedRunner, with_whole_head
 from benchmarks.mtp.models import PAGE_TOKENS, Subject
 from benchmarks.serving.samples import median
 from decode_worker.config import DecodeConfig
@@ -17,6 +17,9 @@ from segue.engine.served_model import ServedModel
 FIXED_DRAFTS = (1, 2, 3, 4, 7)
 MAX_DRAFTS = 7
 ADAPTIVE = "adaptive"
+WHOLE_DRAFTS = 4
+WHOLE = f"{WHOLE_DRAFTS}, all tokens"
+"""Drafts chosen among the whole vocabulary, if the others are not."""
 PRACTICE_ROUNDS = 4
 """Rounds of the adaptive mode alone, before the rounds of all modes."""
 _ALL = 1 << 16
@@ -29,7 +32,7 @@ class ModeRow:
     """Tokens and ratios are medians over rounds, seconds are medians over steps."""
 
     mode: str
-    """The number of drafts, or "adaptive"."""
+    """The number of drafts, "adaptive", or the number with all tokens for drafts."""
     tokens_per_s: float
     speedup: float
     """Relative to no drafts, in the same round."""
@@ -61,11 +64,14 @@ class BatchRow:
     modes: tuple[ModeRow, ...]
 
 
-def load(subject: Subject) -> TimedRunner:
+def load(subject: Subject, draft_vocabulary: int) -> TimedRunner:
     batch_size = max(subject.batch_sizes)
     longest = max(len(p.token_ids) + p.max_tokens for p in subject.prompts)
     runner = TimedRunner.load(
-        ServedModel.of(subject.folder, EngineConfig(page_tokens=PAGE_TOKENS)),
+        ServedModel.of(
+            subject.folder,
+            EngineConfig(page_tokens=PAGE_TOKENS, draft_vocabulary=draft_vocabulary),
+        ),
         num_pages=batch_size * -(-longest // PAGE_TOKENS),
         num_slots=batch_size * (MAX_DRAFTS + 2),
     )
@@ -79,6 +85,8 @@ def measure(runner: TimedRunner, subject: Subject, report: Report) -> tuple[Batc
 
 def _batch(runner: TimedRunner, subject: Subject, batch_size: int, report: Report) -> BatchRow:
     drives = {mode: Drive(runner, config) for mode, config in _modes(subject).items()}
+    if runner.config.draft_tokens is not None:
+        drives[WHOLE] = Drive(with_whole_head(runner), _modes(subject)[str(WHOLE_DRAFTS)])
     rounds: dict[str, list[Seen]] = {mode: [] for mode in drives}
     # The first round is a warm-up: memory is touched, and the adaptive mode learns. A round has few
     # full-batch steps, since the shortest answer ends it.
@@ -109,7 +117,14 @@ def _batch(runner: TimedRunner, subject: Subject, batch_size: int, report: Repor
         num_answers=len(pairs),
         equal_answers=sum(ours == theirs for ours, theirs in pairs),
         modes=tuple(
-            _row(mode, drives[mode].accepted_shares(), seen, plain, batch_size)
+            _row(
+                mode,
+                WHOLE_DRAFTS if mode == WHOLE else None if mode == ADAPTIVE else int(mode),
+                drives[mode].accepted_shares(),
+                seen,
+                plain,
+                batch_size,
+            )
             for mode, seen in rounds.items()
         ),
     )
@@ -132,14 +147,20 @@ def _modes(subject: Subject) -> dict[str, DecodeConfig]:
 
 
 def _row(
-    mode: str, accepted: list[float], seen: list[Seen], plain: list[Seen], batch_size: int
+    mode: str,
+    num_drafts: int | None,
+    accepted: list[float],
+    seen: list[Seen],
+    plain: list[Seen],
+    batch_size: int,
 ) -> ModeRow:
+    """`num_drafts`: None if it is chosen for each step."""
     steps = [step for one in seen for step in one.steps]
     draft_s, verify_s, rest_s = _seconds(steps)
     plain_parts = _seconds([step for one in plain for step in one.steps])
     plain_s = sum(plain_parts)
     expected = 1 + sum(accepted)
-    is_fixed = mode != ADAPTIVE
+    is_fixed = num_drafts is not None
     return ModeRow(
         mode=mode,
         tokens_per_s=median([one.tokens_per_s for one in seen]),
@@ -155,9 +176,7 @@ def _row(
         ceiling=expected * plain_s / (draft_s + verify_s + rest_s) if is_fixed else None,
         verify_cost=verify_s / plain_parts[1] if is_fixed else None,
         break_even=(
-            break_even(int(mode), (draft_s + verify_s + rest_s) / plain_s)
-            if is_fixed and mode != "0"
-            else None
+            break_even(num_drafts, (draft_s + verify_s + rest_s) / plain_s) if num_drafts else None
         ),
     )
 

@@ -49,12 +49,17 @@ def folders(
     return made
 
 
+DRAFTED = (range(101), range(250, 253))
+
+
 @pytest.mark.parametrize("mtp", [True, False])
 @pytest.mark.parametrize("name", ["dense", "moe", *LAYOUTS])
 def test_weights_take_what_preflight_says(
     name: str, mtp: bool, folders: Mapping[str, Path]
 ) -> None:
     facts = check_folder(folders[name], skip_tokenizer=True)
+    if mtp:
+        facts = replace(facts, config=replace(facts.config, draft_tokens=DRAFTED))
 
     for rank in RANKS:
         if name == "dense" and rank.expert_groups > 1:
@@ -75,6 +80,7 @@ def test_weights_take_what_preflight_says(
 @pytest.mark.parametrize("name", ["moe", "nvfp4"])
 def test_weights_take_what_the_loader_takes(name: str, folders: Mapping[str, Path]) -> None:
     config, rank = ModelConfig.from_folder(folders[name]), Rank(count=2, expert_groups=2)
+    config = replace(config, draft_tokens=DRAFTED)
 
     loaded = load_weights(
         folders[name], config, dtype=torch.bfloat16, device="cpu", rank=rank
@@ -82,6 +88,19 @@ def test_weights_take_what_the_loader_takes(name: str, folders: Mapping[str, Pat
 
     weights = rank_weights(config, rank, dtype="bfloat16", mtp=True)
     assert weights.num_bytes == sum(weight.nbytes for weight in loaded)
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_drafts_read_the_rows_of_their_tokens(num_ranks: int, mtp_dense: Path) -> None:
+    whole, rank = ModelConfig.from_folder(mtp_dense), Rank(count=num_ranks)
+    read = [
+        next(i.num_bytes for i in work.items if i.name == "drafts")
+        for config in (whole, replace(whole, draft_tokens=(range(100), range(250, 260))))
+        for model in [RankModel.of(config, rank, dtype="bfloat16", page_tokens=16)]
+        for work in [decode_work(model, batch=1, num_drafts=2, context=100)]
+    ]
+
+    assert read[0] - read[1] == 2 * (300 - 110) // num_ranks * 64 * 2
 
 
 def test_a_tiny_model_by_hand(tiny_dense: Path) -> None:
@@ -218,6 +237,7 @@ def test_what_users_get(tiny_moe: Path) -> None:
         batch=4,
         num_drafts=0,
         acceptance=Fact(0.5, Kind.ASSUMED, ""),
+        draft_vocabulary=0,
         dtype="bfloat16",
     )
     report = report_of(ModelConfig.from_folder(tiny_moe), setup)

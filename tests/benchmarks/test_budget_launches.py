@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,13 @@ def counter(monkeypatch: pytest.MonkeyPatch) -> Counter:
     return counter
 
 
-def step(folder: Path, num_drafts: int, counter: Counter, group: Group = ALONE) -> None:
+def step(
+    folder: Path,
+    num_drafts: int,
+    counter: Counter,
+    group: Group = ALONE,
+    draft_vocabulary: int = 0,
+) -> None:
     """A greedy step of one sequence."""
     rank = group.rank
     engine = EngineConfig(
@@ -103,6 +110,7 @@ def step(folder: Path, num_drafts: int, counter: Counter, group: Group = ALONE) 
         page_tokens=16,
         tensor_parallel=rank.count,
         expert_parallel=rank.expert_groups,
+        draft_vocabulary=draft_vocabulary,
     )
     runner = ModelRunner.load(
         ServedModel.of(folder, engine), num_pages=4, num_slots=8, with_scratch=True, group=group
@@ -174,6 +182,18 @@ def test_a_decode_step_launches_what_the_budget_says(
         assert counter.seen.total == expected.total
     else:
         assert counter.seen == expected
+
+
+def test_a_draft_of_few_tokens_launches_what_the_budget_says(
+    of_kind: Callable[..., Path], counter: Counter
+) -> None:
+    folder = of_kind("dense")
+    config = replace(ModelConfig.from_folder(folder), draft_tokens=(range(200),))
+    weights = rank_weights(config, FIRST_OF_ONE, dtype="float16", mtp=True)
+
+    step(folder, 2, counter, draft_vocabulary=200)
+
+    assert counter.seen == decode_launches(weights, batch=1, num_drafts=2)
 
 
 class Echo:

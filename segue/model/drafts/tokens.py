@@ -35,7 +35,10 @@ def tokens_of_folder(folder: Path, vocab_size: int, count: int) -> tuple[range, 
 def frequent_tokens(
     vocab_size: int, added_ids: Collection[int], count: int
 ) -> tuple[range, ...] | None:
-    """The first `count` ids and the added ones, in order, as ranges; None if that is all."""
+    """The first `count` ids and the added ones, in order, as ranges; None if that is all, or
+    `count` is 0."""
+    if not 0 < count < vocab_size:
+        return None
     ranges = [range(count)]
     for token_id in sorted({i for i in added_ids if count <= i < vocab_size}):
         if token_id == ranges[-1].stop:
