@@ -41,7 +41,7 @@ from tests.virtual.memory import WatchedMemory
 from tests.virtual.network import HandlerServer, Network
 from tests.virtual.process import HERE, Process
 from tests.virtual.threads import VirtualEngineLoop, VirtualLane
-from tests.virtual.worker import ROUTER, WorkerLife
+from tests.virtual.worker import ROUTER, FailedOnCommand, WorkerLife
 from tests.workers.fake_runner import LAYOUT, FakeRunner
 from tests.workers.two_workers import wrongs
 
@@ -136,7 +136,8 @@ class Cluster:
     def leave_process(self, error: BaseException) -> None:
         """In place of the one of a worker process, which runs here."""
         life = next((one for one in self.alive() if one.process is HERE.get()), None)
-        if life is None or not isinstance(error, EngineStuck | StaleEpoch):
+        # An engine that fails in two passes one after the other ends its worker too.
+        if life is None or not isinstance(error, EngineStuck | StaleEpoch | FailedOnCommand):
             self.exits.append(f"{HERE.get().name} exited: {type(error).__name__}: {error}")
             return
         self.end(life.presence.identity.worker_id, leaves=False, away_s=1.0)
@@ -275,7 +276,10 @@ def in_virtual_time() -> Iterator[list[Cluster]]:
             (segue.wire.streams.join, "channel_to", channel_to),
             (segue.wire.drain_calls, "channel_to", channel_to),
             (segue.wire.epochs, "channel_to", channel_to),
-            (segue.worker.process, "leave_process", lambda error: made[0].leave_process(error)),
+            *(
+                (module, "leave_process", lambda error: made[0].leave_process(error))
+                for module in (segue.worker.process, decode_worker.worker, prefill_worker.worker)
+            ),
             (os, "_exit", lambda code: made[0].exits.append(f"a process exited with {code}")),
         ):
             stack.enter_context(mock.patch.object(module, name, virtual))

@@ -117,7 +117,7 @@ def fail_pass(cluster: Cluster, clients: Clients) -> object:
     """A worker's next pass over a prompt raises."""
     if (life := _any_life(cluster)) is None:
         return None
-    life.layers.fails_next = True
+    life.layers.num_failing = 1
     return life
 
 
@@ -196,7 +196,7 @@ def heal(cluster: Cluster) -> None:
     cluster.network.faults.clear()
     cluster.written.num_failing = cluster.written.num_corrupting = 0
     for life in cluster.alive():
-        life.layers.fails_next = False
+        life.layers.num_failing = 0
         life.process.engine_is_stuck = False
 
 

@@ -1,4 +1,4 @@
-"""A router that starts again finds out what its workers hold before it limits an answer."""
+"""What a turn sees of a router, or of an engine, that starts again."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ import pytest
 
 from segue.api.errors import DeadlineExceeded
 from segue.api.turn import TurnEnd
-from segue.api.types import SessionId, StopConditions, TokenInput, TurnId, TurnRequest
+from segue.api.types import (
+    SessionId,
+    StopConditions,
+    TokenInput,
+    TurnId,
+    TurnRequest,
+    WorkerId,
+)
 from tests.virtual.clock import run
 from tests.virtual.cluster import Cluster, running_cluster, until
 from tests.workers.fake_runner import FakeRunner
@@ -74,3 +81,21 @@ def test_waiting_for_workers_ends_with_the_deadline_or_when_the_turn_is_cancelle
 
     assert until_late_s == pytest.approx(0.05, abs=0.01)
     assert until_cancelled_s < 0.2
+
+
+def test_a_turn_goes_on_after_its_engine_has_failed_twice_and_its_worker_started_again() -> None:
+    async def answered() -> tuple[TurnEnd, list[str]]:
+        async with running_cluster(0, num_prefill=1, num_decode=1) as cluster:
+            broken = cluster.lives[WorkerId("prefill-0")]
+            assert broken is not None
+            broken.layers.num_failing = 2
+            answering = cluster.router.generate(request(4), deadline_s=60.0)
+            end = [event async for events in answering for event in events][-1]
+            assert isinstance(end, TurnEnd)
+            assert cluster.lives[WorkerId("prefill-0")] is not broken
+            return end, await cluster.rest()
+
+    end, wrongs = run(answered())
+
+    assert end.usage.completion_tokens == 4
+    assert wrongs == []

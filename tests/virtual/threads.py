@@ -7,6 +7,7 @@ its work, such as between two layers or halfway through a write, and the loop go
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -112,8 +113,9 @@ class VirtualEngineLoop:
         self._progress = progress
         self._on_crash = on_crash
         self._commands: list[Any] = []
-        self._is_closing = False
+        self._is_closing = self._has_crashed = False
         self._loop = asyncio.get_running_loop()
+        self._context = contextvars.copy_context()
         self._thread = Alternating(name, self._run)
 
     def submit(self, command: Any) -> None:
@@ -121,7 +123,8 @@ class VirtualEngineLoop:
         self._thread.wake()
 
     def publish(self, call: Callable[[], None]) -> None:
-        self._loop.call_soon_threadsafe(call)
+        # In the process that the thread belongs to.
+        self._loop.call_soon_threadsafe(call, context=self._context)
 
     async def close(self) -> None:
         self._is_closing = True
@@ -131,21 +134,28 @@ class VirtualEngineLoop:
 
     def _run(self) -> None:
         has_work = False
-        try:
-            while True:
-                while not (has_work or self._commands or self._is_closing):
-                    self._progress.rests()
-                    self._thread.wait()
-                if self._is_closing:
-                    return
-                commands, self._commands = self._commands, []
-                self._progress.beat()
-                stand_still_if_stuck()
+        while True:
+            while not (has_work or self._commands or self._is_closing):
+                self._progress.rests()
+                self._thread.wait()
+            if self._is_closing:
+                return
+            commands, self._commands = self._commands, []
+            self._progress.beat()
+            stand_still_if_stuck()
+            try:
                 has_work = self._step(commands)
-                self._thread.sleep(self._thread.process.draw.uniform(0.001, 0.02))
-        except Exception as error:
-            crash = error
-            self.publish(lambda: self._on_crash(crash))
+            except Exception as error:
+                self._crash(error)
+                has_work = False
+            self._thread.sleep(self._thread.process.draw.uniform(0.001, 0.02))
+
+    def _crash(self, error: Exception) -> None:
+        """Ends the process, at which all that waits for this thread is gone. Here it has to end, so
+        the thread goes on, unheard."""
+        if not self._has_crashed:
+            self._has_crashed = True
+            self.publish(lambda: self._on_crash(error))
 
 
 class VirtualLane:

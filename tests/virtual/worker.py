@@ -43,20 +43,25 @@ MAX_RUNNING = 4
 PATIENCE = Patience(pass_s=4.0, shipping_s=6.0)
 
 
+class FailedOnCommand(RuntimeError):
+    """A pass that a fault has made fail."""
+
+
 class SlowLayers:
     """In place of a runner's gate: time passes before each layer, and a pass can fail."""
 
     def __init__(self, process: Process) -> None:
         self._process = process
-        self.fails_next = False
+        self.num_failing = 0
+        """Passes that fail next."""
 
     def pass_through(self) -> None:
         if threading.current_thread() is not threading.main_thread():
             sleep_in_thread(self._process.draw.uniform(0.0005, 0.01))
             stand_still_if_stuck()
-        if self.fails_next:
-            self.fails_next = False
-            raise RuntimeError("failed on command")
+        if self.num_failing:
+            self.num_failing -= 1
+            raise FailedOnCommand
 
 
 class WorkerLife:
