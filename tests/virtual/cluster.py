@@ -177,6 +177,8 @@ class Cluster:
 
     async def rest(self) -> list[str]:
         """Waits until nothing goes on any more. Returns what is wrong then."""
+        # A worker need not know yet that it cannot reach another.
+        await until(lambda: not self.network.is_silent(), REST_S)
         with contextlib.suppress(TimeoutError):
             await until(lambda: self.is_whole() and not self.wrongs(), REST_S)
         return self.wrongs()

@@ -91,6 +91,11 @@ class Network:
         self._silent_until[ends] = max(self.silent_until(ends), loop.time() + seconds)
         self.watch(ends, seconds)
 
+    def is_silent(self) -> bool:
+        """Whether there are two processes between which no message passes."""
+        now = asyncio.get_running_loop().time()
+        return any(until > now for until in self._silent_until.values())
+
     def watch(self, ends: frozenset[Process], seconds: float) -> None:
         """The two ends cannot reach each other for that long."""
         if seconds <= KEEPALIVE_S:
