@@ -30,12 +30,14 @@ HANDOFFS = Dashboard(
         Panel(
             title="Hidden share of transfers",
             queries=one(
-                '1 - sum(rate(segue_handoff_seconds_sum{part="exposed"}[$__rate_interval]))'
-                ' / sum(rate(segue_handoff_seconds_sum{part="moving"}[$__rate_interval]))',
+                "clamp_min(1 - sum(rate("
+                'segue_handoff_seconds_sum{part="exposed"}[$__rate_interval]))'
+                ' / sum(rate(segue_handoff_seconds_sum{part="moving"}[$__rate_interval])), 0)',
                 "hidden",
             ),
             unit="percentunit",
-            explains="What of the transfer happened while the prompt was still being computed.",
+            explains="What of the transfer happened while the prompt was still being computed. 0 "
+            "also if bytes waited longer for their turn than they moved.",
         ),
         Panel(title="Bytes a handoff", queries=mean("segue_handoff_bytes"), unit="bytes"),
         Panel(

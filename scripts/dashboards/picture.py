@@ -11,59 +11,86 @@ import re
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from scripts.dashboards.boards import BOARDS
 from scripts.dashboards.panels import Dashboard, Panel
 
 _COLUMNS = 3
 _PANEL_INCHES = (5.0, 2.6)
+_DOTS_PER_INCH = 72
+_MOST_IN_LEGEND = 8
+_UNITS = {"short": "", "percentunit": "share", "reqps": "a second"}
+"""Of Grafana's names of units, those that a reader of a picture would not know."""
 _POINTS = 240
 _PLACEHOLDER = re.compile(r"{{(\w+)}}")
 
 
-def draw(address: str, dashboard: Dashboard, path: Path, *, minutes: float, interval: str) -> None:
-    """`interval`: the window of rates. Raises OSError if Prometheus cannot be asked."""
+def draw(
+    address: str, dashboard: Dashboard, path: Path, *, minutes: float, interval: str
+) -> list[Panel]:
+    """Returns the panels without data. `interval`: the window of rates. Raises OSError if
+    Prometheus cannot be asked."""
     rows = -(-len(dashboard.panels) // _COLUMNS)
     width, height = _PANEL_INCHES
     figure = Figure(figsize=(width * _COLUMNS, height * rows), layout="constrained")
     figure.suptitle(dashboard.title)
     places = list(figure.subplots(rows, _COLUMNS, squeeze=False).flat)
-    for axes, panel in zip(places, dashboard.panels, strict=False):
-        _draw(axes, panel, address, minutes, interval)
+    empty = [
+        panel
+        for axes, panel in zip(places, dashboard.panels, strict=False)
+        if not _draw(axes, panel, address, minutes, interval)
+    ]
     for axes in places[len(dashboard.panels) :]:
         axes.set_axis_off()
-    figure.savefig(path, dpi=80)
+    figure.savefig(path, dpi=_DOTS_PER_INCH, pil_kwargs={"optimize": True})
+    return empty
 
 
-def _draw(axes: Axes, panel: Panel, address: str, minutes: float, interval: str) -> None:
+def _draw(axes: Axes, panel: Panel, address: str, minutes: float, interval: str) -> bool:
+    """Returns whether it has data."""
     now = time.time()
-    has_points = False
+    shown = list(_series(panel, address, now - 60 * minutes, now, interval))
+    lines: list[tuple[float, Line2D]] = []
+    for legend, points in shown:
+        at, values = zip(*points, strict=True)
+        (line,) = axes.plot([(one - now) / 60 for one in at], values, label=legend)
+        lines.append((max(abs(value) for value in values if not math.isnan(value)), line))
+    unit = _UNITS.get(panel.unit, panel.unit)
+    axes.set_title(f"{panel.title} ({unit})" if unit else panel.title, size=9)
+    axes.tick_params(labelsize=7)
+    if not shown:
+        axes.set_axis_off()
+        axes.text(0.5, 0.5, panel.empty_if or "no data", ha="center", transform=axes.transAxes)
+        return False
+    axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+    axes.set_xlim(-minutes, 0)
+    axes.set_xlabel("minutes", size=7)
+    # Of many series most are 0.
+    lines.sort(key=lambda of: of[0], reverse=True)
+    named = [line for _, line in lines[:_MOST_IN_LEGEND]]
+    axes.legend(handles=named, fontsize=6, loc="upper left")
+    return True
+
+
+def _series(
+    panel: Panel, address: str, start: float, end: float, interval: str
+) -> Iterator[tuple[str, list[tuple[float, float]]]]:
+    """The legend and the points, as time and value, of each series that has some. A value that is
+    no number is a gap in its line.
+    """
     for query in panel.queries:
         expression = query.expression.replace("$__rate_interval", interval)
-        for series in _range(address, expression, now - 60 * minutes, now):
-            points = [(float(at) - now, float(value)) for at, value in series["values"]]
-            points = [(at / 60, value) for at, value in points if not math.isnan(value)]
-            has_points = has_points or bool(points)
-            axes.plot(
-                [at for at, _ in points],
-                [value for _, value in points],
-                label=legend_of(query.legend, series["metric"]),
-            )
-    axes.set_title(
-        f"{panel.title} ({panel.unit})" if panel.unit != "short" else panel.title, size=9
-    )
-    axes.tick_params(labelsize=7)
-    if has_points:
-        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
-        axes.legend(fontsize=6, loc="upper left")
-    else:
-        axes.text(0.5, 0.5, panel.empty_if or "no data", ha="center", transform=axes.transAxes)
+        for series in _range(address, expression, start, end):
+            points = [(float(at), float(value)) for at, value in series["values"]]
+            if not all(math.isnan(value) for _, value in points):
+                yield legend_of(query.legend, series["metric"]), points
 
 
 def legend_of(template: str, labels: dict[str, str]) -> str:

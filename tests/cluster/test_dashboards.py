@@ -11,10 +11,10 @@ import pytest
 from scripts.dashboards.boards import BOARDS
 from scripts.dashboards.panels import Panel
 from scripts.dashboards.picture import draw
+from scripts.dashboards.prometheus import ask, query, running_prometheus, wait_for
 from segue.api.types import StopConditions
 from segue.launch.cluster import Cluster
 from segue.sdk.client import Client
-from tests.cluster.prometheus import ask, query, running_prometheus, wait_for
 
 pytestmark = pytest.mark.slow
 

@@ -12,12 +12,12 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from scripts.dashboards.prometheus import query, running_prometheus, wait_for
 from segue.api.cluster.status import ClusterStatus
 from segue.api.types import TextInput
 from segue.launch.cluster import Cluster
 from segue.sdk.client import Client
 from segue.wire.channel import channel_to
-from tests.cluster.prometheus import query, running_prometheus, wait_for
 
 
 async def status_of(cluster: Cluster) -> ClusterStatus:

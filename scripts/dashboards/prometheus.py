@@ -14,8 +14,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 Result = dict[str, Any]
 """One series of an answer: its labels and its value, as Prometheus writes them."""
 
@@ -25,10 +23,12 @@ def running_prometheus(
     folder: Path, *jobs: dict[str, object], rule_files: Sequence[Path] = ()
 ) -> Iterator[str]:
     """Yields its address. `jobs` say where the targets of the job "segue" are. Its files go to
-    `folder`."""
+    `folder`. Raises FileNotFoundError if it is not installed."""
     program = shutil.which("prometheus")
     if program is None:
-        pytest.fail("prometheus is not installed; ./check installs it (Debian: prometheus)")
+        raise FileNotFoundError(
+            "prometheus is not installed; ./check installs it (Debian: prometheus)"
+        )
     merged: dict[str, object] = {"job_name": "segue"}
     for job in jobs:
         merged |= job
