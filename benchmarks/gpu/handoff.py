@@ -105,9 +105,9 @@ def measure(
         shipper.ship(Unit.SLOT, slots)
         shipper.join()
 
-    prefill_s = median_s(lambda: _prefill(source, chunks, None), device, cold=False)
-    ship_s = median_s(ship_all, device, cold=False)
-    both_s = median_s(lambda: _prefill(source, chunks, shipper), device, cold=False)
+    prefill_s = median_s(lambda: _prefill(source, chunks, None), device, cold=False, captured=False)
+    ship_s = median_s(ship_all, device, cold=False, captured=False)
+    both_s = median_s(lambda: _prefill(source, chunks, shipper), device, cold=False, captured=False)
     logits = [runner.forward([_next(num_tokens)]) for runner in (source, target)]
     yield HandoffRow(
         model=shape.name,

@@ -65,6 +65,8 @@ class PassRow:
     """For a step, one token per sequence; drafts do not count, as weights are random."""
     floor_s: float
     """From bytes and FLOPs, at the measured ceilings."""
+    is_right: bool = True
+    """Of a captured step: whether its tokens are those of an eager one."""
 
     @property
     def share(self) -> float:
@@ -116,7 +118,7 @@ def prefill(
     costs = ModelCosts.of(runner.config, weights, runner.layout)
     for num_tokens in workload.prompt_tokens:
         chunks = list(chunks_of(num_tokens, workload.chunk_tokens, vocab_size=shape.vocab_size))
-        seconds = median_s(partial(compute, runner, chunks), device, cold=False)
+        seconds = median_s(partial(compute, runner, chunks), device, cold=False, captured=False)
         yield PassRow(
             model=shape.name,
             kind="prefill",

@@ -25,6 +25,9 @@ from segue.kernels.sampling import SamplingFeatures
 
 _WARM_UPS = 3
 
+Said = list[list[list[int]]]
+"""The tokens of each step, by sequence."""
+
 
 def measure(
     shape: Shape,
@@ -33,7 +36,7 @@ def measure(
     ceilings: Ceilings,
     device: str,
 ) -> Iterator[PassRow]:
-    """Greedy, with identical sequences."""
+    """Greedy, with identical sequences. Captured steps must give the tokens of eager ones."""
     max_batch, max_slots = max(workload.batch_sizes), workload.num_drafts + 2
     longest = workload.context + (_WARM_UPS + workload.num_steps) * (workload.num_drafts + 1)
     pages_each = -(-longest // PAGE_TOKENS)
@@ -45,15 +48,20 @@ def measure(
         device=device,
     )
     costs = ModelCosts.of(runner.config, weights, runner.layout)
+    said: dict[tuple[int, int], Said] = {}
+    # What the cache holds from one run is what the next one starts from.
+    before = [tensor.clone() for _, tensor in runner.tensors.fields()]
     for run, num_ahead, tables, sampling in _runs(runner, workload, longest, device):
         how = "graph" if num_ahead else "no graph"
         for batch in workload.batch_sizes:
             for num_drafts in (0, workload.num_drafts):
+                for (_, tensor), old in zip(runner.tensors.fields(), before, strict=True):
+                    tensor.copy_(old)
                 for row in range(batch):
                     start = _start(row, workload.context, pages_each, max_slots)
                     tables.start(row, start)
                     sampling.start(row, Sampling(), prompt_ids=(), answer_ids=())
-                seconds = _step_s(run, num_ahead, batch, num_drafts, workload)
+                seconds, tokens = _step_s(run, num_ahead, batch, num_drafts, workload)
                 num_bytes = costs.decode_bytes(batch, workload.context, num_drafts + 1)
                 yield PassRow(
                     model=shape.name,
@@ -62,6 +70,7 @@ def measure(
                     seconds=seconds,
                     tokens_per_s=batch / seconds,
                     floor_s=ceilings.floor_s(num_bytes, 0.0),
+                    is_right=tokens == said.setdefault((batch, num_drafts), tokens),
                 )
 
 
@@ -111,14 +120,22 @@ def _start(row: int, context: int, pages_each: int, num_slots: int) -> RowStart:
     )
 
 
-def _step_s(run: Run, num_ahead: int, batch: int, num_drafts: int, workload: Workload) -> float:
-    """By the host's clock, with results read: the time that a user's token waits for."""
+def _step_s(
+    run: Run, num_ahead: int, batch: int, num_drafts: int, workload: Workload
+) -> tuple[float, Said]:
+    """By the host's clock, with results read: the time that a user's token waits for. And the
+    tokens."""
     under_way: deque[Launched] = deque()
     started_at = 0.0
+    said: Said = []
+
+    def read() -> None:
+        said.append([[t.token_id for t in one.tokens] for one in under_way.popleft().wait()])
+
     for number in range(_WARM_UPS + workload.num_steps):
         if number == _WARM_UPS:
             while under_way:
-                under_way.popleft().wait()
+                read()
             started_at = time.perf_counter()
         under_way.append(
             run(
@@ -132,7 +149,7 @@ def _step_s(run: Run, num_ahead: int, batch: int, num_drafts: int, workload: Wor
             )
         )
         if len(under_way) > num_ahead:
-            under_way.popleft().wait()
+            read()
     while under_way:
-        under_way.popleft().wait()
-    return (time.perf_counter() - started_at) / workload.num_steps
+        read()
+    return (time.perf_counter() - started_at) / workload.num_steps, said

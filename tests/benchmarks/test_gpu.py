@@ -1,117 +1,200 @@
+"""The benchmark of kernels: its checks, and what is left of a run that is cut off."""
+
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
 import sys
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from benchmarks.gpu.costs import ModelCosts
-from benchmarks.gpu.models import SHAPES, Shape, empty_weights
-from benchmarks.gpu.passes import PAGE_TOKENS
-from benchmarks.gpu.suite import run_tests
-from segue.model.cache_layout import cache_layout
+from benchmarks.gpu.bars import OPERATORS, STEPS
+from benchmarks.gpu.cases.sizes import REAL
+from benchmarks.gpu.ceilings import Ceilings
+from benchmarks.gpu.models import SHAPES
+from benchmarks.gpu.operators import Case, Check, measure
+from benchmarks.gpu.report import Report
+from benchmarks.gpu.supervise import supervise
+from benchmarks.serving.environment import this_environment
 
 ROOT = Path(__file__).parents[2]
 
 
-def costs_of(shape: Shape) -> ModelCosts:
-    config = shape.config()
-    weights = empty_weights(config, dtype=torch.bfloat16, device="meta")
-    layout = cache_layout(
-        config, model_id="m", page_tokens=PAGE_TOKENS, kv_dtype="bfloat16", with_mtp=False
+def run_of(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """With a wheel of the caller's, which must be importable."""
+    wheels = folder / "wheels"
+    wheels.mkdir()
+    with zipfile.ZipFile(wheels / "carried-1-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("sitecustomize.py", "import sys; sys.stderr.write('carried is used\\n')")
+    environment = {**os.environ, "LEASE_WHEELS": str(wheels), "LEASE_PYTHON": sys.executable}
+    return subprocess.run(
+        [ROOT / "scripts/lease", "--out", str(folder), *arguments],
+        cwd=folder,
+        env={**environment, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    return ModelCosts.of(config, weights, layout)
-
-
-@pytest.mark.parametrize(
-    ("name", "billions", "kv_kib", "state_mib"),
-    [("0.8B", 0.75, 12, 18), ("9B", 8.95, 32, 48), ("35B-A3B", 34.7, 20, 60)],
-)
-def test_the_shapes_are_those_of_the_published_models(
-    name: str, billions: float, kv_kib: int, state_mib: int
-) -> None:
-    shape = next(shape for shape in SHAPES if shape.name == name)
-
-    costs = costs_of(shape)
-
-    # An untied embedding is not read by a step.
-    embedding = 0 if shape.is_tied else shape.vocab_size * shape.hidden_size
-    num_parameters = (costs.dense_bytes + costs.expert_bytes) / 2 + embedding
-    assert num_parameters / 1e9 == pytest.approx(billions, rel=0.01)
-    assert costs.kv_bytes_per_token == kv_kib << 10
-    # Plus the convolution's last inputs.
-    assert costs.slot_bytes / (1 << 20) == pytest.approx(state_mib, rel=0.05)
-
-
-def test_a_token_uses_only_some_of_the_experts() -> None:
-    dense, sparse = costs_of(SHAPES[1]), costs_of(SHAPES[2])
-
-    head = SHAPES[1].vocab_size * SHAPES[1].hidden_size
-    assert dense.layer_parameters == pytest.approx(dense.dense_bytes / 2 - head, rel=0.001)
-    # "A3B" counts embedding and head too.
-    assert sparse.layer_parameters / 1e9 == pytest.approx(2.4, abs=0.2)
-
-
-def test_a_step_reads_weights_once_and_a_state_per_sequence() -> None:
-    costs = costs_of(SHAPES[1])
-
-    one, eight = costs.decode_bytes(1, 1000), costs.decode_bytes(8, 1000)
-
-    assert eight - one == 7 * (1000 * costs.kv_bytes_per_token + 2 * costs.slot_bytes)
-
-
-def test_more_sequences_use_more_experts_but_never_more_than_exist() -> None:
-    costs = costs_of(SHAPES[2])
-
-    def expert_bytes(num_sequences: int) -> float:
-        cache = num_sequences * 2 * costs.slot_bytes
-        return costs.decode_bytes(num_sequences, 0) - costs.dense_bytes - cache
-
-    assert expert_bytes(1) == pytest.approx(costs.expert_bytes * 8 / 256)
-    assert expert_bytes(1) < expert_bytes(64) < costs.expert_bytes
-    assert expert_bytes(10_000) == pytest.approx(costs.expert_bytes)
 
 
 def test_everything_runs_interpreted_on_a_cpu(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks.gpu", "--dry", "--no-tests"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-
-    done = subprocess.run(
-        [*command, "--plot", str(tmp_path / "plot.png")],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_of(tmp_path, "--dry", "--minutes", "8")
 
     assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout.splitlines()[-1])
-    assert result["skipped"] == []
-    assert all(row["seconds"] > 0 for row in result["operators"] + result["passes"])
-    assert {row["model"] for row in result["passes"]} == {"tiny", "tiny MoE"}
-    assert [row["is_exact"] for row in result["handoffs"]] == [True, True]
-    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    assert "carried is used" in done.stderr
+    result = json.loads((tmp_path / "gpu.json").read_text())
+    page = (tmp_path / "gpu.md").read_text()
+    assert done.stdout == page
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for row in result["rows"]:
+        rows.setdefault(row["kind"], []).append(row)
+        assert row.get("is_right", True), row
+    # What only a GPU has: `compiled` and `tests`.
+    assert rows.keys() == {"operator", "model", "pass", "handoff"}
+    assert all(row["seconds"] > 0 for row in rows["operator"] + rows["pass"])
+    assert {row["model"] for row in rows["pass"]} == {"tiny", "tiny MoE"}
+    for row in rows["operator"]:
+        assert f"| {row['operator']} | {row['size']} | right, " in page
+    assert "Problems" not in page
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_it_explains_what_to_do() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.gpu"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def test_without_a_gpu_it_explains_what_to_do(tmp_path: Path) -> None:
+    done = run_of(tmp_path)
 
     assert done.returncode == 2
-    assert "--dry" in done.stderr
+    assert "no CUDA device here; --dry" in done.stderr
 
 
-def test_nothing_is_measured_if_the_tests_do_not_finish() -> None:
-    with pytest.raises(RuntimeError, match=r"longer than 0\.01 s, so nothing is measured"):
-        run_tests(0.01)
+def case_of(run: Callable[[], Tensor], exact: Tensor, limit: float = 1e-6) -> Case:
+    check = Check(exact=lambda: [exact], seen=lambda out: [out], limit=limit)
+    return Case(operator="identity", size="3", run=run, check=check, num_bytes=1.0)
+
+
+LIMITS = Ceilings(copy_bytes_per_s=1.0, matmul_flops_per_s=1.0)
+X = torch.tensor([1.0, -2.0, 3.0])
+
+
+@pytest.mark.parametrize(
+    ("out", "exact"),
+    [
+        (X * 1.001, X.double()),
+        (torch.tensor([1.0, torch.nan, 3.0]), X.double()),
+        (X[:2], X.double()),
+        (torch.tensor([1, 2, 4]), torch.tensor([1, 2, 3])),
+    ],
+)
+def test_a_wrong_kernel_is_not_timed(out: Tensor, exact: Tensor) -> None:
+    row = measure("m", case_of(lambda: out, exact), LIMITS, "cpu")
+
+    assert not row.is_right
+    assert row.seconds is None
+
+
+def test_a_kernel_whose_bits_change_in_the_thirtieth_run_is_not_timed() -> None:
+    numbers = itertools.count(1)
+    wrong = torch.nextafter(X, X * 2)
+    row = measure(
+        "m", case_of(lambda: wrong if next(numbers) == 30 else X, X.double()), LIMITS, "cpu"
+    )
+
+    assert row.error == 0
+    assert not row.is_repeatable
+    assert row.seconds is None
+
+
+def test_a_right_kernel_is_timed() -> None:
+    row = measure("m", case_of(X.clone, X.double()), LIMITS, "cpu")
+
+    assert row.is_right
+    assert row.seconds is not None
+
+
+CHILD = """
+import json, os, signal, sys, time
+def tell(**message): print(json.dumps(message), flush=True)
+first = int(sys.argv[-1])
+tell(device="made up", copy_bytes_per_s=1e12, matmul_flops_per_s=1e12)
+print("some library's words", flush=True)
+for number, what in enumerate(sys.argv[1].split()):
+    if number >= first:
+        tell(item=number, name=f"item {number}")
+        if what == "dies": os.kill(os.getpid(), signal.SIGSEGV)
+        if what == "hangs": time.sleep(60)
+        if what == "fails": tell(failed=f"item {number}", error="Traceback\\nValueError: no")
+        else: tell(row={"kind": "tests", "result": f"{number} of {what}"})
+tell(end=True)
+"""
+
+
+def supervised(
+    tmp_path: Path, items: str, *, limit_s: float = 60.0, silence_s: float = 30.0
+) -> Report:
+    report = Report(folder=tmp_path, environment=this_environment(), show=lambda _: None)
+    command = [sys.executable, "-c", CHILD, items]
+    supervise(command, report, limit_s=limit_s, silence_s=silence_s)
+    return report
+
+
+def test_items_that_fail_or_die_cost_only_themselves(tmp_path: Path) -> None:
+    report = supervised(tmp_path, "good dies good fails dies good")
+
+    assert [row["result"] for row in report.rows] == ["0 of good", "2 of good", "5 of good"]
+    assert [text.splitlines()[-1] for text in report.problems] == [
+        "item 1: it ended with status -11",
+        "item 3: ValueError: no",
+        "item 4: it ended with status -11",
+    ]
+    assert not report.is_right
+    written = json.loads((tmp_path / "gpu.json").read_text())
+    assert written["rows"] == report.rows
+    assert "| tests | 5 of good |" in (tmp_path / "gpu.md").read_text()
+
+
+def test_an_item_that_hangs_is_given_up(tmp_path: Path) -> None:
+    report = supervised(tmp_path, "good hangs good", silence_s=1.0)
+
+    assert [row["result"] for row in report.rows] == ["0 of good", "2 of good"]
+    assert "item 1: no result for 1 s" in report.problems[0]
+
+
+def test_what_was_measured_before_the_time_was_over_is_written(tmp_path: Path) -> None:
+    report = supervised(tmp_path, "good hangs good", limit_s=1.0)
+
+    assert report.problems == ["the time was over at item 1"]
+    assert "0 of good" in (tmp_path / "gpu.md").read_text()
+
+
+def test_a_process_that_cannot_start_is_not_started_again(tmp_path: Path) -> None:
+    report = Report(folder=tmp_path, environment=this_environment(), show=lambda _: None)
+
+    supervise([sys.executable, "-c", "raise SystemExit(3)"], report, limit_s=60.0, silence_s=30.0)
+
+    assert report.problems == ["the start: it ended with status 3"]
+
+
+def test_every_bar_belongs_to_a_case_that_is_measured() -> None:
+    named = {shape.name: shape for shape in SHAPES}
+    for model, operators in OPERATORS.items():
+        sizes = {
+            "delta rule, prefill": {f"{n}" for n in REAL.gdn_prefill},
+            "delta rule, decode": {f"{n} x {rounds}" for n, rounds in REAL.gdn_decode},
+            "attention, decode": {
+                f"{n} x {rounds} after {context}"
+                for n, context in REAL.attention_decode
+                for rounds in REAL.attention_rounds
+            },
+        }
+        assert model in named
+        for operator, bars in operators.items():
+            assert bars.keys() <= sizes[operator]
+    # Their rows are made by `steps.measure`.
+    assert {(model in named, kind) for model, kind, _ in STEPS} == {(True, "decode, graph")}

@@ -2,43 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor
 
+from benchmarks.gpu.cases import exact
+from benchmarks.gpu.cases.sizes import Sizes
 from benchmarks.gpu.models import Shape
-from benchmarks.gpu.operators import Case
+from benchmarks.gpu.operators import LIMITS, Case, Check
 from segue.kernels.causal_conv import triton as conv
 from segue.kernels.gated_delta_rule import triton_decode, triton_prefill
 
-PREFILL_SIZES = (8192, 51_200)
-DECODE_SIZES = ((1, 1), (8, 1), (64, 1), (1, 4), (64, 4))
-"""Number of sequences, and tokens of each."""
 CHUNK_TOKENS = 64
 CONV_WIDTH = 4
+_CHECKED_TOKENS = 4096
+"""From the start of a prompt: the definition takes token after token."""
+_CHECKED_SEQUENCES = 8
 
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+Makes = Iterator[partial[Case]]
 
 
-def gdn_cases(shape: Shape, device: str, dtype: torch.dtype) -> Iterator[Case]:
-    is_dry = device == "cpu"
-    for num_tokens in PREFILL_SIZES if not is_dry else (70,):
-        yield _prefill(shape, num_tokens, device, dtype)
-        yield _convolved_prefill(shape, num_tokens, device, dtype)
-    for num_sequences, num_rounds in DECODE_SIZES if not is_dry else ((2, 2),):
-        yield _decode(shape, num_sequences, num_rounds, device, dtype)
-        yield _convolved_decode(shape, num_sequences, num_rounds, device, dtype)
+def gdn_cases(shape: Shape, sizes: Sizes, device: str, dtype: torch.dtype) -> Makes:
+    for num_tokens in sizes.gdn_prefill:
+        yield partial(_prefill, shape, num_tokens, device, dtype)
+    for num_sequences, num_rounds in sizes.gdn_decode:
+        yield partial(_decode, shape, num_sequences, num_rounds, device, dtype)
+    for num_tokens in sizes.gdn_prefill[:1]:
+        yield partial(_convolved_prefill, shape, num_tokens, device, dtype)
+    for num_sequences, num_rounds in sizes.gdn_decode:
+        yield partial(_convolved_decode, shape, num_sequences, num_rounds, device, dtype)
 
 
 def _prefill(shape: Shape, num_tokens: int, device: str, dtype: torch.dtype) -> Case:
     inputs = _inputs(shape, num_tokens, device, dtype)
-    states = _states(shape, 1, device)
+    states = _states(shape, 2, device)
     dim = shape.gdn_dim
     # Per token and value head: twice with the chunk's other tokens (keys and queries with keys,
     # corrections), and three times with the state (recalled, read, added).
     flops_a_head = 2 * (2 * CHUNK_TOKENS * dim + 2 * CHUNK_TOKENS * dim + 3 * dim * dim)
+    num_checked = min(num_tokens, _CHECKED_TOKENS)
+    is_whole = num_checked == num_tokens
+
+    def expected() -> Sequence[Tensor]:
+        out, states_after = exact.delta_rule([x[:num_checked] for x in inputs], states[0])
+        return [out, states_after[-1]] if is_whole else [out]
+
     return Case(
         operator="delta rule, prefill",
         size=f"{num_tokens}",
@@ -47,6 +58,12 @@ def _prefill(shape: Shape, num_tokens: int, device: str, dtype: torch.dtype) -> 
             *inputs,
             states,
             **_one_sequence(num_tokens, device),
+        ),
+        check=Check(
+            exact=expected,
+            seen=lambda out: [out[:num_checked], states[1]] if is_whole else [out[:num_checked]],
+            # Products have operands in the inputs' dtype, and their errors add up.
+            limit=2 * LIMITS[dtype],
         ),
         num_bytes=_bytes(inputs) + num_tokens * shape.num_v_heads * dim * 4 + states.nbytes,
         flops=float(num_tokens * shape.num_v_heads * flops_a_head),
@@ -60,6 +77,16 @@ def _decode(
     num_tokens = num_sequences * num_rounds
     inputs = _inputs(shape, num_tokens, device, dtype)
     states = _states(shape, num_sequences + num_tokens, device)
+    sequences = exact.some_rows(num_sequences, _CHECKED_SEQUENCES)
+    rows = [j * num_sequences + d for d in sequences for j in range(num_rounds)]
+
+    def expected() -> Sequence[Tensor]:
+        found = [
+            exact.delta_rule([x[sequence::num_sequences] for x in inputs], states[sequence])
+            for sequence in sequences
+        ]
+        return [torch.cat(part) for part in zip(*found, strict=True)]
+
     return Case(
         operator="delta rule, decode",
         size=f"{num_sequences} x {num_rounds}",
@@ -70,12 +97,23 @@ def _decode(
             **_slots(num_sequences, num_tokens, device),
             round_sizes=[num_sequences] * num_rounds,
         ),
+        check=Check(
+            exact=expected,
+            seen=lambda out: [out[rows], states[[num_sequences + row for row in rows]]],
+            # From the same rounded inputs, and in float32.
+            limit=LIMITS[torch.float32],
+        ),
         num_bytes=_bytes(inputs) + states.nbytes,
     )
 
 
 def _convolved_prefill(shape: Shape, num_tokens: int, device: str, dtype: torch.dtype) -> Case:
-    x_TC, weight_CW, state_SCW = _conv_inputs(shape, num_tokens, 1, device, dtype)
+    x_TC, weight_CW, state_SCW = _conv_inputs(shape, num_tokens, 2, device, dtype)
+
+    def expected() -> Sequence[Tensor]:
+        inputs_TC = torch.cat([state_SCW[0].mT, x_TC])
+        return [exact.causal_conv(inputs_TC, weight_CW), inputs_TC[1 - CONV_WIDTH :].mT.double()]
+
     return Case(
         operator="convolution, prefill",
         size=f"{num_tokens}",
@@ -86,6 +124,7 @@ def _convolved_prefill(shape: Shape, num_tokens: int, device: str, dtype: torch.
             state_SCW,
             **_one_sequence(num_tokens, device),
         ),
+        check=Check(exact=expected, seen=lambda out: [out, state_SCW[1]], limit=LIMITS[dtype]),
         num_bytes=2 * x_TC.nbytes,
     )
 
@@ -97,6 +136,16 @@ def _convolved_decode(
     x_TC, weight_CW, state_SCW = _conv_inputs(
         shape, num_tokens, num_sequences + num_tokens, device, dtype
     )
+    sequences = exact.some_rows(num_sequences, _CHECKED_SEQUENCES)
+    rows = [j * num_sequences + d for d in sequences for j in range(num_rounds)]
+    last = [num_sequences * num_rounds + d for d in sequences]
+
+    def expected() -> Sequence[Tensor]:
+        inputs = [torch.cat([state_SCW[d].mT, x_TC[d::num_sequences]]) for d in sequences]
+        outs = [exact.causal_conv(each, weight_CW) for each in inputs]
+        states = torch.stack([each[1 - CONV_WIDTH :].mT.double() for each in inputs])
+        return [torch.cat(outs), states]
+
     return Case(
         operator="convolution, decode",
         size=f"{num_sequences} x {num_rounds}",
@@ -107,6 +156,9 @@ def _convolved_decode(
             state_SCW,
             **_slots(num_sequences, num_tokens, device),
             round_sizes=[num_sequences] * num_rounds,
+        ),
+        check=Check(
+            exact=expected, seen=lambda out: [out[rows], state_SCW[last]], limit=LIMITS[dtype]
         ),
         num_bytes=2 * x_TC.nbytes + state_SCW.nbytes,
     )
@@ -136,15 +188,16 @@ def _conv_inputs(
     make = partial(torch.randn, device=device, dtype=dtype)
     return (
         make(num_tokens, num_channels),
-        make(num_channels, CONV_WIDTH),
+        torch.randn(num_channels, CONV_WIDTH, device=device),
         make(num_slots, num_channels, CONV_WIDTH - 1),
     )
 
 
 def _one_sequence(num_tokens: int, device: str) -> dict[str, Tensor]:
+    """It continues from slot 0 and leaves its state in slot 1."""
     return {
         "cu_tokens_M1": torch.tensor([0, num_tokens], device=device),
-        "slots_out_M": torch.zeros(1, dtype=torch.int64, device=device),
+        "slots_out_M": torch.ones(1, dtype=torch.int64, device=device),
         "cu_segments_N1": torch.tensor([0, 1], device=device),
         "slots_in_N": torch.zeros(1, dtype=torch.int64, device=device),
     }

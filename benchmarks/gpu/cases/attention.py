@@ -1,0 +1,154 @@
+"""Paged attention at served sizes, compared with PyTorch's own attention without pages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.gpu.cases import exact
+from benchmarks.gpu.cases.sizes import Sizes
+from benchmarks.gpu.models import Shape
+from benchmarks.gpu.operators import LIMITS, Case, Check
+from segue.kernels.paged_attention import triton_decode, triton_prefill
+
+MAX_POOL_BYTES = 40 << 30
+_CHECKED_QUERIES = 16
+"""Spread over a batch: each takes all its keys in float64."""
+
+
+def attention_cases(
+    shape: Shape, sizes: Sizes, device: str, dtype: torch.dtype
+) -> Iterator[partial[Case]]:
+    for num_sequences, context in sizes.attention_decode:
+        if num_sequences * context * 4 * shape.num_kv_heads * shape.head_dim <= MAX_POOL_BYTES:
+            for num_rounds in sizes.attention_rounds:
+                yield partial(
+                    _decode,
+                    shape,
+                    sizes.page_tokens,
+                    num_sequences,
+                    context,
+                    num_rounds,
+                    device,
+                    dtype,
+                )
+    for start, num_tokens in sizes.attention_prefill:
+        yield partial(_prefill, shape, sizes.page_tokens, start, num_tokens, device, dtype)
+
+
+def _decode(
+    shape: Shape,
+    page_tokens: int,
+    num_sequences: int,
+    context: int,
+    num_rounds: int,
+    device: str,
+    dtype: torch.dtype,
+) -> Case:
+    pages, table_DP = _pool(shape, page_tokens, num_sequences, context, device, dtype)
+    q_TQX = _queries(shape, num_rounds * num_sequences, device, dtype)
+    first = context - num_rounds + 1
+    rows = exact.some_rows(len(q_TQX), _CHECKED_QUERIES)
+
+    def expected() -> Sequence[Tensor]:
+        # Round after round, and a key more in each.
+        places = [divmod(row, num_sequences) for row in rows]
+        outs = [
+            exact.attention(q_TQX[row], pages[table_DP[sequence]], first + round_)
+            for row, (round_, sequence) in zip(rows, places, strict=True)
+        ]
+        return [torch.stack(outs)]
+
+    return Case(
+        operator="attention, decode",
+        size=f"{num_sequences} x {num_rounds} after {context}",
+        run=partial(
+            triton_decode.attend_verify,
+            q_TQX,
+            pages,
+            page_table_DP=table_DP,
+            lengths_D=torch.full((num_sequences,), first, device=device),
+            round_sizes=[num_sequences] * num_rounds,
+        ),
+        check=Check(exact=expected, seen=_rows(rows), limit=LIMITS[dtype]),
+        num_bytes=_kv_bytes(shape, num_sequences * context, dtype),
+    )
+
+
+def _prefill(
+    shape: Shape, page_tokens: int, start: int, num_tokens: int, device: str, dtype: torch.dtype
+) -> Case:
+    pages, table_1P = _pool(shape, page_tokens, 1, start + num_tokens, device, dtype)
+    q_TQX = _queries(shape, num_tokens, device, dtype)
+    pairs = num_tokens * start + num_tokens * (num_tokens + 1) / 2
+    rows = exact.some_rows(num_tokens, _CHECKED_QUERIES)
+    kv_GLX = torch.randn(shape.num_kv_heads, num_tokens, shape.head_dim, device=device, dtype=dtype)
+    sdpa = partial(
+        F.scaled_dot_product_attention,
+        q_TQX.transpose(0, 1)[None],
+        kv_GLX[None],
+        kv_GLX[None],
+        is_causal=True,
+        enable_gqa=True,
+    )
+
+    def expected() -> Sequence[Tensor]:
+        own = pages[table_1P[0]]
+        return [torch.stack([exact.attention(q_TQX[row], own, start + row + 1) for row in rows])]
+
+    return Case(
+        operator="attention, prefill",
+        size=f"{num_tokens} after {start}",
+        run=partial(
+            triton_prefill.attend_prefill,
+            q_TQX,
+            pages,
+            cu_tokens_N1=torch.tensor([0, num_tokens], device=device),
+            starts_N=torch.tensor([start], device=device),
+            page_table_NP=table_1P,
+        ),
+        check=Check(exact=expected, seen=_rows(rows), limit=LIMITS[dtype]),
+        num_bytes=2 * q_TQX.nbytes + _kv_bytes(shape, start + num_tokens, dtype),
+        flops=4.0 * shape.num_heads * shape.head_dim * pairs,
+        peers={} if start else {"torch SDPA": sdpa},
+    )
+
+
+def _kv_bytes(shape: Shape, num_tokens: int, dtype: torch.dtype) -> int:
+    return num_tokens * 2 * shape.num_kv_heads * shape.head_dim * dtype.itemsize
+
+
+def _rows(rows: Sequence[int]) -> Any:
+    return lambda out: [out[list(rows)]]
+
+
+def _queries(shape: Shape, num_tokens: int, device: str, dtype: torch.dtype) -> Tensor:
+    return torch.randn(num_tokens, shape.num_heads, shape.head_dim, device=device, dtype=dtype)
+
+
+def _pool(
+    shape: Shape,
+    page_tokens: int,
+    num_sequences: int,
+    context: int,
+    device: str,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor]:
+    """Pages in random order, and their owners."""
+    num_pages = -(-context // page_tokens)
+    pages = torch.randn(
+        num_sequences * num_pages,
+        2,
+        shape.num_kv_heads,
+        page_tokens,
+        shape.head_dim,
+        device=device,
+        dtype=dtype,
+    )
+    table = torch.randperm(len(pages), device=device).view(num_sequences, num_pages)
+    return pages, table

@@ -1,0 +1,42 @@
+"""The sizes of the cases: those that are served, and tiny ones that an interpreter can do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    tokens: tuple[int, ...] = (1, 64, 8192)
+    """Of norms, gates and attention's input."""
+    page_tokens: int = 64
+    attention_decode: tuple[tuple[int, int], ...] = (
+        *((1, 131_072), (4, 131_072), (8, 131_072), (1, 4096), (1, 32_768), (64, 32_768)),
+        (1, 1 << 20),
+    )
+    """Number of sequences, and the context of each."""
+    attention_rounds: tuple[int, ...] = (1, 4)
+    """Queries of a sequence."""
+    attention_prefill: tuple[tuple[int, int], ...] = ((0, 8192), (50_000, 800), (0, 50_000))
+    """Tokens before a prefill chunk, and tokens in it."""
+    gdn_prefill: tuple[int, ...] = (8192, 2048, 32_768)
+    gdn_decode: tuple[tuple[int, int], ...] = (
+        *((1, 1), (16, 1), (64, 1), (256, 1), (1, 4), (64, 4)),
+    )
+    """Number of sequences, and tokens of each."""
+    expert_tokens: tuple[int, ...] = (1, 8, 64, 1024, 8192)
+    quantized_rows: tuple[int, ...] = (1, 4, 16)
+    sampled_rows: tuple[int, ...] = (1, 64)
+
+
+REAL = Sizes()
+DRY = Sizes(
+    tokens=(3,),
+    attention_decode=((2, 70),),
+    attention_prefill=((20, 3),),
+    gdn_prefill=(70,),
+    gdn_decode=((2, 2),),
+    expert_tokens=(3,),
+    quantized_rows=(2,),
+    sampled_rows=(2,),
+)

@@ -1,0 +1,172 @@
+"""What is checked and measured, most important first: a cut-off run is still worth something."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from benchmarks.gpu import cases, ceilings, handoff, models, operators, passes, steps, suite, whole
+from benchmarks.gpu.bars import operator_bar, step_bar
+from benchmarks.gpu.cases.sizes import DRY, REAL, Sizes
+from benchmarks.gpu.ceilings import Ceilings
+from segue.kernels.compiling import compiling
+
+Row = dict[str, Any]
+"""A measurement as it is written to JSON, with its `kind`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    device: str
+    dtype: torch.dtype
+    shapes: Sequence[models.Shape]
+    operator_shapes: Sequence[models.Shape]
+    """Those of which operators and layers are checked."""
+    sizes: Sizes
+    workload: passes.Workload
+    model_tokens: int
+    """Of the prompt for which whole layers are compared with references."""
+    repeats: int = operators.REPEATS
+    with_tests: bool = True
+
+
+_BY_IMPORTANCE = [models.SHAPES[1], models.SHAPES[2], models.SHAPES[0]]
+"""9B and 35B-A3B have bars."""
+LEASE = Settings(
+    device="cuda",
+    dtype=torch.bfloat16,
+    shapes=_BY_IMPORTANCE,
+    operator_shapes=_BY_IMPORTANCE,
+    sizes=REAL,
+    workload=passes.Workload(),
+    model_tokens=300,
+)
+TRIAL = Settings(
+    device="cpu",
+    dtype=torch.float32,
+    shapes=models.DRY_SHAPES,
+    # It has all that the dense one has.
+    operator_shapes=models.DRY_SHAPES[1:],
+    sizes=DRY,
+    workload=passes.DRY_WORKLOAD,
+    model_tokens=5,
+    repeats=2,
+    with_tests=False,
+)
+"""The same code, interpreted, with tiny sizes: it shows that everything runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    name: str
+    rows: Callable[[Ceilings], Iterator[Row]]
+
+
+def plan(settings: Settings) -> list[Item]:
+    """One item fails, or is skipped when the time is over, without the others."""
+    items = list[Item]()
+    if settings.device != "cpu":
+        items.append(Item("compile all kernels", partial(_compiled, settings)))
+    for shape in settings.shapes:
+        if shape in settings.operator_shapes:
+            items += _operators(shape, settings)
+            items.append(_whole(shape, settings))
+        items.append(_with_weights(shape, settings, "steps"))
+    for shape in settings.shapes:
+        items.append(_with_weights(shape, settings, "prompts"))
+        items.append(_with_weights(shape, settings, "handoff"))
+    if settings.with_tests:
+        items.append(Item("tests", _tests))
+    return items
+
+
+def measured_ceilings(settings: Settings) -> Ceilings:
+    return ceilings.measure(settings.device)
+
+
+def _compiled(settings: Settings, _: Ceilings) -> Iterator[Row]:
+    num_kernels = 0
+
+    def count(_: int, num_all: int) -> None:
+        nonlocal num_kernels
+        num_kernels = num_all
+
+    for shape in settings.shapes:
+        with compiling(count, ignore_errors=True):
+            for make in cases.all_cases(shape, settings.sizes, settings.device, settings.dtype):
+                make().run()
+                gc.collect()
+        yield {"kind": "compiled", "model": shape.name, "num_kernels": num_kernels}
+
+
+def _operators(shape: models.Shape, settings: Settings) -> Iterator[Item]:
+    def rows(make: cases.Make, limits: Ceilings) -> Iterator[Row]:
+        case = make()
+        row = operators.measure(shape.name, case, limits, settings.device, repeats=settings.repeats)
+        bar = operator_bar(shape.name, case.operator, case.size)
+        share = row.floor_s / row.seconds if row.seconds else 0.0
+        yield {
+            "kind": "operator",
+            **asdict(row),
+            "is_right": row.is_right,
+            "share": share,
+            "bar": bar and str(bar),
+            "is_met": bool(row.seconds and bar.is_met(row.seconds, share)) if bar else None,
+        }
+
+    makes = cases.all_cases(shape, settings.sizes, settings.device, settings.dtype)
+    for number, make in enumerate(makes, 1):
+        yield Item(f"operator {number} of {shape.name}", partial(rows, make))
+
+
+def _whole(shape: models.Shape, settings: Settings) -> Item:
+    def rows(_: Ceilings) -> Iterator[Row]:
+        for row in whole.check(shape, settings.model_tokens, settings.device, settings.dtype):
+            yield {"kind": "model", **asdict(row), "is_right": row.is_right}
+
+    return Item(f"layers of {shape.name}", rows)
+
+
+def _with_weights(shape: models.Shape, settings: Settings, what: str) -> Item:
+    device, workload = settings.device, settings.workload
+
+    def rows(limits: Ceilings) -> Iterator[Row]:
+        weights = models.random_weights(shape.config(), dtype=settings.dtype, device=device)
+        if what == "handoff":
+            for handed in handoff.measure(shape, weights, workload, device):
+                yield {
+                    "kind": "handoff",
+                    **asdict(handed),
+                    "hidden_share": handed.hidden_share,
+                    "is_right": handed.is_exact,
+                }
+            return
+        measure = steps.measure if what == "steps" else passes.prefill
+        for row in measure(shape, weights, workload, limits, device):
+            bar = step_bar(shape.name, row.kind, row.num_tokens)
+            yield {
+                **asdict(row),
+                "kind": "pass",
+                "what": row.kind,
+                "share": row.share,
+                "bar": bar and str(bar),
+                "is_met": bar.is_met(row.seconds, row.share) if bar else None,
+            }
+
+    return Item(f"{what} of {shape.name}", rows)
+
+
+def _tests(_: Ceilings) -> Iterator[Row]:
+    yield {"kind": "tests", "result": suite.run_tests()}
+
+
+def release(device: str) -> None:
+    """The largest model and its caches do not fit next to another."""
+    gc.collect()
+    if device != "cpu":
+        torch.cuda.empty_cache()
