@@ -267,12 +267,15 @@ def test_without_a_compiler_the_error_says_so(
         build.find_or_build(variant)
 
 
+TESTED = ("native", "paged_attention", "gates", "quantized_product")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", ["avx512", "avx2", "sse2"])
 def test_every_variant_passes_these_tests(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if variant not in build.own_variants():
         pytest.skip(f"this processor cannot run {variant}")
     monkeypatch.setenv(library.VARIABLE, variant)
-    files = [f"tests/kernels/test_{name}.py" for name in ("native", "paged_attention", "gates")]
+    files = [f"tests/kernels/test_{name}.py" for name in TESTED]
 
     subprocess.run([sys.executable, "-m", "pytest", "-q", *files], check=True, timeout=900)

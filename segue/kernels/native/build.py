@@ -35,7 +35,7 @@ _AVX512 = ["avx512f", "avx512bw", "avx512dq", "avx512vl"]
 VARIANTS: dict[str, dict[str, list[str]]] = {
     # Best first. What the processor must have is also what the compiler may use.
     "x86_64": {
-        "avx512_bf16": [*_AVX512, "avx512_bf16", "avx2", "fma"],
+        "avx512_bf16": [*_AVX512, "avx512_bf16", "avx512vbmi", "avx2", "fma"],
         "avx512": [*_AVX512, "avx2", "fma"],
         "avx2": ["avx2", "fma"],
         "sse2": [],

@@ -7,7 +7,8 @@ weights are the converted ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from enum import IntEnum
 
 import torch
 from torch import Tensor
@@ -16,10 +17,12 @@ from segue.kernels.moe.reference import ExpertProduct, routed_by
 from segue.kernels.product import product
 
 FP8_COLUMNS = 128
+INT8_COLUMNS = 128
+INT4_COLUMNS = 32
 NVFP4_COLUMNS = 16
-"""Columns that a scale is for, if a row has more than one."""
+"""Columns that a scale is for, if a row has more than one. The last may have fewer."""
 
-_CONVERTED_ELEMENTS = 1 << 21
+CONVERTED_ELEMENTS = 1 << 21
 _E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
 
@@ -30,6 +33,26 @@ def fp8_product(x_TK: Tensor, codes_NK: Tensor, scales_NB: Tensor) -> Tensor:
         x_TK,
         lambda rows: fp8_values(codes_NK[rows], scales_NB[rows], x_TK.dtype),
         *codes_NK.shape,
+    )
+
+
+def int8_product(x_TK: Tensor, codes_NK: Tensor, scales_NB: Tensor) -> Tensor:
+    """x Wᵀ [T, N] with a weight in int8 and a float32 scale for each 128 columns of a row."""
+    return _by_rows(
+        x_TK,
+        lambda rows: int8_values(codes_NK[rows], scales_NB[rows], x_TK.dtype),
+        *codes_NK.shape,
+    )
+
+
+def int4_product(x_TK: Tensor, codes_NL: Tensor, scales_NB: Tensor) -> Tensor:
+    """x Wᵀ [T, N] with a weight in four bits, two's complement, two to a byte, so L = K / 2, and a
+    bfloat16 scale for each 32 columns of a row."""
+    return _by_rows(
+        x_TK,
+        lambda rows: int4_values(codes_NL[rows], scales_NB[rows], x_TK.dtype),
+        len(codes_NL),
+        x_TK.shape[1],
     )
 
 
@@ -55,16 +78,11 @@ def routed_experts(
     experts_per_token: int,
     first_expert: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """As `segue.kernels.moe.routed_experts`, with each stack of matrices as the tensors of
-    `fp8_product` or `nvfp4_product`, which have a first dimension for the expert."""
-
-    def product_of(stack: Sequence[Tensor]) -> ExpertProduct:
-        multiply: Callable[..., Tensor] = fp8_product if len(stack) == 2 else nvfp4_product
-        return lambda expert, x: multiply(x, *(tensor[expert] for tensor in stack))
-
+    """As `segue.kernels.moe.routed_experts`, with each stack of matrices as the tensors of one of
+    the products here, which have a first dimension for the expert."""
     return routed_by(
-        product_of(gate_up),
-        product_of(down),
+        product_of_experts(gate_up, PRODUCTS),
+        product_of_experts(down, PRODUCTS),
         x_TH,
         router_logits_TE,
         experts_per_token=experts_per_token,
@@ -72,12 +90,55 @@ def routed_experts(
     )
 
 
+Product = Callable[..., Tensor]
+
+
+class Format(IntEnum):
+    """How a weight is stored. The numbers are those of segue/kernels/native/quantized.cpp."""
+
+    INT8 = 0
+    FP8 = 1
+    INT4 = 2
+    NVFP4 = 3
+
+
+def format_of(stored: Sequence[Tensor]) -> Format:
+    """Of a weight's codes and scales, by which each format differs from the others."""
+    match stored[0].dtype, len(stored):
+        case (torch.int8, 2):
+            return Format.INT8
+        case (torch.float8_e4m3fn, 2):
+            return Format.FP8
+        case (torch.uint8, 2):
+            return Format.INT4
+        case (torch.uint8, 3):
+            return Format.NVFP4
+    raise ValueError(f"no format has {len(stored)} tensors with codes in {stored[0].dtype}")
+
+
+def product_of_experts(
+    stack: Sequence[Tensor], products: Mapping[Format, Product]
+) -> ExpertProduct:
+    multiply = products[format_of(stack)]
+    return lambda expert, x: multiply(x, *(tensor[expert] for tensor in stack))
+
+
+def int8_values(codes_NK: Tensor, scales_NB: Tensor, dtype: torch.dtype) -> Tensor:
+    """The weight [N, K] as numbers, rounded once from code times scale in float32."""
+    return (codes_NK.float() * _for_columns(scales_NB, INT8_COLUMNS, codes_NK.shape[1])).to(dtype)
+
+
+def int4_values(codes_NL: Tensor, scales_NB: Tensor, dtype: torch.dtype) -> Tensor:
+    """The weight [N, K] as numbers, rounded once from code times scale, which is exact in float32.
+    The lower half of a byte is the first of its two."""
+    low_NL, high_NL = codes_NL.view(torch.int8) << 4 >> 4, codes_NL.view(torch.int8) >> 4
+    values_NK = torch.stack([low_NL, high_NL], dim=-1).flatten(1).float()
+    return (values_NK * _for_columns(scales_NB, INT4_COLUMNS, values_NK.shape[1])).to(dtype)
+
+
 def fp8_values(codes_NK: Tensor, scales_NB: Tensor, dtype: torch.dtype) -> Tensor:
     """The weight [N, K] as numbers, rounded once from code times scale in float32."""
-    columns = codes_NK.shape[1]
-    if scales_NB.shape[1] > 1:
-        scales_NB = scales_NB.repeat_interleave(FP8_COLUMNS, 1)[:, :columns]
-    return (codes_NK.float() * scales_NB).to(dtype)
+    return (codes_NK.float() * _for_columns(scales_NB, FP8_COLUMNS, codes_NK.shape[1])).to(dtype)
 
 
 def nvfp4_values(
@@ -93,12 +154,27 @@ def nvfp4_values(
     return (values_NK * scales_NK * row_scales_N[:, None]).to(dtype)
 
 
+def _for_columns(scales_NB: Tensor, each: int, columns: int) -> Tensor:
+    """In float32, for every column, or one for all."""
+    if scales_NB.shape[1] == 1:
+        return scales_NB.float()
+    return scales_NB.float().repeat_interleave(each, 1)[:, :columns]
+
+
 def _by_rows(
     x_TK: Tensor, values_of: Callable[[slice], Tensor], num_outputs: int, num_inputs: int
 ) -> Tensor:
-    step = max(_CONVERTED_ELEMENTS // num_inputs, 1)
+    step = max(CONVERTED_ELEMENTS // num_inputs, 1)
     parts = [
         product(x_TK, values_of(slice(first, first + step)))
         for first in range(0, num_outputs, step)
     ]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
+PRODUCTS: Mapping[Format, Product] = {
+    Format.INT8: int8_product,
+    Format.FP8: fp8_product,
+    Format.INT4: int4_product,
+    Format.NVFP4: nvfp4_product,
+}
