@@ -23,8 +23,11 @@ def new_runner(
     dtype: str = "auto",
     device: str = "cpu",
     with_scratch: bool = False,
+    quantization: str = "none",
 ) -> ModelRunner:
-    engine = EngineConfig(dtype=dtype, device=device, page_tokens=page_tokens)
+    engine = EngineConfig(
+        dtype=dtype, device=device, page_tokens=page_tokens, quantization=quantization
+    )
     served = ServedModel.of(folder, engine)
     return ModelRunner.load(
         served, num_pages=num_pages, num_slots=num_slots, with_scratch=with_scratch

@@ -16,6 +16,7 @@ from cachetools import LRUCache
 from segue.api.cluster.status import WorkerHealth, WorkerStatus
 from segue.api.errors import LayoutMismatch, StaleEpoch
 from segue.api.types import Epoch, WorkerId
+from segue.model.checkpoint.model_id import folder_id
 from segue.process.telemetry import Clock
 
 logger = logging.getLogger(__name__)
@@ -67,11 +68,13 @@ class Membership:
         """Takes a worker's status. Raises LayoutMismatch for another model, StaleEpoch for an
         earlier life.
         """
-        self.model_id = self.model_id or model_id
+        if self.model_id in ("", folder_id(model_id)):
+            # The first worker says what the folder's weights are quantised to.
+            self.model_id = model_id
         if model_id != self.model_id:
             raise LayoutMismatch(
                 f"{status.worker_id} serves model {model_id}, this router serves {self.model_id}; "
-                "start both on the same checkpoint"
+                "start both on the same checkpoint, with the same [engine] quantization"
             )
         known, latest = self._members.get(status.worker_id), self.last_epoch(status.worker_id)
         if status.epoch < latest:

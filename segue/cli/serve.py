@@ -93,6 +93,10 @@ def serve(
     skip_tokenizer: Annotated[
         bool | None, typer.Option("--skip-tokenizer", help="Serve token ids only.")
     ] = None,
+    quantization: Annotated[
+        str | None,
+        typer.Option(help="int8 or int4: quantise weights when they are loaded, on a CPU."),
+    ] = None,
     simulate_acceptance: Annotated[
         float | None,
         typer.Option(help="Accept drafts at random, 0 to 1. Answers are then NOT the model's."),
@@ -131,6 +135,7 @@ def serve(
         decode={"simulate_acceptance": simulate_acceptance},
         checkpoint={"generation_config": generation_config, "skip_tokenizer": skip_tokenizer},
         gateway={"port": http_port},
+        engine={"quantization": quantization},
         security={
             "cluster_secret_file": (
                 str(cluster_secret_file.resolve()) if cluster_secret_file else None

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from segue.api.errors import InvalidConfig
 from segue.cache.layout import DTYPE_BYTES, CacheLayout
+from segue.model.weights.at_load import require_quantization
 from segue.parallel.rank import Rank
 
 AUTO = "auto"
@@ -24,6 +25,10 @@ class EngineConfig:
     """Dtype of weights, activations and pages; "auto" takes the checkpoint's."""
     device: str = "cpu"
     """"cpu" or "cuda": the one GPU visible to the process (set `CUDA_VISIBLE_DEVICES`)."""
+    quantization: str = "none"
+    """Quantise a plain checkpoint's large matrices when it is loaded, on a CPU: "int8", or "int4"
+    with the head in int8. Steps that are bound by reading weights take less time; tokens differ.
+    Equal on all workers. See docs/operations.md."""
     page_tokens: int = 16
     """Tokens per page of keys and values. Equal on all workers."""
     cache_bytes: int | str = "auto"
@@ -62,6 +67,7 @@ class EngineConfig:
             raise ValueError(f"dtype must be one of {choices}, got {self.dtype!r}")
         if self.device not in ("cpu", "cuda"):
             raise ValueError(f'device must be "cpu" or "cuda", got {self.device!r}')
+        require_quantization(self.quantization, self.device)
         if isinstance(self.cache_bytes, str) and self.cache_bytes != AUTO:
             raise ValueError(f'cache_bytes must be a number or "auto", got {self.cache_bytes!r}')
         if not 0.0 < self.gpu_share <= 1.0:

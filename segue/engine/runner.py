@@ -83,6 +83,7 @@ class ModelRunner:
             dtype=TORCH_DTYPES[served.dtype],
             device=device,
             rank=group.rank,
+            quantization=served.quantization,
         )
         tensors = CacheTensors.allocate(
             served.layout_of(group.rank),
@@ -101,6 +102,7 @@ class ModelRunner:
                 "folder": str(served.folder),
                 "dtype": served.dtype,
                 "device": device,
+                "quantization": served.quantization,
                 "rank": group.rank.index,
                 "num_ranks": group.rank.count,
                 "weight_bytes": runner.weight_bytes,
@@ -127,11 +129,12 @@ class ModelRunner:
         return sum(tensor.numel() for tensor in self._stored())
 
     def _stored(self) -> Iterable[Tensor]:
-        """Each weight once: a tied head is the embedding, or a part of it."""
+        """Each weight once: a tied head is the embedding, or a part of it, or quantised."""
+        embed = self._weights["embed"].untyped_storage().data_ptr()
         return (
             tensor
             for name, tensor in self._weights.items()
-            if name != "lm_head" or not self.config.tie_word_embeddings
+            if name != "lm_head" or tensor.untyped_storage().data_ptr() != embed
         )
 
     def operators(self) -> str:

@@ -11,16 +11,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
+from segue.api.errors import InvalidConfig
 from segue.cache.layout import DTYPE_BYTES, CacheLayout
 from segue.cache.parts import layout_of_rank
 from segue.engine.budget import WorkerNeed
 from segue.engine.config import AUTO, EngineConfig
 from segue.model.cache_layout import cache_layout
-from segue.model.checkpoint.model_id import model_id
+from segue.model.checkpoint.model_id import model_id, quantised_id
 from segue.model.checkpoint.preflight import check_folder
 from segue.model.config import ModelConfig
 from segue.model.drafts.tokens import tokens_of_folder
 from segue.model.ranks.config import config_of_rank
+from segue.model.weights.at_load import HEAD, NONE, format_at_load, quantized_bytes
+from segue.model.weights.quantization import WeightFormat
 from segue.parallel.rank import FIRST_OF_ONE, Rank
 
 
@@ -33,6 +36,8 @@ class ServedModel:
     """Has no MTP layers if none is served, and says which tokens may be drafted."""
     dtype: str
     device: str
+    quantization: str
+    """What weights are quantised to when they are loaded."""
     weight_bytes: int
     """Of the first rank. The others have as much."""
     layout: CacheLayout
@@ -42,8 +47,10 @@ class ServedModel:
 
     @classmethod
     def of(cls, folder: Path, engine: EngineConfig, *, skip_tokenizer: bool = True) -> Self:
-        """Raises InvalidCheckpoint, and InvalidConfig for more than one MTP layer."""
+        """Raises InvalidCheckpoint, and InvalidConfig for more than one MTP layer, or weights that
+        are to be quantised and already are."""
         facts = check_folder(folder, skip_tokenizer=skip_tokenizer)
+        _refuse_to_quantise_twice(folder, facts.config, engine)
         dtype = _dtype(facts.config, engine)
         with_mtp = engine.mtp and facts.has_mtp_layer
         drafts = _draft_tokens(folder, facts.config, engine) if with_mtp else None
@@ -52,7 +59,9 @@ class ServedModel:
             folder,
             facts.config,
             engine,
-            weight_bytes=facts.weight_bytes(dtype, mtp=engine.mtp, rank=engine.ranks[0]),
+            weight_bytes=facts.weight_bytes(
+                dtype, mtp=engine.mtp, rank=engine.ranks[0], quantization=engine.quantization
+            ),
             with_mtp=with_mtp,
         )
 
@@ -60,15 +69,16 @@ class ServedModel:
     def before_download(cls, folder: Path, engine: EngineConfig, *, published_bytes: int) -> Self:
         """An estimate, from a folder without its weights, which take `published_bytes`."""
         config = ModelConfig.from_folder(folder)
+        _refuse_to_quantise_twice(folder, config, engine)
         dtype_bytes = DTYPE_BYTES[_dtype(config, engine)]
+        weight_bytes = published_bytes * dtype_bytes // DTYPE_BYTES[config.dtype]
+        if engine.quantization != NONE:
+            weight_bytes = _quantised_bytes(config, weight_bytes, dtype_bytes, engine.quantization)
         return cls._composed(
             folder,
             config,
             engine,
-            weight_bytes=published_bytes
-            * dtype_bytes
-            // DTYPE_BYTES[config.dtype]
-            // engine.tensor_parallel,
+            weight_bytes=weight_bytes // engine.tensor_parallel,
             with_mtp=engine.mtp and config.num_mtp_layers == 1,
         )
 
@@ -88,11 +98,12 @@ class ServedModel:
             config=config if with_mtp else replace(config, num_mtp_layers=0),
             dtype=dtype,
             device=engine.device,
+            quantization=engine.quantization,
             weight_bytes=weight_bytes,
             rank=engine.ranks[0],
             layout=cache_layout(
                 config,
-                model_id=model_id(folder),
+                model_id=quantised_id(model_id(folder), engine.quantization),
                 page_tokens=engine.page_tokens,
                 kv_dtype=dtype,
                 with_mtp=with_mtp,
@@ -122,3 +133,26 @@ def _draft_tokens(
 
 def _dtype(config: ModelConfig, engine: EngineConfig) -> str:
     return config.dtype if engine.dtype == AUTO else engine.dtype
+
+
+def _refuse_to_quantise_twice(folder: Path, config: ModelConfig, engine: EngineConfig) -> None:
+    if config.quantization is not None and engine.quantization != NONE:
+        raise InvalidConfig(
+            f'[engine] quantization = "{engine.quantization}" needs plain weights, and those of '
+            f"{folder} are quantised ({config.quantization.method}): leave the setting out, or "
+            "serve the plain release"
+        )
+
+
+def _quantised_bytes(
+    config: ModelConfig, plain_bytes: int, dtype_bytes: int, quantization: str
+) -> int:
+    """An estimate: as if all but the embedding were quantised matrices, a copy of it the head."""
+    embedding = config.vocab_size * config.hidden_size
+    others = plain_bytes // dtype_bytes - embedding * (1 if config.tie_word_embeddings else 2)
+    head = quantized_bytes(
+        (config.vocab_size, config.hidden_size), format_at_load(HEAD, quantization)
+    )
+    rows = max(others, 0) // config.hidden_size
+    matrices = quantized_bytes((rows, config.hidden_size), WeightFormat(quantization))
+    return embedding * dtype_bytes + head + matrices

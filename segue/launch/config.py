@@ -261,6 +261,7 @@ def configure(
     checkpoint: Mapping[str, object | None] = MappingProxyType({}),
     gateway: Mapping[str, object | None] = MappingProxyType({}),
     security: Mapping[str, object | None] = MappingProxyType({}),
+    engine: Mapping[str, object | None] = MappingProxyType({}),
     api_keys: Iterable[str] = (),
 ) -> Config:
     """The file's settings, overridden by the flags that were given. Of `api_keys`, comma-separated
@@ -273,6 +274,7 @@ def configure(
         "checkpoint": checkpoint,
         "gateway": gateway,
         "security": security,
+        "engine": engine,
     }
     for name, flags in given_flags.items():
         given = {key: value for key, value in flags.items() if value is not None}

@@ -1,7 +1,8 @@
 """Weight matrices as values: the model multiplies by them and never sees how they are stored.
 
-To add another format, add a class to `segue.model.weights.quantized`, make it a member of `Weight`
-or `Experts`, and add a case to `weight_of` or `experts_of`. These see all loaded tensors: the
+To add another format of codes with scales, add it to `segue.kernels.quantized_product`; for
+anything else add a class, make it a member of `Weight` or `Experts`, and add a case to `weight_of`
+or `experts_of`. These see all loaded tensors: the
 numbers under a name, and scales or the like under names that start with it.
 """
 
@@ -17,9 +18,8 @@ from segue.api.errors import InvalidCheckpoint
 from segue.kernels.moe import routed_experts
 from segue.kernels.product import product
 from segue.model.weights.quantized import (
-    Fp8Weight,
-    Nvfp4Weight,
     QuantizedExperts,
+    QuantizedWeight,
     StackedWeight,
 )
 from segue.model.weights.stored import ROW_SCALES, SCALES
@@ -67,7 +67,7 @@ class PlainExperts:
         )
 
 
-Weight: TypeAlias = PlainWeight | Fp8Weight | Nvfp4Weight | StackedWeight
+Weight: TypeAlias = PlainWeight | QuantizedWeight | StackedWeight
 Experts: TypeAlias = PlainExperts | QuantizedExperts
 
 
@@ -76,12 +76,8 @@ def weight_of(tensors: Mapping[str, Tensor], name: str) -> Weight:
     if name not in tensors:
         parts = takewhile(tensors.__contains__, (f"{name}.{number}" for number in count()))
         return StackedWeight([weight_of(tensors, part) for part in parts])
-    match _stored(tensors, name):
-        case (codes, scales):
-            return Fp8Weight(codes, scales)
-        case (codes, scales, row_scales):
-            return Nvfp4Weight(codes, scales, row_scales)
-    return PlainWeight(tensors[name])
+    stored = _stored(tensors, name)
+    return QuantizedWeight(stored) if len(stored) > 1 else PlainWeight(*stored)
 
 
 def experts_of(tensors: Mapping[str, Tensor], at: str, *, first_expert: int = 0) -> Experts:

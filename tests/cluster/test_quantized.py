@@ -22,6 +22,7 @@ from tests.cluster.oracle import Oracle
 from tests.cluster.serving import SETTINGS, serving
 from tests.cluster.waiting import wait_until_idle
 from tests.model.dequantized import dequantized_folder
+from tests.model.rounded import rounded_folder
 
 PROMPT = tuple(range(5, 75))
 
@@ -77,6 +78,27 @@ async def test_greedy_answers_through_a_handoff(
         await wait_until_idle(cluster.client)
 
     assert await asyncio.to_thread(wrong_turns, folder, tmp_path / "plain", turns) == []
+
+
+@pytest.mark.parametrize("quantization", ["int4", pytest.param("int8", marks=pytest.mark.slow)])
+async def test_quantised_at_load(
+    quantization: str, mtp_dense: Path, demo: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(mtp_dense, tmp_path / "model")
+    for name in TEXT_FILES:
+        shutil.copy(demo / name, folder / name)
+    config = Config(
+        engine=replace(ENGINE, quantization=quantization),
+        decode=DecodeConfig(max_drafts=2, adaptive_drafts=False),
+    )
+    config = replace(config, router=replace(config.router, local_prefill_max_tokens=0))
+
+    async with local_cluster(folder, config) as cluster:
+        turns = await two_turns(cluster.client)
+        await wait_until_idle(cluster.client)
+
+    oracle = Oracle(rounded_folder(folder, tmp_path / "plain", quantization))
+    assert all(oracle.would_say(*turn) for turn in turns)
 
 
 @pytest.mark.slow

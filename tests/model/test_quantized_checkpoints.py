@@ -14,11 +14,12 @@ from safetensors.torch import load_file, save_file
 
 from scripts.quantize import LAYOUTS, quantize
 from segue.api.errors import InvalidCheckpoint
+from segue.kernels.quantized_product import Format
 from segue.model.checkpoint.loading import load_weights
 from segue.model.checkpoint.preflight import check_folder
 from segue.model.config import ModelConfig
 from segue.model.weight import weight_of
-from segue.model.weights.quantized import Fp8Weight, StackedWeight
+from segue.model.weights.quantized import QuantizedWeight, StackedWeight
 from tests.checkpoints import Tensors
 from tests.engine.sequence import RunningSequence
 from tests.engine.test_runner_oracle import (
@@ -112,7 +113,8 @@ def test_projections_that_are_stored_differently_are_stacked(make_quantized: Mak
     qkv_proj = weight_of(weights, "layers.3.qkv_proj")
 
     assert isinstance(in_proj, StackedWeight), "FP8 for qkv and z, plain for the gates' inputs"
-    assert isinstance(qkv_proj, Fp8Weight)
+    assert isinstance(qkv_proj, QuantizedWeight)
+    assert qkv_proj.format is Format.FP8
     for weight in (in_proj, qkv_proj):
         whole = weight.matmul(x)
         for start, end in ((0, 5), (90, 170), (190, whole.shape[1])):

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -21,8 +22,10 @@ from segue.model.config import ModelConfig
 from segue.model.drafts.tokens import rows_beside_head
 from segue.model.ranks.config import config_of_rank
 from segue.model.ranks.cuts import Cut, cuts_of, stored_cut
-from segue.model.weights.quantization import weight_of_scale, without_prefix
-from segue.model.weights.stored import stored_table
+from segue.model.weights.at_load import GROUPS, HEAD, NONE, format_at_load, num_groups
+from segue.model.weights.quantization import WeightFormat, weight_of_scale, without_prefix
+from segue.model.weights.rounding import rounded
+from segue.model.weights.stored import SCALES, stored_table
 from segue.model.weights.table import FLOAT_DTYPES, TensorPiece, WeightTable
 from segue.parallel.rank import FIRST_OF_ONE, Rank
 
@@ -36,21 +39,23 @@ def load_weights(
     dtype: torch.dtype,
     device: str,
     rank: Rank = FIRST_OF_ONE,
+    quantization: str = NONE,
 ) -> dict[str, Tensor]:
     """Every target of the table, filled from the checkpoint in `folder`: the rank's part of it.
 
-    `config` is the whole model's. Only the pages of the files that have this part are read. In a
-    tied checkpoint "lm_head" is another name for "embed"; without draft weights there is no
-    target under "mtp.". Raises InvalidCheckpoint, naming the tensors, if one is missing,
+    `config` is the whole model's. Only the pages of the files that have this part are read. With a
+    `quantization`, matrices become codes and scales one by one. In a tied checkpoint "lm_head" is
+    another name for "embed", or quantised from it; without draft weights there is no target under
+    "mtp.". Raises InvalidCheckpoint, naming the tensors, if one is missing,
     unexpected or duplicated, or if its shape or kind does not fit the config.
     """
     with open_checkpoint(folder) as checkpoint:
         sources = _sources(checkpoint, config)
-        whole = stored_table(config, sources)
+        whole = stored_table(config, sources, quantization)
         _refuse_differences(folder, sources, whole)
         _check_sources(checkpoint, sources, whole)
         own = config_of_rank(config, rank)
-        table = whole if rank.count == 1 else stored_table(own, sources)
+        table = whole if rank.count == 1 else stored_table(own, sources, quantization)
         cuts = partial(_cut_of, whole, cuts_of(config, rank))
         weights = _fill(checkpoint, sources, table, dtype, device, cuts)
         if rows := rows_beside_head(config, rank):
@@ -58,7 +63,8 @@ def load_weights(
             weights |= _fill(checkpoint, sources, drafts, dtype, device, lambda name: taken_rows)
     if config.tie_word_embeddings:
         head, embed = own.head, weights["embed"]
-        weights["lm_head"] = embed if head is None else embed[head.start : head.stop]
+        plain = embed if head is None else embed[head.start : head.stop]
+        weights |= _kept("lm_head", plain, format_at_load(HEAD, quantization))
     return weights
 
 
@@ -113,6 +119,11 @@ def _cut_of(whole: WeightTable, cuts: Callable[[str], Cut], name: str) -> Cut:
     """Of a tensor of the checkpoint, which may be what is stored for a quantised matrix."""
     matrix = weight_of_scale(name) or name
     cut, piece, codes = cuts(matrix), whole.pieces[name], whole.pieces[matrix]
+    how = whole.targets[codes.target].rounded_to
+    if how in GROUPS:
+        # Only checked: a rank's groups must be the whole model's, so that caches can be exchanged.
+        by_group = (*codes.shape[:-1], num_groups(codes.shape[-1], how))
+        stored_cut(name, by_group, codes.shape[-1], cut)
     if not cut or not codes.shape or codes.dtypes == FLOAT_DTYPES:
         return cut
     columns = codes.shape[-1] * (2 if codes.dtypes == (torch.uint8,) else 1)
@@ -145,26 +156,43 @@ def _fill(
     device: str,
     cuts: Callable[[str], Cut],
 ) -> dict[str, Tensor]:
-    weights = {
-        name: on_huge_pages(torch.empty(target.shape, dtype=target.dtype or dtype, device=device))
-        for name, target in table.targets.items()
-    }
-    for known, piece in table.pieces.items():
-        tensor, cut = checkpoint.read(sources[known]), cuts(known)
-        place = weights[piece.target][piece.index]
-        if not piece.shape:
-            place.fill_(tensor.item())
-        elif piece.repeats > 1:
-            # Rows are cut after they are repeated: a rank's first row may be inside a block.
-            of_columns = {axis: ranges for axis, ranges in cut.items() if axis > 0}
-            of_rows = {axis: ranges for axis, ranges in cut.items() if axis == 0}
-            repeated = taken(tensor, of_columns).repeat_interleave(piece.repeats, 0)
-            place.copy_(taken(repeated, of_rows)[: len(place)])
-        elif cut:
-            place.copy_(taken(tensor, cut).reshape(place.shape))
-        else:
-            copy_mapped(place, tensor.view(place.shape))
+    pieces = groupby(sorted(table.pieces.items(), key=_target), key=_target)
+    of_target = {target: list(run) for target, run in pieces}
+    weights: dict[str, Tensor] = {}
+    for name, target in table.targets.items():
+        tensor = torch.empty(target.shape, dtype=target.dtype or dtype, device=device)
+        filled = on_huge_pages(tensor)
+        for known, piece in of_target[name]:
+            _copy(checkpoint.read(sources[known]), filled[piece.index], piece, cuts(known))
+        weights |= _kept(name, filled, target.rounded_to)
     return weights
+
+
+def _target(item: tuple[str, TensorPiece]) -> str:
+    return item[1].target
+
+
+def _copy(tensor: Tensor, place: Tensor, piece: TensorPiece, cut: Cut) -> None:
+    if not piece.shape:
+        place.fill_(tensor.item())
+    elif piece.repeats > 1:
+        # Rows are cut after they are repeated: a rank's first row may be inside a block.
+        of_columns = {axis: ranges for axis, ranges in cut.items() if axis > 0}
+        of_rows = {axis: ranges for axis, ranges in cut.items() if axis == 0}
+        repeated = taken(tensor, of_columns).repeat_interleave(piece.repeats, 0)
+        place.copy_(taken(repeated, of_rows)[: len(place)])
+    elif cut:
+        place.copy_(taken(tensor, cut).reshape(place.shape))
+    else:
+        copy_mapped(place, tensor.view(place.shape))
+
+
+def _kept(name: str, weight: Tensor, how: WeightFormat) -> dict[str, Tensor]:
+    """The tensors that the model has of a filled one."""
+    if how is WeightFormat.PLAIN:
+        return {name: weight}
+    codes, scales = rounded(name, weight, how)
+    return {name: codes, f"{name}.{SCALES}": scales}
 
 
 def taken(tensor: Tensor, cut: Cut) -> Tensor:

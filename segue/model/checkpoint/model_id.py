@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from segue.model.weights.at_load import NONE
+
 NUM_PROBES = 16
 PROBE_BYTES = 4096
+_MARK = "-"
 
 
 def model_id(folder: Path) -> str:
@@ -26,3 +29,13 @@ def model_id(folder: Path) -> str:
                 file.seek(size_bytes * probe // NUM_PROBES)
                 digest.update(file.read(PROBE_BYTES))
     return digest.hexdigest()[:16]
+
+
+def quantised_id(folder_id: str, quantization: str) -> str:
+    """Of weights that were quantised when they were loaded: states of other weights are no use."""
+    return folder_id if quantization == NONE else f"{folder_id}{_MARK}{quantization}"
+
+
+def folder_id(served_id: str) -> str:
+    """Of a folder, whatever its weights were quantised to."""
+    return served_id.partition(_MARK)[0]

@@ -23,8 +23,14 @@ from segue.model.checkpoint.typed_json import listed, read_object, section
 from segue.model.config import ModelConfig
 from segue.model.drafts.tokens import rows_beside_head
 from segue.model.ranks.config import config_of_rank
-from segue.model.ranks.cuts import Cut, cuts_of, share_of, stored_cut
-from segue.model.weights.quantization import unsupported, weight_of_scale, without_prefix
+from segue.model.ranks.cuts import Cut, cut_shape, cuts_of, share_of, stored_cut
+from segue.model.weights.at_load import HEAD, NONE, format_at_load, quantized_bytes
+from segue.model.weights.quantization import (
+    WeightFormat,
+    unsupported,
+    weight_of_scale,
+    without_prefix,
+)
 from segue.parallel.rank import FIRST_OF_ONE, Rank
 
 INDEX_NAME = "model.safetensors.index.json"
@@ -43,25 +49,42 @@ class FolderFacts:
     def has_mtp_layer(self) -> bool:
         return any(name.startswith(MTP_PREFIX) for name in self.tensors)
 
-    def weight_bytes(self, dtype: str, *, mtp: bool, rank: Rank = FIRST_OF_ONE) -> int:
-        """Memory of a rank that loads its part of the weights in `dtype`. Raises InvalidConfig if
-        the model has no such part."""
-        config_of_rank(self.config, rank)
+    def weight_bytes(
+        self,
+        dtype: str,
+        *,
+        mtp: bool,
+        rank: Rank = FIRST_OF_ONE,
+        quantization: str = NONE,
+    ) -> int:
+        """Memory of a rank that loads its part of the weights in `dtype`, or quantises them. Raises
+        InvalidConfig if the model has no such part."""
+        own = config_of_rank(self.config, rank)
         cuts = cuts_of(self.config, rank)
-        whole = sum(
-            self._bytes_of(name, dtype, cuts)
+        tied = 0
+        if quantization != NONE and self.config.tie_word_embeddings:
+            # The embedding stays, and the head is a copy of it with other numbers.
+            shape = (len(own.head_tokens), self.config.hidden_size)
+            tied = quantized_bytes(shape, format_at_load(HEAD, quantization))
+        whole = tied + sum(
+            self._bytes_of(name, dtype, cuts, quantization)
             for name in self.tensors
             if mtp or not name.startswith(MTP_PREFIX)
         )
         extra: Cut = {0: rows_beside_head(self.config, rank)}
         return whole + sum(
-            self._bytes_of(name, dtype, lambda _: extra)
+            self._bytes_of(name, dtype, lambda _: extra, quantization)
             for name in self.tensors
             if extra[0] and without_prefix(name).startswith(HEAD_PREFIX)
         )
 
-    def _bytes_of(self, name: str, dtype: str, cuts: Callable[[str], Cut]) -> int:
+    def _bytes_of(
+        self, name: str, dtype: str, cuts: Callable[[str], Cut], quantization: str
+    ) -> int:
         tensor = self.tensors[name]
+        how = format_at_load(without_prefix(name), quantization)
+        if how is not WeightFormat.PLAIN:
+            return quantized_bytes(cut_shape(tensor.shape, cuts(without_prefix(name))), how)
         weight_name = weight_of_scale(name)
         weight = self.tensors.get(weight_name)
         cut = cuts(without_prefix(name if weight is None else weight_name))

@@ -51,6 +51,7 @@ def _parts(config: ModelConfig, weights: Mapping[str, Tensor], group: Group) -> 
         return [weight_of(weights, "lm_head")]
     if "draft_head" in weights:
         return [weight_of(weights, "draft_head")]
-    tied = config.tie_word_embeddings
-    whole: Matrix = PlainWeight(weights["embed"]) if tied else weight_of(weights, "lm_head")
+    # A rank has a part of a tied head, but the whole embedding.
+    in_embedding = config.tie_word_embeddings and group.rank.count > 1
+    whole: Matrix = PlainWeight(weights["embed"]) if in_embedding else weight_of(weights, "lm_head")
     return [whole.rows(own.start, own.stop) for own in share_of(config.draft_tokens, group.rank)]

@@ -62,10 +62,15 @@ def stored_cut(name: str, shape: Sequence[int], columns: int, cut: Cut) -> Cut:
 
 def share_of(shape: Sequence[int], cut: Cut) -> int:
     """The number of elements that a cut leaves of a tensor."""
-    left = dict(enumerate(shape))
-    for axis, ranges in cut.items():
-        left[axis] = sum(len(part) for part in ranges)
-    return prod(left.values())
+    return prod(cut_shape(shape, cut))
+
+
+def cut_shape(shape: Sequence[int], cut: Cut) -> list[int]:
+    """What a cut leaves of a tensor."""
+    return [
+        sum(len(part) for part in cut[axis]) if axis in cut else size
+        for axis, size in enumerate(shape)
+    ]
 
 
 def _of_mixers(config: ModelConfig, rank: Rank) -> dict[str, Cut]:

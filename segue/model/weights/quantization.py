@@ -41,6 +41,9 @@ class WeightFormat(StrEnum):
     FP8 = "fp8"
     """e4m3, with one scale."""
     NVFP4 = "nvfp4"
+    INT8 = "int8"
+    """These two are never stored in a checkpoint, but made when it is loaded."""
+    INT4 = "int4"
 
 
 _OF_ALGORITHM = {

@@ -1,4 +1,4 @@
-"""Matrices in FP8 and NVFP4, and matrices of several formats that are stacked.
+"""Matrices in codes with scales, and matrices of several formats that are stacked.
 
 T rows, K inputs, N outputs.
 """
@@ -12,7 +12,7 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
-from segue.kernels.quantized_product import fp8_product, nvfp4_product, routed_experts
+from segue.kernels.quantized_product import PRODUCTS, format_of, routed_experts
 
 
 class Matrix(Protocol):
@@ -22,42 +22,23 @@ class Matrix(Protocol):
     def matmul(self, x_TK: Tensor) -> Tensor: ...
 
 
-class Fp8Weight:
-    """As `segue.kernels.quantized_product.fp8_product`."""
+class QuantizedWeight:
+    """Codes, scales and perhaps more, each with N rows: one of the formats of
+    `segue.kernels.quantized_product`."""
 
-    def __init__(self, codes_NK: Tensor, scales_NB: Tensor) -> None:
-        self._codes_NK = codes_NK
-        self._scales_NB = scales_NB
-
-    @property
-    def num_rows(self) -> int:
-        return len(self._codes_NK)
-
-    def rows(self, start: int, end: int) -> Self:
-        return type(self)(self._codes_NK[start:end], self._scales_NB[start:end])
-
-    def matmul(self, x_TK: Tensor) -> Tensor:
-        return fp8_product(x_TK, self._codes_NK, self._scales_NB)
-
-
-class Nvfp4Weight:
-    """As `segue.kernels.quantized_product.nvfp4_product`."""
-
-    def __init__(self, codes_NL: Tensor, scales_NB: Tensor, row_scales_N: Tensor) -> None:
-        self._codes_NL = codes_NL
-        self._scales_NB = scales_NB
-        self._row_scales_N = row_scales_N
+    def __init__(self, stored: Sequence[Tensor]) -> None:
+        self._stored = stored
+        self.format = format_of(stored)
 
     @property
     def num_rows(self) -> int:
-        return len(self._codes_NL)
+        return len(self._stored[0])
 
     def rows(self, start: int, end: int) -> Self:
-        parts = (self._codes_NL, self._scales_NB, self._row_scales_N)
-        return type(self)(*(part[start:end] for part in parts))
+        return type(self)([part[start:end] for part in self._stored])
 
     def matmul(self, x_TK: Tensor) -> Tensor:
-        return nvfp4_product(x_TK, self._codes_NL, self._scales_NB, self._row_scales_N)
+        return PRODUCTS[self.format](x_TK, *self._stored)
 
 
 class StackedWeight:

@@ -12,6 +12,11 @@ FP8's scales are repeated for each row, which takes 3 % of the weight: so matric
 and a stack cut, at any row. In a stack whose matrices are stored differently, such as that of a
 Gated Delta Net's input projections, each run of matrices that are stored alike is a tensor of its
 own: name.0, name.1, ...
+
+A plain matrix that is quantised when it is loaded has the same names:
+
+    INT8    M.weight → name [N, K]        and name.scales [N, K/128]
+    INT4    M.weight → name [N, K/2]      and name.scales [N, K/32]
 """
 
 from __future__ import annotations
@@ -26,6 +31,7 @@ import torch
 from segue.api.errors import InvalidCheckpoint
 from segue.model.checkpoint.typed_json import counted
 from segue.model.config import ModelConfig
+from segue.model.weights.at_load import GROUPS, NONE, format_at_load
 from segue.model.weights.quantization import (
     FP8_BLOCK,
     NVFP4_GROUP,
@@ -41,14 +47,19 @@ SCALES, ROW_SCALES = "scales", "row_scales"
 Pieces = Sequence[tuple[str, TensorPiece]]
 
 
-def stored_table(config: ModelConfig, names: Collection[str]) -> WeightTable:
-    """The table for a checkpoint with these tensor names, prefix removed. Raises InvalidCheckpoint
-    if experts of one layer are stored differently."""
+def stored_table(
+    config: ModelConfig, names: Collection[str], quantization: str = NONE
+) -> WeightTable:
+    """The table for a checkpoint with these tensor names, prefix removed, of which a plain one may
+    be quantised. Raises InvalidCheckpoint if experts of one layer are stored differently."""
     plain = WeightTable.of(config, names)
-    if config.quantization is None:
+    if config.quantization is None and quantization == NONE:
         return plain
-    formats = {name: stored_format(name, names) for name in plain.pieces}
-    _log_differences(config.quantization, formats)
+    if config.quantization is None:
+        formats = {name: format_at_load(name, quantization) for name in plain.pieces}
+    else:
+        formats = {name: stored_format(name, names) for name in plain.pieces}
+        _log_differences(config.quantization, formats)
     table = WeightTable()
     in_place = sorted(plain.pieces.items(), key=_place)
     for target, pieces in groupby(in_place, key=lambda item: item[1].target):
@@ -105,7 +116,7 @@ def _add_run(
     """Matrices that are stored alike, as one tensor with its scales."""
     *rows, columns = target.shape
     match how:
-        case WeightFormat.PLAIN:
+        case WeightFormat.PLAIN | WeightFormat.INT8 | WeightFormat.INT4:
             stored, dtype, scales = columns, target.dtype, None
         case WeightFormat.FP8:
             stored, dtype, scales = columns, FP8, (1, torch.float32)
@@ -116,7 +127,8 @@ def _add_run(
             table.targets[f"{name}.{ROW_SCALES}"] = TensorTarget(
                 shape=tuple(rows), dtype=torch.float32
             )
-    table.targets[name] = TensorTarget(shape=(*rows, stored), dtype=dtype)
+    rounded_to = how if how in GROUPS else WeightFormat.PLAIN
+    table.targets[name] = TensorTarget(shape=(*rows, stored), dtype=dtype, rounded_to=rounded_to)
     if scales is not None:
         num_scales, scale_dtype = scales
         table.targets[f"{name}.{SCALES}"] = TensorTarget(
@@ -128,7 +140,7 @@ def _add_run(
 
 def _stored(source: str, piece: TensorPiece, how: WeightFormat) -> dict[str, TensorPiece]:
     """The tensors that are stored for a matrix, with their places."""
-    if how is WeightFormat.PLAIN:
+    if how is WeightFormat.PLAIN or how in GROUPS:
         return {source: piece}
     num_rows, columns = piece.shape
     scales = replace(piece, target=f"{piece.target}.{SCALES}")

@@ -14,6 +14,7 @@ import torch
 
 from segue.model.checkpoint.headers import MTP_PREFIX
 from segue.model.config import LayerKind, ModelConfig, MoeConfig
+from segue.model.weights.quantization import WeightFormat
 
 FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -41,6 +42,8 @@ class TensorTarget:
     dtype: torch.dtype | None
     """None for the activations'. Norms, decays and the convolution are small, and computed in
     float32 anyway; quantised weights stay as they are stored."""
+    rounded_to: WeightFormat = WeightFormat.PLAIN
+    """Or the format that the filled tensor is quantised to."""
 
 
 @dataclass(frozen=True, slots=True)
