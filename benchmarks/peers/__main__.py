@@ -23,6 +23,7 @@ from benchmarks.peers.process import RunningSubject, SubjectFailed, SubjectSpec
 from benchmarks.peers.result import (
     CLUSTER,
     LOCAL,
+    QUANTIZED,
     RUNNER,
     Cost,
     Result,
@@ -55,6 +56,9 @@ def main(
     only: Annotated[
         str, typer.Option(help="Comma-separated: runner, cluster, transformers, vllm, llama.")
     ] = "",
+    quantized: Annotated[
+        bool, typer.Option(help="Also the runner with weights quantised to int8 and int4.")
+    ] = False,
     quick: Annotated[bool, typer.Option(help="A tiny model, one round: does it run?")] = False,
 ) -> None:
     """One checkpoint of 752 M bf16 weights in Segue and in every peer that is given."""
@@ -70,7 +74,8 @@ def main(
     models.mkdir(parents=True, exist_ok=True)
     folder = checkpoint(models, is_quick=quick)
     gguf = converted(folder, llama_source, report) if llama else None
-    specs = _selected(_specs(folder, vllm=vllm, llama=llama, gguf=gguf), only)
+    specs = _specs(folder, vllm=vllm, llama=llama, gguf=gguf)
+    specs = _selected({**specs, **(_quantized(folder) if quantized else {})}, only)
     workload = QUICK if quick else Workload(runs=runs)
     environment = this_environment()
     torch.set_num_threads(threads)
@@ -141,6 +146,15 @@ def _specs(folder: Path, *, vllm: str, llama: str, gguf: Path | None) -> dict[st
     if gguf is not None:
         specs["llama"] = SubjectSpec(name="llama.cpp", python=llama, module="llama_cpp", model=gguf)
     return specs
+
+
+def _quantized(folder: Path) -> dict[str, SubjectSpec]:
+    return {
+        f"runner-{how}": SubjectSpec(
+            name=name, python=sys.executable, module="runner", model=folder, options=(how,)
+        )
+        for how, name in QUANTIZED.items()
+    }
 
 
 def _show(result: Result) -> None:

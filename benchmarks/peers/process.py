@@ -26,6 +26,8 @@ class SubjectSpec:
     module: str
     """Of `benchmarks.peers.subjects`."""
     model: Path
+    options: tuple[str, ...] = ()
+    """More arguments of the module."""
     pauses: bool = True
     """Stopped by a signal while others are measured, so that no waiting thread spins. A cluster
     would take its workers for lost."""
@@ -47,7 +49,7 @@ class RunningSubject:
             self._process = subprocess.Popen(
                 [
                     *(spec.python, "-m", f"benchmarks.peers.subjects.{spec.module}"),
-                    *(str(spec.model), str(threads)),
+                    *(str(spec.model), str(threads), *spec.options),
                 ],
                 # Before torch is imported: its own setting does not reach all products.
                 env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(threads)},

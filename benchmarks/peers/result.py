@@ -16,7 +16,9 @@ from segue.model.checkpoint.headers import read_headers
 
 RUNNER, CLUSTER, LOCAL = "Segue, runner", "Segue, 1P1D", "Segue, local prefill"
 _BF16_BYTES = 2
-OURS = (RUNNER, CLUSTER, LOCAL)
+QUANTIZED = {name: f"{RUNNER}, {name}" for name in ("int8", "int4")}
+"""Shares of ceilings are of the plain weights', so theirs can be above 1."""
+OURS = (RUNNER, CLUSTER, LOCAL, *QUANTIZED.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

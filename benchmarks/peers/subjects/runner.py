@@ -1,4 +1,4 @@
-"""Segue's model runner alone, without processes around it: `… MODEL THREADS`.
+"""Segue's model runner alone, without processes around it: `… MODEL THREADS [QUANTIZATION]`.
 
 Prompts are computed in a prefill worker's chunks, answers in a decode worker's steps.
 """
@@ -17,8 +17,9 @@ from segue.worker.load import load_runner
 
 
 class Runner:
-    def __init__(self, folder: str, threads: int) -> None:
-        loaded = load_runner(folder, EngineConfig(num_threads=threads))
+    def __init__(self, folder: str, threads: int, quantization: str = "none") -> None:
+        engine = EngineConfig(num_threads=threads, quantization=quantization)
+        loaded = load_runner(folder, engine)
         self._runner = loaded.runner
         self._page_tokens = loaded.engine.page_tokens
         self._chunk_tokens = PrefillConfig().chunk_tokens
@@ -72,4 +73,4 @@ class Runner:
 
 
 if __name__ == "__main__":
-    serve(lambda: Runner(sys.argv[1], int(sys.argv[2])).answer)
+    serve(lambda: Runner(sys.argv[1], int(sys.argv[2]), *sys.argv[3:]).answer)

@@ -63,7 +63,12 @@ def _int4(weight_NBG: Tensor, codes_NL: Tensor, scales_NB: Tensor) -> None:
     is_none = scale.abs() < _LEAST
     steps = weight_NBG / scale.masked_fill(is_none, 1.0)[..., None]
     codes_NK = steps.round_().clamp_(-8, 7).to(torch.int8).flatten(1) & 15
-    pairs_NL2 = codes_NK[:, : 2 * codes_NL.shape[1]].view(torch.uint8).unflatten(1, (-1, 2))
+    pairs_NL2 = (
+        codes_NK[:, : 2 * codes_NL.shape[1]]
+        .contiguous()
+        .view(torch.uint8)
+        .view(len(codes_NL), -1, 2)
+    )
     codes_NL.copy_(pairs_NL2[..., 0] | pairs_NL2[..., 1] << 4)
 
 
