@@ -105,6 +105,15 @@ async def test_a_view_is_sent_at_once_and_after_each_change_but_not_for_mere_loa
     assert lost.health is WorkerHealth.LOST
 
 
+async def test_the_first_worker_says_what_weights_are_quantised_to(clock: ManualClock) -> None:
+    membership = membership_of("m1", clock, [])
+    membership.heartbeat(FIRST_LIFE, "m1-int8")
+
+    for other in ("m1", "m1-int4"):
+        with pytest.raises(LayoutMismatch, match=r"same \[engine\] quantization"):
+            membership.heartbeat(SECOND_LIFE, other)
+
+
 async def test_a_router_without_weights_takes_the_first_workers_model(clock: ManualClock) -> None:
     membership = membership_of("", clock, [])
     membership.heartbeat(FIRST_LIFE, "m1")
