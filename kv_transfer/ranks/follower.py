@@ -153,7 +153,7 @@ class FollowerHandoffs:
             self._memory_map,
             page_ids,
             slot_id,
-            self._memory.crc32,
+            self._memory.crcs,
             sources=sources,
             target=self._rank,
         )

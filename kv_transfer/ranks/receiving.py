@@ -36,7 +36,7 @@ class ArrivedBytes:
         found = checksums_of(
             self._memory_map,
             *units,
-            self._memory.crc32,
+            self._memory.crcs,
             sources=sources,
             target=self._memory_map.ranks[0],
         )

@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from kv_transfer.config import TransferConfig
+from kv_transfer.transport.gpu_allocator import require_registrable
 from kv_transfer.transport.loopback_filter import borrowed, only_from_loopback
 from kv_transfer.transport.submission import SubmittedWrites
 from kv_transfer.transport.transport import Transport, paced
@@ -47,6 +48,7 @@ _TIMEVAL = struct.Struct("ll")
 def open_mooncake(config: TransferConfig, *, host: str, device: str) -> Transport:
     """See `OpenTransport`."""
     if device == "cuda":
+        require_registrable(os.environ)
         _require_cuda()
     return paced(MooncakeTransport(config, host=host), config.max_gbit_per_s)
 

@@ -198,12 +198,14 @@ class Outgoing:
         source = route.source.region(piece.field_index, route.rank)
         for rank, parts in route.parts(piece.field_index):
             if self._tools.computes_checksums:
-                for number, (unit, _) in zip(piece.numbers, route.pairs(piece), strict=True):
-                    address = source.address(unit)
-                    self._crcs[rank, piece.field_index, number] = [
-                        self._tools.memory.crc32(address + part.source_offset, part.num_bytes)
-                        for part in parts
-                    ]
+                places = [
+                    (source.address(unit) + part.source_offset, part.num_bytes)
+                    for unit, _ in route.pairs(piece)
+                    for part in parts
+                ]
+                crcs = iter(self._tools.memory.crcs(places))
+                for number in piece.numbers:
+                    self._crcs[rank, piece.field_index, number] = [next(crcs) for _ in parts]
             target = route.target.region(piece.field_index, rank)
             fragments = plan_units(source, target, route.pairs(piece), parts)
             self._write(route.target.memories[rank.index].segment, fragments)

@@ -155,9 +155,7 @@ class HandoffWorld:
         node = self.node
         sent: Mapping[str, int] = {}
         if message.is_intact and ticket.reader.epoch == self.reader_epoch:
-            sent = checksums_of(
-                node.memory_map, ticket.page_ids, ticket.slot_id, HostMemory().crc32
-            )
+            sent = checksums_of(node.memory_map, ticket.page_ids, ticket.slot_id, HostMemory().crcs)
         reservation = self.every.get(ticket.ticket_id)
         is_due = (
             message.is_intact

@@ -17,9 +17,11 @@ def test_a_checksum_is_of_the_bytes() -> None:
     torch.cuda.synchronize()
     memory = memory_on(bytes_N.device)
 
-    crc = memory.crc32(bytes_N.data_ptr() + 100, 500)
+    places = [(bytes_N.data_ptr() + first, 500) for first in (100, 0, 496)]
+    crcs = memory.crcs(places)
 
-    assert crc == zlib.crc32(bytes(i % 256 for i in range(100, 600)))
+    data = bytes(i % 256 for i in range(1000))
+    assert list(crcs) == [zlib.crc32(data[first : first + 500]) for first in (100, 0, 496)]
 
 
 def test_a_checksum_waits_for_queued_work_and_not_for_later_work() -> None:
@@ -33,7 +35,7 @@ def test_a_checksum_waits_for_queued_work_and_not_for_later_work() -> None:
         torch.cuda._sleep(1_000_000_000)
 
         wait()
-        crc = memory.crc32(bytes_N.data_ptr(), 16)
+        (crc,) = memory.crcs([(bytes_N.data_ptr(), 16)])
         is_busy = not torch.cuda.current_stream().query()
 
     assert crc == zlib.crc32(bytes([7] * 16))
