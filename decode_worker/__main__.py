@@ -49,7 +49,7 @@ async def running(
 ) -> AsyncIterator[RunningWorker]:
     """A worker that serves until the block ends. Raises InvalidCheckpoint and InvalidConfig."""
     identity = await options.take_identity(Role.DECODE)
-    engine = engine.of_role(decode.tensor_parallel)
+    engine = engine.of_role(decode.tensor_parallel, decode.cores)
     launches_ahead = steps_on_device(engine)
     metrics = DecodeMetrics()
     async with contextlib.AsyncExitStack() as stack:
@@ -85,6 +85,7 @@ async def running(
 
         def worker_as(presence: Presence) -> DecodeWorker:
             presence.operators = resources.runner.operators
+            presence.cores, presence.num_threads = loaded.engine.cores, loaded.engine.num_threads
             worker = DecodeWorker(
                 presence,
                 resources,

@@ -8,6 +8,7 @@ from segue.api.cluster.drain import MAX_DRAIN_S
 from segue.api.errors import InvalidConfig
 from segue.engine.batch import MAX_VERIFY_TOKENS
 from segue.engine.config import MAX_RANKS
+from segue.process.cores import CoreSets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +34,8 @@ class DecodeConfig:
 
     tensor_parallel: int = 0
     """Ranks of each of these workers; 0: as `[engine]` says."""
+    cores: str = ""
+    """Cores of these workers, if not those of `[engine]`; same format."""
     drain_s: float = 30.0
     """How long running turns, and the moves of sessions to other workers, may take when the worker
     drains. Turns that take longer go on elsewhere."""
@@ -58,6 +61,7 @@ class DecodeConfig:
             raise ValueError(
                 f"tensor_parallel must be in [0, {MAX_RANKS}], got {self.tensor_parallel}"
             )
+        CoreSets.parse(self.cores)
         if not 0 <= self.drain_s <= MAX_DRAIN_S:
             raise ValueError(f"drain_s must be in [0, {MAX_DRAIN_S:g}], got {self.drain_s}")
 

@@ -42,7 +42,7 @@ async def running(
 ) -> AsyncIterator[RunningWorker]:
     """A worker that serves until the block ends. Raises InvalidCheckpoint and InvalidConfig."""
     identity = await options.take_identity(Role.PREFILL)
-    engine = engine.of_role(prefill.tensor_parallel)
+    engine = engine.of_role(prefill.tensor_parallel, prefill.cores)
     metrics = PrefillMetrics()
     async with (
         loading(options, engine, niceness=prefill.niceness) as loaded,
@@ -66,6 +66,7 @@ async def running(
 
         def worker_as(presence: Presence) -> PrefillWorker:
             presence.operators = resources.runner.operators
+            presence.cores, presence.num_threads = loaded.engine.cores, loaded.engine.num_threads
             made.append(
                 PrefillWorker(
                     presence, resources, prefill, metrics, tokenizer=tokenizer, tracer=tracer

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import os
 from collections.abc import AsyncIterator, Sequence
 
 from kv_transfer.config import TransferConfig
@@ -10,8 +12,11 @@ from kv_transfer.layout import RankMemory
 from segue.engine.config import EngineConfig
 from segue.parallel.followers import Followers
 from segue.process.brief_thread import in_brief_thread
+from segue.process.cores import CoreSets, UsableCores, keep_to
 from segue.worker.load import FollowerStart, LoadedModel, load_runner
 from segue.worker.process import WorkerOptions, leave_process
+
+logger = logging.getLogger(__name__)
 
 _FOLLOWER = "kv_transfer.ranks.follower"
 """The module that other ranks run."""
@@ -26,8 +31,10 @@ async def loading(
     with_scratch: bool = False,
     niceness: int = 0,
 ) -> AsyncIterator[LoadedModel]:
-    """The model, loaded in a thread, and its other ranks, until the block ends. `niceness`: of the
-    engine's thread. Raises InvalidCheckpoint and InvalidConfig."""
+    """The model, loaded in a thread, and its other ranks, until the block ends. From then on this
+    process and they keep to the worker's cores. `niceness`: of the engine's thread. Raises
+    InvalidCheckpoint and InvalidConfig."""
+    engine = _on_its_cores(engine)
     start = FollowerStart(module=_FOLLOWER, niceness=niceness, on_lost=leave_process)
     loaded = await in_brief_thread(
         lambda: load_runner(
@@ -40,6 +47,20 @@ async def loading(
     )
     with contextlib.closing(loaded.runner):
         yield loaded
+
+
+def _on_its_cores(engine: EngineConfig) -> EngineConfig:
+    """Before threads start that compute: those that start later inherit it."""
+    usable = UsableCores.of_process()
+    engine = engine.on(usable, threads_are_set="OMP_NUM_THREADS" in os.environ)
+    (cores,) = CoreSets.parse(engine.cores).lists
+    if cores != usable.cores:
+        keep_to(cores)
+    logger.info(
+        "cores settled, by [engine], [prefill] and [decode] cores and [engine] num_threads",
+        extra={"cores": engine.cores, "num_threads": engine.num_threads or "OMP_NUM_THREADS"},
+    )
+    return engine
 
 
 def opened(

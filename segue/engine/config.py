@@ -8,6 +8,7 @@ from segue.api.errors import InvalidConfig
 from segue.cache.layout import DTYPE_BYTES, CacheLayout
 from segue.model.weights.at_load import require_quantization
 from segue.parallel.rank import Rank
+from segue.process.cores import CoreSets, UsableCores, listed
 
 AUTO = "auto"
 
@@ -58,8 +59,13 @@ class EngineConfig:
     expert_parallel: int = 1
     """Groups of ranks that have whole experts of their own; within a group each expert is split by
     columns. At most `tensor_parallel`: a worker of fewer ranks has as many groups as ranks."""
+    cores: str = ""
+    """Cores that a worker keeps to, as in "0-3,8"; `[prefill]` and `[decode]` may have others. With
+    semicolons, as in "0-3;4-7", each worker of a role has a list of its own. "all", which is the
+    default where `segue serve` starts Ray itself: every core that the process may use."""
     num_threads: int = 0
-    """Torch threads; 0: every core if `segue serve` starts Ray itself, else torch's default."""
+    """Torch threads of each rank; 0: one for each of `cores`, as far as the container's quota
+    allows, shared by the ranks. Without cores, what OMP_NUM_THREADS says, if it is set."""
 
     def __post_init__(self) -> None:
         if self.dtype not in (AUTO, *DTYPE_BYTES):
@@ -84,10 +90,13 @@ class EngineConfig:
                 f"draft_vocabulary must be >= 0 (0: the whole vocabulary), got "
                 f"{self.draft_vocabulary}"
             )
+        if self.num_threads < 0:
+            raise ValueError(f"num_threads must be >= 0, got {self.num_threads}")
+        CoreSets.parse(self.cores)
 
-    def of_role(self, tensor_parallel: int) -> EngineConfig:
-        """These settings for workers with so many ranks; 0: as they are. Raises InvalidConfig if
-        the ranks cannot be put into groups."""
+    def of_role(self, tensor_parallel: int, cores: str = "") -> EngineConfig:
+        """These settings for workers with so many ranks and these cores; 0 and "": as they are.
+        Raises InvalidConfig if the ranks cannot be put into groups."""
         count = tensor_parallel or self.tensor_parallel
         groups = min(self.expert_parallel, count)
         if count % groups:
@@ -95,7 +104,26 @@ class EngineConfig:
                 f"tensor_parallel = {count} must be a multiple of [engine] expert_parallel = "
                 f"{groups}"
             )
-        return replace(self, tensor_parallel=count, expert_parallel=groups)
+        return replace(
+            self, tensor_parallel=count, expert_parallel=groups, cores=cores or self.cores
+        )
+
+    def on(self, usable: UsableCores, *, threads_are_set: bool) -> EngineConfig:
+        """With the cores and threads that these settings give one worker in this process; 0 threads
+        for torch's own number, if `threads_are_set` by its environment and no setting says more.
+        Raises InvalidConfig."""
+        lists = CoreSets.parse(self.cores).lists
+        if len(lists) > 1:
+            raise InvalidConfig(
+                f"cores = {self.cores!r} has a list for each of {len(lists)} workers, which only "
+                "`segue serve` hands out: name this worker's cores"
+            )
+        cores = lists[0] if lists else usable.cores
+        usable.require(self.cores, cores)
+        num_threads = self.num_threads
+        if not num_threads and (self.cores or not threads_are_set):
+            num_threads = usable.num_threads(cores, num_ranks=self.tensor_parallel)
+        return replace(self, cores=listed(cores), num_threads=num_threads)
 
     @property
     def ranks(self) -> list[Rank]:

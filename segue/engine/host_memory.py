@@ -5,9 +5,10 @@ control groups, which meminfo does not show. GPU memory comes from the driver.
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from segue.process.control_groups import ControlGroup, control_groups
 
 _NO_LIMIT = 1 << 60
 """cgroup v1 writes "no limit" as a number near 2**63."""
@@ -30,7 +31,7 @@ def read_host_memory(root: Path = Path("/")) -> MachineMemory | None:
     if info is None:
         return None
     memory = info
-    for group in _groups(root):
+    for group in control_groups("memory", root):
         limit = _limit_of(group)
         if limit is None:
             continue
@@ -84,48 +85,16 @@ def _meminfo(path: Path) -> MachineMemory | None:
         return None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Group:
-    """One directory of the cgroup tree, with the file and key names of its cgroup version."""
-
-    folder: Path
-    limit: str
-    usage: str
-    inactive: str
-
-
 _VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 _VERSION_2 = ("memory.max", "memory.current", "inactive_file")
 
 
-def _groups(root: Path) -> Iterator[_Group]:
-    """Our group and all its ancestors, in either cgroup version: each limits those below it."""
-    try:
-        lines = (root / "proc" / "self" / "cgroup").read_text().splitlines()
-    except OSError:
-        return
-    mounts = root / "sys" / "fs" / "cgroup"
-    for line in lines:
-        _, controllers, path = (*line.split(":", 2), "", "")[:3]
-        if "memory" in controllers.split(","):
-            top, (limit, usage, inactive) = mounts / "memory", _VERSION_1
-        elif not controllers:
-            top, (limit, usage, inactive) = mounts, _VERSION_2
-        else:
-            continue
-        # Inside a container the path may be the host's, and only its top directory is visible.
-        own = top / path.strip("/")
-        for folder in (own, *own.parents):
-            yield _Group(folder=folder, limit=limit, usage=usage, inactive=inactive)
-            if folder == top:
-                break
-
-
-def _limit_of(group: _Group) -> tuple[int, int] | None:
+def _limit_of(group: ControlGroup) -> tuple[int, int] | None:
     """The group's limit and how much of it is left; None if it has no limit."""
+    limit_name, usage_name, inactive_name = _VERSION_2 if group.is_unified else _VERSION_1
     try:
-        limit = int((group.folder / group.limit).read_text())
-        usage = int((group.folder / group.usage).read_text())
+        limit = int((group.folder / limit_name).read_text())
+        usage = int((group.folder / usage_name).read_text())
         stat = (group.folder / "memory.stat").read_text()
     # "max" is not a number.
     except (OSError, ValueError):
@@ -133,5 +102,5 @@ def _limit_of(group: _Group) -> tuple[int, int] | None:
     if limit >= _NO_LIMIT:
         return None
     words = (line.split() for line in stat.splitlines())
-    inactive = next((int(w[1]) for w in words if len(w) == 2 and w[0] == group.inactive), 0)
+    inactive = next((int(w[1]) for w in words if len(w) == 2 and w[0] == inactive_name), 0)
     return limit, max(limit - max(usage - inactive, 0), 0)

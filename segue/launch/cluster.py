@@ -19,7 +19,7 @@ from segue.api.errors import Unavailable
 from segue.api.types import Role
 from segue.launch.config import Config
 from segue.launch.drain import draining_words, leave_in_order, stop_routers
-from segue.launch.prepare import Prepared, Report, consecutive, prepare
+from segue.launch.prepare import Prepared, Report, consecutive, most_threads, prepare
 from segue.launch.ray.actors import GatewayActor, RouterActor
 from segue.launch.ray.autoscaler import NodeRequest
 from segue.launch.ray.demand import Demand, demands_of
@@ -103,7 +103,8 @@ def running_prepared(
     """As `running_cluster`, with the result of `prepare`. Setting `hurry` ends draining."""
     config = prepared.config
     demands = demands_of(config)
-    _share_cores(config.engine.num_threads)
+    if not config.cluster.ray_address:
+        _share_cores(most_threads(config))
     with (
         running_ray(config.cluster.ray_address, demands, report),
         contextlib.ExitStack() as cleanup,

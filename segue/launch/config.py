@@ -19,6 +19,7 @@ from segue.engine.config import EngineConfig
 from segue.gateway.config import GatewayConfig
 from segue.launch.scale.config import AutoscaleConfig
 from segue.model.checkpoint.settings import CheckpointConfig
+from segue.process.cores import separated
 from segue.security.config import SecurityConfig
 
 
@@ -206,9 +207,19 @@ class Config:
     def engines(self) -> dict[Role, EngineConfig]:
         """`[engine]` as the workers of each role have it. Raises InvalidConfig."""
         return {
-            Role.PREFILL: self.engine.of_role(self.prefill.tensor_parallel),
-            Role.DECODE: self.engine.of_role(self.decode.tensor_parallel),
+            Role.PREFILL: self.engine.of_role(self.prefill.tensor_parallel, self.prefill.cores),
+            Role.DECODE: self.engine.of_role(self.decode.tensor_parallel, self.decode.cores),
         }
+
+    def of_worker(self, role: Role, index: int) -> Config:
+        """With this worker's own cores in `[engine]`, of a role that may have several lists."""
+        lists = separated(self.engines[role].cores)
+        return replace(
+            self,
+            engine=replace(self.engine, cores=lists[index % len(lists)]),
+            prefill=replace(self.prefill, cores=""),
+            decode=replace(self.decode, cores=""),
+        )
 
     @property
     def num_worker_processes(self) -> int:

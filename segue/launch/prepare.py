@@ -5,7 +5,6 @@ An error in these is reported within a second, not after Ray's start.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -13,6 +12,7 @@ from segue.launch.config import Config
 from segue.launch.devices import require_devices
 from segue.launch.model import locate
 from segue.launch.ray.surroundings import ray_address, require_surroundings
+from segue.process.cores import ALL, UsableCores, separated
 from segue.security.config import Security
 from segue.wire.addresses import Hosts
 from segue.wire.server import free_port
@@ -52,7 +52,7 @@ def prepare(config: Config, report: Report) -> Prepared:
     if memory:
         report(memory)
     config, router_ports, gateway_ports = _with_ports(config)
-    config = _with_threads(config)
+    config = _with_cores(config)
     num_front = config.cluster.routers + config.cluster.num_gateways
     require_surroundings(address, num_front + config.cluster.prefill + config.cluster.decode)
     return Prepared(
@@ -103,13 +103,23 @@ def consecutive(first: int, count: int) -> tuple[int, ...]:
     return tuple(first + index if first else 0 for index in range(count))
 
 
-def _with_threads(config: Config) -> Config:
-    """Every worker may use every core of this machine: prefill and decode of one turn alternate.
-    Its ranks compute at the same time, so they share the cores. On another cluster the operator
-    decides.
+def _with_cores(config: Config) -> Config:
+    """Workers that have no cores of their own may use every core of this machine: prefill and
+    decode of one turn alternate. On another cluster the operator decides. Raises InvalidConfig.
     """
-    if config.engine.num_threads or config.cluster.ray_address:
+    if config.cluster.ray_address:
         return config
-    most_ranks = max(engine.tensor_parallel for engine in config.engines.values())
-    num_threads = max((os.cpu_count() or 1) // most_ranks, 1)
-    return replace(config, engine=replace(config.engine, num_threads=num_threads))
+    if not (config.engine.cores or config.engine.num_threads):
+        config = replace(config, engine=replace(config.engine, cores=ALL))
+    most_threads(config)
+    return config
+
+
+def most_threads(config: Config) -> int:
+    """Of a rank on this machine. Raises InvalidConfig if a worker's cores are not there."""
+    usable = UsableCores.of_process()
+    return max(
+        replace(engine, cores=cores).on(usable, threads_are_set=False).num_threads
+        for engine in config.engines.values()
+        for cores in separated(engine.cores)
+    )

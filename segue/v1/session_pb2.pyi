@@ -2608,6 +2608,8 @@ class WorkerStatus(_message.Message):
     DRAIN_LEFT_S_FIELD_NUMBER: _builtins.int
     UPTIME_S_FIELD_NUMBER: _builtins.int
     OPERATORS_FIELD_NUMBER: _builtins.int
+    CORES_FIELD_NUMBER: _builtins.int
+    NUM_THREADS_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     role: Global___WorkerRole.ValueType
     epoch: _builtins.int
@@ -2623,6 +2625,9 @@ class WorkerStatus(_message.Message):
     """Since its process serves."""
     operators: _builtins.str
     """What computes: "triton", "reference", or the variant of the C++ operators and how they multiply."""
+    cores: _builtins.str
+    """The cores that it keeps to, as in "0-3,8", and the threads that compute in each of its ranks."""
+    num_threads: _builtins.int
     @_builtins.property
     def load(self) -> Global___WorkerLoad: ...
     def __init__(
@@ -2640,10 +2645,12 @@ class WorkerStatus(_message.Message):
         drain_left_s: _builtins.float = ...,
         uptime_s: _builtins.float = ...,
         operators: _builtins.str = ...,
+        cores: _builtins.str = ...,
+        num_threads: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["load", b"load"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "drain_left_s", b"drain_left_s", "epoch", b"epoch", "health", b"health", "host", b"host", "load", b"load", "metrics_address", b"metrics_address", "operators", b"operators", "pid", b"pid", "role", b"role", "uptime_s", b"uptime_s", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "cores", b"cores", "drain_left_s", b"drain_left_s", "epoch", b"epoch", "health", b"health", "host", b"host", "load", b"load", "metrics_address", b"metrics_address", "num_threads", b"num_threads", "operators", b"operators", "pid", b"pid", "role", b"role", "uptime_s", b"uptime_s", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 class LoadedModel:
     folder: Path
     engine: EngineConfig
-    """As configured, with the resulting `cache_bytes` and `max_running`."""
+    """As configured, with the resulting `cache_bytes`, `max_running` and `num_threads`."""
     runner: ModelRunner
     sizes: PoolSizes
     followers: Followers | None = None
@@ -61,6 +61,7 @@ def load_runner(
     require_device(engine.device)
     if engine.num_threads:
         torch.set_num_threads(engine.num_threads)
+    engine = replace(engine, num_threads=torch.get_num_threads())
     served = ServedModel.of(resolve_model(model, with_weights=True), engine)
     need = served.need(max_drafts=max_drafts)
     layout = need.layout

@@ -56,7 +56,9 @@ class Presence:
     draining: Draining | None = None
     """Set once the worker serves."""
     operators: Callable[[], str] = str
-    """As in `WorkerStatus`."""
+    """As in `WorkerStatus`, as are the next two."""
+    cores: str = ""
+    num_threads: int = 0
     serves_since: float = field(default_factory=time.monotonic)
 
     def status(self, load: WorkerLoad) -> WorkerStatus:
@@ -73,6 +75,8 @@ class Presence:
             drain_left_s=self.draining.left_s if self.draining else 0.0,
             uptime_s=time.monotonic() - self.serves_since,
             operators=self.operators(),
+            cores=self.cores,
+            num_threads=self.num_threads,
         )
 
     async def drain(self, timeout_s: float | None, *, move_sessions: bool) -> DrainReport:

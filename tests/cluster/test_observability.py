@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator
@@ -16,6 +17,7 @@ from scripts.dashboards.prometheus import query, running_prometheus, wait_for
 from segue.api.cluster.status import ClusterStatus
 from segue.api.types import TextInput
 from segue.launch.cluster import Cluster
+from segue.process.cores import listed
 from segue.sdk.client import Client
 from segue.wire.channel import channel_to
 
@@ -28,6 +30,13 @@ async def status_of(cluster: Cluster) -> ClusterStatus:
 
 def addresses(status: ClusterStatus) -> list[str]:
     return [status.router.address, *(worker.address for worker in status.workers)]
+
+
+async def test_the_status_says_where_each_worker_computes(ray_cluster: Cluster) -> None:
+    status = await status_of(ray_cluster)
+
+    allowed = listed(os.sched_getaffinity(0))
+    assert {(worker.cores, worker.num_threads) for worker in status.workers} == {(allowed, 1)}
 
 
 async def test_every_server_answers_the_standard_health_check(ray_cluster: Cluster) -> None:

@@ -31,7 +31,7 @@ INSIDE = {
     "grammar": {"api", "grammar", "text"},
     "model": {"api", "cache", "kernels", "model", "parallel"},
     "parallel": {"parallel"},
-    "engine": {"api", "cache", "engine", "kernels", "model", "parallel", "text"},
+    "engine": {"api", "cache", "engine", "kernels", "model", "parallel", "process", "text"},
     "process": {"api", "process"},
     "security": {"api", "config", "security"},
     "config": {"api"},

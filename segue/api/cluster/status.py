@@ -73,6 +73,10 @@ class WorkerStatus:
     """Since its process serves, when it reported this."""
     operators: str = ""
     """What computes: Triton, C++ and how it multiplies, or the references."""
+    cores: str = ""
+    """The cores that it keeps to, as in `0-3,8`."""
+    num_threads: int = 0
+    """That compute, in each of its ranks."""
 
     def as_lost(self) -> WorkerStatus:
         """The status once contact is lost: memory as last reported, and no turns, since the router

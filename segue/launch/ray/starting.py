@@ -52,7 +52,7 @@ def start_worker(
     """The actor of a worker that starts."""
     options = worker_options(config.cluster, role, index, model, routers)
     actor = actor_of(WorkerActor, worker_demand(config, role, index))
-    return actor.remote(role, replace(options, security=security), config)
+    return actor.remote(role, replace(options, security=security), config.of_worker(role, index))
 
 
 def worker_options(

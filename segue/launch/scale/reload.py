@@ -47,7 +47,7 @@ EFFECTS: Mapping[str, tuple[Effect, Mapping[Effect, frozenset[str]]]] = {
         {
             _NEW: frozenset(
                 {"cache_bytes", "host_cache_bytes", "max_running", "max_checkpoints"}
-                | {"num_threads"}
+                | {"cores", "num_threads"}
             )
         },
     ),

@@ -1,0 +1,125 @@
+"""The cores that a worker computes on, and the number of threads that follows from them."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import re
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from segue.api.errors import InvalidConfig
+from segue.process.control_groups import control_groups
+
+ALL = "all"
+MAX_CORE = 1 << 16
+
+_RANGE = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
+
+
+@dataclass(frozen=True, slots=True)
+class CoreSets:
+    """A setting `cores`. Its text lists cores, as in `0-3,8`; with semicolons there are several
+    such lists, one for each worker of a role: worker i has list i, and after the last one they
+    start anew. `all` and the empty text name no cores.
+    """
+
+    lists: tuple[frozenset[int], ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> CoreSets:
+        """Raises ValueError."""
+        if text.strip() in ("", ALL):
+            return cls()
+        return cls(tuple(_list_of(part, text) for part in text.split(";")))
+
+
+def _list_of(part: str, text: str) -> frozenset[int]:
+    cores: set[int] = set()
+    for term in part.split(","):
+        match = _RANGE.fullmatch(term.strip())
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if not first <= last < MAX_CORE:
+            raise ValueError(
+                f'cores must be "{ALL}" or list core numbers and ranges, as in "0-3,8", with a '
+                f"semicolon between the lists of several workers, got {text!r}"
+            )
+        cores.update(range(first, last + 1))
+    return frozenset(cores)
+
+
+def listed(cores: Iterable[int]) -> str:
+    """As `CoreSets.parse` reads it: `0-3,8`."""
+    ordered = sorted(cores)
+    starts = [core for before, core in pairwise([-2, *ordered]) if core != before + 1]
+    ends = [core for core, after in pairwise([*ordered, -2]) if after != core + 1]
+    return ",".join(
+        f"{start}-{end}" if end > start else f"{start}"
+        for start, end in zip(starts, ends, strict=True)
+    )
+
+
+def separated(text: str) -> list[str]:
+    """The setting of each worker of a role: one, which all have, unless there are several lists."""
+    lists = CoreSets.parse(text).lists
+    return [listed(cores) for cores in lists] if len(lists) > 1 else [text]
+
+
+@dataclass(frozen=True, slots=True)
+class UsableCores:
+    """What a process may use."""
+
+    cores: frozenset[int]
+    quota: float = math.inf
+    """Of its control groups: seconds of processor time a second."""
+
+    @classmethod
+    def of_process(cls) -> UsableCores:
+        if sys.platform == "linux":
+            return cls(frozenset(os.sched_getaffinity(0)), read_quota())
+        return cls(frozenset(range(os.cpu_count() or 1)))
+
+    def num_threads(self, cores: frozenset[int], *, num_ranks: int) -> int:
+        """Of each rank of a worker on these cores: the ranks compute at the same time."""
+        return max(int(min(len(cores), self.quota)) // num_ranks, 1)
+
+    def require(self, text: str, cores: frozenset[int]) -> None:
+        """Raises InvalidConfig unless this process may use all of the cores of a setting."""
+        if missing := cores - self.cores:
+            raise InvalidConfig(
+                f"cores = {text!r} names {listed(missing)}, but this process may use only "
+                f"{listed(self.cores)}: name some of these, or let it use more (`taskset`, the "
+                "container's cpuset)"
+            )
+
+
+def read_quota(root: Path = Path("/")) -> float:
+    """The tightest quota of this process's control groups, in cores; infinite without one."""
+    quota = math.inf
+    for group in control_groups("cpu", root):
+        with contextlib.suppress(OSError, ValueError):
+            if group.is_unified:
+                # "max" is not a number.
+                used, period = map(int, (group.folder / "cpu.max").read_text().split())
+            else:
+                used = int((group.folder / "cpu.cfs_quota_us").read_text())
+                period = int((group.folder / "cpu.cfs_period_us").read_text())
+            if used > 0 and period > 0:
+                quota = min(quota, used / period)
+    return quota
+
+
+def keep_to(cores: frozenset[int]) -> None:
+    """Restricts all threads of this process, and those that they start, to these cores. Raises
+    InvalidConfig where the system has no such call."""
+    if sys.platform != "linux":
+        raise InvalidConfig(f"cores = {listed(cores)!r} needs Linux: leave it out")
+    os.sched_setaffinity(0, cores)
+    for thread in os.listdir("/proc/self/task"):
+        # It may have ended.
+        with contextlib.suppress(ProcessLookupError):
+            os.sched_setaffinity(int(thread), cores)
