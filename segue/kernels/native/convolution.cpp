@@ -10,6 +10,7 @@ namespace {
 
 constexpr long kMaxWidth = 8;
 constexpr long kBlock = 256;  // Channels that are done together, row by row.
+constexpr long kAhead = 4;    // Rows.
 
 // A block of channels of one sequence. Its inputs are rows of x, and rows of `past` before them.
 template <class E>
@@ -46,6 +47,11 @@ struct Block {
 
   void step(long row) {
     rows.push_back(row);
+    // The next rows lie on other pages of memory, for which the processor does not read ahead.
+    for (long i = 0; i < count; i += 64 / long(sizeof(E))) {
+      __builtin_prefetch(x + (row + kAhead) * x_stride + channel + i, 0, 2);
+      __builtin_prefetch(out + (row + kAhead) * C + channel + i, 1, 2);
+    }
     const E* inputs[kMaxWidth];
     for (long tap = 0; tap < W; tap++) inputs[tap] = input(W - 1 - tap);
     if (W == 4)

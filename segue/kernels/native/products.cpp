@@ -36,6 +36,25 @@ inline void expect_writes(const E* y, long stride, int rows, long outputs) {
       __builtin_prefetch(y + c * stride + n, 1, 3);
 }
 
+// Weights that are needed next, requested a few lines at a time while others are multiplied: their
+// rows lie far apart, which the processor does not foresee, and arranging them waits for each line.
+struct Ahead {
+  const char* rows = nullptr;
+  long stride = 0, bytes = 0, count = 0;  // Of a row; of rows.
+  long row = 0, at = 0;
+
+  Ahead(const uint32_t* from, long row_words, long words, long count)
+      : rows((const char*)from), stride(row_words * 4), bytes(words * 4), count(count) {}
+
+  // One of `steps` parts.
+  void request(long steps) {
+    for (long lines = (count * ((bytes + 63) / 64) + steps - 1) / steps; lines && row < count; lines--) {
+      __builtin_prefetch(rows + row * stride + at, 0, 2);
+      if ((at += 64) >= bytes) at = 0, row++;
+    }
+  }
+};
+
 // x as the inner loop reads it, `steps` of M::Input a row; w as words, `row_words` a row.
 template <class M, class E>
 void many(const typename M::Input* x, long steps, const uint32_t* w, long row_words, bool widens,
@@ -56,9 +75,15 @@ void many(const typename M::Input* x, long steps, const uint32_t* w, long row_wo
         const long words = std::min(block_words, row_words - k);
         arrange(w + first * row_words + k, row_words, outputs, words, widens, panel.get());
         const bool is_last = k + words == row_words;
+        // The rest of this panel, or the one that this thread probably has next.
+        const long next = is_last ? first + threads * kPanel : first, next_k = is_last ? 0 : k + words;
+        Ahead ahead(w + next * row_words + next_k, row_words,
+                    std::min(block_words, row_words - next_k),
+                    std::clamp(N - next, 0L, kPanel));
         for (long t = 0; t < T; t += kPanelRows) {
           const int rows = int(std::min<long>(kPanelRows, T - t));
           float* into = sums.get() + (is_one_block ? 0 : t * kPanel);
+          ahead.request((T + kPanelRows - 1) / kPanelRows);
           if (is_last) expect_writes(y + t * N + first, N, rows, outputs);
           panel_rows<M>(rows, x + t * steps + k * copies, steps, panel.get(), words * copies, into,
                         k > 0);
