@@ -1,13 +1,16 @@
 """Segue's model runner alone, without processes around it: `… MODEL THREADS [QUANTIZATION]`.
 
-Prompts are computed in a prefill worker's chunks, answers in a decode worker's steps.
+Prompts are computed in a prefill worker's chunks, answers in a decode worker's steps, and all of it
+on a thread of its own, as a worker's engine is: glibc gives the main thread's large temporaries back
+to the system after each use, so there a chunk of 512 tokens faults some 40,000 pages in again.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 
 from benchmarks.peers.subjects.line_server import Answers, Request, serve
 from prefill_worker.config import PrefillConfig
@@ -72,5 +75,14 @@ class Runner:
         return token_ids
 
 
+def load(arguments: Sequence[str], engine: Executor) -> Callable[[Request], Answers]:
+    """On the engine's thread too: loading starts OpenMP threads, and if a process has more of them
+    than cores, they do not spin."""
+    folder, threads, *quantization = arguments
+    runner = engine.submit(Runner, folder, int(threads), *quantization).result()
+    return lambda request: engine.submit(runner.answer, request).result()
+
+
 if __name__ == "__main__":
-    serve(lambda: Runner(sys.argv[1], int(sys.argv[2]), *sys.argv[3:]).answer)
+    with ThreadPoolExecutor(1, "engine") as engine:
+        serve(lambda: load(sys.argv[1:], engine))
