@@ -79,19 +79,16 @@ class EngineConfig:
         if not 0.0 < self.gpu_share <= 1.0:
             raise ValueError(f"gpu_share must be in (0, 1], got {self.gpu_share:g}")
         for name in COUNTS:
-            if getattr(self, name) == AUTO:
-                continue
-            if getattr(self, name) < 1:
+            if getattr(self, name) != AUTO and getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
-        if self.host_cache_bytes < 0:
-            raise ValueError(f"host_cache_bytes must be >= 0, got {self.host_cache_bytes}")
+        for name in ("host_cache_bytes", "num_threads"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be >= 0, got {getattr(self, name)}")
         if self.draft_vocabulary < 0:
             raise ValueError(
                 f"draft_vocabulary must be >= 0 (0: the whole vocabulary), got "
                 f"{self.draft_vocabulary}"
             )
-        if self.num_threads < 0:
-            raise ValueError(f"num_threads must be >= 0, got {self.num_threads}")
         CoreSets.parse(self.cores)
 
     def of_role(self, tensor_parallel: int, cores: str = "") -> EngineConfig:

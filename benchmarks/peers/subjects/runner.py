@@ -1,7 +1,7 @@
 """Segue's model runner alone, without processes around it: `… MODEL THREADS [QUANTIZATION]`.
 
-Prompts are computed in a prefill worker's chunks, answers in a decode worker's steps, and all of it
-on a thread of its own, as a worker's engine is: glibc gives the main thread's large temporaries back
+Prompts are computed in a prefill worker's chunks, answers in a decode worker's steps, all on a
+thread of their own, as a worker's engine is: glibc gives the main thread's large temporaries back
 to the system after each use, so there a chunk of 512 tokens faults some 40,000 pages in again.
 """
 
