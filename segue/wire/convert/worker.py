@@ -94,7 +94,7 @@ def worker_from_wire(status: pb.WorkerStatus) -> WorkerStatus:
     require_label(f"the metrics_address of {name}", status.metrics_address)
     require_label(f"the host of {name}", status.host)
     require_label(f"the operators of {name}", status.operators, max_chars=256)
-    require_label(f"the cores of {name}", status.cores, max_chars=256)
+    require_label(f"the cores of {name}", status.cores, max_chars=4096)
     require_number(f"the drain_left_s of {name}", status.drain_left_s, 0.0, _MAX_SECONDS)
     require_number(f"the uptime_s of {name}", status.uptime_s, 0.0, _MAX_SECONDS)
     return value_of(
