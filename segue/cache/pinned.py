@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -29,15 +30,15 @@ def pinned_tensors(
     block = on_huge_pages(torch.empty(sum(places) + _ALIGNMENT, dtype=torch.uint8))
     first = -block.data_ptr() % _ALIGNMENT
     _lock(block.data_ptr() + first, sum(places))
-    parts = block[first : first + sum(places)].split(places)
+    starts = accumulate(places, initial=first)
     return [
-        part[:size].view(dtype).view(shape)
-        for part, size, dtype, shape in zip(parts, sizes, dtypes, shapes, strict=True)
+        block[start : start + size].view(dtype).view(shape)
+        for start, size, dtype, shape in zip(starts, sizes, dtypes, shapes, strict=False)
     ]
 
 
 def _lock(address: int, num_bytes: int) -> None:
-    runtime = torch.cuda.cudart()
+    runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]  # torch's
     status = runtime.cudaHostRegister(address, num_bytes, 0) if num_bytes else 0
     if int(status):
         raise RuntimeError(
