@@ -25,9 +25,8 @@ EPS = 1e-6
 def elementwise_cases(
     shape: Shape, sizes: Sizes, device: str, dtype: torch.dtype
 ) -> Iterator[partial[Case]]:
+    yield from norm_cases(shape, sizes, device, dtype)
     for num_tokens in sizes.tokens:
-        for make in (_norm, _add_and_norm, _join, _gated_norm):
-            yield partial(make, shape, num_tokens, device, dtype)
         for with_queries in (True, False):
             yield partial(
                 _attention_input,
@@ -39,6 +38,14 @@ def elementwise_cases(
                 with_queries=with_queries,
             )
         for make in (_silu_gate, _sigmoid_gate, _decay_and_rate):
+            yield partial(make, shape, num_tokens, device, dtype)
+
+
+def norm_cases(
+    shape: Shape, sizes: Sizes, device: str, dtype: torch.dtype
+) -> Iterator[partial[Case]]:
+    for num_tokens in sizes.tokens:
+        for make in (_norm, _add_and_norm, _join, _gated_norm):
             yield partial(make, shape, num_tokens, device, dtype)
 
 

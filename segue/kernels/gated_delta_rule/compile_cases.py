@@ -1,4 +1,5 @@
-"""The sizes at which the gated delta rule is compiled ahead of time: heads of 9B and 35B-A3B."""
+"""The sizes at which the gated delta rule is compiled ahead of time: heads of 9B and 35B-A3B, and
+of 0.8B, which has so few that a scan takes narrow blocks."""
 
 from segue.kernels.compile_case import CHIPS, TENSOR_CORES, CompileCase, of
 from segue.kernels.draft_rounds import SIZE_NAMES
@@ -12,6 +13,7 @@ from segue.kernels.gated_delta_rule.triton_prefill import (
 )
 
 _HEADS = {"NUM_HEADS": 32, "REPEATS": 2, "K": 128}
+_FEW_HEADS = {"NUM_HEADS": 16, "REPEATS": 1, "K": 128}
 _INDICES = {
     **of("*i64", "cu_tokens_ptr slots_out_ptr cu_segments_ptr slots_in_ptr"),
 }
@@ -44,7 +46,12 @@ COMPILE_CASES = (
                 **_INDICES,
                 **of("i32", "q_stride k_stride v_stride"),
             },
-            constants={**_HEADS, "V": 128, "C": CHUNK_TOKENS, "BLOCK_V": block_v},
+            constants={
+                **(_HEADS if block_v == BLOCKS_V[0] else _FEW_HEADS),
+                "V": 128,
+                "C": CHUNK_TOKENS,
+                "BLOCK_V": block_v,
+            },
             aligned=frozenset(_STRIDES),
             num_warps=scan_warps(block_v),
             instructions=_ASYNC_COPIES,
