@@ -40,8 +40,14 @@ PLAIN = re.compile(
 )
 
 
-@pytest.mark.parametrize("quantization", AT_LOAD)
-@pytest.mark.parametrize("source", ["mtp_dense", "mtp_moe"])
+ALWAYS = [("mtp_dense", "int4"), ("mtp_moe", "int8")]
+MORE = [("mtp_dense", "int8"), ("mtp_moe", "int4")]
+
+
+@pytest.mark.parametrize(
+    ("source", "quantization"),
+    [*ALWAYS, *(pytest.param(*case, marks=pytest.mark.slow) for case in MORE)],
+)
 def test_the_oracles_logits_and_greedy_tokens(
     source: str, quantization: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
