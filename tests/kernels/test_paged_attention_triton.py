@@ -13,6 +13,7 @@ from segue.kernels.paged_attention import (
     triton_decode,
     triton_prefill,
 )
+from segue.kernels.paged_attention.triton_pieces import most_pieces
 from tests.kernels.closeness import assert_close, ints, randn
 from tests.kernels.device import DEVICE, DTYPES
 from tests.kernels.paged_pool import HEAD_DIM, Pool, sizes_of
@@ -121,15 +122,49 @@ def test_verify_reads_pages_of_any_size(page_tokens: int) -> None:
 
 
 def test_every_sequence_finds_its_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Lengths are taken two at a time, and pieces outnumber the sequences.
+    # Lengths are taken two at a time, and a program has several pieces.
     monkeypatch.setattr(triton_decode, "BLOCK_D", 2)
-    monkeypatch.setattr(triton, "NUM_INTERPRETED", 1)
+    monkeypatch.setattr(triton_decode, "MOST_PROGRAMS", 1)
+    monkeypatch.setattr(triton, "NUM_INTERPRETED", 3)
     lengths = [1, 129, 500, 0, 300]
     pool, q = Pool(lengths), randn(5, 1, HEAD_DIM, seed=5)
 
     out = pool.attend_decode(q, lengths)
 
     assert_close(out, pool.attend_decode(q, lengths, by=reference))
+
+
+def test_pieces_grow_with_their_positions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton_decode, "PIECE_TILES", 1)
+    pool, q = Pool([2200], page_tokens=128), randn(1, 1, HEAD_DIM, seed=5)
+
+    out = pool.attend_decode(q, [2200])
+
+    assert_close(out, pool.attend_decode(q, [2200], by=reference))
+    assert [most_pieces(tiles, 1) for tiles in (0, 1, 16, 17, 18, 64, 65, 68, 256, 1024)] == [
+        *(0, 1, 16, 17, 17, 40, 41, 41, 88, 184)
+    ]
+    # A million keys.
+    assert most_pieces(1 << 15, 4) == 504
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_query_has_the_same_bits_in_any_batch(dtype: torch.dtype) -> None:
+    """Alone, beside others in a wider table, and as any of several drafts; with 6 rows of queries
+    and with 24, which are two tiles."""
+    lengths = [161, 20, 300]
+    pool = Pool([length + 7 for length in lengths], dtype=dtype)
+    q = randn(24, 3, HEAD_DIM, seed=5, dtype=dtype)
+
+    together = pool.attend_verify(q, lengths, [3] * 8).view(8, 3, 3, HEAD_DIM)
+
+    for token, row in ((0, 2), (5, 0), (6, 2)):
+        alone = pool.of(row)
+        alone.table = alone.table[:, : -(-(lengths[row] + 7) // 16)]
+        expected, query = together[token, row], q.view(8, 3, 3, HEAD_DIM)[token, row]
+        length, pair = lengths[row] + token, torch.stack([query, q[0]])
+        assert torch.equal(alone.attend_decode(query[None], [length])[0], expected)
+        assert torch.equal(alone.attend_verify(pair, [length], [1, 1])[0], expected)
 
 
 @pytest.mark.parametrize("lengths", [[1], [33, 2, 140]])
@@ -260,8 +295,5 @@ def test_a_chip_is_busy_and_pieces_are_few() -> None:
     assert triton_prefill.pieces_of_tiles(2, 500, 132) == 1
 
 
-def test_memory_says_how_many_programs_read_at_once() -> None:
-    assert [triton_decode.resident_programs(m, 512) for m in (16, 32, 64, 128)] == [3, 2, 1, 1]
-    assert triton_decode.pieces_wanted(1, 4, 396) == 99
-    assert triton_decode.pieces_wanted(64, 4, 396) == 396
-    assert triton_decode.pieces_wanted(1, 8, 3) == 1
+def test_a_tile_of_queries_follows_from_the_model() -> None:
+    assert [triton_decode.tile_rows(group) for group in (1, 3, 4, 8, 16)] == [16, 16, 16, 32, 32]

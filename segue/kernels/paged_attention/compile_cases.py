@@ -50,12 +50,8 @@ def _prefill(
     )
 
 
-def _decode(
-    name: str, *, group: int, num_kv_heads: int, page_tokens: int, block_m: int
-) -> CompileCase:
-    small = dict.fromkeys(CHIPS, ("mma.sync.aligned.m16n8k16",))
-    products = small if block_m < 64 else TENSOR_CORES
-    numbers = ("num_sequences", "wanted_pieces", "min_tiles", "num_rows", "first_position")
+def _decode(name: str, *, group: int, num_kv_heads: int, page_tokens: int) -> CompileCase:
+    numbers = ("num_sequences", "num_rows", "first_position")
     return CompileCase(
         name=f"attention, decode, {name}",
         kernel=triton_decode.attend_decode_kernel,
@@ -73,21 +69,22 @@ def _decode(
             "NUM_KV_HEADS": num_kv_heads,
             "PAGE_TOKENS": page_tokens,
             "HEAD_DIM": HEAD_DIM,
-            "BLOCK_M": block_m,
+            "BLOCK_M": triton_decode.tile_rows(group),
             "BLOCK_N": triton_decode.BLOCK_N,
             "BLOCK_D": triton_decode.BLOCK_D,
+            "PIECE_TILES": triton_decode.PIECE_TILES,
         },
         num_warps=triton_decode.NUM_WARPS,
         num_stages=triton_decode.NUM_STAGES,
-        instructions={chip: (*products[chip], *ASYNCHRONOUS) for chip in CHIPS},
+        instructions=dict.fromkeys(CHIPS, ("mma.sync.aligned.m16n8k16", *ASYNCHRONOUS)),
     )
 
 
 COMPILE_CASES = (
     _prefill("pages of 64", group=4, num_kv_heads=4, page_tokens=64, whole=True),
     _prefill("pages of 16, in pieces", group=8, num_kv_heads=2, page_tokens=16, whole=False),
-    _decode("16 rows, pages of 64", group=4, num_kv_heads=4, page_tokens=64, block_m=16),
-    _decode("64 rows, pages of 16", group=8, num_kv_heads=2, page_tokens=16, block_m=64),
+    _decode("16 rows, pages of 64", group=4, num_kv_heads=4, page_tokens=64),
+    _decode("32 rows, pages of 16", group=8, num_kv_heads=2, page_tokens=16),
     CompileCase(
         name="attention, decode, combined",
         kernel=triton_decode.combine_decode_kernel,

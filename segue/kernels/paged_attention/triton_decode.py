@@ -1,9 +1,12 @@
 """Attention of a few queries a sequence over its pages, in Triton; see `triton` for the method.
 
 Bound by reading keys and values, so the whole chip must keep reading for any mix of lengths. A
-program has the queries of one sequence for one key head, and a piece of the sequence's keys
-(`triton_pieces`). The grid is an upper bound computed from shapes; programs past the last piece
-return at once.
+program has queries of one sequence for one key head, and a piece of the sequence's keys
+(`triton_pieces`), and then the next such piece until there are none. The grid follows from shapes;
+programs without a piece return at once.
+
+A query's result has the same bits in any batch, beside any number of drafts and as a draft itself:
+pieces follow from positions, and the size of a tile from the model.
 """
 
 from __future__ import annotations
@@ -24,17 +27,27 @@ from segue.kernels.paged_attention.triton import (
     exponent_scale,
     num_multiprocessors,
 )
-from segue.kernels.paged_attention.triton_pieces import num_tokens_of, sequence_of_slot
+from segue.kernels.paged_attention.triton_pieces import (
+    first_tile_of,
+    most_pieces,
+    num_pieces_of,
+    num_tokens_of,
+    sequence_of_slot,
+)
 
 BLOCK_N = 32
 BLOCK_D = 128
 NUM_WARPS, NUM_STAGES = 4, 5
-SHARED_BYTES = 227 * 1024
-"""Per multiprocessor."""
-MAX_WAVES = 4
-"""Most pieces per resident program: smaller pieces balance sequences of different lengths."""
+PIECE_TILES = 4
+"""Of the first pieces: 128 keys, so that 4,000 tokens are 24 pieces for each key head."""
+MOST_TILE_ROWS = 32
+"""More would be another instruction, with sums in another order."""
+TILE_TOKENS = 4
+"""Queries of a sequence that a tile has room for, up to `MOST_TILE_ROWS`."""
+MOST_PROGRAMS = 12
+"""For each multiprocessor, where two or three run at a time."""
 
-_UNSPECIALISED = ["num_sequences", "table_stride", "wanted_pieces", "min_tiles", "num_rows"]
+_UNSPECIALISED = ["num_sequences", "table_stride", "num_rows"]
 
 
 @triton.jit(do_not_specialize=[*_UNSPECIALISED, "first_position", *SIZE_NAMES])
@@ -48,8 +61,6 @@ def attend_decode_kernel(
     lengths_ptr,
     num_sequences,
     table_stride,
-    wanted_pieces,
-    min_tiles,
     num_rows,
     first_position,
     scale,
@@ -68,61 +79,67 @@ def attend_decode_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    PIECE_TILES: tl.constexpr,
 ):
     # Key heads of a piece run side by side: they read the same pages.
     kv_head = tl.program_id(0)
     slot = tl.program_id(1)
-    sizes = (size_0, size_1, size_2, size_3, size_4, size_5, size_6, size_7)
-    sequence, first_slot, piece_tiles = sequence_of_slot(
-        slot, lengths_ptr, num_sequences, wanted_pieces, min_tiles, sizes, BLOCK_N, BLOCK_D
-    )
-    if sequence >= num_sequences:
-        return
-
-    length = tl.load(lengths_ptr + sequence).to(tl.int32)
-    num_tokens = num_tokens_of(sequence, sizes)
-    rows_M = tl.arange(0, BLOCK_M)
-    tokens_M = rows_M // GROUP
-    inside_M = tokens_M < num_tokens
-    places_M = tl.zeros_like(rows_M) + sequence
-    for j in tl.static_range(len(sizes)):
-        places_M += tl.where(tokens_M > j, sizes[j], 0)
+    rows_M = tl.program_id(2) * BLOCK_M + tl.arange(0, BLOCK_M)
     columns_X = tl.arange(0, HEAD_DIM)
-    heads_M = places_M.to(tl.int64) * (NUM_KV_HEADS * GROUP)
-    heads_M += kv_head * GROUP + rows_M % GROUP
-    q_ptrs_MX = q_ptr + (heads_M * HEAD_DIM)[:, None] + columns_X[None, :]
-    q_MX = tl.load(q_ptrs_MX, mask=inside_M[:, None], other=0.0)
-
-    if (slot == first_slot) & (kv_head == 0):
-        num_tiles = tl.cdiv(length + num_tokens - 1, BLOCK_N)
-        tl.store(pieces_ptr + sequence * 2, first_slot)
-        tl.store(pieces_ptr + sequence * 2 + 1, tl.cdiv(num_tiles, piece_tiles))
-    first = (slot - first_slot) * piece_tiles * BLOCK_N
-    stop = tl.minimum(first + piece_tiles * BLOCK_N, length + num_tokens - 1)
-    max_M, sum_M, out_MX = attend_tiles(
-        q_MX,
-        tl.where(inside_M, length + tokens_M, 0),
-        tl.full([BLOCK_M], LOWEST, tl.float32),
-        tl.zeros([BLOCK_M], tl.float32),
-        tl.zeros([BLOCK_M, HEAD_DIM], tl.float32),
-        first,
-        stop,
-        first_position,
-        pages_ptr + kv_head * (PAGE_TOKENS * HEAD_DIM),
-        table_ptr + tl.cast(sequence, tl.int64) * table_stride,
-        scale,
-        True,
-        NUM_KV_HEADS,
-        PAGE_TOKENS,
-        HEAD_DIM,
-        BLOCK_N,
+    sizes = (size_0, size_1, size_2, size_3, size_4, size_5, size_6, size_7)
+    sequence, first_slot = sequence_of_slot(
+        slot, lengths_ptr, num_sequences, sizes, BLOCK_N, BLOCK_D, PIECE_TILES
     )
+    while sequence < num_sequences:
+        length = tl.load(lengths_ptr + sequence).to(tl.int32)
+        num_tokens = num_tokens_of(sequence, sizes)
+        tokens_M = rows_M // GROUP
+        inside_M = tokens_M < num_tokens
+        places_M = tl.zeros_like(rows_M) + sequence
+        for j in tl.static_range(len(sizes)):
+            places_M += tl.where(tokens_M > j, sizes[j], 0)
+        heads_M = places_M.to(tl.int64) * (NUM_KV_HEADS * GROUP)
+        heads_M += kv_head * GROUP + rows_M % GROUP
+        q_ptrs_MX = q_ptr + (heads_M * HEAD_DIM)[:, None] + columns_X[None, :]
+        q_MX = tl.load(q_ptrs_MX, mask=inside_M[:, None], other=0.0)
 
-    partial_rows_M = (slot.to(tl.int64) * tl.num_programs(0) + kv_head) * num_rows + rows_M
-    partial_ptrs_MX = partial_ptr + (partial_rows_M * HEAD_DIM)[:, None] + columns_X[None, :]
-    tl.store(partial_ptrs_MX, out_MX, mask=inside_M[:, None])
-    tl.store(stats_ptr + partial_rows_M * 2, max_M, mask=inside_M)
-    tl.store(stats_ptr + partial_rows_M * 2 + 1, sum_M, mask=inside_M)
+        num_keys = length + num_tokens - 1
+        num_pieces = num_pieces_of(tl.cdiv(num_keys, BLOCK_N), PIECE_TILES)
+        piece = num_pieces - 1 - (slot - first_slot)
+        if (piece == 0) & (kv_head == 0) & (tl.program_id(2) == 0):
+            tl.store(pieces_ptr + sequence * 2, first_slot)
+            tl.store(pieces_ptr + sequence * 2 + 1, num_pieces)
+        max_M, sum_M, out_MX = attend_tiles(
+            q_MX,
+            tl.where(inside_M, length + tokens_M, 0),
+            tl.full([BLOCK_M], LOWEST, tl.float32),
+            tl.zeros([BLOCK_M], tl.float32),
+            tl.zeros([BLOCK_M, HEAD_DIM], tl.float32),
+            first_tile_of(piece, PIECE_TILES) * BLOCK_N,
+            tl.minimum(first_tile_of(piece + 1, PIECE_TILES) * BLOCK_N, num_keys),
+            first_position,
+            pages_ptr + kv_head * (PAGE_TOKENS * HEAD_DIM),
+            table_ptr + tl.cast(sequence, tl.int64) * table_stride,
+            scale,
+            True,
+            NUM_KV_HEADS,
+            PAGE_TOKENS,
+            HEAD_DIM,
+            BLOCK_N,
+        )
+
+        # By the piece, not by the slot: pieces are combined in the order of their positions.
+        row = (tl.cast(first_slot + piece, tl.int64) * tl.num_programs(0) + kv_head) * num_rows
+        partial_rows_M = row + rows_M
+        partial_ptrs_MX = partial_ptr + (partial_rows_M * HEAD_DIM)[:, None] + columns_X[None, :]
+        tl.store(partial_ptrs_MX, out_MX, mask=inside_M[:, None])
+        tl.store(stats_ptr + partial_rows_M * 2, max_M, mask=inside_M)
+        tl.store(stats_ptr + partial_rows_M * 2 + 1, sum_M, mask=inside_M)
+
+        slot += tl.num_programs(1)
+        sequence, first_slot = sequence_of_slot(
+            slot, lengths_ptr, num_sequences, sizes, BLOCK_N, BLOCK_D, PIECE_TILES
+        )
 
 
 @triton.jit(do_not_specialize=["num_rows", *SIZE_NAMES])
@@ -196,18 +213,16 @@ def attend_verify(
     sizes = kernel_sizes(round_sizes, num_sequences=num_sequences, num_rows=num_tokens)
     group = num_heads // num_kv_heads
     num_rows = len(round_sizes) * group
-    block_m = max(triton.next_power_of_2(num_rows), 16)
-    min_tiles = max(block_m // 4, 4)
-    num_resident = resident_programs(block_m, head_dim * q_TQX.element_size())
-    num_resident *= num_multiprocessors(q_TQX.device)
-    wanted_pieces = pieces_wanted(num_sequences, num_kv_heads, num_resident)
-    max_pieces = triton.cdiv(triton.cdiv(num_pages * page_tokens, BLOCK_N), min_tiles)
-    num_slots = min(wanted_pieces + num_sequences, num_sequences * max_pieces)
+    block_m = tile_rows(group)
+    max_tiles = triton.cdiv(num_pages * page_tokens, BLOCK_N)
+    num_slots = num_sequences * most_pieces(max_tiles, PIECE_TILES)
+    most_programs = max(MOST_PROGRAMS * num_multiprocessors(q_TQX.device) // num_kv_heads, 1)
+    grid = (num_kv_heads, min(num_slots, most_programs), triton.cdiv(num_rows, block_m))
     partial = q_TQX.new_empty(num_slots, num_kv_heads, num_rows, head_dim, dtype=torch.float32)
     stats = q_TQX.new_empty(num_slots, num_kv_heads, num_rows, 2, dtype=torch.float32)
     pieces = q_TQX.new_empty(num_sequences, 2, dtype=torch.int32)
     out_TQX = torch.empty_like(q_TQX)
-    attend_decode_kernel[(num_kv_heads, num_slots)](
+    attend_decode_kernel[grid](
         q_TQX,
         pages_Z2GOX,
         partial,
@@ -217,8 +232,6 @@ def attend_verify(
         lengths_D,
         num_sequences,
         page_table_DP.stride(0),
-        wanted_pieces,
-        min_tiles,
         num_rows,
         first_position,
         exponent_scale(head_dim),
@@ -230,6 +243,7 @@ def attend_verify(
         BLOCK_M=block_m,
         BLOCK_N=BLOCK_N,
         BLOCK_D=BLOCK_D,
+        PIECE_TILES=PIECE_TILES,
         num_warps=NUM_WARPS,
         num_stages=NUM_STAGES,
     )
@@ -270,17 +284,6 @@ def attend_decode(
     )
 
 
-def resident_programs(block_m: int, head_bytes: int) -> int:
-    """Programs that fit into a multiprocessor's shared memory: queries, and two tiles of keys and
-    values.
-
-    Warpgroup products read tiles while the next ones arrive, which takes a third tile.
-    """
-    num_buffers = 2 if block_m < 64 else 3
-    return max(SHARED_BYTES // ((block_m + 2 * num_buffers * BLOCK_N) * head_bytes + 2048), 1)
-
-
-def pieces_wanted(num_sequences: int, num_kv_heads: int, num_resident: int) -> int:
-    """Pieces per key head: a single sequence fills the chip once, several of different lengths more
-    often."""
-    return max(num_resident * min(num_sequences, MAX_WAVES) // num_kv_heads, 1)
+def tile_rows(group: int) -> int:
+    """Of queries: the same for any number of them, because sums over a tile follow its layout."""
+    return min(max(triton.next_power_of_2(TILE_TOKENS * group), 16), MOST_TILE_ROWS)
