@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from segue.kernels.gates import silu_gate
 from segue.kernels.moe import combine_experts
+from segue.kernels.product import Epilogue
 from segue.kernels.side_stream import SideStream
 from segue.model.config import ModelConfig, MoeConfig
 from segue.model.weight import experts_of, weight_of
@@ -21,7 +21,7 @@ class GatedMlp:
         self._down_proj = weight_of(weights, f"{at}.down_proj")
 
     def __call__(self, x_TH: Tensor) -> Tensor:
-        return self._down_proj.matmul(silu_gate(self._gate_up_proj.matmul(x_TH)))
+        return self._down_proj.matmul(self._gate_up_proj.matmul(x_TH, Epilogue.SILU_GATE))
 
 
 class MixtureOfExperts:

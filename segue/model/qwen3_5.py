@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segue.cache.tensors import CacheTensors
+from segue.kernels.product import Epilogue
 from segue.kernels.rotary import rotary_frequencies, rotary_tables
 from segue.model.attention import Attention
 from segue.model.batch import Batch, DraftBatch, Rotary
@@ -155,5 +156,5 @@ class Qwen3_5:
             on_scored(self._logits(hidden_SH[first : first + num_rows]))
 
     def _logits(self, hidden_RH: Tensor) -> Tensor:
-        own_RY = self._lm_head.matmul(hidden_RH)
-        return self._group.gather(own_RY, self._config.vocab_size).float()
+        own_RY = self._lm_head.matmul(hidden_RH, Epilogue.FLOAT32)
+        return self._group.gather(own_RY, self._config.vocab_size)

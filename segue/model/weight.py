@@ -16,7 +16,7 @@ from torch import Tensor
 
 from segue.api.errors import InvalidCheckpoint
 from segue.kernels.moe import routed_experts
-from segue.kernels.product import product
+from segue.kernels.product import Epilogue, product
 from segue.model.weights.quantized import (
     QuantizedExperts,
     QuantizedWeight,
@@ -39,9 +39,9 @@ class PlainWeight:
         """The weight of outputs `start` to `end`, in the same memory."""
         return PlainWeight(self._weight_NK[start:end])
 
-    def matmul(self, x_TK: Tensor) -> Tensor:
-        """x Wᵀ [T, N]."""
-        return product(x_TK, self._weight_NK)
+    def matmul(self, x_TK: Tensor, epilogue: Epilogue = Epilogue.NONE) -> Tensor:
+        """x Wᵀ, finished as `epilogue` says."""
+        return product(x_TK, self._weight_NK, epilogue)
 
 
 class PlainExperts:

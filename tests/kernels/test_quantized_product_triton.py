@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from segue.kernels.product import Epilogue
 from segue.kernels.quantized_product import reference, triton, triton_experts
 from tests.kernels.closeness import assert_close, randn
 from tests.kernels.device import DEVICE, DTYPES
@@ -51,6 +52,29 @@ def test_a_product(
 
     assert out.dtype is dtype
     assert_close(out, getattr(reference, name)(x.float(), *parts), dtype)
+
+
+@pytest.mark.parametrize("epilogue", [Epilogue.SILU_GATE, Epilogue.FLOAT32])
+@pytest.mark.parametrize("stored", ["fp8", "nvfp4"])
+def test_a_finished_product(stored: str, epilogue: Epilogue) -> None:
+    parts, x = weight(stored, 38, 144), randn(3, 144, dtype=torch.float16)
+    name = "nvfp4_product" if stored == "nvfp4" else "fp8_product"
+
+    out = getattr(triton, name)(*on_device(x, *parts), epilogue).cpu()
+
+    assert out.dtype is (torch.float32 if epilogue is Epilogue.FLOAT32 else torch.float16)
+    assert_close(out, getattr(reference, name)(x.float(), *parts, epilogue), out.dtype)
+
+
+@pytest.mark.parametrize("stored", ["fp8", "nvfp4"])
+def test_a_row_has_the_same_bits_beside_any_others(stored: str) -> None:
+    parts, x = on_device(*weight(stored, 20, 272)), randn(triton.MOST_ROWS, 272).to(DEVICE)
+    multiply = triton.nvfp4_product if stored == "nvfp4" else triton.fp8_product
+
+    whole = multiply(x, *parts)
+
+    for first, count in ((0, 1), (31, 1), (3, 4), (60, 17)):
+        assert torch.equal(multiply(x[first : first + count], *parts), whole[first : first + count])
 
 
 def test_no_rows() -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 from segue.cache.tensors import CacheTensors
 from segue.engine.batch import DecodeChunk, DraftStart, PrefillChunk
 from segue.engine.runner import ModelRunner
+from segue.kernels.product.epilogue import Epilogue, finished
 from segue.kernels.product.native import FEW_ROWS
 from segue.model import weight as weight_module
 from segue.model.cache_layout import cache_layout
@@ -72,8 +73,8 @@ class HalvedWeight(PlainWeight):
     def rows(self, start: int, end: int) -> PlainWeight:
         return HalvedWeight(self._weight_NK[start:end] / 2)
 
-    def matmul(self, x_TK: Tensor) -> Tensor:
-        return super().matmul(x_TK) / 2
+    def matmul(self, x_TK: Tensor, epilogue: Epilogue = Epilogue.NONE) -> Tensor:
+        return finished(super().matmul(x_TK) / 2, epilogue)
 
 
 class CopiedExperts(PlainExperts):

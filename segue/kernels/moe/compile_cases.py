@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from segue.kernels.compile_case import TENSOR_CORES, CompileCase, of
-from segue.kernels.moe.tiling import DENSE, MIDDLE, STREAMING, Tile, Tiling
+from segue.kernels.moe.tiling import DENSE, MIDDLE, STREAMING, Tiling
 from segue.kernels.moe.triton import BLOCK_H, combine_kernel, down_kernel, gate_up_kernel
 from segue.kernels.moe.triton_routing import (
     BLOCK_B,
@@ -14,6 +14,7 @@ from segue.kernels.moe.triton_routing import (
     plan_kernel,
     route_few_kernel,
 )
+from segue.kernels.product.tiling import Tile
 
 BLOCK_A, BLOCK_E = 8, 256
 TABLES = {

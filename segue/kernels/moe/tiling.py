@@ -7,17 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-
-@dataclass(frozen=True, slots=True)
-class Tile:
-    """The tile that one program computes, and its launch options."""
-
-    columns: int
-    """Columns of the product. For gate and up together, half are gate's."""
-    depth: int
-    """Terms of the sum per iteration."""
-    num_warps: int
-    num_stages: int
+from segue.kernels.product.tiling import FEW_ROWS, Tile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,9 +30,10 @@ DENSE = Tiling(rows=128, gate_up=Tile(256, 64, 8, 4), down=Tile(128, 64, 8, 3))
 
 
 def tiling_of(num_tokens: int, num_experts: int, experts_per_token: int) -> Tiling:
-    """Chosen by the average rows per expert: the host knows more only after a wait."""
+    """Chosen by the average rows per expert: the host knows more only after a wait. For few tokens
+    it is always the same, so that their sums do not depend on their number."""
     rows_per_expert = num_tokens * experts_per_token / num_experts
-    if rows_per_expert <= 6:
+    if rows_per_expert <= 6 or num_tokens <= FEW_ROWS:
         return STREAMING
     return MIDDLE if rows_per_expert <= 48 else DENSE
 

@@ -15,8 +15,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from segue.kernels.moe.tiling import Tile, tiling_of
+from segue.kernels.moe.tiling import tiling_of
 from segue.kernels.moe.triton_routing import MAX_EXPERTS, MAX_EXPERTS_PER_TOKEN, RoutingPlan, route
+from segue.kernels.product.tiling import Tile
 
 BLOCK_H = 512
 

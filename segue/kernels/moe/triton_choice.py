@@ -41,16 +41,18 @@ def choose(
     keys_TE = tl.where(inside_TE, keys_TE, lowest_TE)
     ranks_A = tl.arange(0, BLOCK_A)
     best_TA = tl.full((BLOCK_T, BLOCK_A), float("-inf"), tl.float32)
+    # Summed best first: the order of a reduction would depend on the number of tokens.
+    largest_T = of_order((tl.max(keys_TE, axis=1) >> 32).to(tl.int32))
+    total_T = tl.zeros((BLOCK_T,), tl.float32)
     for rank in range(A):
         key_T = tl.max(keys_TE, axis=1)
         keys_TE = tl.where(inside_TE & (keys_TE == key_T[:, None]), lowest_TE + rank + 1, keys_TE)
         best_T = of_order((key_T >> 32).to(tl.int32))
         best_TA = tl.where(ranks_A[None, :] == rank, best_T[:, None], best_TA)
+        total_T += tl.exp(best_T - largest_T)
     ranks_TE = tl.where(keys_TE <= lowest_TE + A, keys_TE - lowest_TE, 0).to(tl.int32)
 
-    largest_T = tl.sum(tl.where(ranks_A[None, :] == 0, best_TA, 0.0), axis=1)
-    weights_TA = tl.exp(best_TA - largest_T[:, None])
-    weights_TA = weights_TA / tl.sum(weights_TA, axis=1)[:, None]
+    weights_TA = tl.exp(best_TA - largest_T[:, None]) / total_T[:, None]
     offsets_TA = tokens_T.to(tl.int64)[:, None] * A + ranks_A[None, :]
     tl.store(weights_ptr + offsets_TA, weights_TA, mask=inside_T[:, None] & (ranks_A < A)[None, :])
     return ranks_TE

@@ -286,4 +286,5 @@ def attend_decode(
 
 def tile_rows(group: int) -> int:
     """Of queries: the same for any number of them, because sums over a tile follow its layout."""
-    return min(max(triton.next_power_of_2(TILE_TOKENS * group), 16), MOST_TILE_ROWS)
+    rows: int = triton.next_power_of_2(TILE_TOKENS * group)
+    return min(max(rows, 16), MOST_TILE_ROWS)

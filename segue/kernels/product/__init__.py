@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from segue.kernels import dispatch
 from segue.kernels.product import reference
+from segue.kernels.product.epilogue import Epilogue
 
-__all__ = ["product"]
+__all__ = ["Epilogue", "product"]
 
-product = dispatch.operator(reference.product, None, "native")
+product = dispatch.operator(reference.product, "triton", "native")

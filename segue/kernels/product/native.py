@@ -12,6 +12,7 @@ from torch import Tensor
 from segue.kernels.native.library import operators
 from segue.kernels.product import reference
 from segue.kernels.product.choice import Way, way_for
+from segue.kernels.product.epilogue import Epilogue, finished
 
 FEW_ROWS = 24
 """Up to here one pass over the weight serves all rows."""
@@ -20,7 +21,12 @@ _few = operators("few_rows", "ppplll")
 _many = operators("many_rows", "pppllli")
 
 
-def product(x_TK: Tensor, weight_NK: Tensor) -> Tensor:
+def product(x_TK: Tensor, weight_NK: Tensor, epilogue: Epilogue = Epilogue.NONE) -> Tensor:
+    """As the reference's."""
+    return finished(_product(x_TK, weight_NK), epilogue)
+
+
+def _product(x_TK: Tensor, weight_NK: Tensor) -> Tensor:
     num_rows = len(x_TK)
     way = way_for(x_TK.dtype, is_few=num_rows <= FEW_ROWS)
     is_odd = x_TK.dtype is torch.bfloat16 and x_TK.shape[1] % 2

@@ -57,7 +57,11 @@ def _case(
 
 
 COMPILE_CASES = (
-    *(_case("product", stored, product_kernel, ROWS, {}, {}) for stored in _POINTERS),
+    *(
+        _case(name, stored, product_kernel, ROWS, {}, {"IS_GATED": is_gated})
+        for name, is_gated in (("product", False), ("product with a SiLU gate", True))
+        for stored in _POINTERS
+    ),
     *(
         _case(
             f"{which} product of experts",

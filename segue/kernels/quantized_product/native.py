@@ -13,7 +13,8 @@ from torch import Tensor
 
 from segue.kernels.moe.reference import routed_by
 from segue.kernels.native.library import operators
-from segue.kernels.product import product
+from segue.kernels.product import Epilogue, product
+from segue.kernels.product.epilogue import finished
 from segue.kernels.quantized_product.reference import (
     CONVERTED_ELEMENTS,
     Format,
@@ -28,23 +29,33 @@ _few = operators("few_rows_coded", "ppppplllli")
 _converted = operators("converted", "ppppllli")
 
 
-def int8_product(x_TK: Tensor, codes_NK: Tensor, scales_NB: Tensor) -> Tensor:
+def int8_product(
+    x_TK: Tensor, codes_NK: Tensor, scales_NB: Tensor, epilogue: Epilogue = Epilogue.NONE
+) -> Tensor:
     """As the reference's, and so are the others."""
-    return product_in(Format.INT8, x_TK, codes_NK, scales_NB)
+    return finished(product_in(Format.INT8, x_TK, codes_NK, scales_NB), epilogue)
 
 
-def fp8_product(x_TK: Tensor, codes_NK: Tensor, scales_NB: Tensor) -> Tensor:
-    return product_in(Format.FP8, x_TK, codes_NK, scales_NB)
+def fp8_product(
+    x_TK: Tensor, codes_NK: Tensor, scales_NB: Tensor, epilogue: Epilogue = Epilogue.NONE
+) -> Tensor:
+    return finished(product_in(Format.FP8, x_TK, codes_NK, scales_NB), epilogue)
 
 
-def int4_product(x_TK: Tensor, codes_NL: Tensor, scales_NB: Tensor) -> Tensor:
-    return product_in(Format.INT4, x_TK, codes_NL, scales_NB)
+def int4_product(
+    x_TK: Tensor, codes_NL: Tensor, scales_NB: Tensor, epilogue: Epilogue = Epilogue.NONE
+) -> Tensor:
+    return finished(product_in(Format.INT4, x_TK, codes_NL, scales_NB), epilogue)
 
 
 def nvfp4_product(
-    x_TK: Tensor, codes_NL: Tensor, scales_NB: Tensor, row_scales_N: Tensor
+    x_TK: Tensor,
+    codes_NL: Tensor,
+    scales_NB: Tensor,
+    row_scales_N: Tensor,
+    epilogue: Epilogue = Epilogue.NONE,
 ) -> Tensor:
-    return product_in(Format.NVFP4, x_TK, codes_NL, scales_NB, row_scales_N)
+    return finished(product_in(Format.NVFP4, x_TK, codes_NL, scales_NB, row_scales_N), epilogue)
 
 
 def routed_experts(

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from segue.kernels.moe.reference import ExpertProduct, routed_by
-from segue.kernels.product import product
+from segue.kernels.product import Epilogue, product
+from segue.kernels.product.epilogue import finished
 
 FP8_COLUMNS = 128
 INT8_COLUMNS = 128
@@ -26,47 +27,61 @@ CONVERTED_ELEMENTS = 1 << 21
 _E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
 
-def fp8_product(x_TK: Tensor, codes_NK: Tensor, scales_NB: Tensor) -> Tensor:
-    """x Wᵀ [T, N] with a weight in e4m3 and float32 scales: B is 1, or a scale for each 128 columns
-    of a row."""
-    return _by_rows(
+def fp8_product(
+    x_TK: Tensor, codes_NK: Tensor, scales_NB: Tensor, epilogue: Epilogue = Epilogue.NONE
+) -> Tensor:
+    """x Wᵀ [T, N], finished, with a weight in e4m3 and float32 scales: B is 1, or a scale for each
+    128 columns of a row."""
+    out_TN = _by_rows(
         x_TK,
         lambda rows: fp8_values(codes_NK[rows], scales_NB[rows], x_TK.dtype),
         *codes_NK.shape,
     )
+    return finished(out_TN, epilogue)
 
 
-def int8_product(x_TK: Tensor, codes_NK: Tensor, scales_NB: Tensor) -> Tensor:
-    """x Wᵀ [T, N] with a weight in int8 and a float32 scale for each 128 columns of a row."""
-    return _by_rows(
+def int8_product(
+    x_TK: Tensor, codes_NK: Tensor, scales_NB: Tensor, epilogue: Epilogue = Epilogue.NONE
+) -> Tensor:
+    """x Wᵀ [T, N], finished, with a weight in int8 and a float32 scale for each 128 columns of a row."""
+    out_TN = _by_rows(
         x_TK,
         lambda rows: int8_values(codes_NK[rows], scales_NB[rows], x_TK.dtype),
         *codes_NK.shape,
     )
+    return finished(out_TN, epilogue)
 
 
-def int4_product(x_TK: Tensor, codes_NL: Tensor, scales_NB: Tensor) -> Tensor:
-    """x Wᵀ [T, N] with a weight in four bits, two's complement, two to a byte, so L = K / 2, and a
+def int4_product(
+    x_TK: Tensor, codes_NL: Tensor, scales_NB: Tensor, epilogue: Epilogue = Epilogue.NONE
+) -> Tensor:
+    """x Wᵀ [T, N], finished, with a weight in four bits, two's complement, two to a byte, so L = K / 2, and a
     bfloat16 scale for each 32 columns of a row."""
-    return _by_rows(
+    out_TN = _by_rows(
         x_TK,
         lambda rows: int4_values(codes_NL[rows], scales_NB[rows], x_TK.dtype),
         len(codes_NL),
         x_TK.shape[1],
     )
+    return finished(out_TN, epilogue)
 
 
 def nvfp4_product(
-    x_TK: Tensor, codes_NL: Tensor, scales_NB: Tensor, row_scales_N: Tensor
+    x_TK: Tensor,
+    codes_NL: Tensor,
+    scales_NB: Tensor,
+    row_scales_N: Tensor,
+    epilogue: Epilogue = Epilogue.NONE,
 ) -> Tensor:
-    """x Wᵀ [T, N] with a weight in e2m1, two to a byte, so L = K / 2, a scale in e4m3 for each 16
-    columns of a row, and a float32 scale for each row."""
-    return _by_rows(
+    """x Wᵀ [T, N], finished, with a weight in e2m1, two to a byte, so L = K / 2, a scale in e4m3
+    for each 16 columns of a row, and a float32 scale for each row."""
+    out_TN = _by_rows(
         x_TK,
         lambda rows: nvfp4_values(codes_NL[rows], scales_NB[rows], row_scales_N[rows], x_TK.dtype),
         len(codes_NL),
         x_TK.shape[1],
     )
+    return finished(out_TN, epilogue)
 
 
 def routed_experts(

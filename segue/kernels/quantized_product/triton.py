@@ -15,6 +15,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from segue.kernels.product.epilogue import Epilogue
+from segue.kernels.product.triton import new_output
+from segue.kernels.product.triton_tile import store_tile, weight_rows
 from segue.kernels.quantized_product import reference
 from segue.kernels.quantized_product.reference import FP8_COLUMNS
 
@@ -166,14 +169,16 @@ def product_kernel(
     num_outputs,
     num_columns,
     num_scales,
+    IS_GATED: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
     num_column_blocks = tl.cdiv(num_outputs, BLOCK_N)
+    block = tl.program_id(0) % num_column_blocks
     rows_M = tl.program_id(0) // num_column_blocks * BLOCK_M + tl.arange(0, BLOCK_M)
-    outputs_N = tl.program_id(0) % num_column_blocks * BLOCK_N + tl.arange(0, BLOCK_N)
-    inside_M, inside_N = rows_M < num_rows, outputs_N < num_outputs
+    inside_M = rows_M < num_rows
+    outputs_N, inside_N = weight_rows(block, num_outputs, IS_GATED, BLOCK_N)
     sum_MN = weighted_sum(
         x_ptr + rows_M.to(tl.int64) * num_columns,
         inside_M,
@@ -188,50 +193,69 @@ def product_kernel(
         BLOCK_N,
         BLOCK_K,
     )
-    tl.store(
-        out_ptr + rows_M.to(tl.int64)[:, None] * num_outputs + outputs_N[None, :],
-        sum_MN.to(out_ptr.dtype.element_ty),
-        mask=inside_M[:, None] & inside_N[None, :],
+    out_columns = num_outputs // 2 if IS_GATED else num_outputs
+    store_tile(
+        out_ptr + rows_M.to(tl.int64) * out_columns,
+        inside_M,
+        sum_MN,
+        block,
+        num_outputs,
+        IS_GATED,
+        BLOCK_M,
+        BLOCK_N,
     )
 
 
-def fp8_product(x_TK: Tensor, codes_NK: Tensor, scales_NB: Tensor) -> Tensor:
-    """As the reference's."""
-    if len(x_TK) > MOST_ROWS:
-        return reference.fp8_product(x_TK, codes_NK, scales_NB)
-    return _product(x_TK, codes_NK, scales_NB, None)
-
-
-def nvfp4_product(
-    x_TK: Tensor, codes_NL: Tensor, scales_NB: Tensor, row_scales_N: Tensor
+def fp8_product(
+    x_TK: Tensor, codes_NK: Tensor, scales_NB: Tensor, epilogue: Epilogue = Epilogue.NONE
 ) -> Tensor:
     """As the reference's."""
     if len(x_TK) > MOST_ROWS:
-        return reference.nvfp4_product(x_TK, codes_NL, scales_NB, row_scales_N)
-    return _product(x_TK, codes_NL, scales_NB, row_scales_N)
+        return reference.fp8_product(x_TK, codes_NK, scales_NB, epilogue)
+    return _product(x_TK, codes_NK, scales_NB, None, epilogue)
 
 
-def _product(x_TK: Tensor, codes: Tensor, scales_NB: Tensor, row_scales_N: Tensor | None) -> Tensor:
+def nvfp4_product(
+    x_TK: Tensor,
+    codes_NL: Tensor,
+    scales_NB: Tensor,
+    row_scales_N: Tensor,
+    epilogue: Epilogue = Epilogue.NONE,
+) -> Tensor:
+    """As the reference's."""
+    if len(x_TK) > MOST_ROWS:
+        return reference.nvfp4_product(x_TK, codes_NL, scales_NB, row_scales_N, epilogue)
+    return _product(x_TK, codes_NL, scales_NB, row_scales_N, epilogue)
+
+
+def _product(
+    x_TK: Tensor,
+    codes: Tensor,
+    scales_NB: Tensor,
+    row_scales_N: Tensor | None,
+    epilogue: Epilogue,
+) -> Tensor:
     num_rows, num_columns = x_TK.shape
     num_outputs = len(codes)
-    out_TN = x_TK.new_empty((num_rows, num_outputs))
+    out = new_output(x_TK, num_outputs, epilogue)
     programs = triton.cdiv(num_rows, ROWS) * triton.cdiv(num_outputs, COLUMNS)
     if programs:
         product_kernel[(programs,)](
             x_TK.contiguous(),
             *stored(codes, scales_NB, row_scales_N),
-            out_TN,
+            out,
             num_rows,
             num_outputs,
             num_columns,
             scales_NB.shape[-1],
+            IS_GATED=epilogue is Epilogue.SILU_GATE,
             BLOCK_M=ROWS,
             BLOCK_N=COLUMNS,
             BLOCK_K=FP8_COLUMNS,
             num_warps=NUM_WARPS,
             num_stages=NUM_STAGES,
         )
-    return out_TN
+    return out
 
 
 def stored(

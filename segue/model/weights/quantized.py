@@ -12,6 +12,8 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
+from segue.kernels.product import Epilogue
+from segue.kernels.product.epilogue import finished
 from segue.kernels.quantized_product import PRODUCTS, format_of, routed_experts
 
 
@@ -19,7 +21,7 @@ class Matrix(Protocol):
     @property
     def num_rows(self) -> int: ...
     def rows(self, start: int, end: int) -> Matrix: ...
-    def matmul(self, x_TK: Tensor) -> Tensor: ...
+    def matmul(self, x_TK: Tensor, epilogue: Epilogue = Epilogue.NONE) -> Tensor: ...
 
 
 class QuantizedWeight:
@@ -37,8 +39,8 @@ class QuantizedWeight:
     def rows(self, start: int, end: int) -> Self:
         return type(self)([part[start:end] for part in self._stored])
 
-    def matmul(self, x_TK: Tensor) -> Tensor:
-        return PRODUCTS[self.format](x_TK, *self._stored)
+    def matmul(self, x_TK: Tensor, epilogue: Epilogue = Epilogue.NONE) -> Tensor:
+        return PRODUCTS[self.format](x_TK, *self._stored, epilogue=epilogue)
 
 
 class StackedWeight:
@@ -60,8 +62,11 @@ class StackedWeight:
         ]
         return inside[0] if len(inside) == 1 else StackedWeight(inside)
 
-    def matmul(self, x_TK: Tensor) -> Tensor:
-        return torch.cat([part.matmul(x_TK) for part in self._parts], dim=1)
+    def matmul(self, x_TK: Tensor, epilogue: Epilogue = Epilogue.NONE) -> Tensor:
+        if epilogue is Epilogue.SILU_GATE:
+            # Gates and ups may be in different parts.
+            return finished(self.matmul(x_TK), epilogue)
+        return torch.cat([part.matmul(x_TK, epilogue) for part in self._parts], dim=1)
 
 
 class QuantizedExperts:

@@ -1,0 +1,47 @@
+"""The sizes at which the product of few rows is compiled ahead of time: wide tiles for gate and up
+and for the head, narrow ones for what adds to the residual stream."""
+
+from __future__ import annotations
+
+from segue.kernels.compile_case import CompileCase, of
+from segue.kernels.product.tiling import NARROW, WIDE, Tile
+from segue.kernels.product.triton import product_kernel
+
+
+def _case(
+    name: str, rows: int, tile: Tile, *, out: str = "*bf16", is_gated: bool = False
+) -> CompileCase:
+    return CompileCase(
+        name=f"{name}, {rows} rows",
+        kernel=product_kernel,
+        arguments={
+            **of("*bf16", "x_ptr weight_ptr"),
+            "out_ptr": out,
+            **of("i32", "num_rows num_outputs num_columns"),
+        },
+        constants={
+            "IS_GATED": is_gated,
+            "BLOCK_M": rows,
+            "BLOCK_N": tile.columns,
+            "BLOCK_K": tile.depth,
+        },
+        aligned=frozenset({"num_outputs", "num_columns"}),
+        num_warps=tile.num_warps,
+        num_stages=tile.num_stages,
+        # One instruction for both numbers of rows: it sums a row alike.
+        instructions=dict.fromkeys(
+            ("sm_90a", "sm_100a"),
+            ("cp.async.cg.shared.global", ", 0x10,", "mma.sync.aligned.m16n8k16"),
+        ),
+    )
+
+
+COMPILE_CASES = tuple(
+    case
+    for rows in (16, 32)
+    for case in (
+        _case("product", rows, NARROW),
+        _case("product with a SiLU gate", rows, WIDE, is_gated=True),
+        _case("product in float32", rows, WIDE, out="*fp32"),
+    )
+)
