@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from benchmarks.budget.weights import RankWeights
+from segue.kernels.product.tiling import FEW_ROWS
 from segue.model.config import LayerKind
 from segue.model.drafts.tokens import share_of
 
@@ -21,17 +22,16 @@ _JOIN_KERNELS = 2
 """The input of a draft: norms of embedding and hidden state, and of their product."""
 _PART_OPERATIONS = 7
 """Where a rank has some of the experts: tiles of the others are emptied, and so is the output."""
-_CONVERSIONS = 1
-"""Of a draft's logits to float32, which takes no operation of its own if they are spread."""
-_STEP_OPERATIONS, _FIRST_DRAFT_OPERATIONS, _DRAFT_OPERATIONS = 108, 12, 10
+_STEP_OPERATIONS, _FIRST_DRAFT_OPERATIONS, _DRAFT_OPERATIONS = 107, 12, 9
 """PyTorch's, of a greedy step: its tables, positions and places, sampling, acceptance."""
 
 
 @dataclass(frozen=True, slots=True)
 class Launches:
     kernels: int = 0
-    """Ours."""
+    """Ours, of all else."""
     products: int = 0
+    """Of rows with a weight, by our kernels or by a library."""
     operations: int = 0
     """PyTorch's other ones."""
 
@@ -55,8 +55,9 @@ def decode_launches(weights: RankWeights, *, batch: int, num_drafts: int) -> Lau
     drafts = _draft(weights, batch) * num_drafts
     if num_drafts:
         drafts += Launches(operations=_FIRST_DRAFT_OPERATIONS)
-    step = Launches(operations=_STEP_OPERATIONS)
-    return pass_launches(weights, batch * (num_drafts + 1)) + drafts + step
+    num_tokens = batch * (num_drafts + 1)
+    step = Launches(operations=_STEP_OPERATIONS + _finishing(weights, "lm_head", num_tokens))
+    return pass_launches(weights, num_tokens) + drafts + step
 
 
 def pass_launches(weights: RankWeights, num_tokens: int) -> Launches:
@@ -88,19 +89,20 @@ def _draft(weights: RankWeights, batch: int) -> Launches:
     at = "mtp.layers.0"
     # The norm of attention's input is one of _JOIN_KERNELS, and the norm after the layer is added.
     around = Launches(kernels=_JOIN_KERNELS - 1 + 1, operations=_DRAFT_OPERATIONS)
-    products = _products(weights, "mtp", "fc") + _draft_head(weights)
+    products = _products(weights, "mtp", "fc") + _draft_head(weights, batch)
     return around + products + _attention(weights, at) + _mlp(weights, at, batch)
 
 
-def _draft_head(weights: RankWeights) -> Launches:
+def _draft_head(weights: RankWeights, batch: int) -> Launches:
     """Of each run of tokens that may be drafted, the product and its place among all logits."""
     head, tokens = _products(weights, "", "lm_head"), weights.own.draft_tokens
+    finishing = Launches(operations=_finishing(weights, "lm_head", batch))
     if tokens is None:
-        return head
+        return head + finishing
     num_parts = len(share_of(tokens, weights.rank))
     # All logits are filled with a low one; the parts are joined before they are spread.
-    spread = len(tokens) + 1 - _CONVERSIONS + (num_parts > 1)
-    return head * num_parts + Launches(operations=spread)
+    spread = len(tokens) + 1 + (num_parts > 1)
+    return (head + finishing) * num_parts + Launches(operations=spread)
 
 
 def _attention(weights: RankWeights, at: str) -> Launches:
@@ -108,11 +110,13 @@ def _attention(weights: RankWeights, at: str) -> Launches:
 
 
 def _mlp(weights: RankWeights, at: str, num_tokens: int) -> Launches:
-    # The norm before it, and SiLU.
-    both = Launches(kernels=2)
+    # The norm before it, and SiLU, unless the product does it.
+    own = f"{at}.mlp" if weights.own.moe is None else f"{at}.mlp.shared_expert"
+    is_joined = weights.num_products.get(f"{own}.gate_up_proj", 1) > 1
+    silu = is_joined or _finishing(weights, f"{own}.gate_up_proj", num_tokens)
+    around = Launches(kernels=1 + silu) + _products(weights, own, "gate_up_proj", "down_proj")
     if weights.own.moe is None:
-        return both + _products(weights, f"{at}.mlp", "gate_up_proj", "down_proj")
-    shared = _products(weights, f"{at}.mlp.shared_expert", "gate_up_proj", "down_proj")
+        return around
     # The router and the shared expert's gate; then routing, the experts' products, their sum.
     routed = Launches(kernels=4 if num_tokens <= _FEW_TOKENS else 6, products=2)
     if f"{at}.mlp.experts.gate_up_proj" in weights.quantized:
@@ -120,7 +124,12 @@ def _mlp(weights: RankWeights, at: str, num_tokens: int) -> Launches:
         routed += Launches(kernels=1)
     if weights.num_experts_held < weights.own.moe.num_experts:
         routed += Launches(operations=_PART_OPERATIONS)
-    return both + shared + routed
+    return around + routed
+
+
+def _finishing(weights: RankWeights, name: str, num_rows: int) -> int:
+    """Launches that gate a product or make it float32: none if its kernel does."""
+    return int(num_rows > FEW_ROWS and name not in weights.quantized)
 
 
 def _products(weights: RankWeights, at: str, *names: str) -> Launches:

@@ -17,6 +17,7 @@ from segue.parallel.rank import Rank
 
 CHUNK_TOKENS = 8192
 """Of a prompt, in a pass."""
+_LOGIT_BYTES = 4
 _DRAWS = 200
 """Of routings, for the mean of the fullest group."""
 
@@ -231,7 +232,7 @@ def _received(model: RankModel, tokens: int, head_rows: int) -> float:
     others, itemsize = model.rank.count - 1, DTYPE_BYTES[model.dtype]
     outputs = 2 * model.whole.num_layers * tokens * model.whole.hidden_size
     logits = head_rows * len(model.weights.own.head_tokens)
-    return others * itemsize * (outputs + logits)
+    return others * (itemsize * outputs + _LOGIT_BYTES * logits)
 
 
 def _received_draft(model: RankModel, batch: int) -> float:
@@ -239,7 +240,8 @@ def _received_draft(model: RankModel, batch: int) -> float:
     own = model.weights.own
     tokens = own.draft_tokens
     logits = len(own.head_tokens) if tokens is None else sum(map(len, share_of(tokens, model.rank)))
-    return others * itemsize * batch * (2 * model.whole.hidden_size + logits)
+    outputs = 2 * model.whole.hidden_size
+    return others * batch * (itemsize * outputs + _LOGIT_BYTES * logits)
 
 
 def _merged(items: list[Item]) -> Iterator[Item]:

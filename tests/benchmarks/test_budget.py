@@ -151,7 +151,8 @@ def test_the_397b_on_eight_ranks_by_hand(tmp_path: Path) -> None:
     assert items["keys and values"] == (131_072 + 4) * 15_360
     assert items["head"] == 248_320 // 8 * 4096 * 2
     assert (work.num_sums, work.num_gathers) == (2 * 60 + 3 * 2, 4)
-    assert work.sum_bytes == 7 * 2 * (4 * (120 * 4096 + 31_040) + 3 * (2 * 4096 + 31_040))
+    outputs, logits = 2 * (4 * 120 + 3 * 2) * 4096, 4 * (4 + 3) * 31_040
+    assert work.sum_bytes == 7 * (outputs + logits)
     pairs = 800 * 50_000 + 800 * 801 / 2
     assert {i.name: i.flops for i in turn.items}["keys and values"] == 4 * 4 * 256 * 15 * pairs
 

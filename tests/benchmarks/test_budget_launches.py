@@ -157,6 +157,12 @@ def of_kind(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> Callable[[str], 
     return make
 
 
+def assert_equal(seen: Launches, expected: Launches) -> None:
+    """The products of few rows are kernels of ours."""
+    assert seen.operations == expected.operations
+    assert seen.kernels + seen.products == expected.kernels + expected.products
+
+
 @pytest.mark.parametrize(
     ("kind", "num_drafts"),
     [
@@ -175,13 +181,7 @@ def test_a_decode_step_launches_what_the_budget_says(
 
     step(folder, num_drafts, counter)
 
-    expected = decode_launches(weights, batch=1, num_drafts=num_drafts)
-    if kind in LAYOUTS:
-        # Most products are kernels of ours there.
-        assert counter.seen.operations == expected.operations
-        assert counter.seen.total == expected.total
-    else:
-        assert counter.seen == expected
+    assert_equal(counter.seen, decode_launches(weights, batch=1, num_drafts=num_drafts))
 
 
 def test_a_draft_of_few_tokens_launches_what_the_budget_says(
@@ -193,7 +193,7 @@ def test_a_draft_of_few_tokens_launches_what_the_budget_says(
 
     step(folder, 2, counter, draft_vocabulary=200)
 
-    assert counter.seen == decode_launches(weights, batch=1, num_drafts=2)
+    assert_equal(counter.seen, decode_launches(weights, batch=1, num_drafts=2))
 
 
 class Echo:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from segue.kernels.product import Epilogue
 from segue.model.config import ModelConfig
 from segue.model.drafts.tokens import share_of
 from segue.model.weight import PlainWeight, weight_of
@@ -30,11 +31,12 @@ class DraftHead:
 
     def logits(self, m_DH: Tensor) -> Tensor:
         """Float32 [D, V]."""
-        own = [part.matmul(m_DH) for part in self._parts]
-        own_DS = own[0] if len(own) == 1 else torch.cat([m_DH[:, :0], *own], dim=1)
+        own = [part.matmul(m_DH, Epilogue.FLOAT32) for part in self._parts]
+        none_D0 = m_DH.new_empty((len(m_DH), 0), dtype=torch.float32)
+        own_DS = own[0] if len(own) == 1 else torch.cat([none_D0, *own], dim=1)
         chosen_DS = self._group.gather(own_DS, self._num_tokens)
         if self._num_tokens == self._vocab_size:
-            return chosen_DS.float()
+            return chosen_DS
         shape = (len(m_DH), self._vocab_size)
         logits_DV = torch.full(shape, NEVER, dtype=torch.float32, device=m_DH.device)
         first = 0
