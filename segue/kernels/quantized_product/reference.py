@@ -43,7 +43,8 @@ def fp8_product(
 def int8_product(
     x_TK: Tensor, codes_NK: Tensor, scales_NB: Tensor, epilogue: Epilogue = Epilogue.NONE
 ) -> Tensor:
-    """x Wᵀ [T, N], finished, with a weight in int8 and a float32 scale for each 128 columns of a row."""
+    """x Wᵀ [T, N], finished, with a weight in int8 and a float32 scale for each 128 columns of a
+    row."""
     out_TN = _by_rows(
         x_TK,
         lambda rows: int8_values(codes_NK[rows], scales_NB[rows], x_TK.dtype),
@@ -55,8 +56,8 @@ def int8_product(
 def int4_product(
     x_TK: Tensor, codes_NL: Tensor, scales_NB: Tensor, epilogue: Epilogue = Epilogue.NONE
 ) -> Tensor:
-    """x Wᵀ [T, N], finished, with a weight in four bits, two's complement, two to a byte, so L = K / 2, and a
-    bfloat16 scale for each 32 columns of a row."""
+    """x Wᵀ [T, N], finished, with a weight in four bits, two's complement, two to a byte, so
+    L = K / 2, and a bfloat16 scale for each 32 columns of a row."""
     out_TN = _by_rows(
         x_TK,
         lambda rows: int4_values(codes_NL[rows], scales_NB[rows], x_TK.dtype),
