@@ -1,0 +1,131 @@
+"""What is compiled ahead of time is what was compared with float64: the heads, widths, tiles and
+warps of the published models, with few tokens, so that an interpreter can do it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from benchmarks.gpu.cases import attention, elementwise, gdn, moe, quantized
+from benchmarks.gpu.cases.sizes import Sizes
+from benchmarks.gpu.models import Shape
+from benchmarks.gpu.operators import Case, checked
+from segue.kernels.aot import compile_cases
+from segue.kernels.moe import reference
+from segue.kernels.moe.tiling import DENSE, STREAMING
+from segue.kernels.moe.triton_routing import RoutingPlan, route
+from segue.model.config import DenseConfig, MoeConfig
+from tests.kernels.closeness import assert_close, randn
+from tests.kernels.device import DEVICE, DTYPES
+from tests.kernels.launches import Launch, record
+
+DTYPE = DTYPES[1]
+EXPERTS = MoeConfig(
+    num_experts=8, experts_per_token=8, intermediate_size=256, shared_intermediate_size=256
+)
+"""All of them for each token, so that few tokens are many rows. Each sum takes several steps."""
+WIDTHS = {"0.8B": 1024, "9B": 4096, "35B-A3B": 256, "27B": 5120}
+CHUNKS = 33 * 4096
+"""A vocabulary with as many chunks of scores, to the next power of two, as the published one."""
+
+
+def shape_of(name: str, mlp: DenseConfig | MoeConfig) -> Shape:
+    heads = {"0.8B": (8, 2, 16), "9B": (16, 4, 32), "35B-A3B": (16, 2, 32), "27B": (16, 4, 32)}
+    num_heads, num_kv_heads, num_v_heads = heads[name]
+    return Shape(
+        name=name,
+        hidden_size=WIDTHS[name],
+        num_layers=4,
+        num_heads=num_heads,
+        num_kv_heads=num_kv_heads,
+        num_v_heads=num_v_heads,
+        mlp=mlp,
+        vocab_size=CHUNKS,
+    )
+
+
+DENSE_MLP = DenseConfig(intermediate_size=64)
+SMALL, MIDDLE = shape_of("0.8B", DENSE_MLP), shape_of("9B", DENSE_MLP)
+SPARSE, WIDE = shape_of("35B-A3B", EXPERTS), shape_of("27B", DENSE_MLP)
+SIZES = Sizes(
+    tokens=(3,),
+    attention_decode=((2, 70),),
+    attention_rounds=(1, 4),
+    attention_prefill=((20, 3),),
+    gdn_prefill=(70,),
+    gdn_decode=((1, 1), (2, 4), (1, 8)),
+    expert_tokens=(3, 10, 50),
+    quantized_rows=(3,),
+    sampled_rows=(1,),
+)
+LONG = Sizes(
+    page_tokens=16,
+    attention_decode=((2, 70),),
+    attention_rounds=(8,),
+    # Few tiles and many keys: the keys are split.
+    attention_prefill=((2100, 3),),
+)
+
+
+def cases() -> Iterator[Callable[[], Case]]:
+    """Every operator, with each of the models that makes a difference to it."""
+    for shape in (SMALL, MIDDLE):
+        yield from gdn.gdn_cases(shape, SIZES, DEVICE, DTYPE)
+        yield from elementwise.elementwise_cases(shape, SIZES, DEVICE, DTYPE)
+    yield from attention.attention_cases(MIDDLE, SIZES, DEVICE, DTYPE)
+    yield from attention.attention_cases(SPARSE, LONG, DEVICE, DTYPE)
+    yield from moe.expert_cases(SPARSE, SIZES, DEVICE, DTYPE)
+    yield from quantized.quantized_expert_cases(SPARSE, SIZES, DEVICE, DTYPE)
+    yield from quantized.quantized_cases(SPARSE, SIZES, DEVICE, DTYPE)
+    yield from elementwise.norm_cases(WIDE, SIZES, DEVICE, DTYPE)
+
+
+def assert_right(case: Case) -> None:
+    error, _ = checked(case, 1)
+    assert error <= case.check.limit, f"{case.operator}, {case.size}: relative error {error:.1e}"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(DEVICE == "cuda", reason="launches are recorded by the interpreter")
+def test_all_that_is_compiled_ahead_is_compared_with_float64(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compared = record(monkeypatch)
+    for make in cases():
+        assert_right(make())
+    assert_routed(num_tokens=20, rows=STREAMING.rows)
+    assert_routed(num_tokens=40, rows=DENSE.rows)
+
+    # Sampling has a table of as many chunks as the vocabulary has, which is more than the interpreter
+    # can do: test_sampling_triton.py compares it with fewer, test_served_sizes.py on a GPU.
+    expected = {case.name: Launch.of_case(case) for case in compile_cases()}
+    assert [
+        name
+        for name, launch in expected.items()
+        if launch not in compared and not name.startswith("Sampling")
+    ] == []
+
+
+def assert_routed(num_tokens: int, rows: int) -> None:
+    """Of 144 experts, so that tables have the published model's size; its own have 256."""
+    logits = randn(num_tokens, 144, dtype=DTYPE).to(DEVICE)
+    experts_TA, weights_TA = reference.route(logits, 8)
+
+    weights, plan = route(logits, 8, rows)
+
+    assert_close(weights, weights_TA)
+    pairs_Z, tiles = plan.pairs_Z.tolist(), tiles_of(plan)
+    assert sorted(pairs_Z) == list(range(num_tokens * 8))
+    assert [place for _, place in tiles] == list(range(num_tokens * 8))
+    for expert, place in tiles:
+        assert experts_TA.flatten()[pairs_Z[place]] == expert
+
+
+def tiles_of(plan: RoutingPlan) -> list[tuple[int, int]]:
+    """Each place in the order of the pairs, with its tile's expert."""
+    num_tiles = int(plan.num_tiles)
+    columns = (plan.tile_expert, plan.tile_first, plan.tile_stop)
+    tiles = zip(*(column[:num_tiles].tolist() for column in columns), strict=True)
+    return [(expert, place) for expert, first, stop in tiles for place in range(first, stop)]
