@@ -98,8 +98,8 @@ def test_all_that_is_compiled_ahead_is_compared_with_float64(
     assert_routed(num_tokens=20, rows=STREAMING.rows)
     assert_routed(num_tokens=40, rows=DENSE.rows)
 
-    # Sampling has a table of as many chunks as the vocabulary has, which is more than the interpreter
-    # can do: test_sampling_triton.py compares it with fewer, test_served_sizes.py on a GPU.
+    # Sampling has a table of as many chunks as the vocabulary has: too many for an interpreter.
+    # test_sampling_triton.py compares it with fewer, test_served_sizes.py on a GPU.
     expected = {case.name: Launch.of_case(case) for case in compile_cases()}
     assert [
         name
