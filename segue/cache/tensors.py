@@ -7,9 +7,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from segue.cache.huge_pages import on_huge_pages
+from segue.cache.allocation.huge_pages import on_huge_pages
+from segue.cache.allocation.pinned import pinned_tensors
 from segue.cache.layout import CacheField, CacheLayout, Unit
-from segue.cache.pinned import pinned_tensors
 
 TORCH_DTYPES = {
     "float32": torch.float32,

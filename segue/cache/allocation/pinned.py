@@ -13,7 +13,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from segue.cache.huge_pages import on_huge_pages
+from segue.cache.allocation.huge_pages import on_huge_pages
 
 _ALIGNMENT = 4096
 """Of each tensor, so that no two of them share a page."""

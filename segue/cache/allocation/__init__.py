@@ -1,0 +1,1 @@
+"""How the memory of caches and weights is allocated."""
