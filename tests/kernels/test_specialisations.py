@@ -5,10 +5,11 @@ warps of the published models, with few tokens, so that an interpreter can do it
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
-from benchmarks.gpu.cases import attention, elementwise, gdn, moe, quantized
+from benchmarks.gpu.cases import attention, elementwise, gdn, moe, products, quantized
 from benchmarks.gpu.cases.sizes import Sizes
 from benchmarks.gpu.models import Shape
 from benchmarks.gpu.operators import Case, checked
@@ -16,6 +17,7 @@ from segue.kernels.aot import compile_cases
 from segue.kernels.moe import reference
 from segue.kernels.moe.tiling import DENSE, STREAMING
 from segue.kernels.moe.triton_routing import RoutingPlan, route
+from segue.kernels.product.tiling import NARROW_OUTPUTS
 from segue.model.config import DenseConfig, MoeConfig
 from tests.kernels.closeness import assert_close, randn
 from tests.kernels.device import DEVICE, DTYPES
@@ -49,6 +51,10 @@ def shape_of(name: str, mlp: DenseConfig | MoeConfig) -> Shape:
 DENSE_MLP = DenseConfig(intermediate_size=64)
 SMALL, MIDDLE = shape_of("0.8B", DENSE_MLP), shape_of("9B", DENSE_MLP)
 SPARSE, WIDE = shape_of("35B-A3B", EXPERTS), shape_of("27B", DENSE_MLP)
+FEW_ROWS = replace(
+    SPARSE, mlp=DenseConfig(intermediate_size=NARROW_OUTPUTS // 2), vocab_size=NARROW_OUTPUTS
+)
+"""Gate and up, and the head, are cut into wide tiles, its other matrices into narrow ones."""
 SIZES = Sizes(
     tokens=(3,),
     attention_decode=((2, 70),),
@@ -56,7 +62,8 @@ SIZES = Sizes(
     attention_prefill=((20, 3),),
     gdn_prefill=(70,),
     gdn_decode=((1, 1), (2, 4), (1, 8)),
-    expert_tokens=(3, 10, 50),
+    expert_tokens=(3, 40, 50),
+    few_rows=(3, 20),
     quantized_rows=(3,),
     sampled_rows=(1,),
 )
@@ -79,6 +86,7 @@ def cases() -> Iterator[Callable[[], Case]]:
     yield from moe.expert_cases(SPARSE, SIZES, DEVICE, DTYPE)
     yield from quantized.quantized_expert_cases(SPARSE, SIZES, DEVICE, DTYPE)
     yield from quantized.quantized_cases(SPARSE, SIZES, DEVICE, DTYPE)
+    yield from products.product_cases(FEW_ROWS, SIZES, DEVICE, DTYPE)
     yield from elementwise.norm_cases(WIDE, SIZES, DEVICE, DTYPE)
 
 

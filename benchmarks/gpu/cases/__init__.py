@@ -10,6 +10,7 @@ from benchmarks.gpu.cases.attention import attention_cases
 from benchmarks.gpu.cases.elementwise import elementwise_cases
 from benchmarks.gpu.cases.gdn import gdn_cases
 from benchmarks.gpu.cases.moe import expert_cases
+from benchmarks.gpu.cases.products import product_cases
 from benchmarks.gpu.cases.quantized import quantized_cases, quantized_expert_cases
 from benchmarks.gpu.cases.sampling import sampling_cases
 from benchmarks.gpu.cases.sizes import Sizes
@@ -28,6 +29,7 @@ def all_cases(shape: Shape, sizes: Sizes, device: str, dtype: torch.dtype) -> It
     if isinstance(shape.mlp, MoeConfig):
         yield from expert_cases(*where)
         yield from quantized_expert_cases(*where)
+    yield from product_cases(*where)
     yield from quantized_cases(*where)
     yield from sampling_cases(*where)
     yield from elementwise_cases(*where)

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segue.kernels.product.epilogue import Epilogue
+
 L2_EPS = 1e-6
 
 
@@ -98,6 +100,14 @@ def experts(
             gate, up = (gate_up(expert).double() @ x_TH[t].double()).chunk(2)
             y_TAH[t, a] = down(expert).double() @ (F.silu(gate) * up)
     return y_TAH, weights_TA
+
+
+def product(x_TK: Tensor, weight_NK: Tensor, epilogue: Epilogue) -> Tensor:
+    out_TN = x_TK.double() @ weight_NK.mT
+    if epilogue is not Epilogue.SILU_GATE:
+        return out_TN
+    gate, up = out_TN.chunk(2, 1)
+    return F.silu(gate) * up
 
 
 def some_rows(num_rows: int, most: int) -> Sequence[int]:

@@ -14,6 +14,7 @@ from benchmarks.gpu.cases.moe import CHECKED_TOKENS, num_touched
 from benchmarks.gpu.cases.sizes import Sizes
 from benchmarks.gpu.models import Shape
 from benchmarks.gpu.operators import LIMITS, Case, Check
+from segue.kernels.product.epilogue import Epilogue
 from segue.kernels.quantized_product import triton, triton_experts
 from segue.kernels.quantized_product.reference import (
     FP8_COLUMNS,
@@ -30,15 +31,30 @@ Weight = tuple[Tensor, ...]
 def quantized_cases(
     shape: Shape, sizes: Sizes, device: str, dtype: torch.dtype
 ) -> Iterator[partial[Case]]:
-    """Gate and up of an MLP, or of the shared expert."""
+    """Gate and up, and down, of an MLP or of the shared expert."""
     width = (
         shape.mlp.intermediate_size
         if isinstance(shape.mlp, DenseConfig)
         else shape.mlp.shared_intermediate_size
     )
+    matrices = (
+        ("gate and up", 2 * width, shape.hidden_size, Epilogue.SILU_GATE),
+        ("down", shape.hidden_size, width, Epilogue.NONE),
+    )
     for num_rows in sizes.quantized_rows:
-        for stored in STORED:
-            yield partial(_product, stored, num_rows, 2 * width, shape.hidden_size, device, dtype)
+        for name, num_outputs, num_columns, epilogue in matrices:
+            for stored in STORED:
+                yield partial(
+                    _product,
+                    name,
+                    stored,
+                    num_rows,
+                    num_outputs,
+                    num_columns,
+                    epilogue,
+                    device,
+                    dtype,
+                )
 
 
 def quantized_expert_cases(
@@ -51,7 +67,14 @@ def quantized_expert_cases(
 
 
 def _product(
-    stored: str, num_rows: int, num_outputs: int, num_columns: int, device: str, dtype: torch.dtype
+    name: str,
+    stored: str,
+    num_rows: int,
+    num_outputs: int,
+    num_columns: int,
+    epilogue: Epilogue,
+    device: str,
+    dtype: torch.dtype,
 ) -> Case:
     weight = _weight(stored, (), num_outputs, num_columns, device)
     x_TK = torch.randn(num_rows, num_columns, device=device, dtype=dtype)
@@ -61,12 +84,12 @@ def _product(
     )
 
     def expected() -> Sequence[Tensor]:
-        return [x_TK.double() @ _values(stored, weight).mT]
+        return [exact.product(x_TK, _values(stored, weight), epilogue)]
 
     return Case(
-        operator=f"product in {stored}",
+        operator=f"product in {stored}, {name}",
         size=f"{num_rows} x {num_columns} x {num_outputs}",
-        run=partial(multiply, x_TK, *weight),
+        run=partial(multiply, x_TK, *weight, epilogue),
         check=Check(exact=expected, seen=lambda out: [out], limit=LIMITS[dtype]),
         num_bytes=sum(part.nbytes for part in weight) + x_TK.nbytes,
         peers={"torch, plain": partial(F.linear, x_TK, plain_NK)},

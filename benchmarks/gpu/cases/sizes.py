@@ -25,6 +25,8 @@ class Sizes:
     )
     """Number of sequences, and tokens of each."""
     expert_tokens: tuple[int, ...] = (1, 8, 64, 1024, 8192)
+    few_rows: tuple[int, ...] = (1, 4, 32)
+    """Of products with plain weights."""
     quantized_rows: tuple[int, ...] = (1, 4, 16)
     sampled_rows: tuple[int, ...] = (1, 64)
 
@@ -37,6 +39,7 @@ DRY = Sizes(
     gdn_prefill=(70,),
     gdn_decode=((2, 2),),
     expert_tokens=(3,),
+    few_rows=(2,),
     quantized_rows=(2,),
     sampled_rows=(2,),
 )
