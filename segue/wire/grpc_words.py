@@ -26,6 +26,8 @@ _EXPIRED = "certificate has expired"
 _UNTRUSTED = "certificate_verify_failed"
 _OTHER_NAME = "hostname verification"
 _TIMED_OUT = "deadline exceeded"
+# Of the client's own side: the call ended while it was sending, and it never learns how.
+_CUT_OFF = "internal error from core"
 
 CLOSED_AT_ONCE = (
     "it closes each connection before any answer: it may need TLS, or refuse this process's "
@@ -59,6 +61,8 @@ def error_in_words(rpc_error: grpc.aio.AioRpcError, peer: str) -> errors.SegueEr
         return errors.Unavailable(
             f"{peer}: the server there does not speak gRPC: is it Segue's router?"
         )
+    if _CUT_OFF in lowered:
+        return errors.Unavailable.unreachable(f"{peer}: it ended the call early", was_sent=True)
     if code is grpc.StatusCode.UNAVAILABLE:
         was_sent = not any(phrase in lowered for phrase in _NO_CONNECTION)
         message = f"{peer}: {_unavailable(lowered) or details}"

@@ -125,6 +125,7 @@ async def test_an_expired_deadline_has_one_text_whichever_side_notices() -> None
         ("UNIMPLEMENTED", "Received http2 header with status: 404", Unavailable, "not speak gRPC"),
         ("UNAVAILABLE", "keepalive watchdog timeout", Unavailable, "keepalive watchdog timeout"),
         ("UNAVAILABLE", "errors resolving foo:1: [...]", Unavailable, "unknown host name; check"),
+        ("INTERNAL", "Internal error from Core", Unavailable, "ended the call early"),
         ("INTERNAL", "odd", SegueError, "odd"),
     ],
 )
