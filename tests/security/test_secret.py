@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import pickle
-import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
