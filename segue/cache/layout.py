@@ -21,6 +21,10 @@ from dataclasses import dataclass
 from segue.api.checks import require_count, require_name
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+"""Of weights and activations."""
+E4M3 = "float8_e4m3fn"
+STORED_BYTES = {**DTYPE_BYTES, E4M3: 1}
+"""Of pages and slots."""
 
 # Limits that reject nonsense in layouts received from other processes.
 _MAX_UNIT_BYTES = 1 << 40
@@ -47,8 +51,8 @@ class CacheField:
     are one run of bytes, and so are its values."""
 
     def __post_init__(self) -> None:
-        if self.dtype not in DTYPE_BYTES:
-            raise ValueError(f"dtype must be one of {sorted(DTYPE_BYTES)}, got {self.dtype!r}")
+        if self.dtype not in STORED_BYTES:
+            raise ValueError(f"dtype must be one of {sorted(STORED_BYTES)}, got {self.dtype!r}")
         if not self.shape or min(self.shape) < 1:
             raise ValueError(f"shape must have positive dimensions, got {self.shape}")
         if self.unit_bytes > _MAX_UNIT_BYTES:
@@ -60,7 +64,7 @@ class CacheField:
 
     @property
     def unit_bytes(self) -> int:
-        return math.prod(self.shape) * DTYPE_BYTES[self.dtype]
+        return math.prod(self.shape) * STORED_BYTES[self.dtype]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

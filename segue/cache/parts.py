@@ -19,7 +19,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import NamedTuple
 
-from segue.cache.layout import DTYPE_BYTES, CacheField, CacheLayout
+from segue.cache.layout import STORED_BYTES, CacheField, CacheLayout
 from segue.parallel.rank import Rank
 
 
@@ -102,7 +102,7 @@ def _joined(found: list[Span]) -> Iterator[Span]:
 
 
 def _sections(layout: CacheLayout, field: CacheField) -> tuple[Section, ...]:
-    size = DTYPE_BYTES[field.dtype]
+    size = STORED_BYTES[field.dtype]
     match field.group:
         case "kv":
             _, heads, tokens, head_dim = field.shape

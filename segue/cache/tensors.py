@@ -9,12 +9,13 @@ from torch import Tensor
 
 from segue.cache.allocation.huge_pages import on_huge_pages
 from segue.cache.allocation.pinned import pinned_tensors
-from segue.cache.layout import CacheField, CacheLayout, Unit
+from segue.cache.layout import E4M3, CacheField, CacheLayout, Unit
 
 TORCH_DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
+    E4M3: torch.float8_e4m3fn,
 }
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from segue.api.errors import InvalidConfig
-from segue.cache.layout import DTYPE_BYTES, CacheLayout
+from segue.cache.layout import DTYPE_BYTES, E4M3, CacheLayout
 from segue.model.weights.at_load import require_quantization
 from segue.parallel.rank import Rank
 from segue.process.cores import CoreSets, UsableCores, listed
 
 AUTO = "auto"
+FP8 = "fp8"
 
 MAX_RANKS = 64
 COUNTS = ("page_tokens", "cache_bytes", "max_running", "tensor_parallel", "expert_parallel")
@@ -24,6 +25,9 @@ GiB, and the rest of the machine can no longer use that memory."""
 class EngineConfig:
     dtype: str = "auto"
     """Dtype of weights, activations and pages; "auto" takes the checkpoint's."""
+    kv_dtype: str = "auto"
+    """"auto": pages as `dtype`. "fp8": keys and values in 8 bits (e4m3), half the bytes of bfloat16,
+    with the checkpoint's scales if it has any. Equal on all workers. See docs/operations.md."""
     device: str = "cpu"
     """"cpu" or "cuda": the one GPU visible to the process (set `CUDA_VISIBLE_DEVICES`)."""
     quantization: str = "none"
@@ -71,6 +75,8 @@ class EngineConfig:
         if self.dtype not in (AUTO, *DTYPE_BYTES):
             choices = ", ".join((AUTO, *DTYPE_BYTES))
             raise ValueError(f"dtype must be one of {choices}, got {self.dtype!r}")
+        if self.kv_dtype not in (AUTO, FP8):
+            raise ValueError(f'kv_dtype must be "{AUTO}" or "{FP8}", got {self.kv_dtype!r}')
         if self.device not in ("cpu", "cuda"):
             raise ValueError(f'device must be "cpu" or "cuda", got {self.device!r}')
         require_quantization(self.quantization, self.device)
@@ -121,6 +127,10 @@ class EngineConfig:
         if not num_threads and (self.cores or not threads_are_set):
             num_threads = usable.num_threads(cores, num_ranks=self.tensor_parallel)
         return replace(self, cores=listed(cores), num_threads=num_threads)
+
+    def stored_dtype(self, dtype: str) -> str:
+        """Of keys and values, if activations have this dtype."""
+        return E4M3 if self.kv_dtype == FP8 else dtype
 
     @property
     def ranks(self) -> list[Rank]:

@@ -9,7 +9,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from segue.cache.layout import CacheLayout
+from segue.cache.layout import E4M3, CacheLayout, Unit
 from segue.cache.tensors import TORCH_DTYPES, CacheTensors
 from segue.engine.batch import Chunk, DraftStart
 from segue.engine.device.buffers import ScratchUnits, StepTables
@@ -139,7 +139,9 @@ class ModelRunner:
 
     def operators(self) -> str:
         """What computes here, for operators of a cluster; products are added when first chosen."""
-        return "triton" if self.device == "cuda" else choice.described()
+        computing = "triton" if self.device == "cuda" else choice.described()
+        stored = {field.dtype for field in self.layout.of_unit(Unit.PAGE)}
+        return f"{computing}, FP8 pages" if E4M3 in stored else computing
 
     @torch.inference_mode()
     def forward(

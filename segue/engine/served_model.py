@@ -105,7 +105,8 @@ class ServedModel:
                 config,
                 model_id=quantised_id(model_id(folder), engine.quantization),
                 page_tokens=engine.page_tokens,
-                kv_dtype=dtype,
+                dtype=dtype,
+                kv_dtype=engine.stored_dtype(dtype),
                 with_mtp=with_mtp,
             ),
         )

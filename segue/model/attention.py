@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from segue.kernels.attention_input import attention_input, store_keys_and_values
+from segue.kernels.e4m3 import Scales
 from segue.kernels.gates import sigmoid_gate
 from segue.kernels.paged_attention import attend_decode, attend_prefill, attend_verify
 from segue.model.batch import Batch, DecodeRows, DraftBatch, Rotary
 from segue.model.config import ModelConfig
+from segue.model.kv_scales import KvScales
 from segue.model.weight import weight_of
 
 
@@ -28,6 +30,7 @@ class Attention:
         self._q_norm = weights[f"{at}.q_norm"]
         self._k_norm = weights[f"{at}.k_norm"]
         self._o_proj = weight_of(weights, f"{at}.o_proj")
+        self._kv_scales = KvScales(weights, at)
 
     def __call__(self, x_TH: Tensor, batch: Batch, rotary: Rotary, pages: Tensor) -> Tensor:
         """The mixer's output [T, H]; the batch's keys and values are stored in `pages`."""
@@ -45,6 +48,7 @@ class Attention:
             pages_T=batch.pages_T,
             offsets_T=batch.offsets_T,
             eps=self._eps,
+            scales=self._kv_scales.of(pages),
         )
 
     def draft(self, x_DH: Tensor, batch: DraftBatch) -> Tensor:
@@ -57,6 +61,7 @@ class Attention:
             page_table_DP=batch.page_table_DP,
             lengths_D=batch.lengths_D,
             first_position=1,
+            scales=self._kv_scales.of(batch.pages),
         )
         return self._output(out_DQX, gate_DQX)
 
@@ -72,15 +77,16 @@ class Attention:
             pages,
             **places,
             eps=self._eps,
+            scales=self._kv_scales.of(pages),
         )
 
     def _output(self, out_TQX: Tensor, gate_TQX: Tensor) -> Tensor:
         return self._o_proj.matmul(sigmoid_gate(out_TQX, gate_TQX).flatten(1))
 
     def _attend(self, q_TQX: Tensor, batch: Batch, pages: Tensor) -> Tensor:
-        outputs = []
+        outputs, scales = [], self._kv_scales.of(pages)
         if decode := batch.decode:
-            outputs.append(_attend_decode(q_TQX[: decode.num_tokens], decode, pages))
+            outputs.append(_attend_decode(q_TQX[: decode.num_tokens], decode, pages, scales))
         if prefill := batch.prefill:
             outputs.append(
                 attend_prefill(
@@ -89,19 +95,23 @@ class Attention:
                     cu_tokens_N1=prefill.cu_tokens_N1,
                     starts_N=prefill.starts_N,
                     page_table_NP=prefill.page_table_NP,
+                    scales=scales,
                 )
             )
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
-def _attend_decode(q_TQX: Tensor, decode: DecodeRows, pages: Tensor) -> Tensor:
+def _attend_decode(q_TQX: Tensor, decode: DecodeRows, pages: Tensor, scales: Scales) -> Tensor:
     table_DP, lengths_D = decode.page_table_DP, decode.lengths_D
     if len(decode.round_sizes) == 1:
-        return attend_decode(q_TQX, pages, page_table_DP=table_DP, lengths_D=lengths_D)
+        return attend_decode(
+            q_TQX, pages, page_table_DP=table_DP, lengths_D=lengths_D, scales=scales
+        )
     return attend_verify(
         q_TQX,
         pages,
         page_table_DP=table_DP,
         lengths_D=lengths_D,
         round_sizes=decode.round_sizes,
+        scales=scales,
     )

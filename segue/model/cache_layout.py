@@ -10,26 +10,35 @@ from segue.model.config import LayerKind, ModelConfig
 
 
 def cache_layout(
-    config: ModelConfig, *, model_id: str, page_tokens: int, kv_dtype: str, with_mtp: bool
+    config: ModelConfig,
+    *,
+    model_id: str,
+    page_tokens: int,
+    kv_dtype: str,
+    with_mtp: bool,
+    dtype: str = "",
 ) -> CacheLayout:
     """The layout of one worker's cache, with fields in layer order.
 
-    `kv_dtype` is also the dtype of activations, and so of the convolution state: that state *is*
-    the last inputs of the convolution, so storing it in their dtype loses nothing. The recurrent
-    state is a sum over the whole past and stays float32.
+    `kv_dtype` is that of keys and values; `dtype` of activations, the same if it is empty, and so
+    of the convolution state: that state *is* the last inputs of the convolution, so storing it in
+    their dtype loses nothing. The recurrent state is a sum over the whole past and stays float32.
 
     `with_mtp`: an MTP layer is served. Its fields are numbered after the last layer: keys and
     values in pages, and in each slot the final hidden state of the last token that the slot's state
     contains. With the state, a worker can therefore continue drafting. Raises InvalidConfig if the
     checkpoint has more than one MTP layer.
     """
-    fields = list(_fields(config, page_tokens, kv_dtype))
+    dtypes = (dtype or kv_dtype, kv_dtype)
+    fields = list(_fields(config, page_tokens, *dtypes))
     if with_mtp:
-        fields += _mtp_fields(config, page_tokens, kv_dtype)
+        fields += _mtp_fields(config, page_tokens, *dtypes)
     return CacheLayout(model_id=model_id, page_tokens=page_tokens, fields=tuple(fields))
 
 
-def _fields(config: ModelConfig, page_tokens: int, kv_dtype: str) -> Iterator[CacheField]:
+def _fields(
+    config: ModelConfig, page_tokens: int, dtype: str, kv_dtype: str
+) -> Iterator[CacheField]:
     gdn = config.gdn
     for layer, kind in enumerate(config.layer_types):
         if kind is LayerKind.ATTENTION:
@@ -46,12 +55,14 @@ def _fields(config: ModelConfig, page_tokens: int, kv_dtype: str) -> Iterator[Ca
                 group="conv",
                 layer=layer,
                 unit=Unit.SLOT,
-                dtype=kv_dtype,
+                dtype=dtype,
                 shape=(gdn.conv_channels, gdn.conv_kernel - 1),
             )
 
 
-def _mtp_fields(config: ModelConfig, page_tokens: int, kv_dtype: str) -> Iterator[CacheField]:
+def _mtp_fields(
+    config: ModelConfig, page_tokens: int, dtype: str, kv_dtype: str
+) -> Iterator[CacheField]:
     if config.num_mtp_layers != 1:
         raise InvalidConfig(
             f"drafting supports only one MTP layer, but mtp_num_hidden_layers is "
@@ -59,7 +70,7 @@ def _mtp_fields(config: ModelConfig, page_tokens: int, kv_dtype: str) -> Iterato
         )
     layer = config.num_layers
     yield CacheField(
-        group="hidden", layer=layer, unit=Unit.SLOT, dtype=kv_dtype, shape=(config.hidden_size,)
+        group="hidden", layer=layer, unit=Unit.SLOT, dtype=dtype, shape=(config.hidden_size,)
     )
     yield _kv(config, layer, page_tokens, kv_dtype)
 

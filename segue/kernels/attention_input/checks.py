@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from segue.kernels.e4m3 import E4M3
+
 
 def check(
     packed_TY: Tensor,
@@ -46,10 +48,11 @@ def _check_projection(packed_TY: Tensor, pages_Z2GOX: Tensor, *, has_queries: bo
             f"a token's projection has {wanted} before 2 · {num_kv_heads} heads of {head_dim} "
             f"for its keys and values, got {columns} columns"
         )
-    if packed_TY.stride(1) != 1 or packed_TY.dtype != pages_Z2GOX.dtype:
+    if packed_TY.stride(1) != 1 or pages_Z2GOX.dtype not in (packed_TY.dtype, E4M3):
         raise ValueError(
             "attention's input needs a projection with contiguous rows, of the pages' dtype "
-            f"{pages_Z2GOX.dtype}, got {packed_TY.dtype} with strides {packed_TY.stride()}"
+            f"{pages_Z2GOX.dtype}, or pages of {E4M3}, got {packed_TY.dtype} with strides "
+            f"{packed_TY.stride()}"
         )
 
 

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from segue.kernels.attention_input import reference
+from segue.kernels.e4m3 import E4M3, UNSCALED, Scales
 from segue.kernels.native.library import are_plain, operators
 
-_run = operators("attention_input", "ppppppppp" + "lllllll" + "f")
+_run = operators("attention_input", "ppppppppp" + "lllllll" + "f" + "lff")
 _MAX_WIDTH = 1024
 
 
@@ -23,6 +24,7 @@ def attention_input(
     pages_T: Tensor,
     offsets_T: Tensor,
     eps: float,
+    scales: Scales = UNSCALED,
 ) -> tuple[Tensor, Tensor]:
     tables = (cos_T1R, sin_T1R)
     if not _fits(packed_TY, (q_norm_X, k_norm_X, *tables), pages_Z2GOX, (pages_T, offsets_T)):
@@ -36,12 +38,14 @@ def attention_input(
             pages_T=pages_T,
             offsets_T=offsets_T,
             eps=eps,
+            scales=scales,
         )
     num_kv_heads, head_dim = pages_Z2GOX.shape[2::2]
     num_heads = packed_TY.shape[1] // (2 * head_dim) - num_kv_heads
     parts_TNX = packed_TY.view(len(packed_TY), -1, head_dim)
     q_TQX = torch.empty(len(packed_TY), num_heads, head_dim, dtype=packed_TY.dtype)
-    _store(packed_TY, q_norm_X, k_norm_X, tables, q_TQX, pages_Z2GOX, (pages_T, offsets_T), eps)
+    places, norms = (pages_T, offsets_T), (q_norm_X, k_norm_X)
+    _store(packed_TY, norms, tables, q_TQX, pages_Z2GOX, places, eps, scales)
     return q_TQX, parts_TNX[:, 1 : 2 * num_heads : 2]
 
 
@@ -55,6 +59,7 @@ def store_keys_and_values(
     pages_T: Tensor,
     offsets_T: Tensor,
     eps: float,
+    scales: Scales = UNSCALED,
 ) -> None:
     tables = (cos_T1R, sin_T1R)
     if not _fits(packed_TY, (k_norm_X, *tables), pages_Z2GOX, (pages_T, offsets_T)):
@@ -67,26 +72,27 @@ def store_keys_and_values(
             pages_T=pages_T,
             offsets_T=offsets_T,
             eps=eps,
+            scales=scales,
         )
         return
-    _store(packed_TY, k_norm_X, k_norm_X, tables, None, pages_Z2GOX, (pages_T, offsets_T), eps)
+    places, norms = (pages_T, offsets_T), (k_norm_X, k_norm_X)
+    _store(packed_TY, norms, tables, None, pages_Z2GOX, places, eps, scales)
 
 
 def _store(
     packed_TY: Tensor,
-    q_norm_X: Tensor,
-    k_norm_X: Tensor,
+    norms: tuple[Tensor, Tensor],
     tables: tuple[Tensor, Tensor],
     q_TQX: Tensor | None,
     pages_Z2GOX: Tensor,
     places: tuple[Tensor, Tensor],
     eps: float,
+    scales: Scales,
 ) -> None:
     num_kv_heads, page_tokens, head_dim = pages_Z2GOX.shape[2:]
     _run(packed_TY.dtype)(
         packed_TY.data_ptr(),
-        q_norm_X.data_ptr(),
-        k_norm_X.data_ptr(),
+        *(norm.data_ptr() for norm in norms),
         *(table.data_ptr() for table in tables),
         None if q_TQX is None else q_TQX.data_ptr(),
         pages_Z2GOX.data_ptr(),
@@ -99,6 +105,9 @@ def _store(
         page_tokens,
         pages_Z2GOX.shape[0],
         eps,
+        pages_Z2GOX.dtype is E4M3,
+        1 / scales[0],
+        1 / scales[1],
         torch.get_num_threads(),
     )
 
@@ -111,7 +120,9 @@ def _fits(
 ) -> bool:
     return (
         pages_Z2GOX.shape[4] <= _MAX_WIDTH
-        and are_plain(packed_TY.dtype, packed_TY, pages_Z2GOX)
+        and are_plain(packed_TY.dtype, packed_TY)
+        and pages_Z2GOX.dtype in (packed_TY.dtype, E4M3)
+        and pages_Z2GOX.is_contiguous()
         and are_plain(torch.float32, *floats)
         and are_plain(torch.int64, *places)
     )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from segue.kernels.constants import indexes
+from segue.kernels.e4m3 import UNSCALED, Scales, as_bytes, stored
 from segue.kernels.rms_norm.reference import rms_norm
 from segue.kernels.rotary.reference import rotate_
 
@@ -25,14 +26,15 @@ def attention_input(
     pages_T: Tensor,
     offsets_T: Tensor,
     eps: float,
+    scales: Scales = UNSCALED,
 ) -> tuple[Tensor, Tensor]:
     """Queries and output gates, each [T, Q, X]. Stores keys and values in `pages`, in place.
 
     `packed` [T, (2 Q + 2 G) X] has each query head's query and gate, one after the other; then all
     keys, then all values. The returned gates are a view of it. Queries and keys are normed
     (`rms_norm` with weight 1 + `norm`, over a head) and rotated by the tables of `rotary_tables`,
-    in float32, and rounded once. `pages` [Z, 2, G, O, X] has the dtype of `packed`; token t goes to
-    place `offsets[t]` of page `pages[t]`.
+    in float32, and rounded once. `pages` [Z, 2, G, O, X] has the dtype of `packed`, or e4m3 codes
+    with these scales; token t goes to place `offsets[t]` of page `pages[t]`.
     """
     num_tokens, num_kv_heads, head_dim = len(packed_TY), *pages_Z2GOX.shape[2::2]
     num_heads = packed_TY.shape[1] // (2 * head_dim) - num_kv_heads
@@ -43,8 +45,9 @@ def attention_input(
     q_k_TNX = parts_TNX.index_select(1, places_N)
     q_k_TNX = _normed_and_rotated(q_k_TNX, weight_NX, cos_T1R, sin_T1R, eps)
     k_TGX, v_TGX = q_k_TNX[:, num_heads:], parts_TNX[:, -num_kv_heads:]
-    _write_pages(k_TGX, v_TGX, pages_Z2GOX, pages_T=pages_T, offsets_T=offsets_T)
-    return q_k_TNX[:, :num_heads], parts_TNX[:, 1 : 2 * num_heads : 2]
+    _write_pages(k_TGX, v_TGX, pages_Z2GOX, (pages_T, offsets_T), scales)
+    q_TQX = q_k_TNX[:, :num_heads].to(packed_TY.dtype)
+    return q_TQX, parts_TNX[:, 1 : 2 * num_heads : 2]
 
 
 def store_keys_and_values(
@@ -57,6 +60,7 @@ def store_keys_and_values(
     pages_T: Tensor,
     offsets_T: Tensor,
     eps: float,
+    scales: Scales = UNSCALED,
 ) -> None:
     """`attention_input` without queries: `packed` [T, 2 G X] has all keys, then all values."""
     num_tokens = len(packed_TY)
@@ -64,13 +68,14 @@ def store_keys_and_values(
     kv_T2GX = packed_TY.view(num_tokens, 2, num_kv_heads, head_dim)
     k_TGX, v_TGX = kv_T2GX.unbind(1)
     k_TGX = _normed_and_rotated(k_TGX, k_norm_X, cos_T1R, sin_T1R, eps)
-    _write_pages(k_TGX, v_TGX, pages_Z2GOX, pages_T=pages_T, offsets_T=offsets_T)
+    _write_pages(k_TGX, v_TGX, pages_Z2GOX, (pages_T, offsets_T), scales)
 
 
 def _normed_and_rotated(
     x_TNX: Tensor, norm: Tensor, cos_T1R: Tensor, sin_T1R: Tensor, eps: float
 ) -> Tensor:
-    return rotate_(rms_norm(x_TNX.float(), norm, eps=eps), cos_T1R, sin_T1R).to(x_TNX.dtype)
+    """In float32."""
+    return rotate_(rms_norm(x_TNX.float(), norm, eps=eps), cos_T1R, sin_T1R)
 
 
 def _queries_and_keys(num_heads: int, num_kv_heads: int, device: torch.device) -> Tensor:
@@ -80,8 +85,13 @@ def _queries_and_keys(num_heads: int, num_kv_heads: int, device: torch.device) -
 
 
 def _write_pages(
-    k_TGX: Tensor, v_TGX: Tensor, pages_Z2GOX: Tensor, *, pages_T: Tensor, offsets_T: Tensor
+    k_TGX: Tensor,
+    v_TGX: Tensor,
+    pages_Z2GOX: Tensor,
+    places: tuple[Tensor, Tensor],
+    scales: Scales,
 ) -> None:
-    k_pages_ZOGX, v_pages_ZOGX = pages_Z2GOX.transpose(2, 3).unbind(1)
-    k_pages_ZOGX.index_put_((pages_T, offsets_T), k_TGX)
-    v_pages_ZOGX.index_put_((pages_T, offsets_T), v_TGX)
+    dtype, pages_Z2OGX = pages_Z2GOX.dtype, as_bytes(pages_Z2GOX).transpose(2, 3)
+    for part, x_TGX in enumerate((k_TGX, v_TGX)):
+        codes_TGX = as_bytes(stored(x_TGX, scales[part], dtype))
+        pages_Z2OGX[:, part].index_put_(places, codes_TGX)

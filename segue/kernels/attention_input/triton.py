@@ -15,45 +15,11 @@ import triton.language as tl
 from torch import Tensor
 
 from segue.kernels.attention_input.checks import check
+from segue.kernels.attention_input.triton_heads import norm_and_rotate, store
+from segue.kernels.e4m3 import UNSCALED, Scales, as_bytes
 
 BLOCK_HEADS = 4
 NUM_WARPS = 4
-
-
-@triton.jit
-def _norm_and_rotate(
-    from_N,
-    to_N,
-    inside_N,
-    norm_ptr,
-    cos_ptr,
-    sin_ptr,
-    token,
-    eps,
-    HEAD_DIM: tl.constexpr,
-    ROTARY_DIM: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_X: tl.constexpr,
-):
-    """Norm and rotate heads; the pointers are to their first elements."""
-    HALF: tl.constexpr = ROTARY_DIM // 2
-    # Weights and tables are loaded again for each head: they come from L1 into the threads that
-    # need them, with no exchange between warps.
-    column = tl.broadcast_to(tl.arange(0, BLOCK_X)[None, :], (BLOCK_N, BLOCK_X))
-    # Written so that the compiler sees contiguous runs, which it loads at once.
-    partner = column + HALF - column // HALF % 2 * ROTARY_DIM
-    inside = inside_N[:, None] & (column < HEAD_DIM)
-    turns = inside_N[:, None] & (column < ROTARY_DIM)
-    x = tl.load(from_N[:, None] + column, mask=inside, other=0.0).to(tl.float32)
-    y = tl.load(from_N[:, None] + partner, mask=turns, other=0.0).to(tl.float32)
-    x_weight = 1.0 + tl.load(norm_ptr + column, mask=inside, other=0.0).to(tl.float32)
-    y_weight = 1.0 + tl.load(norm_ptr + partner, mask=turns, other=0.0).to(tl.float32)
-    # Dimensions that are not rotated have an angle of zero.
-    cos = tl.load(cos_ptr + token * ROTARY_DIM + column, mask=turns, other=1.0)
-    sin = tl.load(sin_ptr + token * ROTARY_DIM + column, mask=turns, other=0.0)
-    scale_N = tl.rsqrt(tl.sum(x * x, axis=1) / HEAD_DIM + eps)
-    turned = (x * x_weight * cos + y * y_weight * sin) * scale_N[:, None]
-    tl.store(to_N[:, None] + column, turned, mask=inside)
 
 
 @triton.jit
@@ -69,6 +35,8 @@ def _store_block(
     block,
     page_tokens,
     eps,
+    k_by,
+    v_by,
     NUM_KV_HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     ROTARY_DIM: tl.constexpr,
@@ -88,8 +56,8 @@ def _store_block(
     inside_NX = inside_N[:, None] & (columns_X < HEAD_DIM)[None, :]
     v_NX = tl.load((from_N + NUM_KV_HEADS * HEAD_DIM)[:, None] + columns_X[None, :], mask=inside_NX)
     values_N = pool_ptr + (rows_N + NUM_KV_HEADS * page_tokens) * HEAD_DIM
-    tl.store(values_N[:, None] + columns_X[None, :], v_NX, mask=inside_NX)
-    _norm_and_rotate(
+    store(values_N[:, None] + columns_X[None, :], v_NX, v_by, inside_NX)
+    norm_and_rotate(
         from_N,
         to_N,
         inside_N,
@@ -98,6 +66,7 @@ def _store_block(
         sin_ptr,
         token,
         eps,
+        k_by,
         HEAD_DIM,
         ROTARY_DIM,
         BLOCK_N,
@@ -119,6 +88,8 @@ def attention_input_kernel(
     packed_stride,
     page_tokens,
     eps,
+    k_by,
+    v_by,
     NUM_HEADS: tl.constexpr,
     NUM_KV_HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
@@ -131,7 +102,7 @@ def attention_input_kernel(
     row_ptr = packed_ptr + token * packed_stride
     if block < QUERY_BLOCKS:
         heads_N = block * BLOCK_N + tl.arange(0, BLOCK_N)
-        _norm_and_rotate(
+        norm_and_rotate(
             row_ptr + 2 * heads_N * HEAD_DIM,
             q_ptr + (token * NUM_HEADS + heads_N) * HEAD_DIM,
             heads_N < NUM_HEADS,
@@ -140,6 +111,7 @@ def attention_input_kernel(
             sin_ptr,
             token,
             eps,
+            1.0,
             HEAD_DIM,
             ROTARY_DIM,
             BLOCK_N,
@@ -158,6 +130,8 @@ def attention_input_kernel(
             block - QUERY_BLOCKS,
             page_tokens,
             eps,
+            k_by,
+            v_by,
             NUM_KV_HEADS,
             HEAD_DIM,
             ROTARY_DIM,
@@ -178,6 +152,8 @@ def store_keys_and_values_kernel(
     packed_stride,
     page_tokens,
     eps,
+    k_by,
+    v_by,
     NUM_KV_HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     ROTARY_DIM: tl.constexpr,
@@ -197,6 +173,8 @@ def store_keys_and_values_kernel(
         tl.program_id(1),
         page_tokens,
         eps,
+        k_by,
+        v_by,
         NUM_KV_HEADS,
         HEAD_DIM,
         ROTARY_DIM,
@@ -216,6 +194,7 @@ def attention_input(
     pages_T: Tensor,
     offsets_T: Tensor,
     eps: float,
+    scales: Scales = UNSCALED,
 ) -> tuple[Tensor, Tensor]:
     """As the reference's."""
     check(packed_TY, (q_norm_X, k_norm_X), (cos_T1R, sin_T1R), pages_Z2GOX, (pages_T, offsets_T))
@@ -232,12 +211,14 @@ def attention_input(
             cos_T1R,
             sin_T1R,
             q_TQX,
-            pages_Z2GOX,
+            as_bytes(pages_Z2GOX),
             pages_T,
             offsets_T,
             packed_TY.stride(0),
             page_tokens,
             eps,
+            1 / scales[0],
+            1 / scales[1],
             NUM_HEADS=num_heads,
             NUM_KV_HEADS=num_kv_heads,
             **sizes(head_dim, cos_T1R.shape[2]),
@@ -257,6 +238,7 @@ def store_keys_and_values(
     pages_T: Tensor,
     offsets_T: Tensor,
     eps: float,
+    scales: Scales = UNSCALED,
 ) -> None:
     """As the reference's."""
     check(packed_TY, (k_norm_X,), (cos_T1R, sin_T1R), pages_Z2GOX, (pages_T, offsets_T))
@@ -268,12 +250,14 @@ def store_keys_and_values(
             k_norm_X,
             cos_T1R,
             sin_T1R,
-            pages_Z2GOX,
+            as_bytes(pages_Z2GOX),
             pages_T,
             offsets_T,
             packed_TY.stride(0),
             page_tokens,
             eps,
+            1 / scales[0],
+            1 / scales[1],
             NUM_KV_HEADS=num_kv_heads,
             **sizes(head_dim, cos_T1R.shape[2]),
             num_warps=NUM_WARPS,

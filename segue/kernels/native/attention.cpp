@@ -8,6 +8,7 @@
 
 #include "blocks.h"
 #include "dots.h"
+#include "e4m3.h"
 #include "vectors.h"
 
 namespace segue {
@@ -17,19 +18,21 @@ constexpr long kSplit = 1024;  // Tokens.
 
 struct Shape {
   long Q, G, X, O;
+  float k_scale, v_scale;
 };
 
 // One split of one key head: Y queries over tokens first to end. `visible[y]`: how many of the
-// sequence's tokens query y sees.
+// sequence's tokens query y sees. `decoded`: memory for the numbers of a page's codes.
 template <class E>
-void split(const E* q, const E* pages, const int64_t* table, const long* visible, long Y,
-           long first, long end, long g, Shape s, float* scores, float* out, float* most,
-           float* total) {
+void split(const E* q, Stored<E> pages, const int64_t* table, const long* visible, long Y,
+           long first, long end, long g, Shape s, float* scores, E* decoded, float* out,
+           float* most, float* total) {
   const long X = s.X, length = end - first;
-  const float scale = 1.0f / std::sqrt(float(X));
+  const float scale = s.k_scale / std::sqrt(float(X));
   for (long at = first; at < end;) {
     const long offset = at % s.O, count = std::min(s.O - offset, end - at);
-    const E* keys = pages + ((table[at / s.O] * 2 * s.G + g) * s.O + offset) * X;
+    const long row = (table[at / s.O] * 2 * s.G + g) * s.O + offset;
+    const E* keys = pages.numbers(row * X, count * X, decoded);
     // Blocks of key rows that stay in the first cache for all queries.
     for (long n = 0; n < count; n += kLanes)
       dots_of_rows(q, keys, scores + (at - first), Y, n, std::min(n + kLanes, count), kSplit, X);
@@ -54,7 +57,8 @@ void split(const E* q, const E* pages, const int64_t* table, const long* visible
   std::fill(out, out + Y * X, 0.0f);
   for (long at = first; at < end;) {
     const long offset = at % s.O, count = std::min(s.O - offset, end - at);
-    const E* values = pages + (((table[at / s.O] * 2 + 1) * s.G + g) * s.O + offset) * X;
+    const long row = ((table[at / s.O] * 2 + 1) * s.G + g) * s.O + offset;
+    const E* values = pages.numbers(row * X, count * X, decoded);
     blocks::product(scores + (at - first), kSplit, 1, values, X, Y, X, count, out, X, 1);
     at += count;
   }
@@ -63,10 +67,12 @@ void split(const E* q, const E* pages, const int64_t* table, const long* visible
 // q and out [T, Q, X] by draft rounds; query j of sequence d sees tokens `first_position` to
 // lengths[d] + j.
 template <class E>
-int attend(const E* q, const E* pages, const int64_t* table, const int64_t* lengths,
+int attend(const E* q, void* pages, const int64_t* table, const int64_t* lengths,
             const int64_t* round_sizes, E* out, long rounds, long P, long first_position, long Q,
-           long Z, long G, long O, long X, int threads) {
-  const Shape s{Q, G, X, O};
+           long Z, long G, long O, long X, long is_e4m3, float k_scale, float v_scale,
+           int threads) {
+  const Shape s{Q, G, X, O, k_scale, v_scale};
+  const Stored<E> stored{pages, is_e4m3 != 0};
   const long sequences = round_sizes[0], repeats = Q / G;
   std::vector<long> queries(sequences, 0), row_of(rounds, 0), first_part(sequences + 1, 0);
   for (long j = 0; j + 1 < rounds; j++) row_of[j + 1] = row_of[j] + round_sizes[j];
@@ -96,6 +102,7 @@ int attend(const E* q, const E* pages, const int64_t* table, const int64_t* leng
   {
     std::vector<float> scores(rounds * repeats * kSplit);
     std::vector<E> packed(rounds * repeats * X);
+    std::vector<E> decoded(is_e4m3 ? std::min(O, kSplit) * X : 0);
     std::vector<long> visible(rounds * repeats);
 #pragma omp for schedule(dynamic, 1)
     for (size_t i = 0; i < items.size(); i++) {
@@ -109,8 +116,9 @@ int attend(const E* q, const E* pages, const int64_t* table, const int64_t* leng
       const long first = first_position + index * kSplit;
       const long end = std::min(first + kSplit, long(lengths[d]) + queries[d] - 1);
       const long at = first_part[d] * s.Q + (index * s.G + g) * Y;
-      split(packed.data(), pages, table + d * P, visible.data(), Y, first, end, g, s,
-            scores.data(), sums.data() + at * X, most.data() + at, total.data() + at);
+      split(packed.data(), stored, table + d * P, visible.data(), Y, first, end, g, s,
+            scores.data(), decoded.data(), sums.data() + at * X, most.data() + at,
+            total.data() + at);
     }
 #pragma omp for schedule(static)
     for (long d = 0; d < sequences; d++)
@@ -132,7 +140,7 @@ int attend(const E* q, const E* pages, const int64_t* table, const int64_t* leng
               if (total[part(i)] > 0)
                 x += load_floats(sums.data() + part(i) * X + c) *
                      (std::exp(most[part(i)] - best) / whole);
-            store_floats(to + c, x);
+            store_floats(to + c, x * s.v_scale);
           }
         }
   }

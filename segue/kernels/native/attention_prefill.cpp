@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "e4m3.h"
 #include "panels.h"
 #include "vectors.h"
 
@@ -40,6 +41,7 @@ constexpr bool kIsWidened = sizeof(E) == 2 && !kIsPaired<E>;
 
 struct Shape {
   long Q, G, X, O;
+  float k_scale, v_scale;
   long repeats() const { return Q / G; }
   long panels() const { return (X + kPanel - 1) / kPanel; }
 };
@@ -127,7 +129,7 @@ struct Block {
 
   // From scores of keys `first` on to weights; `seen` of a row: how many of them it may see.
   void weigh(long first, long count, long start, long repeats, long rows) {
-    const Floats scale = splat(1.0f / std::sqrt(float(s.X)));
+    const Floats scale = splat(s.k_scale / std::sqrt(float(s.X)));
     const long width = (count + kPanel - 1) / kPanel * kPanel;
     for (long row = 0; row < rows; row++) {
       const long seen = std::clamp(start + row / repeats + 1 - first, 0L, count);
@@ -196,7 +198,7 @@ struct Block {
       for (long r = 0; r < s.repeats(); r++) {
         const long row = t * s.repeats() + r;
         E* to = out + ((first + t) * s.Q + g * s.repeats() + r) * s.X;
-        const float by = 1.0f / total[row];
+        const float by = s.v_scale / total[row];
         for (long i = 0; i < s.X; i += kLanes)
           store_floats(to + i, load_floats(sum_row(i / kPanel, row) + i % kPanel) * by);
       }
@@ -204,10 +206,11 @@ struct Block {
 };
 
 template <class E>
-int attend_prefill(const E* q, const E* pages, const int64_t* cu_tokens, const int64_t* starts,
-            const int64_t* table, E* out, long N, long P, long Q, long Z, long G,
-                   long O, long X, int threads) {
-  const Shape s{Q, G, X, O};
+int attend_prefill(const E* q, void* pages, const int64_t* cu_tokens, const int64_t* starts,
+                   const int64_t* table, E* out, long N, long P, long Q, long Z, long G, long O,
+                   long X, long is_e4m3, float k_scale, float v_scale, int threads) {
+  const Shape s{Q, G, X, O, k_scale, v_scale};
+  const Stored<E> stored{pages, is_e4m3 != 0};
   for (long n = 0; n < N; n++) {
     const long tokens = starts[n] + cu_tokens[n + 1] - cu_tokens[n];
     if (tokens > P * O || !are_within(table + n * P, (tokens + O - 1) / O, 0, Z)) return 1;
@@ -228,6 +231,7 @@ int attend_prefill(const E* q, const E* pages, const int64_t* cu_tokens, const i
   {
     Block<E> block(s);
     const E* rows[kKeys];
+    std::vector<E> decoded(is_e4m3 ? kKeys * X : 0);
 #pragma omp for schedule(dynamic, 1)
     for (size_t i = 0; i < items.size(); i++) {
       const Item item = items[i];
@@ -235,14 +239,18 @@ int attend_prefill(const E* q, const E* pages, const int64_t* cu_tokens, const i
       block.start(q, item.first, item.tokens, item.g);
       for (long first = 0; first < end; first += kKeys) {
         const long keys = std::min(kKeys, end - first);
-        for (long k = 0; k < keys; k++) {
-          const long at = first + k, page = table[item.n * P + at / s.O];
-          rows[k] = pages + ((page * 2 * s.G + item.g) * s.O + at % s.O) * s.X;
-        }
+        const auto find = [&](long part) {
+          for (long k = 0; k < keys; k++) {
+            const long at = first + k, page = table[item.n * P + at / s.O];
+            const long row = ((page * 2 + part) * s.G + item.g) * s.O + at % s.O;
+            rows[k] = stored.numbers(row * s.X, s.X, decoded.data() + k * s.X * stored.is_e4m3);
+          }
+        };
+        find(0);
         for (long p = 0; p * kPanel < keys; p++)
           block.score(rows + p * kPanel, std::min(kPanel, keys - p * kPanel), p, count);
         block.weigh(first, keys, start, s.repeats(), count);
-        for (long k = 0; k < keys; k++) rows[k] += s.G * s.O * s.X;
+        find(1);
         block.add_values(rows, keys, count);
       }
       block.finish(out, item.first, item.tokens, item.g);

@@ -1,6 +1,7 @@
 // Operators that work row by row: norms, gates, and what attention gets of its projection.
 #include <algorithm>
 
+#include "e4m3.h"
 #include "vectors.h"
 
 namespace segue {
@@ -101,9 +102,9 @@ int decay_and_rate(const E* dt, const E* rate, const float* minus_a, const float
 }
 
 // One head of X numbers: norm, then rotation of the first R.
-template <class E>
+template <class E, class Out>
 inline void norm_and_rotate(const E* x, const float* weight, const float* cos, const float* sin,
-                            E* out, long X, long R, float eps) {
+                            Out* out, long X, long R, float eps) {
   float normed[1024];
   const float scale = mean_square_scale(x, X, eps);
   for (long i = 0; i < X; i += kLanes) {
@@ -118,13 +119,19 @@ inline void norm_and_rotate(const E* x, const float* weight, const float* cos, c
   for (long i = 0; i < X; i += kLanes) store_some(out + i, load_some(normed + i, X - i), X - i);
 }
 
+// Codes of numbers times `by`.
+template <class E>
+inline void encode(const E* from, float by, E4m3* to, long count) {
+  for (long i = 0; i < count; i++) to[i] = to_e4m3(to_float(from[i]) * by);
+}
+
 // Rows of a projection: Q times a query and its gate, G keys, G values. Queries go to `q`, keys and
-// values to their pages [Z, 2, G, O, X].
+// values to their pages [Z, 2, G, O, X], or times `k_by` and `v_by` to e4m3 codes there.
 template <class E>
 int attention_input(const E* packed, const float* q_norm, const float* k_norm, const float* cos,
-                    const float* sin, E* q, E* pages, const int64_t* page_of,
+                    const float* sin, E* q, void* pages, const int64_t* page_of,
                     const int64_t* offset_of, long T, long Q, long G, long X, long R, long O,
-                    long Z, float eps, int threads) {
+                    long Z, float eps, long is_e4m3, float k_by, float v_by, int threads) {
   if (!are_within(page_of, T, 0, Z) || !are_within(offset_of, T, 0, O)) return 1;
   const long heads = 2 * Q + 2 * G;
 #pragma omp parallel for schedule(static) num_threads(threads_for(T * heads * X, threads))
@@ -134,10 +141,19 @@ int attention_input(const E* packed, const float* q_norm, const float* k_norm, c
     for (long n = 0; n < Q; n++)
       norm_and_rotate(row + 2 * n * X, q_norm, c, s, q + (t * Q + n) * X, X, R, eps);
     for (long g = 0; g < G; g++) {
-      E* keys = pages + ((page_of[t] * 2 * G + g) * O + offset_of[t]) * X;
-      E* values = keys + G * O * X;
-      norm_and_rotate(row + (2 * Q + g) * X, k_norm, c, s, keys, X, R, eps);
-      std::memcpy(values, row + (2 * Q + G + g) * X, X * sizeof(E));
+      const long place = ((page_of[t] * 2 * G + g) * O + offset_of[t]) * X;
+      const E *key = row + (2 * Q + g) * X, *value = key + G * X;
+      if (is_e4m3) {
+        E4m3* codes = (E4m3*)pages + place;
+        float turned[1024];
+        norm_and_rotate(key, k_norm, c, s, turned, X, R, eps);
+        encode(turned, k_by, codes, X);
+        encode(value, v_by, codes + G * O * X, X);
+      } else {
+        E* keys = (E*)pages + place;
+        norm_and_rotate(key, k_norm, c, s, keys, X, R, eps);
+        std::memcpy(keys + G * O * X, value, X * sizeof(E));
+      }
     }
   }
   return 0;

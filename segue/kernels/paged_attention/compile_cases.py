@@ -13,19 +13,27 @@ HEAD_DIM = 256
 ASYNCHRONOUS = ("cp.async.cg.shared.global",)
 """Copies of 16 bytes per thread that bypass the registers."""
 
-_INDICES = {"table_ptr": "*i64", "table_stride": "i32", "scale": "fp32"}
+_INDICES = {"table_ptr": "*i64", "table_stride": "i32", **of("fp32", "scale v_scale")}
 _PIECES = {"partial_ptr": "*fp32", "stats_ptr": "*fp32"}
 _SIZES = dict.fromkeys(SIZE_NAMES, "i32")
 
 
 def _prefill(
-    name: str, *, group: int, num_kv_heads: int, page_tokens: int, whole: bool
+    name: str,
+    *,
+    group: int,
+    num_kv_heads: int,
+    page_tokens: int,
+    whole: bool,
+    pages: str = "*bf16",
+    max_stack_bytes: int = 128,
 ) -> CompileCase:
     return CompileCase(
         name=f"attention, prefill, {name}",
         kernel=triton_prefill.attend_prefill_kernel,
         arguments={
-            **dict.fromkeys(("q_ptr", "pages_ptr", "out_ptr"), "*bf16"),
+            **of("*bf16", "q_ptr out_ptr"),
+            "pages_ptr": pages,
             **dict.fromkeys(("cu_tokens_ptr", "starts_ptr"), "*i64"),
             **dict.fromkeys(("num_sequences", "num_tokens"), "i32"),
             **_INDICES,
@@ -46,17 +54,20 @@ def _prefill(
         instructions={chip: (*TENSOR_CORES[chip], *ASYNCHRONOUS) for chip in CHIPS},
         # The output's address, computed before the loops and read again after them: the accumulator
         # leaves no room for it. Nothing inside a loop is spilled.
-        max_stack_bytes=128,
+        max_stack_bytes=max_stack_bytes,
     )
 
 
-def _decode(name: str, *, group: int, num_kv_heads: int, page_tokens: int) -> CompileCase:
+def _decode(
+    name: str, *, group: int, num_kv_heads: int, page_tokens: int, pages: str = "*bf16"
+) -> CompileCase:
     numbers = ("num_sequences", "num_rows", "first_position")
     return CompileCase(
         name=f"attention, decode, {name}",
         kernel=triton_decode.attend_decode_kernel,
         arguments={
-            **dict.fromkeys(("q_ptr", "pages_ptr"), "*bf16"),
+            "q_ptr": "*bf16",
+            "pages_ptr": pages,
             **_PIECES,
             **of("*i32", "pieces_ptr"),
             **of("*i64", "lengths_ptr"),
@@ -83,8 +94,19 @@ def _decode(name: str, *, group: int, num_kv_heads: int, page_tokens: int) -> Co
 COMPILE_CASES = (
     _prefill("pages of 64", group=4, num_kv_heads=4, page_tokens=64, whole=True),
     _prefill("pages of 16, in pieces", group=8, num_kv_heads=2, page_tokens=16, whole=False),
+    _prefill("FP8 pages of 64", group=4, num_kv_heads=4, page_tokens=64, whole=True, pages="*u8"),
+    _prefill(
+        "FP8 pages of 16, in pieces",
+        group=8,
+        num_kv_heads=2,
+        page_tokens=16,
+        whole=False,
+        pages="*u8",
+    ),
     _decode("16 rows, pages of 64", group=4, num_kv_heads=4, page_tokens=64),
     _decode("32 rows, pages of 16", group=8, num_kv_heads=2, page_tokens=16),
+    _decode("16 rows, FP8 pages of 64", group=4, num_kv_heads=4, page_tokens=64, pages="*u8"),
+    _decode("32 rows, FP8 pages of 16", group=8, num_kv_heads=2, page_tokens=16, pages="*u8"),
     CompileCase(
         name="attention, decode, combined",
         kernel=triton_decode.combine_decode_kernel,

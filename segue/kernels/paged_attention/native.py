@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from segue.kernels.e4m3 import E4M3, UNSCALED, Scales
 from segue.kernels.native.library import are_plain, longs, operators
 from segue.kernels.paged_attention import reference
 
-_attend = operators("attend", "pppppp" + "llllllll")
-_prefill = operators("attend_prefill", "pppppp" + "lllllll")
+_attend = operators("attend", "pppppp" + "llllllll" + "lff")
+_prefill = operators("attend_prefill", "pppppp" + "lllllll" + "lff")
 _LANES = 16
 """Of the widest vectors; others divide it."""
 
@@ -23,6 +24,7 @@ def attend_decode(
     page_table_DP: Tensor,
     lengths_D: Tensor,
     first_position: int = 0,
+    scales: Scales = UNSCALED,
 ) -> Tensor:
     if not _fits(q_DQX, pages_Z2GOX, page_table_DP, lengths_D):
         return reference.attend_decode(
@@ -31,8 +33,10 @@ def attend_decode(
             page_table_DP=page_table_DP,
             lengths_D=lengths_D,
             first_position=first_position,
+            scales=scales,
         )
-    return _run(q_DQX, pages_Z2GOX, page_table_DP, lengths_D, (len(q_DQX),), first_position)
+    sizes = (len(q_DQX),)
+    return _run(q_DQX, pages_Z2GOX, page_table_DP, lengths_D, sizes, first_position, scales)
 
 
 def attend_prefill(
@@ -42,6 +46,7 @@ def attend_prefill(
     cu_tokens_N1: Tensor,
     starts_N: Tensor,
     page_table_NP: Tensor,
+    scales: Scales = UNSCALED,
 ) -> Tensor:
     if not _fits(q_TQX, pages_Z2GOX, cu_tokens_N1, starts_N, page_table_NP):
         return reference.attend_prefill(
@@ -50,6 +55,7 @@ def attend_prefill(
             cu_tokens_N1=cu_tokens_N1,
             starts_N=starts_N,
             page_table_NP=page_table_NP,
+            scales=scales,
         )
     q_TQX = q_TQX.contiguous()
     out_TQX = torch.empty(q_TQX.shape, dtype=q_TQX.dtype)
@@ -68,6 +74,8 @@ def attend_prefill(
         num_kv_heads,
         page_tokens,
         head_dim,
+        pages_Z2GOX.dtype is E4M3,
+        *scales,
         torch.get_num_threads(),
     )
     return out_TQX
@@ -80,6 +88,7 @@ def attend_verify(
     page_table_DP: Tensor,
     lengths_D: Tensor,
     round_sizes: Sequence[int],
+    scales: Scales = UNSCALED,
 ) -> Tensor:
     if not _fits(q_TQX, pages_Z2GOX, page_table_DP, lengths_D):
         return reference.attend_verify(
@@ -88,8 +97,10 @@ def attend_verify(
             page_table_DP=page_table_DP,
             lengths_D=lengths_D,
             round_sizes=round_sizes,
+            scales=scales,
         )
-    return _run(q_TQX, pages_Z2GOX, page_table_DP, lengths_D, tuple(round_sizes), 0)
+    sizes = tuple(round_sizes)
+    return _run(q_TQX, pages_Z2GOX, page_table_DP, lengths_D, sizes, 0, scales)
 
 
 def _run(
@@ -99,6 +110,7 @@ def _run(
     lengths_D: Tensor,
     round_sizes: tuple[int, ...],
     first_position: int,
+    scales: Scales,
 ) -> Tensor:
     q_TQX = q_TQX.contiguous()
     out_TQX = torch.empty(q_TQX.shape, dtype=q_TQX.dtype)
@@ -118,6 +130,8 @@ def _run(
         num_kv_heads,
         page_tokens,
         head_dim,
+        pages_Z2GOX.dtype is E4M3,
+        *scales,
         torch.get_num_threads(),
     )
     return out_TQX
@@ -126,6 +140,7 @@ def _run(
 def _fits(q_TQX: Tensor, pages_Z2GOX: Tensor, *indexes: Tensor) -> bool:
     return (
         q_TQX.shape[2] % _LANES == 0
-        and are_plain(q_TQX.dtype, pages_Z2GOX)
+        and pages_Z2GOX.dtype in (q_TQX.dtype, E4M3)
+        and pages_Z2GOX.is_contiguous()
         and are_plain(torch.int64, *indexes)
     )

@@ -4,11 +4,13 @@ T packed tokens, N sequences of a prefill, D sequences of a decode, J draft roun
 pool, P pages of the longest sequence, O tokens of a page, Q query heads, G key/value heads (Q / G
 queries share one), X head dimension, L tokens of a sequence.
 
-`pages` [Z, 2, G, O, X]: keys, then values, head by head, of O consecutive tokens.
+`pages` [Z, 2, G, O, X]: keys, then values, head by head, of O consecutive tokens, in the dtype of
+queries; or e4m3 codes with `scales`, which become numbers of the queries' dtype without rounding.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -16,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segue.kernels.constants import indexes
+from segue.kernels.e4m3 import E4M3, UNSCALED, Scales, as_bytes
 from segue.kernels.scratch import scratch_memory
 
 QUERY_BLOCK_TOKENS = 512
@@ -32,6 +35,7 @@ def attend_decode(
     page_table_DP: Tensor,
     lengths_D: Tensor,
     first_position: int = 0,
+    scales: Scales = UNSCALED,
 ) -> Tensor:
     """Outputs [D, Q, X] of one query a sequence over its first `lengths` tokens, already stored.
 
@@ -39,8 +43,9 @@ def attend_decode(
     """
     num_sequences, num_heads, head_dim = q_DQX.shape
     if num_sequences == 1:
+        table_P, length = page_table_DP[0], int(lengths_D)
         return _attend_alone(
-            q_DQX, pages_Z2GOX, page_table_DP[0], int(lengths_D), first_position=first_position
+            q_DQX, pages_Z2GOX, table_P, length, scales, first_position=first_position
         )
     num_kv_heads = pages_Z2GOX.shape[2]
     lengths = lengths_D.tolist()
@@ -50,7 +55,13 @@ def attend_decode(
     # The queries that share a key head take the place of a prefill's tokens.
     q_DGRX = q_DQX.view(num_sequences, num_kv_heads, -1, head_dim)
     out_DGRX = _attend_together(
-        q_DGRX, pages_Z2GOX, page_table_DP, lengths, mask_D11L, first_position=first_position
+        q_DGRX,
+        pages_Z2GOX,
+        page_table_DP,
+        lengths,
+        mask_D11L,
+        scales,
+        first_position=first_position,
     )
     out_DQX = out_DGRX.reshape(num_sequences, num_heads, head_dim)
     if min(lengths) <= first_position:
@@ -65,6 +76,7 @@ def attend_verify(
     page_table_DP: Tensor,
     lengths_D: Tensor,
     round_sizes: Sequence[int],
+    scales: Scales = UNSCALED,
 ) -> Tensor:
     """Outputs [T, Q, X] of a few queries a sequence over its tokens, already stored.
 
@@ -80,7 +92,7 @@ def attend_verify(
         length = int(lengths_D) + num_rounds - 1
         if length < num_rounds:
             return torch.zeros_like(q_TQX)
-        return _attend_alone(q_TQX, pages_Z2GOX, page_table_DP[0], length)
+        return _attend_alone(q_TQX, pages_Z2GOX, page_table_DP[0], length, scales)
     index_J = torch.arange(num_rounds, device=q_TQX.device)
     sizes_J = torch.tensor(round_sizes, device=q_TQX.device)
     index_D1 = torch.arange(len(lengths_D), device=q_TQX.device).unsqueeze(1)
@@ -97,9 +109,8 @@ def attend_verify(
     q_DGJRX = q_DJGRX.transpose(1, 2)
     mask_DJL = index_L < visible_DJ.unsqueeze(-1)
     mask_DYL = mask_DJL.repeat_interleave(num_heads // num_kv_heads, dim=1)
-    out_DGYX = _attend_together(
-        q_DGJRX.flatten(2, 3), pages_Z2GOX, page_table_DP, lengths, mask_DYL.unsqueeze(1)
-    )
+    q_DGYX, mask_D1YL = q_DGJRX.flatten(2, 3), mask_DYL.unsqueeze(1)
+    out_DGYX = _attend_together(q_DGYX, pages_Z2GOX, page_table_DP, lengths, mask_D1YL, scales)
     out_DGYX = out_DGYX.masked_fill_((lengths_D <= 0)[:, None, None, None], 0)
     out_JDQX = out_DGYX.reshape(q_DGJRX.shape).permute(2, 0, 1, 3, 4).flatten(2, 3)
     return torch.cat([out_JDQX[j, :size] for j, size in enumerate(round_sizes)])
@@ -112,6 +123,7 @@ def attend_prefill(
     cu_tokens_N1: Tensor,
     starts_N: Tensor,
     page_table_NP: Tensor,
+    scales: Scales = UNSCALED,
 ) -> Tensor:
     """Outputs [T, Q, X] of packed sequences over their prefix and themselves, both already stored.
 
@@ -122,16 +134,16 @@ def attend_prefill(
     for n, start in enumerate(starts_N.tolist()):
         rows = slice(bounds[n], bounds[n + 1])
         length = start + bounds[n + 1] - bounds[n]
-        out_TQX[rows] = _attend_alone(q_TQX[rows], pages_Z2GOX, page_table_NP[n], length)
+        out_TQX[rows] = _attend_alone(q_TQX[rows], pages_Z2GOX, page_table_NP[n], length, scales)
     return out_TQX
 
 
-def _attend_prefill(q_TQX: Tensor, k_GLX: Tensor, v_GLX: Tensor) -> Tensor:
+def _attend_prefill(q_TQX: Tensor, k_GLX: Tensor, v_GLX: Tensor, k_scale: float) -> Tensor:
     """The queries are the last T of the L positions."""
     num_tokens, length = q_TQX.shape[0], k_GLX.shape[1]
     q_QTX = q_TQX.transpose(0, 1)
     if num_tokens == 1:
-        return _attend(q_QTX, k_GLX, v_GLX, None).transpose(0, 1)
+        return _attend(q_QTX, k_GLX, v_GLX, None, k_scale).transpose(0, 1)
     blocks = []
     for first in range(0, num_tokens, QUERY_BLOCK_TOKENS):
         q_QBX = q_QTX[:, first : first + QUERY_BLOCK_TOKENS]
@@ -139,27 +151,42 @@ def _attend_prefill(q_TQX: Tensor, k_GLX: Tensor, v_GLX: Tensor) -> Tensor:
         visible = length - num_tokens + first + num_queries
         mask_BL = torch.ones(num_queries, visible, dtype=torch.bool, device=q_TQX.device)
         mask_BL.tril_(visible - num_queries)
-        blocks.append(_attend(q_QBX, k_GLX[:, :visible], v_GLX[:, :visible], mask_BL))
+        seen = (k_GLX[:, :visible], v_GLX[:, :visible])
+        blocks.append(_attend(q_QBX, *seen, mask_BL, k_scale))
     return (blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)).transpose(0, 1)
 
 
-def _attend(q_QBX: Tensor, k_GLX: Tensor, v_GLX: Tensor, mask_BL: Tensor | None) -> Tensor:
+def _attend(
+    q_QBX: Tensor, k_GLX: Tensor, v_GLX: Tensor, mask_BL: Tensor | None, k_scale: float
+) -> Tensor:
     return F.scaled_dot_product_attention(
-        q_QBX[None], k_GLX[None], v_GLX[None], attn_mask=mask_BL, enable_gqa=True
+        q_QBX[None],
+        k_GLX[None],
+        v_GLX[None],
+        attn_mask=mask_BL,
+        scale=k_scale / math.sqrt(q_QBX.shape[-1]),
+        enable_gqa=True,
     )[0]
 
 
 def _attend_alone(
-    q_TQX: Tensor, pages_Z2GOX: Tensor, table_P: Tensor, length: int, *, first_position: int = 0
+    q_TQX: Tensor,
+    pages_Z2GOX: Tensor,
+    table_P: Tensor,
+    length: int,
+    scales: Scales,
+    *,
+    first_position: int = 0,
 ) -> Tensor:
     """The queries of one sequence: its last positions up to `length`."""
     num_shared = q_TQX.shape[1] // pages_Z2GOX.shape[2]
     outs = []
     for heads in _groups_of_heads(pages_Z2GOX, length):
         k_HLX, v_HLX = _keys_and_values(pages_Z2GOX, table_P, heads, length, first_position)
+        k_HLX, v_HLX = k_HLX.to(q_TQX.dtype), v_HLX.to(q_TQX.dtype)
         q_TYX = q_TQX[:, heads.start * num_shared : heads.stop * num_shared]
-        outs.append(_attend_prefill(q_TYX, k_HLX, v_HLX))
-    return outs[0] if len(outs) == 1 else torch.cat(outs, dim=1)
+        outs.append(_attend_prefill(q_TYX, k_HLX, v_HLX, scales[0]))
+    return _scaled(outs, scales[1])
 
 
 def _attend_together(
@@ -168,6 +195,7 @@ def _attend_together(
     page_table_DP: Tensor,
     lengths: Sequence[int],
     mask_D1YL: Tensor,
+    scales: Scales,
     *,
     first_position: int = 0,
 ) -> Tensor:
@@ -176,6 +204,7 @@ def _attend_together(
     outs = []
     for heads in _groups_of_heads(pages_Z2GOX, len(lengths) * end):
         k_DHLX, v_DHLX = _keys_and_values(pages_Z2GOX, table_DP, heads, end)
+        k_DHLX, v_DHLX = k_DHLX.to(q_DGYX.dtype), v_DHLX.to(q_DGYX.dtype)
         # Past the end of a short sequence, what a page has may be another sequence's, or NaN.
         for d, length in enumerate(lengths):
             if length < end:
@@ -186,9 +215,16 @@ def _attend_together(
                 k_DHLX[:, :, first_position:],
                 v_DHLX[:, :, first_position:],
                 attn_mask=mask_D1YL,
+                scale=scales[0] / math.sqrt(q_DGYX.shape[-1]),
             )
         )
-    return outs[0] if len(outs) == 1 else torch.cat(outs, dim=1)
+    return _scaled(outs, scales[1])
+
+
+def _scaled(outs: Sequence[Tensor], v_scale: float) -> Tensor:
+    """The outputs of all groups of heads, times the scale of their values."""
+    out = outs[0] if len(outs) == 1 else torch.cat(list(outs), dim=1)
+    return out if v_scale == 1 else out * v_scale
 
 
 def _own_pages(
@@ -239,6 +275,9 @@ def _gather(pages_Z2GOX: Tensor, rows: Tensor) -> Tensor:
     """The rows [..., P] of heads in P pages, joined as [..., P · O, X]. Valid until the thread's
     next call."""
     num_rows, row_shape = rows.numel(), pages_Z2GOX.shape[3:]
-    out = scratch_memory((num_rows, *row_shape), pages_Z2GOX)
-    gathered = torch.index_select(pages_Z2GOX.flatten(0, 2), 0, rows.flatten(), out=out)
+    stored_Z2GOX = as_bytes(pages_Z2GOX)
+    out = scratch_memory((num_rows, *row_shape), stored_Z2GOX)
+    gathered = torch.index_select(stored_Z2GOX.flatten(0, 2), 0, rows.flatten(), out=out)
+    if pages_Z2GOX.dtype is E4M3:
+        gathered = gathered.view(E4M3)
     return gathered.view(*rows.shape[:-1], -1, pages_Z2GOX.shape[4])

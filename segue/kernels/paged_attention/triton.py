@@ -19,6 +19,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from segue.kernels.e4m3 import E4M3
+
 LOWEST = tl.constexpr(-1e30)
 """Below every score, yet finite, so that the difference of two is defined."""
 MAX_HEAD_BYTES = 512
@@ -49,7 +51,8 @@ def attend_tiles(
     """Continue the softmax over the keys from `first`, a multiple of a tile, to `stop`.
 
     `pages` points to this key head in the first page, where its tokens are contiguous. Row m sees
-    the tokens before `visible[m]`; `scale` turns scores into exponents of two. Not masked: tiles
+    the tokens before `visible[m]`; `scale` turns scores into exponents of two. Bytes are e4m3
+    codes, whose scales are the caller's concern. Not masked: tiles
     are whole and all rows see all of them. Masked: nothing is read before `first_position` or from
     `stop` on, since it may be NaN there, and zero times NaN is not zero.
     """
@@ -72,11 +75,14 @@ def attend_tiles(
             k_ptrs_NX = pages_ptr + (rows_N * HEAD_DIM)[:, None] + columns_X[None, :]
         v_ptrs_NX = k_ptrs_NX + NUM_KV_HEADS * PAGE_TOKENS * HEAD_DIM
         if IS_MASKED:
-            k_NX = tl.load(k_ptrs_NX, mask=inside_N[:, None], other=0.0)
-            v_NX = tl.load(v_ptrs_NX, mask=inside_N[:, None], other=0.0)
+            k_NX = tl.load(k_ptrs_NX, mask=inside_N[:, None], other=0)
+            v_NX = tl.load(v_ptrs_NX, mask=inside_N[:, None], other=0)
         else:
             k_NX = tl.load(k_ptrs_NX)
             v_NX = tl.load(v_ptrs_NX)
+        if pages_ptr.dtype.element_ty == tl.uint8:
+            k_NX = k_NX.to(tl.float8e4nv, bitcast=True).to(q_MX.dtype)
+            v_NX = v_NX.to(tl.float8e4nv, bitcast=True).to(q_MX.dtype)
         score_MN = tl.dot(q_MX, tl.trans(k_NX), input_precision="ieee")
         if IS_MASKED:
             is_seen_MN = inside_N[None, :] & (positions_N[None, :] < visible_M[:, None])
@@ -126,9 +132,9 @@ def combine_pieces(
     return out_X / tl.where(total > 0, total, 1.0)
 
 
-def exponent_scale(head_dim: int) -> float:
+def exponent_scale(head_dim: int, k_scale: float) -> float:
     """Factor from a query-key product to an exponent of two."""
-    return math.log2(math.e) / math.sqrt(head_dim)
+    return k_scale * math.log2(math.e) / math.sqrt(head_dim)
 
 
 def num_multiprocessors(device: torch.device) -> int:
@@ -146,7 +152,7 @@ def check(q_TQX: Tensor, pages_Z2GOX: Tensor, page_table_NP: Tensor) -> None:
             "attention needs contiguous queries and pages, got strides "
             f"{q_TQX.stride()} and {pages_Z2GOX.stride()}; call contiguous() on the queries first"
         )
-    if q_TQX.dtype is not pages_Z2GOX.dtype or head_dim != pages_Z2GOX.shape[4]:
+    if pages_Z2GOX.dtype not in (q_TQX.dtype, E4M3) or head_dim != pages_Z2GOX.shape[4]:
         raise ValueError(
             f"queries and pages must agree, got {q_TQX.dtype} and {pages_Z2GOX.dtype}, "
             f"head dimensions {head_dim} and {pages_Z2GOX.shape[4]}"

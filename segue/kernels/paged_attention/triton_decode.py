@@ -19,6 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from segue.kernels.draft_rounds import SIZE_NAMES, kernel_sizes
+from segue.kernels.e4m3 import UNSCALED, Scales, as_bytes
 from segue.kernels.paged_attention.triton import (
     LOWEST,
     attend_tiles,
@@ -64,6 +65,7 @@ def attend_decode_kernel(
     num_rows,
     first_position,
     scale,
+    v_scale,
     size_0,
     size_1,
     size_2,
@@ -132,7 +134,7 @@ def attend_decode_kernel(
         row = (tl.cast(first_slot + piece, tl.int64) * tl.num_programs(0) + kv_head) * num_rows
         partial_rows_M = row + rows_M
         partial_ptrs_MX = partial_ptr + (partial_rows_M * HEAD_DIM)[:, None] + columns_X[None, :]
-        tl.store(partial_ptrs_MX, out_MX, mask=inside_M[:, None])
+        tl.store(partial_ptrs_MX, out_MX * v_scale, mask=inside_M[:, None])
         tl.store(stats_ptr + partial_rows_M * 2, max_M, mask=inside_M)
         tl.store(stats_ptr + partial_rows_M * 2 + 1, sum_M, mask=inside_M)
 
@@ -204,6 +206,7 @@ def attend_verify(
     lengths_D: Tensor,
     round_sizes: Sequence[int],
     first_position: int = 0,
+    scales: Scales = UNSCALED,
 ) -> Tensor:
     """As the reference's; keys before `first_position` are not seen."""
     check(q_TQX, pages_Z2GOX, page_table_DP)
@@ -224,7 +227,7 @@ def attend_verify(
     out_TQX = torch.empty_like(q_TQX)
     attend_decode_kernel[grid](
         q_TQX,
-        pages_Z2GOX,
+        as_bytes(pages_Z2GOX),
         partial,
         stats,
         pieces,
@@ -234,7 +237,8 @@ def attend_verify(
         page_table_DP.stride(0),
         num_rows,
         first_position,
-        exponent_scale(head_dim),
+        exponent_scale(head_dim, scales[0]),
+        scales[1],
         *sizes,
         GROUP=group,
         NUM_KV_HEADS=num_kv_heads,
@@ -272,6 +276,7 @@ def attend_decode(
     page_table_DP: Tensor,
     lengths_D: Tensor,
     first_position: int = 0,
+    scales: Scales = UNSCALED,
 ) -> Tensor:
     """As the reference's."""
     return attend_verify(
@@ -281,6 +286,7 @@ def attend_decode(
         lengths_D=lengths_D,
         round_sizes=[len(q_DQX)],
         first_position=first_position,
+        scales=scales,
     )
 
 

@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from segue.kernels.e4m3 import UNSCALED, Scales, as_bytes
 from segue.kernels.paged_attention.triton import (
     LOWEST,
     attend_tiles,
@@ -45,6 +46,7 @@ def attend_prefill_kernel(
     table_stride,
     num_tokens,
     scale,
+    v_scale,
     GROUP: tl.constexpr,
     NUM_KV_HEADS: tl.constexpr,
     PAGE_TOKENS: tl.constexpr,
@@ -132,6 +134,7 @@ def attend_prefill_kernel(
         BLOCK_N,
     )
 
+    out_MX = out_MX * v_scale
     if partial_ptr is None:
         out_MX = out_MX / tl.where(sum_M > 0, sum_M, 1.0)[:, None]
         tl.store(out_ptr + tile_head + offsets_MX, out_MX, mask=inside_M[:, None])
@@ -168,6 +171,7 @@ def attend_prefill(
     cu_tokens_N1: Tensor,
     starts_N: Tensor,
     page_table_NP: Tensor,
+    scales: Scales = UNSCALED,
 ) -> Tensor:
     """As the reference's."""
     check(q_TQX, pages_Z2GOX, page_table_NP)
@@ -188,7 +192,7 @@ def attend_prefill(
         stats = q_TQX.new_empty(num_pieces, num_tokens, num_heads, 2, dtype=torch.float32)
     attend_prefill_kernel[(num_tiles, num_kv_heads, num_pieces)](
         q_TQX,
-        pages_Z2GOX,
+        as_bytes(pages_Z2GOX),
         out_TQX,
         partial,
         stats,
@@ -198,7 +202,8 @@ def attend_prefill(
         num_sequences,
         page_table_NP.stride(0),
         num_tokens,
-        exponent_scale(head_dim),
+        exponent_scale(head_dim, scales[0]),
+        scales[1],
         GROUP=group,
         NUM_KV_HEADS=num_kv_heads,
         PAGE_TOKENS=page_tokens,

@@ -70,6 +70,10 @@ def _parse(entries: Mapping[str, Mapping[str, object]]) -> tuple[dict[str, Tenso
 VISION_PREFIXES = ("model.visual.", "visual.")
 MTP_PREFIX = "mtp."
 HEAD_PREFIX = "lm_head."
+KV_SCALES = (("k_proj.k_scale", "v_proj.v_scale"), ("k_scale", "v_scale"))
+"""The names in an attention layer of the scales for keys and values in 8 bits: ModelOpt's, and
+those of others. A checkpoint has both of a pair or none."""
+_READ_SCALES = tuple(f".self_attn.{name}" for pair in KV_SCALES for name in pair)
 _UNUSED_SCALES = (".input_scale", ".k_scale", ".v_scale", ".k_bmm_scale", ".v_bmm_scale")
 
 
@@ -79,8 +83,8 @@ def reason_to_skip(name: str, config: ModelConfig) -> str:
         return "vision tower"
     if name.startswith(MTP_PREFIX) and config.num_mtp_layers == 0:
         return "draft layer that is not used"
-    if config.quantization is not None and name.endswith(_UNUSED_SCALES):
-        return "scale of activations or caches, which are not quantised"
+    if name.endswith(_UNUSED_SCALES) and not name.endswith(_READ_SCALES):
+        return "scale of activations, which are not quantised"
     if name == "lm_head.weight" and config.tie_word_embeddings:
         return "head that is tied to the embedding"
     return ""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from segue.model.weights.at_load import NONE
@@ -10,13 +12,18 @@ from segue.model.weights.at_load import NONE
 NUM_PROBES = 16
 PROBE_BYTES = 4096
 _MARK = "-"
+_KV_SCALE = re.compile(
+    rb'"[^"]*\.[kv]_scale"\s*:\s*\{[^}]*"data_offsets"\s*:\s*\[\s*(\d+)\s*,\s*(\d+)\s*\]'
+)
+"""In a header. The pattern rather than JSON: headers of large models take a second to parse."""
 
 
 def model_id(folder: Path) -> str:
     """A short name for the weights in `folder`, the same on every machine that has them.
 
     Hashes config.json and, for each safetensors file, its size, its header and a few samples of its
-    data, since a fine-tune has the same headers as its base model. Reads about 64 KiB a file.
+    data, since a fine-tune has the same headers as its base model. Reads about 64 KiB a file. Scales
+    of keys and values are hashed in any case: pages have them implied.
     """
     digest = hashlib.sha256((folder / "config.json").read_bytes())
     for path in sorted(folder.glob("*.safetensors")):
@@ -24,7 +31,11 @@ def model_id(folder: Path) -> str:
         digest.update(f"{path.name}:{size_bytes}".encode())
         with path.open("rb") as file:
             header_bytes = int.from_bytes(file.read(8), "little")
-            digest.update(file.read(min(header_bytes, size_bytes)))
+            header = file.read(min(header_bytes, size_bytes))
+            digest.update(header)
+            for start, num_bytes in _kv_scales(header):
+                file.seek(8 + header_bytes + start)
+                digest.update(file.read(num_bytes))
             for probe in range(NUM_PROBES):
                 file.seek(size_bytes * probe // NUM_PROBES)
                 digest.update(file.read(PROBE_BYTES))
@@ -39,3 +50,10 @@ def quantised_id(folder_id: str, quantization: str) -> str:
 def folder_id(served_id: str) -> str:
     """Of a folder, whatever its weights were quantised to."""
     return served_id.partition(_MARK)[0]
+
+
+def _kv_scales(header: bytes) -> Iterator[tuple[int, int]]:
+    """Where their data start, and how long they are, in the header's order."""
+    for found in _KV_SCALE.finditer(header):
+        start, end = int(found[1]), int(found[2])
+        yield start, min(max(end - start, 0), PROBE_BYTES)

@@ -157,10 +157,13 @@ def _require_e4m3(settings: Json) -> None:
 
 
 def _modelopt(settings: Json) -> Quantization:
-    algorithm = str(settings.get("quant_algo", ""))
-    if algorithm != "MIXED_PRECISION":
-        default = _format(algorithm, settings)
-        named: tuple[tuple[str, WeightFormat], ...] = ()
+    named: tuple[tuple[str, WeightFormat], ...]
+    algorithm = str(settings.get("quant_algo") or "")
+    if not algorithm and settings.get("kv_cache_quant_algo"):
+        # Only keys and values: `segue.model.kv_scales`.
+        default, named = WeightFormat.PLAIN, ()
+    elif algorithm != "MIXED_PRECISION":
+        default, named = _format(algorithm, settings), ()
     else:
         default = WeightFormat.PLAIN
         layers = section(settings, "quantized_layers")

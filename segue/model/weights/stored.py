@@ -164,7 +164,8 @@ def _log_differences(settings: Quantization, formats: Mapping[str, WeightFormat]
     differing = sorted(
         name
         for name, stored in formats.items()
-        if settings.format_of(name.removesuffix(".weight")) is not stored
+        if name.endswith(".weight")
+        and settings.format_of(name.removesuffix(".weight")) is not stored
     )
     if differing:
         logger.warning(

@@ -7,12 +7,12 @@ the checkpoint is either in the table or skipped by name.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
-from segue.model.checkpoint.headers import MTP_PREFIX
+from segue.model.checkpoint.headers import KV_SCALES, MTP_PREFIX
 from segue.model.config import LayerKind, ModelConfig, MoeConfig
 from segue.model.weights.quantization import WeightFormat
 
@@ -75,7 +75,7 @@ class WeightTable:
         self.vector(f"{at}.mixer_norm", hidden, f"{at}.input_layernorm.weight")
         self.vector(f"{at}.mlp_norm", hidden, f"{at}.post_attention_layernorm.weight")
         if kind is LayerKind.ATTENTION:
-            self.attention(config, at)
+            self.attention(config, at, names)
         else:
             self.gdn(config, at)
         if isinstance(config.mlp, MoeConfig):
@@ -83,7 +83,7 @@ class WeightTable:
         else:
             self.gated_mlp(f"{at}.mlp", hidden, config.mlp.intermediate_size, f"{at}.mlp")
 
-    def attention(self, config: ModelConfig, at: str) -> None:
+    def attention(self, config: ModelConfig, at: str, names: Collection[str]) -> None:
         shape, hidden = config.attention, config.hidden_size
         width, kv_width = (n * shape.head_dim for n in (shape.num_heads, shape.num_kv_heads))
         source = f"{at}.self_attn"
@@ -93,6 +93,9 @@ class WeightTable:
         self.vector(f"{at}.q_norm", shape.head_dim, f"{source}.q_norm.weight")
         self.vector(f"{at}.k_norm", shape.head_dim, f"{source}.k_norm.weight")
         self.whole(f"{at}.o_proj", (hidden, width), f"{source}.o_proj.weight")
+        for pair in KV_SCALES:
+            if any(f"{source}.{name}" in names for name in pair):
+                self.scales(f"{at}.kv_scales", [f"{source}.{name}" for name in pair])
 
     def gdn(self, config: ModelConfig, at: str) -> None:
         gdn, hidden = config.gdn, config.hidden_size
@@ -163,6 +166,12 @@ class WeightTable:
         """One unchanged vector, in float32."""
         self.targets[target] = TensorTarget(shape=(size,), dtype=torch.float32)
         self.pieces[source] = TensorPiece(shape=(size,), target=target, index=())
+
+    def scales(self, target: str, sources: Sequence[str]) -> None:
+        """Scalars, one after another, in float32."""
+        self.targets[target] = TensorTarget(shape=(len(sources),), dtype=torch.float32)
+        for place, source in enumerate(sources):
+            self.pieces[source] = TensorPiece(shape=(), target=target, index=(place,))
 
     def stack(self, target: str, columns: int, rows_of: Mapping[str, int]) -> None:
         """Matrices that read the same input, stacked by rows."""
