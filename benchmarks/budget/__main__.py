@@ -15,8 +15,8 @@ from benchmarks.budget.facts import Fact, Kind, parse_gpus
 from benchmarks.budget.report import Setup, report_of
 from benchmarks.budget.show import as_json, lines
 from segue.api.errors import InvalidConfig, SegueError
-from segue.cache.layout import DTYPE_BYTES
-from segue.engine.config import EngineConfig
+from segue.cache.layout import DTYPE_BYTES, E4M3
+from segue.engine.config import FP8, EngineConfig
 from segue.model.config import ModelConfig
 from segue.parallel.rank import Rank
 
@@ -36,7 +36,10 @@ def main(
         int, typer.Option(help="Tokens that may be drafted, as [engine] draft_vocabulary; 0: all.")
     ] = EngineConfig().draft_vocabulary,
     kv_dtype: Annotated[
-        str, typer.Option(help="Of pages, and with them of activations; auto: the checkpoint's.")
+        str,
+        typer.Option(
+            help="fp8: of pages; others: of activations too; auto: the checkpoint's for both."
+        ),
     ] = "auto",
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write JSON here.")] = None,
 ) -> None:
@@ -54,7 +57,8 @@ def main(
             acceptance=_ACCEPTANCE
             if acceptance is None
             else Fact(acceptance, Kind.ASSUMED, "--acceptance"),
-            dtype=_dtype(kv_dtype, config),
+            dtype=config.dtype if kv_dtype == FP8 else _dtype(kv_dtype, config),
+            kv_dtype=E4M3 if kv_dtype == FP8 else "",
         )
         report = report_of(config, setup)
     except (SegueError, ValueError) as error:
@@ -84,7 +88,7 @@ def _dtype(kv_dtype: str, config: ModelConfig) -> str:
         return config.dtype
     if kv_dtype not in DTYPE_BYTES:
         raise InvalidConfig(
-            f"--kv-dtype must be auto or one of {', '.join(DTYPE_BYTES)}, which the cache can "
+            f"--kv-dtype must be auto, fp8 or one of {', '.join(DTYPE_BYTES)}, which the cache can "
             f"store, got {kv_dtype!r}"
         )
     return kv_dtype

@@ -47,6 +47,8 @@ class Setup:
     acceptance: Fact
     draft_vocabulary: int
     dtype: str
+    kv_dtype: str = ""
+    """Of keys and values; as `dtype` if it is empty."""
 
     def __post_init__(self) -> None:
         if self.num_gpus % self.rank.count:
@@ -115,7 +117,13 @@ def report_of(config: ModelConfig, setup: Setup) -> Report:
         raise InvalidConfig("--drafts must be 0: the configuration has no MTP layer")
     drafts = frequent_tokens(config.vocab_size, (), setup.draft_vocabulary)
     config = replace(config, draft_tokens=drafts)
-    model = RankModel.of(config, setup.rank, dtype=setup.dtype, page_tokens=PAGE_TOKENS)
+    model = RankModel.of(
+        config,
+        setup.rank,
+        dtype=setup.dtype,
+        page_tokens=PAGE_TOKENS,
+        kv_dtype=setup.kv_dtype,
+    )
     ways = (CAPTURED,) if setup.rank.count == 1 else (EAGER, DESIGN)
     resident = min(RESIDENT_TOKENS, max(setup.context - TURN_TOKENS, 0))
     works = {

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from benchmarks.budget.facts import GATES, Way
 from benchmarks.budget.report import Handoff, Pass, Report
+from segue.cache.layout import E4M3
 from segue.engine.budget import size
 
 
@@ -45,9 +46,10 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str
 def _memory(report: Report) -> Iterator[str]:
     memory, setup = report.memory, report.setup
     experts = f", experts in {setup.rank.expert_groups} groups" * (setup.rank.expert_groups > 1)
+    dtypes = f"{setup.dtype}, FP8 pages" if setup.kv_dtype == E4M3 else setup.dtype
     yield (
         f"{setup.num_gpus} x {setup.gpu.name}, {setup.rank.count} for each worker{experts}; "
-        f"{setup.dtype}, context {setup.context:,}, batch {setup.batch}, drafts {setup.num_drafts}"
+        f"{dtypes}, context {setup.context:,}, batch {setup.batch}, drafts {setup.num_drafts}"
     )
     yield from _table(
         ("memory a GPU", "weights", "a session of this context", "sessions that fit"),

@@ -36,12 +36,25 @@ class RankModel:
 
     @classmethod
     def of(
-        cls, config: ModelConfig, rank: Rank, *, dtype: str, page_tokens: int, mtp: bool = True
+        cls,
+        config: ModelConfig,
+        rank: Rank,
+        *,
+        dtype: str,
+        page_tokens: int,
+        mtp: bool = True,
+        kv_dtype: str = "",
     ) -> RankModel:
-        """Raises InvalidConfig if the model cannot be split so."""
+        """`kv_dtype`: of keys and values; `dtype` if it is empty. Raises InvalidConfig if the model
+        cannot be split so."""
         mtp = mtp and config.num_mtp_layers > 0
         layout = cache_layout(
-            config, model_id="budget", page_tokens=page_tokens, kv_dtype=dtype, with_mtp=mtp
+            config,
+            model_id="budget",
+            page_tokens=page_tokens,
+            dtype=dtype,
+            kv_dtype=kv_dtype or dtype,
+            with_mtp=mtp,
         )
         return cls(
             whole=config,

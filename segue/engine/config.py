@@ -26,7 +26,7 @@ class EngineConfig:
     dtype: str = "auto"
     """Dtype of weights, activations and pages; "auto" takes the checkpoint's."""
     kv_dtype: str = "auto"
-    """"auto": pages as `dtype`. "fp8": keys and values in 8 bits (e4m3), half the bytes of bfloat16,
+    """Of keys and values in pages. "auto": as `dtype`. "fp8": e4m3, half the bytes of bfloat16,
     with the checkpoint's scales if it has any. Equal on all workers. See docs/operations.md."""
     device: str = "cpu"
     """"cpu" or "cuda": the one GPU visible to the process (set `CUDA_VISIBLE_DEVICES`)."""

@@ -29,6 +29,7 @@ from benchmarks.budget.work import (
 )
 from scripts.quantize import LAYOUTS, quantize
 from segue.api.errors import InvalidConfig
+from segue.cache.layout import E4M3
 from segue.model.checkpoint.loading import load_weights
 from segue.model.checkpoint.preflight import check_folder
 from segue.model.config import ModelConfig
@@ -271,7 +272,7 @@ def test_the_command_needs_only_config_json(mtp_moe: Path, tmp_path: Path) -> No
         (["--gpus", "8xA1"], "one of H200, B200"),
         (["--tp", "3"], "multiple of"),
         (["--context", "many"], "--context must be a number"),
-        (["--kv-dtype", "fp8"], "--kv-dtype must be auto or one of"),
+        (["--kv-dtype", "int4"], "--kv-dtype must be auto, fp8 or one of"),
         (["--acceptance", "2"], "--acceptance must be in"),
         (["--drafts", "9"], "--drafts must be in"),
     ):
@@ -289,3 +290,21 @@ def test_options_are_parsed() -> None:
     for wrong in ("0xB200", "B20", "x", "-1xB200"):
         with pytest.raises(InvalidConfig, match="--gpus must be"):
             parse_gpus(wrong)
+
+
+def test_pages_in_fp8_have_half_the_bytes_of_bfloat16(folders: Mapping[str, Path]) -> None:
+    config = ModelConfig.from_folder(folders["dense"])
+    plain, small = (
+        RankModel.of(config, FIRST_OF_ONE, dtype="bfloat16", page_tokens=16, kv_dtype=kv_dtype)
+        for kv_dtype in ("", E4M3)
+    )
+
+    for draft in (False, True):
+        assert 2 * small.kv_bytes(draft=draft) == plain.kv_bytes(draft=draft)
+    assert small.layout.slot_bytes == plain.layout.slot_bytes
+    options = [str(folders["dense"]), "--gpus", "1xH200", "--context", "2k", "--kv-dtype", "fp8"]
+    app = typer.Typer()
+    app.command()(main)
+    done = CliRunner().invoke(app, options)
+    assert done.exit_code == 0, done.output
+    assert f"{config.dtype}, FP8 pages, context 2,048" in done.output

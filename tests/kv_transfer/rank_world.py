@@ -21,7 +21,7 @@ from kv_transfer.transport.loopback import LoopbackNetwork, LoopbackTransport
 from kv_transfer.transport.transport import register_fields, registered
 from kv_transfer.writing.writer import HandoffWriter
 from segue.api.types import Epoch, WorkerId
-from segue.cache.layout import CacheField, CacheLayout, Unit
+from segue.cache.layout import E4M3, CacheField, CacheLayout, Unit
 from segue.cache.parts import layout_of_rank, spans
 from segue.cache.tensors import CacheTensors
 from segue.cache.unit_pool import page_pool, slot_pool
@@ -40,9 +40,7 @@ LAYOUT = CacheLayout(
             group="kv", layer=1, unit=Unit.PAGE, dtype="bfloat16", shape=(2, 2, PAGE_TOKENS, 8)
         ),
         CacheField(group="hidden", layer=2, unit=Unit.SLOT, dtype="bfloat16", shape=(6,)),
-        CacheField(
-            group="kv", layer=2, unit=Unit.PAGE, dtype="bfloat16", shape=(2, 2, PAGE_TOKENS, 8)
-        ),
+        CacheField(group="kv", layer=2, unit=Unit.PAGE, dtype=E4M3, shape=(2, 2, PAGE_TOKENS, 8)),
     ),
 )
 

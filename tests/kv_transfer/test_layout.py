@@ -56,6 +56,11 @@ def test_equal_layouts_are_compatible_whatever_their_pool_sizes() -> None:
             "field 1 kv of layer 1: [2, 4, 16, 64] float32 per page",
         ),
         (
+            {"fields": (CONV, dataclasses.replace(KV, dtype="float8_e4m3fn"))},
+            "field 1 kv of layer 1: [2, 4, 16, 64] bfloat16 per page",
+            "field 1 kv of layer 1: [2, 4, 16, 64] float8_e4m3fn per page",
+        ),
+        (
             {"fields": (CONV, dataclasses.replace(KV, shape=(2, 2, 16, 64)))},
             "field 1 kv of layer 1: [2, 4, 16, 64] bfloat16 per page",
             "field 1 kv of layer 1: [2, 2, 16, 64] bfloat16 per page",

@@ -91,7 +91,8 @@ async def test_each_rank_gets_its_part_of_every_unit(sources: int, targets: int)
             sent = sent[list(SOURCE_PAGES) if is_page else [SLOT]]
             got = arrived[list(arrival.pages) if is_page else [arrival.slot]]
             expected = part_of(sent, LAYOUT.fields[index], rank)
-            torch.testing.assert_close(got.flatten(1), expected, rtol=0, atol=0)
+            assert got.dtype == expected.dtype
+            torch.testing.assert_close(got.flatten(1).float(), expected.float(), rtol=0, atol=0)
     handoff.close()
 
 
@@ -104,7 +105,7 @@ async def test_a_byte_that_arrives_wrong_on_any_rank_fails_the_commit(
     sending.all_ready(len(SOURCE_PAGES))
     shipped = await sending.finish()
     # The last rank's, of the last page.
-    kv = handoff.target.tensors[-1].of("kv", 2)
+    kv = handoff.target.tensors[-1].of("kv", 2).view(torch.uint8)
     kv[handoff.ticket.page_ids[-1], -1, -1, -1, -1] += 1
 
     with pytest.raises(TransferFailed, match="kv"):

@@ -4,7 +4,7 @@ without pytest."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from segue.engine.config import EngineConfig
 from segue.engine.runner import ModelRunner
 from segue.engine.served_model import ServedModel
+from segue.kernels.e4m3 import as_bytes
 from segue.parallel.group import Group
 from tests.engine.drafting import DraftingSequence, draft, verify
 
@@ -43,9 +44,9 @@ class RecordingRunner(ModelRunner):
         return logits_RV
 
 
-def play(group: Group, folder: Path) -> Played:
+def play(group: Group, folder: Path, kv_dtype: str = "auto") -> Played:
     """Two prompts in chunks, then steps with drafts, greedily; and all that the rank keeps."""
-    served = ServedModel.of(folder, ENGINE)
+    served = ServedModel.of(folder, replace(ENGINE, kv_dtype=kv_dtype))
     runner = RecordingRunner.load(served, num_pages=NUM_PAGES, num_slots=NUM_SLOTS, group=group)
     runner.logits = []
     sequences = [
@@ -63,7 +64,7 @@ def play(group: Group, folder: Path) -> Played:
         tokens=[sequence.tokens for sequence in sequences],
         drafts=drafts,
         logits=runner.logits,
-        cache={(f.group, f.layer): t.numpy() for f, t in runner.tensors.fields()},
+        cache={(f.group, f.layer): as_bytes(t).numpy() for f, t in runner.tensors.fields()},
         weight_bytes=runner.weight_bytes,
     )
 

@@ -118,6 +118,22 @@ def facts_of(folder: Path) -> FolderFacts:
     return replace(facts, config=ServedModel.of(folder, ENGINE).config)
 
 
+@pytest.mark.slow
+def test_ranks_share_pages_in_fp8(processes: RankProcesses, checkpoints: dict[str, Path]) -> None:
+    """A key that lies at a boundary between two codes may get either: so most bytes are equal."""
+    folder = checkpoints["dense"]
+    one = play(ALONE, folder, "fp8")
+    ranks = processes.run(play, folder, "fp8", count=2, expert_groups=1)
+
+    for index, played in enumerate(ranks):
+        assert played.tokens == one.tokens
+        for (group, layer), whole in one.cache.items():
+            if group == "kv":
+                mine = whole[:, :, [index]]
+                assert played.cache[group, layer].dtype == np.uint8
+                assert (played.cache[group, layer] == mine).mean() > 0.999
+
+
 def part_of_field(config: ModelConfig, group: str, whole: Array, rank: Rank) -> Array:
     gdn = config.gdn
     if group == "kv":

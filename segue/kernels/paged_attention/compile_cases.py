@@ -26,7 +26,6 @@ def _prefill(
     page_tokens: int,
     whole: bool,
     pages: str = "*bf16",
-    max_stack_bytes: int = 128,
 ) -> CompileCase:
     return CompileCase(
         name=f"attention, prefill, {name}",
@@ -54,7 +53,7 @@ def _prefill(
         instructions={chip: (*TENSOR_CORES[chip], *ASYNCHRONOUS) for chip in CHIPS},
         # The output's address, computed before the loops and read again after them: the accumulator
         # leaves no room for it. Nothing inside a loop is spilled.
-        max_stack_bytes=max_stack_bytes,
+        max_stack_bytes=128,
     )
 
 

@@ -22,8 +22,8 @@ def model_id(folder: Path) -> str:
     """A short name for the weights in `folder`, the same on every machine that has them.
 
     Hashes config.json and, for each safetensors file, its size, its header and a few samples of its
-    data, since a fine-tune has the same headers as its base model. Reads about 64 KiB a file. Scales
-    of keys and values are hashed in any case: pages have them implied.
+    data, since a fine-tune has the same headers as its base model. Reads about 64 KiB a file. All
+    scales of keys and values are hashed: what pages hold depends on them.
     """
     digest = hashlib.sha256((folder / "config.json").read_bytes())
     for path in sorted(folder.glob("*.safetensors")):

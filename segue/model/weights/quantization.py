@@ -159,7 +159,7 @@ def _require_e4m3(settings: Json) -> None:
 def _modelopt(settings: Json) -> Quantization:
     named: tuple[tuple[str, WeightFormat], ...]
     algorithm = str(settings.get("quant_algo") or "")
-    if not algorithm and settings.get("kv_cache_quant_algo"):
+    if not algorithm and (settings.get("kv_cache_quant_algo") or settings.get("kv_cache_scheme")):
         # Only keys and values: `segue.model.kv_scales`.
         default, named = WeightFormat.PLAIN, ()
     elif algorithm != "MIXED_PRECISION":
