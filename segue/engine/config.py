@@ -72,14 +72,7 @@ class EngineConfig:
     allows, shared by the ranks. Without cores, what OMP_NUM_THREADS says, if it is set."""
 
     def __post_init__(self) -> None:
-        if self.dtype not in (AUTO, *DTYPE_BYTES):
-            choices = ", ".join((AUTO, *DTYPE_BYTES))
-            raise ValueError(f"dtype must be one of {choices}, got {self.dtype!r}")
-        if self.kv_dtype not in (AUTO, FP8):
-            raise ValueError(f'kv_dtype must be "{AUTO}" or "{FP8}", got {self.kv_dtype!r}')
-        if self.device not in ("cpu", "cuda"):
-            raise ValueError(f'device must be "cpu" or "cuda", got {self.device!r}')
-        require_quantization(self.quantization, self.device)
+        self._check_choices()
         if isinstance(self.cache_bytes, str) and self.cache_bytes != AUTO:
             raise ValueError(f'cache_bytes must be a number or "auto", got {self.cache_bytes!r}')
         if not 0.0 < self.gpu_share <= 1.0:
@@ -96,6 +89,16 @@ class EngineConfig:
                 f"{self.draft_vocabulary}"
             )
         CoreSets.parse(self.cores)
+
+    def _check_choices(self) -> None:
+        if self.dtype not in (AUTO, *DTYPE_BYTES):
+            choices = ", ".join((AUTO, *DTYPE_BYTES))
+            raise ValueError(f"dtype must be one of {choices}, got {self.dtype!r}")
+        if self.kv_dtype not in (AUTO, FP8):
+            raise ValueError(f'kv_dtype must be "{AUTO}" or "{FP8}", got {self.kv_dtype!r}')
+        if self.device not in ("cpu", "cuda"):
+            raise ValueError(f'device must be "cpu" or "cuda", got {self.device!r}')
+        require_quantization(self.quantization, self.device)
 
     def of_role(self, tensor_parallel: int, cores: str = "") -> EngineConfig:
         """These settings for workers with so many ranks and these cores; 0 and "": as they are.

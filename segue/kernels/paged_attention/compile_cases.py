@@ -93,7 +93,6 @@ def _decode(
 COMPILE_CASES = (
     _prefill("pages of 64", group=4, num_kv_heads=4, page_tokens=64, whole=True),
     _prefill("pages of 16, in pieces", group=8, num_kv_heads=2, page_tokens=16, whole=False),
-    _prefill("FP8 pages of 64", group=4, num_kv_heads=4, page_tokens=64, whole=True, pages="*u8"),
     _prefill(
         "FP8 pages of 16, in pieces",
         group=8,
