@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from segue.kernels.attention_input import attention_input, store_keys_and_values
-from segue.kernels.e4m3 import Scales
 from segue.kernels.gates import sigmoid_gate
 from segue.kernels.paged_attention import attend_decode, attend_prefill, attend_verify
+from segue.kernels.paged_attention.e4m3 import Scales
 from segue.model.batch import Batch, DecodeRows, DraftBatch, Rotary
 from segue.model.config import ModelConfig
-from segue.model.kv_scales import KvScales
 from segue.model.weight import weight_of
+from segue.model.weights.kv_scales import KvScales
 
 
 class Attention:

@@ -18,7 +18,7 @@ from segue.cache.tensors import CacheTensors
 from segue.engine.config import EngineConfig
 from segue.engine.runner import ModelRunner
 from segue.engine.served_model import ServedModel
-from segue.kernels.e4m3 import E4M3
+from segue.kernels.paged_attention.e4m3 import E4M3
 from segue.model.checkpoint.model_id import model_id
 from tests.engine.drafting import DraftingSequence, draft, verify
 from tests.engine.sequence import RunningSequence

@@ -12,9 +12,9 @@ from segue.kernels import paged_attention
 from segue.kernels.attention_input import native as native_input
 from segue.kernels.attention_input import reference as input_reference
 from segue.kernels.attention_input import triton as triton_input
-from segue.kernels.e4m3 import E4M3, LARGEST, as_bytes, stored
 from segue.kernels.native import library
 from segue.kernels.paged_attention import native, reference, triton_decode, triton_prefill
+from segue.kernels.paged_attention.e4m3 import E4M3, LARGEST, as_bytes, stored
 from tests.kernels.closeness import assert_close, cumulative, ints, randn
 from tests.kernels.device import DEVICE
 from tests.kernels.paged_pool import Pool, sizes_of

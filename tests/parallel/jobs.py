@@ -15,7 +15,7 @@ from torch import Tensor
 from segue.engine.config import EngineConfig
 from segue.engine.runner import ModelRunner
 from segue.engine.served_model import ServedModel
-from segue.kernels.e4m3 import as_bytes
+from segue.kernels.paged_attention.e4m3 import as_bytes
 from segue.parallel.group import Group
 from tests.engine.drafting import DraftingSequence, draft, verify
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from segue.kernels.e4m3 import E4M3
+from segue.kernels.paged_attention.e4m3 import E4M3
 
 
 def check(

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from segue.kernels.attention_input import reference
-from segue.kernels.e4m3 import E4M3, UNSCALED, Scales
 from segue.kernels.native.library import are_plain, operators
+from segue.kernels.paged_attention.e4m3 import E4M3, UNSCALED, Scales
 
 _run = operators("attention_input", "ppppppppp" + "lllllll" + "f" + "lff")
 _MAX_WIDTH = 1024

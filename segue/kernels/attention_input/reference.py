@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from segue.kernels.constants import indexes
-from segue.kernels.e4m3 import UNSCALED, Scales, as_bytes, stored
+from segue.kernels.paged_attention.e4m3 import UNSCALED, Scales, as_bytes, stored
 from segue.kernels.rms_norm.reference import rms_norm
 from segue.kernels.rotary.reference import rotate_
 

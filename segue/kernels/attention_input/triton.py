@@ -16,7 +16,7 @@ from torch import Tensor
 
 from segue.kernels.attention_input.checks import check
 from segue.kernels.attention_input.triton_heads import norm_and_rotate, store
-from segue.kernels.e4m3 import UNSCALED, Scales, as_bytes
+from segue.kernels.paged_attention.e4m3 import UNSCALED, Scales, as_bytes
 
 BLOCK_HEADS = 4
 NUM_WARPS = 4

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from segue.kernels.e4m3 import E4M3, UNSCALED, Scales
 from segue.kernels.native.library import are_plain, longs, operators
 from segue.kernels.paged_attention import reference
+from segue.kernels.paged_attention.e4m3 import E4M3, UNSCALED, Scales
 
 _attend = operators("attend", "pppppp" + "llllllll" + "lff")
 _prefill = operators("attend_prefill", "pppppp" + "lllllll" + "lff")

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segue.kernels.constants import indexes
-from segue.kernels.e4m3 import E4M3, UNSCALED, Scales, as_bytes
+from segue.kernels.paged_attention.e4m3 import E4M3, UNSCALED, Scales, as_bytes
 from segue.kernels.scratch import scratch_memory
 
 QUERY_BLOCK_TOKENS = 512

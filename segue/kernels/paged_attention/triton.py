@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from segue.kernels.e4m3 import E4M3
+from segue.kernels.paged_attention.e4m3 import E4M3
 
 LOWEST = tl.constexpr(-1e30)
 """Below every score, yet finite, so that the difference of two is defined."""

@@ -19,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from segue.kernels.draft_rounds import SIZE_NAMES, kernel_sizes
-from segue.kernels.e4m3 import UNSCALED, Scales, as_bytes
+from segue.kernels.paged_attention.e4m3 import UNSCALED, Scales, as_bytes
 from segue.kernels.paged_attention.triton import (
     LOWEST,
     attend_tiles,

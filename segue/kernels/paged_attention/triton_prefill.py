@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from segue.kernels.e4m3 import UNSCALED, Scales, as_bytes
+from segue.kernels.paged_attention.e4m3 import UNSCALED, Scales, as_bytes
 from segue.kernels.paged_attention.triton import (
     LOWEST,
     attend_tiles,

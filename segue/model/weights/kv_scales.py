@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from segue.api.errors import InvalidCheckpoint
-from segue.kernels.e4m3 import E4M3, UNSCALED, Scales
+from segue.kernels.paged_attention.e4m3 import E4M3, UNSCALED, Scales
 
 
 class KvScales:
