@@ -73,11 +73,21 @@ def test_a_number_is_stored_as_the_nearest_code() -> None:
 def test_every_operator_stores_the_same_codes(way: str, dtype: torch.dtype) -> None:
     if way == "native" and library.loaded() is None:
         pytest.skip("there is no C++ compiler")
-    operator = {"native": native_input, "triton": triton_input}[way]
-    heads, kv_heads, width = 3, 2, 32
+    assert_same_codes({"native": native_input, "triton": triton_input}[way], dtype)
+
+
+def assert_same_codes(
+    operator: ModuleType,
+    dtype: torch.dtype,
+    *,
+    heads: int = 3,
+    kv_heads: int = 2,
+    width: int = 32,
+) -> None:
+    """As the reference's; a quarter of each head is rotated."""
     packed = (30 * randn(20, 2 * (heads + kv_heads) * width)).to(dtype)
     packed[0, -3:] = torch.tensor([torch.inf, -torch.inf, 1e-6])
-    tables = [table.contiguous() for table in torch.rand(2, 20, 1, 8)]
+    tables = [table.contiguous() for table in torch.rand(2, 20, 1, width // 4)]
     args = (packed, randn(width, seed=1), randn(width, seed=2), *tables)
     args = tuple(x.to(DEVICE) for x in args)
     places = {"pages_T": torch.arange(20) // 16, "offsets_T": torch.arange(20) % 16}
@@ -95,7 +105,7 @@ def test_every_operator_stores_the_same_codes(way: str, dtype: torch.dtype) -> N
     # Keys are computed in another order, so one in thousands is on the other side of a boundary.
     differ = as_bytes(ours)[:, 0].int() - as_bytes(theirs)[:, 0].int()
     assert differ.abs().max() <= 1
-    assert differ.count_nonzero() <= 3
+    assert differ.count_nonzero() <= 20 * kv_heads * width / 400
     columns = 2 * kv_heads * width
     packed_kv = packed[:, -columns:].contiguous().to(DEVICE)
     operator.store_keys_and_values(packed_kv, *args[2:], alone, **places, eps=1e-6, scales=SCALES)

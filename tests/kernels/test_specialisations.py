@@ -14,14 +14,17 @@ from benchmarks.gpu.cases.sizes import Sizes
 from benchmarks.gpu.models import Shape
 from benchmarks.gpu.operators import Case, checked
 from segue.kernels.aot import compile_cases
+from segue.kernels.attention_input import triton as attention_input
 from segue.kernels.moe import reference
 from segue.kernels.moe.tiling import DENSE, STREAMING
 from segue.kernels.moe.triton_routing import RoutingPlan, route
+from segue.kernels.paged_attention.e4m3 import E4M3
 from segue.kernels.product.tiling import NARROW_OUTPUTS
 from segue.model.config import DenseConfig, MoeConfig
 from tests.kernels.closeness import assert_close, randn
 from tests.kernels.device import DEVICE, DTYPES
 from tests.kernels.launches import Launch, record
+from tests.kernels.test_e4m3_pages import assert_same_codes
 
 DTYPE = DTYPES[1]
 EXPERTS = MoeConfig(
@@ -103,6 +106,11 @@ def test_all_that_is_compiled_ahead_is_compared_with_float64(
     compared = record(monkeypatch)
     for make in cases():
         assert_right(make())
+    for shape, sizes in ((MIDDLE, SIZES), (SPARSE, LONG)):
+        codes = replace(sizes, page_dtype=E4M3)
+        for make in attention.attention_cases(shape, codes, DEVICE, DTYPE):
+            assert_right(make())
+    assert_same_codes(attention_input, DTYPE, heads=16, kv_heads=4, width=256)
     assert_routed(num_tokens=20, rows=STREAMING.rows)
     assert_routed(num_tokens=40, rows=DENSE.rows)
 

@@ -15,10 +15,13 @@ from benchmarks.gpu.cases.sizes import Sizes
 from benchmarks.gpu.models import Shape
 from benchmarks.gpu.operators import LIMITS, Case, Check
 from segue.kernels.paged_attention import triton_decode, triton_prefill
+from segue.kernels.paged_attention.e4m3 import E4M3, UNSCALED, Scales, as_bytes
 
 MAX_POOL_BYTES = 40 << 30
 _CHECKED_QUERIES = 16
 """Spread over a batch: each takes all its keys in float64."""
+_SCALES: Scales = (0.75, 0.3)
+"""Of pages in FP8: any will do."""
 
 
 def attention_cases(
@@ -30,7 +33,7 @@ def attention_cases(
                 yield partial(
                     _decode,
                     shape,
-                    sizes.page_tokens,
+                    sizes,
                     num_sequences,
                     context,
                     num_rounds,
@@ -38,19 +41,19 @@ def attention_cases(
                     dtype,
                 )
     for start, num_tokens in sizes.attention_prefill:
-        yield partial(_prefill, shape, sizes.page_tokens, start, num_tokens, device, dtype)
+        yield partial(_prefill, shape, sizes, start, num_tokens, device, dtype)
 
 
 def _decode(
     shape: Shape,
-    page_tokens: int,
+    sizes: Sizes,
     num_sequences: int,
     context: int,
     num_rounds: int,
     device: str,
     dtype: torch.dtype,
 ) -> Case:
-    pages, table_DP = _pool(shape, page_tokens, num_sequences, context, device, dtype)
+    pages, table_DP = _pool(shape, sizes, num_sequences, context, device, dtype)
     q_TQX = _queries(shape, num_rounds * num_sequences, device, dtype)
     first = context - num_rounds + 1
     rows = exact.some_rows(len(q_TQX), _CHECKED_QUERIES)
@@ -59,7 +62,7 @@ def _decode(
         # Round after round, and a key more in each.
         places = [divmod(row, num_sequences) for row in rows]
         outs = [
-            exact.attention(q_TQX[row], pages[table_DP[sequence]], first + round_)
+            _exact(q_TQX[row], pages, table_DP[sequence], first + round_)
             for row, (round_, sequence) in zip(rows, places, strict=True)
         ]
         return [torch.stack(outs)]
@@ -74,16 +77,17 @@ def _decode(
             page_table_DP=table_DP,
             lengths_D=torch.full((num_sequences,), first, device=device),
             round_sizes=[num_sequences] * num_rounds,
+            scales=_scales(pages),
         ),
         check=Check(exact=expected, seen=_rows(rows), limit=LIMITS[dtype]),
-        num_bytes=_kv_bytes(shape, num_sequences * context, dtype),
+        num_bytes=_kv_bytes(shape, num_sequences * context, pages.dtype),
     )
 
 
 def _prefill(
-    shape: Shape, page_tokens: int, start: int, num_tokens: int, device: str, dtype: torch.dtype
+    shape: Shape, sizes: Sizes, start: int, num_tokens: int, device: str, dtype: torch.dtype
 ) -> Case:
-    pages, table_1P = _pool(shape, page_tokens, 1, start + num_tokens, device, dtype)
+    pages, table_1P = _pool(shape, sizes, 1, start + num_tokens, device, dtype)
     q_TQX = _queries(shape, num_tokens, device, dtype)
     pairs = num_tokens * start + num_tokens * (num_tokens + 1) / 2
     rows = exact.some_rows(num_tokens, _CHECKED_QUERIES)
@@ -98,8 +102,8 @@ def _prefill(
     )
 
     def expected() -> Sequence[Tensor]:
-        own = pages[table_1P[0]]
-        return [torch.stack([exact.attention(q_TQX[row], own, start + row + 1) for row in rows])]
+        outs = [_exact(q_TQX[row], pages, table_1P[0], start + row + 1) for row in rows]
+        return [torch.stack(outs)]
 
     return Case(
         operator="attention, prefill",
@@ -111,9 +115,10 @@ def _prefill(
             cu_tokens_N1=torch.tensor([0, num_tokens], device=device),
             starts_N=torch.tensor([start], device=device),
             page_table_NP=table_1P,
+            scales=_scales(pages),
         ),
         check=Check(exact=expected, seen=_rows(rows), limit=LIMITS[dtype]),
-        num_bytes=2 * q_TQX.nbytes + _kv_bytes(shape, start + num_tokens, dtype),
+        num_bytes=2 * q_TQX.nbytes + _kv_bytes(shape, start + num_tokens, pages.dtype),
         flops=4.0 * shape.num_heads * shape.head_dim * pairs,
         peers={} if start else {"torch SDPA": sdpa},
     )
@@ -121,6 +126,16 @@ def _prefill(
 
 def _kv_bytes(shape: Shape, num_tokens: int, dtype: torch.dtype) -> int:
     return num_tokens * 2 * shape.num_kv_heads * shape.head_dim * dtype.itemsize
+
+
+def _exact(q_QX: Tensor, pages: Tensor, table_P: Tensor, num_keys: int) -> Tensor:
+    k_scale, v_scale = _scales(pages)
+    own_P2GOX = as_bytes(pages)[table_P].view(pages.dtype)
+    return exact.attention(q_QX.double() * k_scale, own_P2GOX, num_keys) * v_scale
+
+
+def _scales(pages: Tensor) -> Scales:
+    return _SCALES if pages.dtype is E4M3 else UNSCALED
 
 
 def _rows(rows: Sequence[int]) -> Any:
@@ -133,22 +148,22 @@ def _queries(shape: Shape, num_tokens: int, device: str, dtype: torch.dtype) -> 
 
 def _pool(
     shape: Shape,
-    page_tokens: int,
+    sizes: Sizes,
     num_sequences: int,
     context: int,
     device: str,
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
     """Pages in random order, and their owners."""
-    num_pages = -(-context // page_tokens)
+    num_pages = -(-context // sizes.page_tokens)
     pages = torch.randn(
         num_sequences * num_pages,
         2,
         shape.num_kv_heads,
-        page_tokens,
+        sizes.page_tokens,
         shape.head_dim,
         device=device,
         dtype=dtype,
     )
     table = torch.randperm(len(pages), device=device).view(num_sequences, num_pages)
-    return pages, table
+    return pages.to(sizes.page_dtype or dtype), table

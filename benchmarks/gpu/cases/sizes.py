@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
     tokens: tuple[int, ...] = (1, 64, 8192)
     """Of norms, gates and attention's input."""
     page_tokens: int = 64
+    page_dtype: torch.dtype | None = None
+    """Of the keys and values that attention reads; None is that of the queries."""
     attention_decode: tuple[tuple[int, int], ...] = (
         *((1, 131_072), (4, 131_072), (8, 131_072), (1, 4096), (1, 32_768), (64, 32_768)),
         (1, 1 << 20),
