@@ -205,8 +205,8 @@ def attend_verify(
     page_table_DP: Tensor,
     lengths_D: Tensor,
     round_sizes: Sequence[int],
-    first_position: int = 0,
     scales: Scales = UNSCALED,
+    first_position: int = 0,
 ) -> Tensor:
     """As the reference's; keys before `first_position` are not seen."""
     check(q_TQX, pages_Z2GOX, page_table_DP)
