@@ -25,8 +25,9 @@ from tests.faults.matrix import Cell, Fault
 
 _MOMENT_S = 15.0
 _WHOLE_S = 60.0
-_IDLE_S = 20.0
-# A half-open connection is noticed by its keepalive, after 40 s at the side of the server.
+# A half-open connection is noticed by its keepalive, after 40 s at the side of the server. Until
+# then a worker holds what its turns have reserved.
+_IDLE_S = {Fault.HALF_OPEN: 45.0}
 _CLOSED_S = {Fault.HALF_OPEN: 45.0}
 _LOOK_EVERY_S = 0.2
 _MOONCAKE_PORTS = range(15000, 17001)
@@ -183,7 +184,7 @@ async def _settle(cell: Cell, cluster: ProcessCluster, monitor: Client, result: 
     began_at = time.monotonic()
     if await cluster.wait_until_whole(monitor, _WHOLE_S):
         result.whole_s = time.monotonic() - began_at
-        result.units = await cluster.units_in_use(monitor, _IDLE_S)
+        result.units = await cluster.units_in_use(monitor, _IDLE_S.get(cell.fault, 20.0))
     timeout_s = _CLOSED_S.get(cell.fault, 5.0)
     result.processes = await _until_empty(lambda: [*cluster.left_over().values()], timeout_s)
     result.sockets = await _until_empty(lambda: _sockets(cluster), timeout_s)
