@@ -18,6 +18,8 @@ from segue.demo import checkpoint_dir
 STREAMS = (1, 16, 64)
 # Seconds between a turn's tokens: as a model would send them, and more than can be relayed.
 STEPS_S = (0.02, 0.002)
+FEWEST_TURNS = 64
+"""Of a cell. A first token waits for its worker's next step, and few waits say little about it."""
 _COLUMNS = (
     "tokens/s of a stream",
     "streams",
@@ -42,10 +44,15 @@ def main() -> None:
     parser.add_argument("--only", choices=["cost", "latency"], help="cost: CPU time alone")
     options = parser.parse_args()
     most, http = STREAMS[-1:], ("HTTP",)
-    counts = {"num_answers": options.answers, "num_tokens": options.tokens}
     latency = [
-        Plan(streams=STREAMS, arrivals=SPREAD, seed=options.seed, **counts),
-        Plan(streams=most, arrivals=AT_ONCE, **counts),
+        spread(number, options.answers, options.tokens, options.seed) for number in STREAMS
+    ] + [
+        Plan(
+            streams=most,
+            arrivals=AT_ONCE,
+            num_answers=options.answers,
+            num_tokens=options.tokens,
+        )
     ]
     # Almost only requests, and almost only events.
     costs = [
@@ -70,6 +77,18 @@ def main() -> None:
         "cells": [asdict(cell) for cell in [*cells, *spent]],
     }
     sys.stdout.write(json.dumps(result) + "\n")
+
+
+def spread(streams: int, num_answers: int, num_tokens: int, seed: int) -> Plan:
+    """Few streams have more answers, with as many tokens in all."""
+    more = max(num_answers, FEWEST_TURNS // streams)
+    return Plan(
+        streams=(streams,),
+        arrivals=SPREAD,
+        seed=seed,
+        num_answers=more,
+        num_tokens=max(num_tokens * num_answers // more, 2),
+    )
 
 
 def table(cells: Sequence[Cell]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.gateway.__main__ import cost, table
+from benchmarks.gateway.__main__ import cost, spread, table
 from benchmarks.gateway.measure import AT_ONCE, SPREAD, Cell, Plan, Quantiles, measure, pauses_s
 from segue.demo import checkpoint_dir
 
@@ -71,3 +71,9 @@ def _cell(*, num_turns: int, num_events: int, cpu_s: float) -> Cell:
         token_s=Quantiles(0.0, 0.0),
         cpu_s=dict.fromkeys(("client", "router", "gateway"), cpu_s),
     )
+
+
+def test_few_streams_have_enough_turns() -> None:
+    few, many = (spread(number, 5, 128, seed=3) for number in (1, 64))
+    assert (few.num_answers, few.num_tokens, few.seed) == (64, 10, 3)
+    assert (many.num_answers, many.num_tokens) == (5, 128)
