@@ -203,7 +203,12 @@ class HandoffWorker(ABC, Generic[AnyTurn, Command]):
         pages = memory.pages.take(num_pages, UnitState.WORKING, owner=_WARM_UP)
         slots = memory.slots.take(1, UnitState.WORKING, owner=_WARM_UP)
         run = functools.partial(
-            first_passes, runner, pages=pages, slot=slots[0], num_tokens=num_tokens
+            first_passes,
+            runner,
+            pages=pages,
+            slot=slots[0],
+            num_tokens=num_tokens,
+            most_tokens=min(pass_tokens, runner.config.max_position_embeddings - 1),
         )
         try:
             await in_brief_thread(run)

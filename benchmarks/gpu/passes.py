@@ -32,9 +32,7 @@ class Workload:
     chunk_tokens: int = 8192
     batch_sizes: tuple[int, ...] = (1, 8, 64)
     context: int = 3840
-    """Tokens of each sequence before a decode step; with the step's own they fit the
-    first bucket.
-    """
+    """Tokens of each sequence before a decode step."""
     num_drafts: int = 3
     num_steps: int = 40
     handoff_chunk_tokens: int = 2048

@@ -15,7 +15,7 @@ from benchmarks.gpu.costs import ModelCosts
 from benchmarks.gpu.models import Shape
 from benchmarks.gpu.passes import PAGE_TOKENS, PassRow, Workload, runner_of
 from segue.api.types import Sampling
-from segue.engine.device.buckets import Buckets
+from segue.engine.device.buckets import Buckets, StepShape
 from segue.engine.device.buffers import RowStart, StepTables
 from segue.engine.device.graphs import StepGraphs
 from segue.engine.device.launcher import Launched, Run, StepRequest, replay, run_eagerly
@@ -24,6 +24,9 @@ from segue.engine.runner import ModelRunner
 from segue.kernels.sampling import SamplingFeatures
 
 _WARM_UPS = 3
+_MAX_CONTEXT = 1 << 18
+"""As wide a page table as the published models have."""
+_GREEDY = SamplingFeatures()
 
 Said = list[list[list[int]]]
 """The tokens of each step, by sequence."""
@@ -82,7 +85,7 @@ def _runs(
     tables = StepTables(
         num_rows=max_batch,
         max_slots=workload.num_drafts + 2,
-        max_context=longest,
+        max_context=max(longest, _MAX_CONTEXT),
         page_tokens=PAGE_TOKENS,
         scratch=runner.scratch,
         device=device,
@@ -97,12 +100,17 @@ def _runs(
     buckets = Buckets(
         max_batch=max_batch,
         max_drafts=workload.num_drafts,
-        max_context=tables.max_pages * PAGE_TOKENS,
-        page_tokens=PAGE_TOKENS,
+        num_pages=tables.max_pages,
     )
     graphs = StepGraphs(step, tables, max_batch=max_batch)
+    shapes = [
+        buckets.shape_of(StepShape(batch, num_drafts, 1, needs=_GREEDY))
+        for batch in workload.batch_sizes
+        for num_drafts in {0, workload.num_drafts}
+    ]
     # A separate stream: graphs cannot be captured on the default one.
     with torch.cuda.stream(torch.cuda.Stream()):  # type: ignore[no-untyped-call]  # torch's
+        graphs.capture(shapes)
         yield partial(replay, graphs, tables, buckets), 1, tables, sampling
 
 
@@ -144,7 +152,7 @@ def _step_s(
                     num_drafts=num_drafts,
                     max_position=workload.context + (number + 1) * (num_drafts + 1),
                     num_logprobs=[None] * batch,
-                    needs=SamplingFeatures(),
+                    needs=_GREEDY,
                 )
             )
         )

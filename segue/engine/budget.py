@@ -22,8 +22,9 @@ CLUSTER_BYTES = 600 << 20
 PROCESS_BYTES = 448 << 20
 """A worker without weights, cache and activations (torch, Ray, gRPC, Mooncake): measured at
 380 MiB."""
-DEVICE_BYTES = 1 << 30
-"""The same overhead in GPU memory: a CUDA context and graphs."""
+DEVICE_BYTES = 2 << 30
+"""The same overhead in GPU memory: a CUDA context, some hundred graphs of a few MB, and what
+attention keeps of its pieces, 1 GiB for 64 sequences with 3 drafts in a context of 262,144."""
 _MAX_ACTIVATION_BYTES = 1 << 30
 _KEPT_FREE = 0.1
 """With "auto": share of the memory for caches that stays free, for what is not counted above."""

@@ -12,16 +12,24 @@ second start only loads them.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 Report = Callable[[int, int], None]
 """Called with the number of compiled kernels and of those known so far. From any thread."""
 
 _MAX_THREADS = 16
 """Of a compilation the larger part runs without the GIL: MLIR, LLVM and ptxas."""
+
+_ALLOCATE = {
+    getattr(torch.ops.aten, name)
+    for name in ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided")
+}
 
 
 @contextmanager
@@ -48,6 +56,20 @@ def compiling(report: Report | None = None, *, ignore_errors: bool = False) -> I
             yield
         finally:
             JITFunction.run = launch
+
+
+def zeroed_memory() -> AbstractContextManager[object]:
+    """What is allocated in this context is 0. So code that indexes with what a kernel should have
+    written, which `compiling` does not launch, stays within its tensors."""
+    return _Zeroing()  # type: ignore[no-untyped-call]  # torch's
+
+
+class _Zeroing(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        made = func(*args, **(kwargs or {}))
+        return made.zero_() if func.overloadpacket in _ALLOCATE else made
 
 
 class _Counted(Executor):

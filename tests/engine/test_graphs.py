@@ -63,9 +63,10 @@ class Device:
         self.launch: Run = partial(run_eagerly, step, self.tables)
         if is_captured:
             buckets = Buckets(
-                max_batch=NUM_ROWS, max_drafts=MAX_DRAFTS, max_context=72, page_tokens=PAGE_TOKENS
+                max_batch=NUM_ROWS, max_drafts=MAX_DRAFTS, num_pages=self.tables.max_pages
             )
-            graphs = StepGraphs(step, self.tables, max_batch=NUM_ROWS, max_graphs=4)
+            graphs = StepGraphs(step, self.tables, max_batch=NUM_ROWS)
+            graphs.capture(buckets.shapes())
             self.launch = partial(replay, graphs, self.tables, buckets)
 
     def start(self, row: int, position: int) -> None:
@@ -100,7 +101,7 @@ class Device:
 
 
 def test_captured_steps_say_what_eager_ones_say(mtp_dense: Path) -> None:
-    """Of rows that come and go, in shapes that take turns and push each other out."""
+    """Of rows that come and go, in shapes that take turns."""
     eager, captured = (Device(mtp_dense, is_captured=c) for c in (False, True))
     said: list[list[list[int]]] = []
     for device in (eager, captured):

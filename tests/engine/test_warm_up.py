@@ -18,7 +18,8 @@ def test_a_prompt_after_them_has_the_logits_of_a_fresh_worker(
 ) -> None:
     prompt = [3, 1, 4, 1, 5, 9, 2, 6]
     fresh, warm = (new_runner(tiny_dense, num_pages=8, num_slots=2) for _ in range(2))
-    first_passes(warm, pages=range(num_tokens // 16 + 1), slot=0, num_tokens=num_tokens)
+    pages = range(num_tokens // 16 + 1)
+    first_passes(warm, pages=pages, slot=0, num_tokens=num_tokens, most_tokens=num_tokens)
 
     expected, got = (
         RunningSequence(runner, pages=range(2), slot=0).prefill(prompt, len(prompt))

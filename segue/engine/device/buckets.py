@@ -1,32 +1,27 @@
-"""Which step sizes are captured. A graph has fixed shapes, so a step uses the next larger one.
+"""Which steps are captured. A graph has fixed shapes, so a step uses the next larger one.
 
-    sequences   1 2 4 8 12 16 24 32 48 64 …      at most a third of the rows are padding
-    drafts      0 1 2 … max_drafts               every count, since fewer drafts make a step cheaper
-    context     4 k, 16 k, 64 k, … tokens        the page table's width, and so the program count
-    sampling    greedy, plain, filtered, all     and log-probabilities, if a request wants them
+    sequences   1 2 4 8 12 16 24 32 48 64 …   at most a third of the rows are padding
+    drafts      0 1 2 … max_drafts            every count, since fewer drafts make a step cheaper
+    sampling    greedy, the usual filters     for every number of sequences
+                everything, log-probabilities for powers of two: these are rare
 
-Pure. Shapes that no step needs are never captured; the least recently used are dropped
-(`MAX_GRAPHS`).
+Each step fits one of them, so that all are captured at start-up and none while turns run: a capture
+takes as long as some ten steps, and seconds if it compiles. The page table is as wide as the
+longest context: attention's grid follows from the GPU, not from the table's width, where that is
+16,000 tokens and more.
+
+Pure.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple, TypeAlias
 
 from segue.kernels.sampling import EVERYTHING, SamplingFeatures
 
-MAX_GRAPHS = 192
-"""Graphs kept at once. A graph of some hundred kernels takes a few MB of driver memory and none of
-torch's: all graphs share one pool."""
 FILTERED = replace(EVERYTHING, bias=False, penalties=False)
-KINDS = (SamplingFeatures(), SamplingFeatures(draws=True), FILTERED, EVERYTHING)
-"""Sampling kinds: greedy, plain, the usual filters, everything. A batch uses the first that covers
-its features."""
-FIRST_CONTEXT = 4096
-CONTEXT_FACTOR = 4
-
 
 Half: TypeAlias = Literal["draft", "verify"]
 
@@ -52,50 +47,71 @@ class StepShape:
         return self.num_drafts + 1
 
 
+class _Kind(NamedTuple):
+    """What a captured step can do with logits."""
+
+    needs: SamplingFeatures
+    with_logprobs: bool = False
+
+    def covers(self, exact: StepShape) -> bool:
+        has_logprobs = self.with_logprobs or not exact.with_logprobs
+        return has_logprobs and self.needs | exact.needs == self.needs
+
+
+_USUAL = (_Kind(SamplingFeatures()), _Kind(FILTERED))
+_RARE = _Kind(EVERYTHING, with_logprobs=True)
+"""Halves of a step too."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Buckets:
     max_batch: int
     max_drafts: int
-    max_context: int
-    page_tokens: int
-    batch_sizes: tuple[int, ...] = field(init=False)
-    page_counts: tuple[int, ...] = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "batch_sizes", _batch_sizes(self.max_batch))
-        counts = tuple(-(-n // self.page_tokens) for n in _contexts(self.max_context))
-        object.__setattr__(self, "page_counts", counts)
+    num_pages: int
+    """Of the longest context."""
 
     def shape_of(self, exact: StepShape) -> StepShape:
         """The smallest captured shape that the step fits into."""
+        usual = () if exact.half else _USUAL
+        kind = next((kind for kind in usual if kind.covers(exact)), _RARE)
         return replace(
             exact,
-            num_sequences=_at_least(exact.num_sequences, self.batch_sizes),
-            num_pages=_at_least(exact.num_pages, self.page_counts),
-            needs=next(needs for needs in KINDS if needs | exact.needs == needs),
+            num_sequences=_at_least(exact.num_sequences, self._batch_sizes(kind)),
+            num_pages=self.num_pages,
+            with_logprobs=kind.with_logprobs,
+            needs=kind.needs,
         )
 
-    def first_shapes(self) -> Iterator[StepShape]:
-        """The shapes worth capturing at start-up: short contexts, small batches first."""
-        for num_sequences in self.batch_sizes:
-            for num_drafts in range(self.max_drafts + 1):
-                yield StepShape(num_sequences, num_drafts, self.page_counts[0], needs=FILTERED)
+    def shapes(self) -> Iterator[StepShape]:
+        """All that are captured. The largest come first: what they allocate serves the others."""
+        halves: tuple[Half | None, ...] = ("draft", "verify", None)
+        for kind in (_RARE, *reversed(_USUAL)):
+            for num_sequences in reversed(self._batch_sizes(kind)):
+                for num_drafts in range(self.max_drafts, -1, -1):
+                    for half in halves if kind is _RARE and num_drafts else (None,):
+                        yield StepShape(
+                            num_sequences,
+                            num_drafts,
+                            self.num_pages,
+                            with_logprobs=kind.with_logprobs,
+                            needs=kind.needs,
+                            half=half,
+                        )
+
+    def _batch_sizes(self, kind: _Kind) -> Sequence[int]:
+        return _powers(self.max_batch) if kind is _RARE else _batch_sizes(self.max_batch)
 
 
-def _batch_sizes(max_batch: int) -> tuple[int, ...]:
+def _powers(max_batch: int) -> Sequence[int]:
+    return (*(1 << i for i in range((max_batch - 1).bit_length())), max_batch)
+
+
+def _batch_sizes(max_batch: int) -> Sequence[int]:
     sizes = [1, 2, 4, 8, 12]
     while sizes[-1] < max_batch:
         # Powers of two, and the midpoints between them.
         sizes.append(sizes[-2] * 2)
     return (*(size for size in sizes if size < max_batch), max_batch)
-
-
-def _contexts(max_context: int) -> Iterator[int]:
-    context = FIRST_CONTEXT
-    while context < max_context:
-        yield context
-        context *= CONTEXT_FACTOR
-    yield max_context
 
 
 def _at_least(wanted: int, sizes: Sequence[int]) -> int:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -18,11 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segue.engine.device.buckets import MAX_GRAPHS, StepShape
+from segue.engine.device.buckets import StepShape
 from segue.engine.device.buffers import StepTables, to_device
 from segue.engine.device.step import DeviceStep
+from segue.kernels.compiling import compiling, zeroed_memory
 
 logger = logging.getLogger(__name__)
+
+_PROGRESS_S = 5.0
 
 
 class _Captured(NamedTuple):
@@ -33,23 +35,16 @@ class _Captured(NamedTuple):
 class StepGraphs:
     """Graphs of one CUDA device, used by one thread on its current stream."""
 
-    def __init__(
-        self, step: DeviceStep, tables: StepTables, *, max_batch: int, max_graphs: int = MAX_GRAPHS
-    ) -> None:
+    def __init__(self, step: DeviceStep, tables: StepTables, *, max_batch: int) -> None:
         self._step = step
         self._tables = tables
-        self._max_graphs = max_graphs
         self._row_ids = torch.full((max_batch,), tables.pad_row, device=tables.device)
-        self._captured: OrderedDict[StepShape, _Captured] = OrderedDict()
+        self._captured: dict[StepShape, _Captured] = {}
         self._pool = torch.cuda.graph_pool_handle()
 
-    def __len__(self) -> int:
-        return len(self._captured)
-
     def run(self, row_ids: Sequence[int], shape: StepShape) -> Tensor:
-        """As `DeviceStep.run`. The next run overwrites the result."""
-        captured = self._captured.get(shape) or self._capture(shape)
-        self._captured.move_to_end(shape)
+        """As `DeviceStep.run`, in a captured shape. The next run overwrites the result."""
+        captured = self._captured[shape]
         to_device(row_ids, self._tables.device, out=self._row_ids[: shape.num_sequences])
         captured.graph.replay()
         return captured.result
@@ -59,32 +54,52 @@ class StepGraphs:
         self._step.set_masks(masks)
 
     def capture(self, shapes: Iterable[StepShape]) -> None:
-        """Capture these shapes in advance, at start-up."""
+        """At start-up: compiles what these shapes launch, then captures them."""
+        shapes = list(shapes)
         started_at = time.monotonic()
-        for shape in shapes:
-            self._capture(shape)
+        with compiling(_Progress("kernels compiled"), ignore_errors=True), zeroed_memory():
+            for shape in shapes:
+                self._run_padding(shape)
+        compiled_at = time.monotonic()
+        progress = _Progress("steps captured")
+        for number, shape in enumerate(shapes, start=1):
+            self._captured[shape] = self._capture(shape)
+            progress(number, len(shapes))
         logger.info(
-            "steps captured",
+            "steps are ready",
             extra={
-                "num_graphs": len(self),
-                "seconds": round(time.monotonic() - started_at, 1),
+                "num_graphs": len(self._captured),
+                "compile_seconds": round(compiled_at - started_at, 1),
+                "capture_seconds": round(time.monotonic() - compiled_at, 1),
                 "reserved_bytes": torch.cuda.memory_reserved(self._tables.device),
             },
         )
 
     def _capture(self, shape: StepShape) -> _Captured:
-        row_ids_B = self._row_ids[: shape.num_sequences]
-        row_ids_B.fill_(self._tables.pad_row)
-        # Compiles kernels and makes libraries allocate, which must not happen during capture. The
-        # padding row writes only to scratch units.
-        self._step.run(row_ids_B, shape)
+        # Makes libraries allocate, which must not happen during capture. The padding row writes
+        # only to scratch units.
+        row_ids_B = self._run_padding(shape)
         torch.cuda.current_stream(self._tables.device).synchronize()
-        if len(self._captured) >= self._max_graphs:
-            _, oldest = self._captured.popitem(last=False)
-            oldest.graph.reset()
         graph = torch.cuda.CUDAGraph()
         # Other threads copy and register memory meanwhile; only this thread's calls may fail it.
         with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             result = self._step.run(row_ids_B, shape)
-        self._captured[shape] = _Captured(graph, result)
-        return self._captured[shape]
+        return _Captured(graph, result)
+
+    def _run_padding(self, shape: StepShape) -> Tensor:
+        row_ids_B = self._row_ids[: shape.num_sequences].fill_(self._tables.pad_row)
+        self._step.run(row_ids_B, shape)
+        return row_ids_B
+
+
+class _Progress:
+    """A line in the log every few seconds, since a worker is not ready meanwhile."""
+
+    def __init__(self, message: str) -> None:
+        self._message = message
+        self._said_at = time.monotonic()
+
+    def __call__(self, num_done: int, num_all: int) -> None:
+        if time.monotonic() - self._said_at > _PROGRESS_S:
+            self._said_at = time.monotonic()
+            logger.info(self._message, extra={"num_done": num_done, "num_all": num_all})

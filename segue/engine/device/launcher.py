@@ -121,17 +121,12 @@ class Launcher:
         step = runner.device_step(tables, sampling)
         if device == "cpu":
             return cls(tables, sampling, partial(run_eagerly, step, tables), stream, num_ahead=0)
-        buckets = Buckets(
-            max_batch=max_batch,
-            max_drafts=max_drafts,
-            max_context=tables.max_pages * page_tokens,
-            page_tokens=page_tokens,
-        )
+        buckets = Buckets(max_batch=max_batch, max_drafts=max_drafts, num_pages=tables.max_pages)
         graphs = StepGraphs(step, tables, max_batch=max_batch)
         # The tables were filled on another stream.
         torch.cuda.synchronize()
         with stream.use():
-            graphs.capture(buckets.first_shapes())
+            graphs.capture(buckets.shapes())
         return cls(tables, sampling, partial(replay, graphs, tables, buckets), stream, num_ahead=1)
 
     def start(
@@ -191,14 +186,15 @@ def replay(
     graphs: StepGraphs, tables: StepTables, buckets: Buckets, request: StepRequest
 ) -> Launched:
     """Replay a captured step on a CUDA device, padded to a captured shape."""
-    shape = buckets.shape_of(exact_shape(request, tables.page_tokens))
+    exact = exact_shape(request, tables.page_tokens)
+    shape = buckets.shape_of(exact if request.find_masks is None else replace(exact, half="draft"))
     num_padding = shape.num_sequences - len(request.rows)
     rows = [*request.rows, *[tables.pad_row] * num_padding]
     started, ended = (_event() for _ in range(2))
     started.record()
     if request.find_masks is not None:
         # Waits for the drafts, and so for the steps before.
-        drafts_BK = graphs.run(rows, replace(shape, half="draft")).cpu()
+        drafts_BK = graphs.run(rows, shape).cpu()
         graphs.set_masks(request.find_masks(drafts_BK[: len(request.rows)].tolist()))
         shape = replace(shape, half="verify")
     result = graphs.run(rows, shape)

@@ -8,27 +8,40 @@ from collections.abc import Sequence
 
 from segue.engine.batch import DecodeChunk, PrefillChunk
 from segue.engine.runner import ModelRunner
+from segue.kernels.compiling import compiling, zeroed_memory
 
 PROMPT_TOKENS = 64
 """More rows than what counts as few for the choice of products, and more than one page."""
 
 
-def first_passes(runner: ModelRunner, *, pages: Sequence[int], slot: int, num_tokens: int) -> None:
+def first_passes(
+    runner: ModelRunner, *, pages: Sequence[int], slot: int, num_tokens: int, most_tokens: int
+) -> None:
     """A prompt of `num_tokens` and a step after it, in `pages` and `slot`, which no sequence owns.
-    Nothing else may use the runner meanwhile.
+    On a GPU the kernels of a pass of `most_tokens` are compiled too. Nothing else may use the
+    runner meanwhile.
     """
+    if runner.device == "cuda":
+        with compiling(ignore_errors=True), zeroed_memory():
+            for num in (num_tokens, most_tokens):
+                run_passes(runner, pages=pages, slot=slot, num_tokens=num)
+    run_passes(runner, pages=pages, slot=slot, num_tokens=num_tokens)
+
+
+def run_passes(runner: ModelRunner, *, pages: Sequence[int], slot: int, num_tokens: int) -> None:
+    """Too few pages are repeated, which is right where no kernel runs."""
+    num_pages = num_tokens // runner.layout.page_tokens + 1
+    page_ids = [pages[i % len(pages)] for i in range(num_pages)]
     token_ids = [token % runner.config.vocab_size for token in range(num_tokens)]
-    runner.forward(
-        [PrefillChunk(token_ids=token_ids, start=0, page_ids=pages, slot_in=None, slot_out=slot)]
+    prompt = PrefillChunk(
+        token_ids=token_ids, start=0, page_ids=page_ids, slot_in=None, slot_out=slot
     )
-    runner.forward(
-        [
-            DecodeChunk(
-                token_ids=token_ids[:1],
-                start=num_tokens,
-                page_ids=pages,
-                slot_in=slot,
-                slots_out=[slot],
-            )
-        ]
+    step = DecodeChunk(
+        token_ids=token_ids[:1],
+        start=num_tokens,
+        page_ids=page_ids,
+        slot_in=slot,
+        slots_out=[slot],
     )
+    runner.forward([prompt])
+    runner.forward([step])
