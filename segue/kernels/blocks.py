@@ -8,8 +8,18 @@ have nothing to do.
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
+
+NUM_INTERPRETED = 8
+"""Number of multiprocessors to assume for the interpreter."""
+
+
+def num_multiprocessors(device: torch.device) -> int:
+    if device.type != "cuda":
+        return NUM_INTERPRETED
+    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 def max_blocks(num_rows: int, num_ranges: int, block_rows: int) -> int:

@@ -17,7 +17,7 @@ TENSOR_CORES = {"sm_90a": ("wgmma.mma_async",), "sm_100a": ("tcgen05.mma",)}
 CHANGING = frozenset(
     {
         *("num_rows", "num_elements", "num_tokens", "num_sequences", "num_segments"),
-        *("num_blocks", "num_pieces", "num_pending"),
+        *("num_blocks", "num_pieces", "num_pending", "num_parts"),
         *("table_stride", "first_position", "shift", *SIZE_NAMES),
     }
 )

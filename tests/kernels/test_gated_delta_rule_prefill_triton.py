@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
 
 from segue.kernels import NO_SLOT
 from segue.kernels.gated_delta_rule import reference, triton_prefill
+from segue.kernels.gated_delta_rule.triton_parts import Cut, cut_for
 from tests.kernels.closeness import assert_close, cumulative, ints
 from tests.kernels.delta_inputs import HEADS, Heads, inputs_of, new_state
 from tests.kernels.device import DEVICE, DTYPES
@@ -103,9 +106,80 @@ def test_nothing_is_nothing() -> None:
     assert torch.equal(state, before)
 
 
+@pytest.fixture
+def in_parts(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    def cut(num_parts: int) -> None:
+        monkeypatch.setattr(triton_prefill, "cut_for", lambda *_, **__: Cut(16, num_parts))
+
+    return cut
+
+
+@pytest.mark.parametrize("num_parts", [2, 3, 5])
+@pytest.mark.parametrize("heads", HEADS)
+def test_a_prompt_in_parts(num_parts: int, heads: Heads, in_parts: Callable[[int], None]) -> None:
+    """The last of five parts has no chunk."""
+    in_parts(num_parts)
+
+    compare(inputs_of(250, heads), new_state(heads), [[250]], [4], [2])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_prompt_in_parts_is_as_exact(dtype: torch.dtype, in_parts: Callable[[int], None]) -> None:
+    in_parts(4)
+
+    compare(inputs_of(400, HEADS[0], dtype), new_state(HEADS[0]), [[400]], [NO_SLOT], [2])
+
+
+def test_packed_sequences_in_parts_end_their_segments(in_parts: Callable[[int], None]) -> None:
+    in_parts(3)
+    sequences = [[5, 64], [1], [3, 66, 130], [130]]
+    slots_in, slots_out = [9, 10, NO_SLOT, 3], [9, 1, 2, 4, 5, 6, 3]
+
+    compare(inputs_of(399, HEADS[0]), new_state(HEADS[0]), sequences, slots_in, slots_out)
+
+
+def slow_decay(num_tokens: int) -> tuple[Tensor, ...]:
+    """So that a state reaches through all parts."""
+    q, k, v, log_decays, rate = inputs_of(num_tokens, HEADS[0])
+    return q, k, v, log_decays * 1e-4, rate
+
+
+def test_what_is_kept_reaches_through_all_parts(in_parts: Callable[[int], None]) -> None:
+    in_parts(4)
+    inputs = slow_decay(256)
+    far = new_state(HEADS[0]) * 100
+
+    compare(inputs, far, [[256]], [4], [2])
+    forgotten = new_state(HEADS[0]) * 100
+    compare(inputs, forgotten, [[256]], [NO_SLOT], [2])
+    assert (far[2] - forgotten[2]).abs().max() > 1.0
+
+
 @pytest.mark.parametrize(("num_states", "expected"), [(16, 16), (28, 32), (32, 32), (128, 32)])
 def test_few_states_are_cut_into_more_blocks(num_states: int, expected: int) -> None:
-    assert triton_prefill.block_of_v(128, num_states) == expected
+    cut = cut_for(15, num_states=num_states, num_programs=132, k_dim=128, v_dim=128)
+
+    assert cut == Cut(expected)
+
+
+@pytest.mark.parametrize(
+    ("num_chunks", "num_states", "expected"),
+    [
+        (128, 8, Cut(32, 3)),  # 397B on eight ranks: 0.54 of the chain.
+        (800, 8, Cut(32, 3)),
+        (12, 8, Cut(16)),  # Parts would be short.
+        (128, 4, Cut(32, 8)),
+        (128, 16, Cut(32, 2)),  # 0.8B
+        (128, 32, Cut(32)),  # 9B fills the chip.
+        (128, 64, Cut(32)),
+    ],
+)
+def test_long_chains_of_few_heads_are_cut_into_parts(
+    num_chunks: int, num_states: int, expected: Cut
+) -> None:
+    cut = cut_for(num_chunks, num_states=num_states, num_programs=132, k_dim=128, v_dim=128)
+
+    assert cut == expected
 
 
 def test_heads_that_tensor_cores_cannot_multiply_are_refused() -> None:

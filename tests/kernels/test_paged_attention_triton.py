@@ -6,10 +6,10 @@ from copy import copy
 import pytest
 import torch
 
+from segue.kernels import blocks
 from segue.kernels.attention_input.triton import store_keys_and_values
 from segue.kernels.paged_attention import (
     reference,
-    triton,
     triton_decode,
     triton_prefill,
 )
@@ -61,7 +61,7 @@ def test_a_batch_may_have_sequences_without_tokens(monkeypatch: pytest.MonkeyPat
 def test_keys_in_pieces_are_keys_in_one(start: int, monkeypatch: pytest.MonkeyPatch) -> None:
     pool, q = Pool([start + 20]), randn(20, 2, HEAD_DIM, seed=5)
     monkeypatch.setattr(triton_prefill, "MIN_PIECE_TOKENS", 8)
-    monkeypatch.setattr(triton, "NUM_INTERPRETED", 12)
+    monkeypatch.setattr(blocks, "NUM_INTERPRETED", 12)
 
     out = pool.attend_prefill(q, [20], [start])
 
@@ -125,7 +125,7 @@ def test_every_sequence_finds_its_pieces(monkeypatch: pytest.MonkeyPatch) -> Non
     # Lengths are taken two at a time, and a program has several pieces.
     monkeypatch.setattr(triton_decode, "BLOCK_D", 2)
     monkeypatch.setattr(triton_decode, "MOST_PROGRAMS", 1)
-    monkeypatch.setattr(triton, "NUM_INTERPRETED", 3)
+    monkeypatch.setattr(blocks, "NUM_INTERPRETED", 3)
     lengths = [1, 129, 500, 0, 300]
     pool, q = Pool(lengths), randn(5, 1, HEAD_DIM, seed=5)
 

@@ -15,6 +15,8 @@ from benchmarks.gpu.models import Shape
 from benchmarks.gpu.operators import Case, checked
 from segue.kernels.aot import compile_cases
 from segue.kernels.attention_input import triton as attention_input
+from segue.kernels.gated_delta_rule import triton_prefill
+from segue.kernels.gated_delta_rule.triton_parts import BLOCKS_V, Cut
 from segue.kernels.moe import reference
 from segue.kernels.moe.tiling import DENSE, STREAMING
 from segue.kernels.moe.triton_routing import RoutingPlan, route
@@ -109,6 +111,11 @@ def test_all_that_is_compiled_ahead_is_compared_with_float64(
     for shape, sizes in ((MIDDLE, SIZES), (SPARSE, LONG)):
         codes = replace(sizes, page_dtype=E4M3)
         for make in attention.attention_cases(shape, codes, DEVICE, DTYPE):
+            assert_right(make())
+    with monkeypatch.context() as cut:
+        cut.setattr(triton_prefill, "cut_for", lambda *_, **__: Cut(BLOCKS_V[0], 3))
+        few_heads = replace(MIDDLE, num_k_heads=2, num_v_heads=8)
+        for make in gdn.gdn_cases(few_heads, replace(SIZES, gdn_prefill=(150,)), DEVICE, DTYPE):
             assert_right(make())
     assert_same_codes(attention_input, DTYPE, heads=16, kv_heads=4, width=256)
     assert_routed(num_tokens=20, rows=STREAMING.rows)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -13,13 +15,15 @@ from benchmarks.gpu.cases.sizes import Sizes
 from benchmarks.gpu.models import Shape
 from benchmarks.gpu.operators import LIMITS, Case, Check
 from segue.kernels.causal_conv import triton as conv
-from segue.kernels.gated_delta_rule import triton_decode, triton_prefill
+from segue.kernels.gated_delta_rule import triton_decode, triton_parts, triton_prefill
 
 CHUNK_TOKENS = 64
 CONV_WIDTH = 4
 _CHECKED_TOKENS = 4096
 """From the start of a prompt: the definition takes token after token."""
 _CHECKED_SEQUENCES = 8
+_RANK_HEADS = 8
+"""Of a rank of eight that share 397B. So few heads are scanned in parts."""
 
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 Makes = Iterator[partial[Case]]
@@ -28,6 +32,10 @@ Makes = Iterator[partial[Case]]
 def gdn_cases(shape: Shape, sizes: Sizes, device: str, dtype: torch.dtype) -> Makes:
     for num_tokens in sizes.gdn_prefill:
         yield partial(_prefill, shape, num_tokens, device, dtype)
+    if shape.num_v_heads > _RANK_HEADS:
+        rank = replace(shape, num_k_heads=2, num_v_heads=_RANK_HEADS)
+        for num_tokens in sizes.gdn_prefill[:1]:
+            yield partial(_prefill, rank, num_tokens, device, dtype)
     for num_sequences, num_rounds in sizes.gdn_decode:
         yield partial(_decode, shape, num_sequences, num_rounds, device, dtype)
     for num_tokens in sizes.gdn_prefill[:1]:
@@ -45,6 +53,16 @@ def _prefill(shape: Shape, num_tokens: int, device: str, dtype: torch.dtype) -> 
     flops_a_head = 2 * (2 * CHUNK_TOKENS * dim + 2 * CHUNK_TOKENS * dim + 3 * dim * dim)
     num_checked = min(num_tokens, _CHECKED_TOKENS)
     is_whole = num_checked == num_tokens
+    run = partial(
+        triton_prefill.gated_delta_rule_prefill,
+        *inputs,
+        states,
+        **_one_sequence(num_tokens, device),
+    )
+
+    def run_whole() -> Tensor:
+        with mock.patch.object(triton_parts, "MOST_PARTS", 1):
+            return run()
 
     def expected() -> Sequence[Tensor]:
         out, states_after = exact.delta_rule([x[:num_checked] for x in inputs], states[0])
@@ -52,13 +70,8 @@ def _prefill(shape: Shape, num_tokens: int, device: str, dtype: torch.dtype) -> 
 
     return Case(
         operator="delta rule, prefill",
-        size=f"{num_tokens}",
-        run=partial(
-            triton_prefill.gated_delta_rule_prefill,
-            *inputs,
-            states,
-            **_one_sequence(num_tokens, device),
-        ),
+        size=f"{num_tokens}" + (", 8 heads" if shape.num_v_heads == _RANK_HEADS else ""),
+        run=run,
         check=Check(
             exact=expected,
             seen=lambda out: [out[:num_checked], states[1]] if is_whole else [out[:num_checked]],
@@ -67,7 +80,7 @@ def _prefill(shape: Shape, num_tokens: int, device: str, dtype: torch.dtype) -> 
         ),
         num_bytes=_bytes(inputs) + num_tokens * shape.num_v_heads * dim * 4 + states.nbytes,
         flops=float(num_tokens * shape.num_v_heads * flops_a_head),
-        peers=_fla(inputs, shape),
+        peers={**_fla(inputs, shape), "in one part": run_whole},
     )
 
 

@@ -11,8 +11,8 @@ normalised, their lengths are divided out afterwards:
               outputs       = g Q S + A Y
               S ← g_end S + Kᵀ (g_end / g Y)
 
-`prepare` has a program for each chunk and head. `scan` has one for each sequence, head and block of
-V; it keeps its part of the state in registers from the sequence's first token to its last. Products
+`prepare` has a program for each chunk and head, and `scan` (`triton_scan`) one for each sequence,
+head and block of V; with few heads, long sequences are cut into parts (`triton_parts`). Products
 have operands in the inputs' dtype and sums in float32; those that solve for X are in tf32.
 
 T packed tokens, N sequences, M prefill segments, S slots, B chunks, G key heads, H value heads, K
@@ -26,17 +26,19 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from segue.kernels.blocks import first_block_of, max_blocks, range_of_block
+from segue.kernels.blocks import (
+    first_block_of,
+    max_blocks,
+    num_multiprocessors,
+    range_of_block,
+)
 from segue.kernels.gated_delta_rule.checks import check
 from segue.kernels.gated_delta_rule.reference import CHUNK_TOKENS, L2_EPS
 from segue.kernels.gated_delta_rule.triton_inverse import inverse
+from segue.kernels.gated_delta_rule.triton_parts import cut_for, part_starts
+from segue.kernels.gated_delta_rule.triton_scan import scan_kernel, scan_warps
 
 EPS = tl.constexpr(L2_EPS)
-BLOCKS_V = (32, 16)
-"""The larger the block, the fewer programs read the same keys and queries."""
-WANTED_PROGRAMS = 112
-"""For a scan: about one per multiprocessor. Actual counts are a power of two times a small number.
-"""
 
 
 @triton.jit(do_not_specialize=["num_segments"])
@@ -113,88 +115,6 @@ def prepare_kernel(
 
 
 @triton.jit
-def scan_kernel(
-    q_ptr,
-    k_ptr,
-    v_ptr,
-    solved_ptr,
-    attention_ptr,
-    scales_ptr,
-    state_ptr,
-    out_ptr,
-    cu_tokens_ptr,
-    slots_out_ptr,
-    cu_segments_ptr,
-    slots_in_ptr,
-    q_stride,
-    k_stride,
-    v_stride,
-    NUM_HEADS: tl.constexpr,
-    REPEATS: tl.constexpr,
-    K: tl.constexpr,
-    V: tl.constexpr,
-    C: tl.constexpr,
-    BLOCK_V: tl.constexpr,
-):
-    head, sequence = tl.program_id(1), tl.program_id(2)
-    dtype = k_ptr.dtype.element_ty
-    tokens_C = tl.arange(0, C)
-    dims_K = tl.arange(0, K)
-    dims_V = tl.program_id(0) * BLOCK_V + tl.arange(0, BLOCK_V)
-    key_columns_1K = ((head // REPEATS) * K + dims_K)[None, :]
-    value_columns_1V = (head * V + dims_V)[None, :]
-    square_CC = tokens_C[:, None] * C + tokens_C[None, :]
-
-    slot_in = tl.load(slots_in_ptr + sequence).to(tl.int64)
-    part_KV = head * K * V + dims_K[:, None] * V + dims_V[None, :]
-    state_KV = tl.load(state_ptr + slot_in * NUM_HEADS * K * V + part_KV, slot_in >= 0, other=0.0)
-
-    first_segment = tl.load(cu_segments_ptr + sequence)
-    end_segment = tl.load(cu_segments_ptr + sequence + 1)
-    for segment in range(first_segment, end_segment):
-        start = tl.load(cu_tokens_ptr + segment).to(tl.int64)
-        end = tl.load(cu_tokens_ptr + segment + 1).to(tl.int64)
-        first_chunk = first_block_of(start, segment, C)
-        for i in range(tl.cdiv(end - start, C)):
-            rows_C = start + i * C + tokens_C
-            # Missing rows have scales of zero, whatever is loaded in their place.
-            own_C1 = tl.minimum(rows_C, end - 1)[:, None]
-            place = (first_chunk + i) * NUM_HEADS + head
-            k_CK = tl.load(k_ptr + own_C1 * k_stride + key_columns_1K)
-            q_CK = tl.load(q_ptr + own_C1 * q_stride + key_columns_1K)
-            v_CV = tl.load(v_ptr + own_C1 * v_stride + value_columns_1V)
-            solved_CC = tl.load(solved_ptr + place * C * C + square_CC)
-            attention_CC = tl.load(attention_ptr + place * C * C + square_CC)
-            scales_ptrs = scales_ptr + place * 4 * C
-            q_scale_C = tl.load(scales_ptrs + tokens_C)
-            recall_scale_C = tl.load(scales_ptrs + C + tokens_C)
-            keep_scale_C = tl.load(scales_ptrs + 2 * C + tokens_C)
-            decay_V = tl.load(scales_ptrs + 3 * C + tl.arange(0, BLOCK_V))
-
-            rounded_KV = state_KV.to(dtype)
-            recalled_CV = tl.dot(k_CK, rounded_KV, input_precision="ieee")
-            read_CV = tl.dot(q_CK, rounded_KV, input_precision="ieee")
-            missing_CV = v_CV.to(tl.float32) - recalled_CV * recall_scale_C[:, None]
-            correction_CV = tl.dot(solved_CC, missing_CV.to(dtype), input_precision="ieee")
-            kept_CV = (correction_CV * keep_scale_C[:, None]).to(dtype)
-            # Doubled (in the scale), then halved: otherwise the loop would carry and scale a
-            # product's accumulator that other products read, which Triton miscompiles
-            # (triton-lang/triton#10993).
-            new_KV = 0.5 * tl.dot(tl.trans(k_CK), kept_CV, input_precision="ieee")
-            state_KV = state_KV * decay_V[None, :] + new_KV
-            out_CV = tl.dot(
-                attention_CC,
-                correction_CV.to(dtype),
-                read_CV * q_scale_C[:, None],
-                input_precision="ieee",
-            )
-            out_ptrs = out_ptr + rows_C[:, None] * (NUM_HEADS * V) + value_columns_1V
-            tl.store(out_ptrs, out_CV, (rows_C < end)[:, None])
-        slot_out = tl.load(slots_out_ptr + segment).to(tl.int64)
-        tl.store(state_ptr + slot_out * NUM_HEADS * K * V + part_KV, state_KV)
-
-
-@triton.jit
 def _inverse_length(x_CK):
     x_CK = x_CK.to(tl.float32)
     return tl.rsqrt(tl.sum(x_CK * x_CK, axis=1) + EPS)
@@ -249,8 +169,27 @@ def gated_delta_rule_prefill(
         PRECISION="ieee" if dtype is torch.float32 else "tf32",
         num_warps=4,
     )
-    block_v = block_of_v(v_dim, num_heads * num_sequences)
-    scan_kernel[(v_dim // block_v, num_heads, num_sequences)](
+    cut = cut_for(
+        num_chunks // max(num_sequences, 1),
+        num_states=num_heads * num_sequences,
+        num_programs=num_multiprocessors(device),
+        k_dim=k_dim,
+        v_dim=v_dim,
+    )
+    starts = None
+    if cut.num_parts > 1:
+        starts = part_starts(
+            k_TGK,
+            v_THV,
+            solved_BHCC,
+            scales_BH4C,
+            state_SHKV,
+            cut=cut,
+            cu_tokens_M1=cu_tokens_M1,
+            cu_segments_N1=cu_segments_N1,
+            slots_in_N=slots_in_N,
+        )
+    scan_kernel[(v_dim // cut.block_v, num_heads, num_sequences * cut.num_parts)](
         q_TGK,
         k_TGK,
         v_THV,
@@ -263,26 +202,16 @@ def gated_delta_rule_prefill(
         slots_out_M,
         cu_segments_N1,
         slots_in_N,
+        starts,
+        cut.num_parts,
         q_TGK.stride(0),
         k_TGK.stride(0),
         v_THV.stride(0),
         **heads,
         V=v_dim,
         C=CHUNK_TOKENS,
-        BLOCK_V=block_v,
-        num_warps=scan_warps(block_v),
+        BLOCK_V=cut.block_v,
+        num_warps=scan_warps(cut.block_v),
         num_stages=3,
     )
     return out_THV
-
-
-def block_of_v(v_dim: int, num_states: int) -> int:
-    """The widest block of V that keeps the whole chip busy."""
-    fitting = [block for block in BLOCKS_V if v_dim % block == 0]
-    busy = [block for block in fitting if v_dim // block * num_states >= WANTED_PROGRAMS]
-    return busy[0] if busy else fitting[-1]
-
-
-def scan_warps(block_v: int) -> int:
-    """One warp group, or two if one has too few registers."""
-    return 4 if block_v <= 16 else 8

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -25,8 +24,6 @@ LOWEST = tl.constexpr(-1e30)
 """Below every score, yet finite, so that the difference of two is defined."""
 MAX_HEAD_BYTES = 512
 """A tile of larger heads would not fit into shared memory."""
-NUM_INTERPRETED = 8
-"""Number of multiprocessors to assume for the interpreter."""
 
 
 @triton.jit
@@ -135,12 +132,6 @@ def combine_pieces(
 def exponent_scale(head_dim: int, k_scale: float) -> float:
     """Factor from a query-key product to an exponent of two."""
     return k_scale * math.log2(math.e) / math.sqrt(head_dim)
-
-
-def num_multiprocessors(device: torch.device) -> int:
-    if device.type != "cuda":
-        return NUM_INTERPRETED
-    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 def check(q_TQX: Tensor, pages_Z2GOX: Tensor, page_table_NP: Tensor) -> None:

@@ -18,6 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from segue.kernels.blocks import num_multiprocessors
 from segue.kernels.draft_rounds import SIZE_NAMES, kernel_sizes
 from segue.kernels.paged_attention.e4m3 import UNSCALED, Scales, as_bytes
 from segue.kernels.paged_attention.triton import (
@@ -26,7 +27,6 @@ from segue.kernels.paged_attention.triton import (
     check,
     combine_pieces,
     exponent_scale,
-    num_multiprocessors,
 )
 from segue.kernels.paged_attention.triton_pieces import (
     first_tile_of,

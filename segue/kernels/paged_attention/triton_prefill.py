@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from segue.kernels.blocks import num_multiprocessors
 from segue.kernels.paged_attention.e4m3 import UNSCALED, Scales, as_bytes
 from segue.kernels.paged_attention.triton import (
     LOWEST,
@@ -22,7 +23,6 @@ from segue.kernels.paged_attention.triton import (
     check,
     combine_pieces,
     exponent_scale,
-    num_multiprocessors,
 )
 
 BLOCK_M, BLOCK_N, BLOCK_I = 128, 64, 128
