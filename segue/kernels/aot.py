@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
-from segue.kernels.compile_case import CHANGING, CHIPS, CompileCase
+from segue.kernels.compile_case import BLACKWELL_ULTRA, CHANGING, CHIPS, CompileCase
 
 _USAGE = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+)")
 _THREADS = 32
@@ -89,7 +89,7 @@ def compile_for(case: CompileCase, chip: str) -> Compiled:
         attrs={(names.index(name),): [["tt.divisibility", 16]] for name in aligned},
     )
     options = {"num_warps": case.num_warps, "num_stages": case.num_stages}
-    target = GPUTarget("cuda", CHIPS[chip], _THREADS)
+    target = GPUTarget("cuda", {**CHIPS, **BLACKWELL_ULTRA}[chip], _THREADS)
     kernel = triton.compile(source, target=target, options=options)
     registers, stack_bytes, static_bytes = _resource_usage(kernel.asm["cubin"])
     wanted = case.instructions.get(chip, ())

@@ -11,6 +11,9 @@ from segue.kernels.draft_rounds import SIZE_NAMES
 CHIPS = {"sm_90a": 90, "sm_100a": 100}
 """Hopper and Blackwell, with Triton's numbers for them."""
 
+BLACKWELL_ULTRA = {"sm_103a": 103}
+"""Compiled only where something differs from `sm_100a`."""
+
 TENSOR_CORES = {"sm_90a": ("wgmma.mma_async",), "sm_100a": ("tcgen05.mma",)}
 """The instruction that a product of large tiles must compile to on each chip."""
 

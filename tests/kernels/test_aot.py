@@ -64,3 +64,24 @@ def test_the_table_in_the_documentation_is_what_the_compiler_says(
     page = PAGE.read_text()
 
     assert page == with_table(page, list(compiled.values()))
+
+
+@pytest.mark.slow
+def test_the_delta_rule_compiles_without_a_pipeline_for_blackwell_ultra() -> None:
+    script = """
+from dataclasses import asdict, replace
+import json
+from segue.kernels.aot import compile_cases, compile_for
+names = ("scan, 32 of V", "scan, 16 of V", "scan, 32 of V, in parts", "part")
+for case in compile_cases():
+    if case.name.removeprefix("gated delta rule, prefill: ") in names:
+        one = compile_for(replace(case, num_stages=1), "sm_103a")
+        print(json.dumps(asdict(one)))
+"""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    command = [sys.executable, "-c", script]
+    printed = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+
+    compiled = [json.loads(line) for line in printed.stdout.splitlines()]
+    assert len(compiled) == 4
+    assert [one["name"] for one in compiled if one["stack_bytes"]] == []

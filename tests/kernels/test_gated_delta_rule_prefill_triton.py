@@ -11,6 +11,7 @@ from torch import Tensor
 from segue.kernels import NO_SLOT
 from segue.kernels.gated_delta_rule import reference, triton_prefill
 from segue.kernels.gated_delta_rule.triton_parts import Cut, cut_for
+from segue.kernels.gated_delta_rule.triton_scan import scan_stages
 from tests.kernels.closeness import assert_close, cumulative, ints
 from tests.kernels.delta_inputs import HEADS, Heads, inputs_of, new_state
 from tests.kernels.device import DEVICE, DTYPES
@@ -180,6 +181,15 @@ def test_long_chains_of_few_heads_are_cut_into_parts(
     cut = cut_for(num_chunks, num_states=num_states, num_programs=132, k_dim=128, v_dim=128)
 
     assert cut == expected
+
+
+@pytest.mark.parametrize(("capability", "expected"), [((9, 0), 3), ((10, 0), 3), ((10, 3), 1)])
+def test_loads_are_not_pipelined_where_triton_may_race(
+    capability: tuple[int, int], expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+
+    assert scan_stages(torch.device("cuda")) == expected
 
 
 def test_heads_that_tensor_cores_cannot_multiply_are_refused() -> None:

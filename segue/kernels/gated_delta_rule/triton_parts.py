@@ -30,6 +30,7 @@ from segue.kernels.gated_delta_rule.triton_scan import (
     advanced,
     chunks_of_part,
     corrected,
+    scan_stages,
     scan_warps,
 )
 
@@ -227,7 +228,7 @@ def part_starts(
         REPEATS=num_heads // k_TGK.shape[1],
         C=CHUNK_TOKENS,
         num_warps=scan_warps(cut.block_v),
-        num_stages=3,
+        num_stages=scan_stages(k_TGK.device),
     )
     if cut.num_parts > 2:
         combine_kernel[(num_v, num_heads, num_sequences)](

@@ -36,7 +36,7 @@ from segue.kernels.gated_delta_rule.checks import check
 from segue.kernels.gated_delta_rule.reference import CHUNK_TOKENS, L2_EPS
 from segue.kernels.gated_delta_rule.triton_inverse import inverse
 from segue.kernels.gated_delta_rule.triton_parts import cut_for, part_starts
-from segue.kernels.gated_delta_rule.triton_scan import scan_kernel, scan_warps
+from segue.kernels.gated_delta_rule.triton_scan import scan_kernel, scan_stages, scan_warps
 
 EPS = tl.constexpr(L2_EPS)
 
@@ -212,6 +212,6 @@ def gated_delta_rule_prefill(
         C=CHUNK_TOKENS,
         BLOCK_V=cut.block_v,
         num_warps=scan_warps(cut.block_v),
-        num_stages=3,
+        num_stages=scan_stages(device),
     )
     return out_THV

@@ -7,6 +7,7 @@ computed.
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 
@@ -142,6 +143,19 @@ def chunks_of_part(part, num_parts, cu_tokens_ptr, first_segment, end_segment, C
     return part * each, (part + 1) * each
 
 
+_RACES_WITH_STAGES = (10, 3)
+"""Compute capability of Blackwell Ultra. There Triton gave different bits from run to run for
+products added to a state in a pipelined loop, with 8 warps, 32 columns and two or three stages
+(triton-lang/triton#10590). Whether these kernels are among them is not known."""
+
+
 def scan_warps(block_v: int) -> int:
     """One warp group, or two if one has too few registers."""
     return 4 if block_v <= 16 else 8
+
+
+def scan_stages(device: torch.device) -> int:
+    """Of loads; without a pipeline where it may be wrong."""
+    is_cuda = device.type == "cuda"
+    races = is_cuda and torch.cuda.get_device_capability(device) == _RACES_WITH_STAGES
+    return 1 if races else 3
