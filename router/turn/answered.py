@@ -22,7 +22,7 @@ class Answered:
         self.num_brought = len(self.token_ids)
         """The first of them, which the client had when it sent the turn."""
         self.is_resumed = resume is not None
-        self.resumed = max(resume.resumed, self.num_brought > 0) if resume else 0
+        self.resumed = max(resume.resumed, min(self.num_brought, 1)) if resume else 0
         """As in `Usage`."""
         self.workers = (
             WorkerId(resume.prefill_worker if resume else ""),

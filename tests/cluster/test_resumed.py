@@ -240,6 +240,18 @@ async def test_a_resumed_turn_takes_over_from_one_that_still_runs(cluster: Local
     assert is_idle(await wait_until_idle(cluster.client))
 
 
+async def test_a_client_that_does_not_count_how_often_it_resumed(cluster: LocalCluster) -> None:
+    whole = await answered(cluster, sampling=replace(SAMPLED, logprobs=None))
+    seen = replace(whole, token_ids=whole.token_ids[:9], text="", end=None)
+    async with channel_to(cluster.client.target) as channel:
+        request = turn_request("uncounted", Resume(token_ids=tuple(seen.token_ids)))
+        await read(SessionsStub(channel).Generate(request), seen)
+
+    assert seen.token_ids == whole.token_ids
+    assert seen.end is not None
+    assert seen.end.usage.resumed == 1
+
+
 async def test_what_a_stopped_turn_left_is_not_computed_again(cluster: LocalCluster) -> None:
     """A worker whose router or client is gone keeps whole pages, and the last state before them."""
     whole = await answered(cluster, sampling=replace(SAMPLED, logprobs=None))
