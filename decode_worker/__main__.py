@@ -12,7 +12,7 @@ from decode_worker.config import DecodeConfig
 from decode_worker.metrics import DecodeMetrics
 from decode_worker.worker import DecodeWorker
 from kv_transfer.config import TransferConfig
-from kv_transfer.ranks.starting import loading
+from kv_transfer.ranks.starting import HERE, loading
 from kv_transfer.transport.mooncake import open_mooncake
 from kv_transfer.transport.transport import OpenTransport
 from kv_transfer.worker import worker_resources
@@ -33,6 +33,7 @@ from segue.worker.process import (
     run_worker,
     serving_worker,
 )
+from segue.worker.ranks.starting import FollowersStart
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ async def running(
     transfer: TransferConfig,
     checkpoint: CheckpointConfig = AS_PUBLISHED,
     open_transport: OpenTransport = open_mooncake,
+    followers: FollowersStart = HERE,
 ) -> AsyncIterator[RunningWorker]:
     """A worker that serves until the block ends. Raises InvalidCheckpoint and InvalidConfig."""
     identity = await options.take_identity(Role.DECODE)
@@ -54,7 +56,13 @@ async def running(
     metrics = DecodeMetrics()
     async with contextlib.AsyncExitStack() as stack:
         loaded = await stack.enter_async_context(
-            loading(options, engine, max_drafts=decode.max_drafts, with_scratch=launches_ahead)
+            loading(
+                options,
+                engine,
+                max_drafts=decode.max_drafts,
+                with_scratch=launches_ahead,
+                followers=followers,
+            )
         )
         decode.check_model(has_mtp=loaded.runner.has_mtp)
         decode.check_device(launches_ahead=launches_ahead)

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from kv_transfer.config import TransferConfig
-from kv_transfer.ranks.starting import loading
+from kv_transfer.ranks.starting import HERE, loading
 from kv_transfer.transport.mooncake import open_mooncake
 from kv_transfer.transport.transport import OpenTransport
 from kv_transfer.worker import worker_resources
@@ -28,6 +28,7 @@ from segue.worker.process import (
     run_worker,
     serving_worker,
 )
+from segue.worker.ranks.starting import FollowersStart
 
 
 @contextlib.asynccontextmanager
@@ -39,13 +40,14 @@ async def running(
     transfer: TransferConfig,
     checkpoint: CheckpointConfig = AS_PUBLISHED,
     open_transport: OpenTransport = open_mooncake,
+    followers: FollowersStart = HERE,
 ) -> AsyncIterator[RunningWorker]:
     """A worker that serves until the block ends. Raises InvalidCheckpoint and InvalidConfig."""
     identity = await options.take_identity(Role.PREFILL)
     engine = engine.of_role(prefill.tensor_parallel, prefill.cores)
     metrics = PrefillMetrics()
     async with (
-        loading(options, engine, niceness=prefill.niceness) as loaded,
+        loading(options, engine, niceness=prefill.niceness, followers=followers) as loaded,
         worker_resources(
             loaded,
             identity,

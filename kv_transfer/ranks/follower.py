@@ -239,16 +239,19 @@ def _on(thread: ThreadPoolExecutor, call: Callable[..., Any]) -> Handler:
     return lambda *arguments: thread.submit(call, *arguments)
 
 
-def follow(leader: Leader) -> None:
-    """Serves the leader until it is gone."""
+def follow(leader: Leader, host: str = "") -> None:
+    """Serves the leader until it is gone. `host`: this machine's address, if it may be another
+    one than the leader's."""
     setup: RankSetup = leader.setup()
+    if host:
+        setup = setup.on(host)
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="event loop", daemon=True).start()
     follower = Follower(setup, loop)
     handlers = follower.handlers()
 
-    def open_transport(transfer: TransferConfig, host: str) -> RankMemory:
-        memory, handoffs = follower.open(transfer, host)
+    def open_transport(transfer: TransferConfig, leaders_host: str) -> RankMemory:
+        memory, handoffs = follower.open(transfer, host or leaders_host)
         handlers.update(follower.handlers_of(handoffs))
         return memory
 

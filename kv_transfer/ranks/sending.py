@@ -86,7 +86,7 @@ class RanksSending:
         if self._result is None:
             others = _all(self._followers.ask("finish", self._ticket_id))
             own, of_others = await asyncio.gather(self._own.finish(), others)
-            self._result = _together([own, *of_others])
+            self._result = _together(own, of_others)
         return self._result
 
     async def stop(self, reason: str) -> None:
@@ -94,14 +94,17 @@ class RanksSending:
         await asyncio.gather(self._own.stop(reason), others)
 
 
-def _together(results: Sequence[ShipResult]) -> ShipResult:
+def _together(own: ShipResult, of_others: Sequence[ShipResult]) -> ShipResult:
+    """Other ranks' clocks may be those of other machines. But all end their passes together, since
+    they wait for each other in these: a part that is exposed longer arrives later by as much."""
+    results = [own, *of_others]
+    exposed_s = max(result.exposed_transfer_s for result in results)
     return ShipResult(
         shipped_bytes=sum(result.shipped_bytes for result in results),
         transfer_s=max(result.transfer_s for result in results),
-        exposed_transfer_s=max(result.exposed_transfer_s for result in results),
-        # Processes of one machine have one monotonic clock.
-        started_at=min(result.started_at for result in results),
-        arrived_at=max(result.arrived_at for result in results),
+        exposed_transfer_s=exposed_s,
+        started_at=own.started_at,
+        arrived_at=own.arrived_at + exposed_s - own.exposed_transfer_s,
         checksums={name: crc for result in results for name, crc in result.checksums.items()},
     )
 

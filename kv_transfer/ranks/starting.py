@@ -13,13 +13,14 @@ from segue.engine.config import EngineConfig
 from segue.parallel.followers import Followers
 from segue.process.brief_thread import in_brief_thread
 from segue.process.cores import CoreSets, UsableCores, keep_to
-from segue.worker.load import FollowerStart, LoadedModel, load_runner
+from segue.worker.load import LoadedModel, OtherRanks, load_runner
 from segue.worker.process import WorkerOptions, leave_process
+from segue.worker.ranks.starting import FollowersStart
 
 logger = logging.getLogger(__name__)
 
-_FOLLOWER = "kv_transfer.ranks.follower"
-"""The module that other ranks run."""
+HERE = FollowersStart.here("kv_transfer.ranks.follower")
+"""Other ranks are children of the worker's process."""
 
 
 @contextlib.asynccontextmanager
@@ -30,19 +31,20 @@ async def loading(
     max_drafts: int = 0,
     with_scratch: bool = False,
     niceness: int = 0,
+    followers: FollowersStart = HERE,
 ) -> AsyncIterator[LoadedModel]:
     """The model, loaded in a thread, and its other ranks, until the block ends. From then on this
     process and they keep to the worker's cores. `niceness`: of the engine's thread. Raises
     InvalidCheckpoint and InvalidConfig."""
     engine = _on_its_cores(engine)
-    start = FollowerStart(module=_FOLLOWER, niceness=niceness, on_lost=leave_process)
+    others = OtherRanks(followers=followers, niceness=niceness, on_lost=leave_process)
     loaded = await in_brief_thread(
         lambda: load_runner(
             options.model,
             engine,
             max_drafts=max_drafts,
             with_scratch=with_scratch,
-            start=start,
+            others=others,
         )
     )
     with contextlib.closing(loaded.runner):

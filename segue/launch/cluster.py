@@ -23,8 +23,8 @@ from segue.launch.prepare import Prepared, Report, consecutive, most_threads, pr
 from segue.launch.ray.actors import GatewayActor, RouterActor
 from segue.launch.ray.autoscaler import NodeRequest
 from segue.launch.ray.demand import Demand, demands_of
-from segue.launch.ray.start import logs_folder, require_room, running_ray
-from segue.launch.ray.starting import actor_of, await_started, start_worker
+from segue.launch.ray.start import logs_folder, nodes_in_all, require_room, running_ray
+from segue.launch.ray.starting import StartedWorker, actor_of, await_started, start_worker
 from segue.security.config import Security
 
 logger = logging.getLogger(__name__)
@@ -45,8 +45,8 @@ class Cluster:
     """With the secret: to call workers as the router does."""
     routers: tuple[Any, ...]
     gateways: tuple[Any, ...]
-    workers: dict[str, Any]
-    """Ray actors by worker id. While the cluster runs, workers are added and removed."""
+    workers: dict[str, StartedWorker]
+    """By worker id. While the cluster runs, workers are added and removed."""
     model: str
     """What workers load."""
     nodes: NodeRequest
@@ -63,18 +63,18 @@ class Cluster:
         """The first one."""
         return self.routers[0]
 
-    def start_worker(self, role: Role, index: int, config: Config) -> Any:
+    def start_worker(self, role: Role, index: int, config: Config) -> None:
         """Starts one more, which is ended with the cluster."""
-        actor = start_worker(role, index, config, self.model, self.addresses, self.security)
-        self.workers[Demand(role=role, index=index).process] = actor
-        self.cleanup.callback(_kill, actor)
-        return actor
+        worker = start_worker(role, index, config, self.model, self.addresses, self.security)
+        self.workers[Demand(role=role, index=index).process] = worker
+        self.cleanup.callback(worker.kill)
 
     def processes(self) -> dict[str, Any]:
-        """All Ray actors, by the names of their processes."""
+        """The Ray actors that serve, by the names of their processes."""
         routers = {Demand(index=index).process: r for index, r in enumerate(self.routers)}
         gateways = {gateway_name(index): g for index, g in enumerate(self.gateways)}
-        return {**routers, **gateways, **self.workers}
+        workers = {name: worker.actor for name, worker in self.workers.items()}
+        return {**routers, **gateways, **workers}
 
 
 def gateway_name(index: int) -> str:
@@ -112,7 +112,7 @@ def running_prepared(
         nodes = NodeRequest()
         cleanup.callback(nodes.withdraw)
         if config.cluster.ray_autoscales:
-            nodes.ask(demands)
+            nodes.ask(demands, nodes_in_all())
         require_room(demands, config.cluster.room_timeout_s, report)
         report(f"logs are in {logs_folder()}: segue-*.log")
         hurry = hurry or threading.Event()
@@ -125,9 +125,8 @@ def finish_turns(cluster: Cluster, report: Report, hurry: threading.Event) -> No
     """Drains the cluster and stops its workers, as far as `hurry` is not set."""
     drain_s = cluster.config.router.drain_s
     report(draining_words(cluster.routers, drain_s))
-    leave_in_order(
-        cluster.routers, cluster.workers.values(), drain_s, hurry, gateways=cluster.gateways
-    )
+    workers = [worker.actor for worker in cluster.workers.values()]
+    leave_in_order(cluster.routers, workers, drain_s, hurry, gateways=cluster.gateways)
 
 
 def _start(
@@ -164,17 +163,17 @@ def _start(
         )
         cleanup.callback(_kill, gateway)
         gateways[gateway_name(index)] = gateway
-    workers: dict[str, Any] = {}
+    workers: dict[str, StartedWorker] = {}
     for demand in demands[len(routers) :]:
         assert demand.role is not None, "after the routers come workers"
         worker = start_worker(demand.role, demand.index, config, model, addresses, security)
         workers[demand.process] = worker
-        cleanup.callback(_kill, worker)
+        cleanup.callback(worker.kill)
     # Runs first: accepts no new turns, and the running ones end.
     cleanup.callback(stop_routers, routers, config.router.drain_s, hurry)
     for worker_id, worker in workers.items():
         report(f"loading the model in {worker_id}")
-        await_started(worker, worker_id, timeout_s, report)
+        await_started(worker.actor, worker_id, timeout_s, report)
     report("waiting for the workers to join")
     for router in routers:
         _await_joined(router, config)

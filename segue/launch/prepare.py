@@ -54,7 +54,7 @@ def prepare(config: Config, report: Report) -> Prepared:
     config, router_ports, gateway_ports = _with_ports(config)
     config = _with_cores(config)
     num_front = config.cluster.routers + config.cluster.num_gateways
-    require_surroundings(address, num_front + config.cluster.prefill + config.cluster.decode)
+    require_surroundings(address, num_front + config.num_worker_processes)
     return Prepared(
         model=model,
         config=config,

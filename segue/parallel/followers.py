@@ -1,8 +1,8 @@
 """The processes of a worker's other ranks, as its leader sees them.
 
-A follower is a child of the leader, with a connection to it. Either end sees at once that the other
-is gone, and neither can do anything alone: a lost follower ends the leader, and the end of the
-leader ends its followers.
+Each follower has a connection to the leader. Either end sees at once that the other is gone, and
+neither can do anything alone: a lost follower ends the leader, and the end of the leader ends its
+followers.
 
     tell(name, …)   to all followers, without an answer: in order, before whatever is sent later
     ask(name, …)    to all followers, each of which answers
@@ -19,8 +19,9 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from multiprocessing.connection import Connection, Pipe
-from typing import Any
+from dataclasses import dataclass
+from multiprocessing.connection import Pipe
+from typing import Any, Protocol
 
 from segue.parallel.rank import RanksLost
 
@@ -32,40 +33,75 @@ TELL = 0
 """The number of a message without an answer."""
 
 
+class Channel(Protocol):
+    """Whole objects in order. One thread sends while another one receives: a pipe, or a
+    `MessageChannel`."""
+
+    def send(self, message: Any, /) -> None:
+        """Raises OSError if the other side is gone."""
+        ...
+
+    def recv(self) -> Any:
+        """Raises EOFError or OSError if the other side is gone."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One follower."""
+
+    channel: Channel
+    process: str
+    """In messages: its process id, or its name."""
+    child: subprocess.Popen[bytes] | None = None
+    """None if another process has started it, which also sees to its end."""
+
+    def end(self) -> None:
+        """After it was asked to end."""
+        if self.child is None:
+            return self.channel.close()
+        try:
+            self.child.wait(_END_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self.child.kill()
+            self.child.wait()
+
+
+OnLost = Callable[[RanksLost], None]
+
+
 class Followers:
     """Any thread may call its methods."""
 
-    def __init__(
-        self,
-        processes: Sequence[subprocess.Popen[bytes]],
-        connections: Sequence[Connection],
-        on_lost: Callable[[RanksLost], None],
-    ) -> None:
-        """`on_lost` is called on a thread of its own, if a follower ends before `close`."""
-        self._processes = processes
-        self._connections = connections
+    def __init__(self, links: Sequence[Link], on_lost: OnLost) -> None:
+        """In rank order. `on_lost` is called on a thread of its own, if a follower ends before
+        `close`."""
+        self._links = links
         self._on_lost = on_lost
         self._sending = threading.Lock()
         self._numbers = itertools.count(TELL + 1)
         self._asked: dict[tuple[int, int], Future[Any]] = {}
         self._lost: dict[int, RanksLost] = {}
         self._is_closed = False
-        for index, connection in enumerate(connections):
+        for index, link in enumerate(links):
             name = f"rank-{index + 1}"
-            arguments = (index, connection)
-            threading.Thread(target=self._receive, args=arguments, name=name, daemon=True).start()
+            threading.Thread(
+                target=self._receive, args=(index, link), name=name, daemon=True
+            ).start()
 
     @classmethod
     def start(
         cls,
         module: str,
         setups: Sequence[object],
-        on_lost: Callable[[RanksLost], None],
+        on_lost: OnLost,
         environments: Sequence[Mapping[str, str]],
     ) -> Followers:
-        """A process for each setup, which is the first thing that it receives. It runs `module`,
-        with the number of its end of the connection."""
-        processes, connections = [], []
+        """A child of this process for each setup, which is the first thing that it receives. It
+        runs `module`, with the number of its end of a pipe."""
+        links = []
         for setup, environment in zip(setups, environments, strict=True):
             ours, theirs = Pipe()
             process = subprocess.Popen(
@@ -77,13 +113,13 @@ class Followers:
             with contextlib.suppress(OSError):
                 # If it has ended already, that is seen below.
                 ours.send(setup)
-            processes.append(process)
-            connections.append(ours)
-        return cls(processes, connections, on_lost)
+            links.append(Link(ours, f"process {process.pid}", process))
+        return cls(links, on_lost)
 
     @property
     def pids(self) -> list[int]:
-        return [process.pid for process in self._processes]
+        """Of the children."""
+        return [link.child.pid for link in self._links if link.child is not None]
 
     def tell(self, name: str, *arguments: object) -> None:
         with self._sending:
@@ -94,7 +130,7 @@ class Followers:
         RanksLost."""
         with self._sending:
             number = next(self._numbers)
-            answers: list[Future[Any]] = [Future() for _ in self._connections]
+            answers: list[Future[Any]] = [Future() for _ in self._links]
             for index, answer in enumerate(answers):
                 # So that a cancelled caller cannot cancel it under the receiving thread.
                 answer.set_running_or_notify_cancel()
@@ -112,33 +148,28 @@ class Followers:
     def close(self) -> None:
         """Ends the followers."""
         self._is_closed = True
-        for connection in self._connections:
-            with contextlib.suppress(OSError):
-                connection.send(None)
-        for process in self._processes:
-            try:
-                process.wait(_END_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        with self._sending:
+            self._send(None)
+        for link in self._links:
+            link.end()
 
     def _send(self, message: object) -> None:
-        for connection in self._connections:
+        for link in self._links:
             # The receiving thread sees that a follower is gone.
             with contextlib.suppress(OSError):
-                connection.send(message)
+                link.channel.send(message)
 
-    def _receive(self, index: int, connection: Connection) -> None:
+    def _receive(self, index: int, link: Link) -> None:
         with contextlib.suppress(EOFError, OSError):
             while True:
-                number, is_error, value = connection.recv()
+                number, is_error, value = link.channel.recv()
                 with self._sending:
                     answer = self._asked.pop((index, number))
                 if is_error:
                     answer.set_exception(value)
                 else:
                     answer.set_result(value)
-        lost = RanksLost(f"rank {index + 1} (process {self._processes[index].pid}) has ended")
+        lost = RanksLost(f"rank {index + 1} ({link.process}) has ended")
         with self._sending:
             self._lost[index] = lost
             unanswered = [key for key in self._asked if key[0] == index]

@@ -8,10 +8,9 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from functools import partial
-from multiprocessing.connection import Connection
 from typing import Any
 
-from segue.parallel.followers import TELL
+from segue.parallel.followers import TELL, Channel
 
 logger = logging.getLogger(__name__)
 
@@ -22,19 +21,19 @@ Handler = Callable[..., Any]
 class Leader:
     """The connection to the leader. Any thread may answer."""
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
         self._sending = threading.Lock()
 
     def setup(self) -> Any:
         """What the leader sends first."""
-        return self._connection.recv()
+        return self._channel.recv()
 
     def serve(self, handlers: Mapping[str, Handler]) -> None:
         """Returns when the leader asks for the end, or is gone. An error of what was told, to which
         there is no answer, ends the process: the ranks would no longer compute the same."""
         try:
-            while (message := self._connection.recv()) is not None:
+            while (message := self._channel.recv()) is not None:
                 number, name, arguments = message
                 try:
                     result = handlers[name](*arguments)
@@ -63,4 +62,4 @@ class Leader:
     def _answer(self, number: int, is_error: bool, value: object) -> None:
         if number != TELL:
             with self._sending:
-                self._connection.send((number, is_error, value))
+                self._channel.send((number, is_error, value))

@@ -7,7 +7,8 @@ and a token's sum does not depend on which other tokens are in the pass.
 from __future__ import annotations
 
 import datetime
-from pathlib import Path
+import socket
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -84,36 +85,61 @@ class Ranks:
         return parts
 
 
-def join_ranks(rank: Rank, device: str, meeting: Path, *, timeout_s: float = TIMEOUT_S) -> Group:
-    """Waits for the other ranks. `meeting`: a file that does not exist yet, which they all name.
+@dataclass(frozen=True, slots=True)
+class Meeting:
+    """Where ranks find each other: the address at which the first one keeps their store."""
 
-    Raises RanksLost if they do not come within the timeout.
+    host: str
+    port: int
+
+
+def join_ranks(
+    rank: Rank,
+    device: str,
+    meeting: Meeting,
+    *,
+    host: str,
+    listening: socket.socket | None = None,
+    timeout_s: float = TIMEOUT_S,
+) -> Group:
+    """Waits for the other ranks. `host`: an address of this machine that they reach. `listening`:
+    the first rank's socket at the meeting, which from then on is the store's.
+
+    Nothing authenticates these connections, as usual for gloo and NCCL. Raises RanksLost if the
+    others do not come within the timeout.
     """
     if rank.count == 1:
         return ALONE
     timeout = datetime.timedelta(seconds=timeout_s)
-    store = c10d.FileStore(str(meeting), rank.count)
-    store.set_timeout(timeout)
     try:
-        ranks = Ranks(rank, _backend(store, rank, device, timeout))
+        store = c10d.TCPStore(
+            meeting.host.strip("[]"),
+            meeting.port,
+            rank.count,
+            listening is not None,
+            timeout=timeout,
+            wait_for_workers=False,
+            master_listen_fd=listening.detach() if listening is not None else None,
+        )
+        ranks = Ranks(rank, _backend(store, rank, device, host.strip("[]"), timeout))
         # NCCL connects at the first exchange, for which it needs the store.
         ranks.sum(torch.zeros(1, device=device))
         return ranks
     except RuntimeError as error:
         raise RanksLost(
-            f"rank {rank.index} of {rank.count} waited {timeout_s:g} s for the others: {error}"
+            f"rank {rank.index} of {rank.count} waited {timeout_s:g} s for the others at "
+            f"{meeting.host}: {error}"
         ) from error
 
 
 def _backend(
-    store: c10d.Store, rank: Rank, device: str, timeout: datetime.timedelta
+    store: c10d.Store, rank: Rank, device: str, host: str, timeout: datetime.timedelta
 ) -> c10d.Backend:
     if device == "cuda":
         nccl = c10d.ProcessGroupNCCL.Options()
         nccl._timeout = timeout
         return c10d.ProcessGroupNCCL(store, rank.index, rank.count, nccl)
     gloo = c10d.ProcessGroupGloo._Options()  # type: ignore[attr-defined]  # not in torch's stubs
-    # The ranks of a worker are on one machine.
-    gloo._devices = [c10d.ProcessGroupGloo.create_device(hostname="127.0.0.1")]
+    gloo._devices = [c10d.ProcessGroupGloo.create_device(hostname=host)]
     gloo._timeout = timeout
     return c10d.ProcessGroupGloo(store, rank.index, rank.count, gloo)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,9 +15,8 @@ from segue.engine.host_memory import MachineMemory, read_host_memory
 from segue.engine.runner import ModelRunner
 from segue.engine.served_model import ServedModel
 from segue.model.checkpoint.source import resolve_model
-from segue.parallel.followers import Followers
-from segue.parallel.rank import RanksLost
-from segue.worker.ranks.starting import load_leading
+from segue.parallel.followers import Followers, OnLost
+from segue.worker.ranks.starting import FollowersStart, load_leading
 
 logger = logging.getLogger(__name__)
 
@@ -35,13 +33,12 @@ class LoadedModel:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FollowerStart:
-    """How other ranks are started."""
+class OtherRanks:
+    """How other ranks are started, and what they do."""
 
-    module: str
-    """What their processes run."""
+    followers: FollowersStart
     niceness: int
-    on_lost: Callable[[RanksLost], None]
+    on_lost: OnLost
 
 
 def load_runner(
@@ -50,10 +47,10 @@ def load_runner(
     *,
     max_drafts: int = 0,
     with_scratch: bool = False,
-    start: FollowerStart | None = None,
+    others: OtherRanks | None = None,
 ) -> LoadedModel:
     """`max_drafts`: for each running sequence, if the model can draft. `with_scratch`: see
-    `ModelRunner.load`. `start`: needed for more than one rank. Close the runner afterwards.
+    `ModelRunner.load`. `others`: needed for more than one rank. Close the runner afterwards.
 
     Raises InvalidCheckpoint, InvalidConfig if there is not enough memory or the model cannot be
     split, and RanksLost.
@@ -71,14 +68,15 @@ def load_runner(
     runner: ModelRunner
     try:
         if engine.tensor_parallel > 1:
-            assert start is not None, "a worker says how its other ranks are started"
+            assert others is not None, "a worker says how its other ranks are started"
             runner = load_leading(
+                model,
                 served,
                 engine,
                 sizes,
-                module=start.module,
-                niceness=start.niceness,
-                on_lost=start.on_lost,
+                followers=others.followers,
+                niceness=others.niceness,
+                on_lost=others.on_lost,
             )
             followers = runner.followers
         else:

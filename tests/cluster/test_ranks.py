@@ -191,14 +191,15 @@ async def test_under_ray_an_answer_goes_on_elsewhere_when_one_rank_of_its_worker
             assert isinstance(started, TurnStarted)
             events = [await anext(turn), await anext(turn)]
             worker = started.decode_worker
-            (pid,) = [w.pid for w in (await client.status()).workers if w.worker_id == worker]
-            (follower,) = followers_of(pid)
+            leader, follower = (cluster.pid(name) for name in (worker, f"{worker}-rank-1"))
+            assert not followers_of(leader), "a rank is an actor of its own"
 
             os.kill(follower, signal.SIGKILL)
             events += [event async for event in turn]
 
-            await wait_until_gone(pid)
+            await wait_until_gone(leader)
             await wait_until_whole(client, 3)
+            assert cluster.pid(f"{worker}-rank-1") != follower
             again = await client.generate(prompt, stop=LONG)
             status = await wait_until_idle(client)
 

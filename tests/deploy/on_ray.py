@@ -96,7 +96,7 @@ async def when_ready(client: Client, names: set[str]) -> ClusterStatus:
 
 
 async def watch(cluster: Cluster, nodes: RayNodes, by_id: dict[str, Any]) -> dict[str, Any]:
-    placed = {name: node_of(actor) for name, actor in cluster.workers.items()}
+    placed = {name: node_of(worker.actor) for name, worker in cluster.workers.items()}
     seen: dict[str, Any] = {"nodes": placed, "router": node_of(cluster.router)}
 
     def kill(node_id: str) -> None:

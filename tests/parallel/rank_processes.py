@@ -7,31 +7,32 @@ import multiprocessing
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from segue.parallel.group import Group, join_ranks
+from segue.parallel.group import Group, Meeting, join_ranks
+from segue.parallel.network import listening_on
 from segue.parallel.rank import Rank
+
+HOST = "127.0.0.1"
 
 Job = Callable[..., Any]
 """A module's function: its first argument is the group."""
 
 
 class RankProcesses:
-    def __init__(self, connections: Sequence[Connection], folder: Path) -> None:
+    def __init__(self, connections: Sequence[Connection]) -> None:
         self._connections = connections
-        self._folder = folder
-        self._num_runs = 0
 
     def run(self, job: Job, *arguments: object, count: int, expert_groups: int = 1) -> list[Any]:
         """What `job(group, *arguments)` returns on each rank."""
-        self._num_runs += 1
-        meeting = self._folder / f"meeting-{self._num_runs}"
+        meeting = None
         for index, connection in enumerate(self._connections[:count]):
             rank = Rank(index=index, count=count, expert_groups=expert_groups)
             connection.send((rank, meeting, job, arguments))
+            # The first rank says where it listens.
+            meeting = meeting or connection.recv()
         replies = [connection.recv() for connection in self._connections[:count]]
         assert all(is_result for is_result, _ in replies), "\n".join(
             str(reply) for is_result, reply in replies if not is_result
@@ -40,7 +41,7 @@ class RankProcesses:
 
 
 @contextlib.contextmanager
-def rank_processes(num_ranks: int, folder: Path) -> Iterator[RankProcesses]:
+def rank_processes(num_ranks: int) -> Iterator[RankProcesses]:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.parallel.rank_processes", "tests.parallel.jobs"])
     connections, processes = [], []
@@ -52,7 +53,7 @@ def rank_processes(num_ranks: int, folder: Path) -> Iterator[RankProcesses]:
         connections.append(ours)
         processes.append(process)
     try:
-        yield RankProcesses(connections, folder)
+        yield RankProcesses(connections)
     finally:
         for connection in connections:
             connection.close()
@@ -67,8 +68,13 @@ def _serve(connection: Connection) -> None:
     with contextlib.suppress(EOFError):
         while True:
             rank, meeting, job, arguments = connection.recv()
+            listening = None
+            if meeting is None:
+                listening = listening_on(HOST)
+                meeting = Meeting(HOST, listening.getsockname()[1])
+                connection.send(meeting)
             try:
-                group: Group = join_ranks(rank, "cpu", meeting)
+                group: Group = join_ranks(rank, "cpu", meeting, host=HOST, listening=listening)
                 reply = (True, job(group, *arguments))
             except Exception:
                 reply = (False, f"rank {rank.index}: {traceback.format_exc()}")

@@ -36,8 +36,8 @@ CASES = [(kind, *split) for kind, splits in SPLITS.items() for split in splits]
 
 
 @pytest.fixture(scope="module")
-def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RankProcesses]:
-    with rank_processes(4, tmp_path_factory.mktemp("ranks")) as processes:
+def processes() -> Iterator[RankProcesses]:
+    with rank_processes(4) as processes:
         yield processes
 
 

@@ -47,8 +47,8 @@ INSIDE = {
     "upgrade": {"api", "process", "sdk", "security", "upgrade"},
     "cli": {"api", "cli", "demo", "launch", "sdk", "security", "upgrade"},
     "launch": {
-        *("api", "config", "engine", "gateway", "launch", "model", "process", "sdk", "security"),
-        *("wire", "worker"),
+        *("api", "config", "engine", "gateway", "launch", "model", "parallel", "process", "sdk"),
+        *("security", "wire", "worker"),
     },
     "v1": {"v1"},
     "internal": {"internal", "v1"},

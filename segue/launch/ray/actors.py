@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ from segue.worker.process import WorkerOptions
 
 if TYPE_CHECKING:
     from router.__main__ import RunningRouter
+    from segue.worker.ranks.starting import FollowersStart
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +35,7 @@ class RouterActor:
     def __init__(self, config: Config, model: str, name: str, security: Security) -> None:
         from router.__main__ import running
 
-        _start_log(name)
+        start_log(name)
         hosts = Hosts.of(config.router.host, config.router.announce, node_address)
         router = replace(config.router, host=hosts.listen, announce=hosts.announce)
         self._shell = Shell(
@@ -87,7 +89,7 @@ class GatewayActor:
 
         from segue.gateway.__main__ import running_alone
 
-        _start_log(name)
+        start_log(name)
         hosts = Hosts.of(config.host, "", node_address)
         gateway = replace(config, host=hosts.listen)
         self._hosts = hosts
@@ -110,15 +112,25 @@ class GatewayActor:
 
 
 class WorkerActor:
-    """One prefill or decode worker. Ray restarts it if its process dies."""
+    """One prefill or decode worker, or the first of its ranks. Ray restarts it if its process
+    dies."""
 
-    def __init__(self, role: Role, options: WorkerOptions, config: Config) -> None:
-        _start_log(options.worker_id)
+    def __init__(
+        self, role: Role, options: WorkerOptions, config: Config, ranks: Sequence[Any] = ()
+    ) -> None:
+        """`ranks`: the actors of the others, in order."""
+        start_log(options.worker_id)
         hosts = Hosts.of(options.host, options.announce, node_address)
         options = replace(options, host=hosts.listen, announce=hosts.announce)
+        others = None
+        if ranks:
+            # It imports torch, which other processes do without.
+            from segue.launch.ray.ranks.gathering import followers_of
+
+            others = followers_of(ranks, hosts, options.security)
         self._shell = Shell(
             options.worker_id,
-            lambda: _worker(role, options, config),
+            lambda: _worker(role, options, config, others),
             ended=lambda running: running.draining.ended.wait(),
         )
 
@@ -149,7 +161,7 @@ def node_address() -> str:
     return own_address() if is_loopback(address) else address
 
 
-def _start_log(name: str) -> None:
+def start_log(name: str) -> None:
     """Logs to a file next to Ray's own, which hold libraries' output. Restarts append to it."""
     setup_logging(name, file=_log_file(name))
     logger.info("process started", extra={"pid": os.getpid()})
@@ -159,7 +171,10 @@ def _log_file(name: str) -> Path:
     return logs_folder() / f"segue-{name}.log"
 
 
-def _worker(role: Role, options: WorkerOptions, config: Config) -> Any:
+def _worker(
+    role: Role, options: WorkerOptions, config: Config, others: FollowersStart | None
+) -> Any:
+    given: dict[str, Any] = {} if others is None else {"followers": others}
     # Each process imports only its own role.
     if role is Role.PREFILL:
         from prefill_worker.__main__ import running as running_prefill
@@ -170,6 +185,7 @@ def _worker(role: Role, options: WorkerOptions, config: Config) -> Any:
             prefill=config.prefill,
             transfer=config.transfer,
             checkpoint=config.checkpoint,
+            **given,
         )
     from decode_worker.__main__ import running as running_decode
 
@@ -179,4 +195,5 @@ def _worker(role: Role, options: WorkerOptions, config: Config) -> Any:
         decode=config.decode,
         transfer=config.transfer,
         checkpoint=config.checkpoint,
+        **given,
     )

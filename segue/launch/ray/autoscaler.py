@@ -10,7 +10,7 @@ from ray.autoscaler.sdk import request_resources
 from ray.exceptions import RayError
 
 from segue.api.errors import Unavailable
-from segue.launch.ray.demand import Demand
+from segue.launch.ray.demand import Demand, NodeRoom, strategy_of
 
 logger = logging.getLogger(__name__)
 
@@ -26,10 +26,10 @@ class NodeRequest:
         self._request = request
         self._has_asked = False
 
-    def ask(self, demands: Sequence[Demand]) -> None:
-        """For nodes with room for all of these workers, those that run included. Raises
-        Unavailable if Ray does not answer."""
-        bundles, selectors = bundles_of(demands)
+    def ask(self, demands: Sequence[Demand], nodes: Sequence[NodeRoom] = ()) -> None:
+        """For nodes with room for all of these workers, those that run included. `nodes`: what each
+        node has that is there already. Raises Unavailable if Ray does not answer."""
+        bundles, selectors = bundles_of(demands, nodes)
         labels: dict[str, Any] = {"bundle_label_selectors": selectors} if any(selectors) else {}
         try:
             self._request(bundles=bundles, **labels)
@@ -51,12 +51,19 @@ class NodeRequest:
 
 
 def bundles_of(
-    demands: Sequence[Demand],
+    demands: Sequence[Demand], nodes: Sequence[NodeRoom] = ()
 ) -> tuple[list[dict[str, float]], list[dict[str, str]]]:
-    """The resources of each worker, and the labels of its node. One that asks for nothing fits
-    everywhere, and needs no bundle. Routers are left out: Ray drops a request as a whole if a part
-    of it fits no kind of node that it can add, and their node is often one that it does not know.
+    """The resources of each worker, and the labels of its node. A worker that no node of now could
+    hold is asked for rank by rank: kinds of nodes that Ray may add are unknown here, and it drops a
+    request as a whole if a part of it fits none of them.
+
+    One that asks for nothing fits everywhere, and needs no bundle. Routers are left out, since
+    their node is often one that Ray cannot add.
     """
-    workers = (demand for demand in demands if demand.role is not None)
-    asking = [demand for demand in workers if demand.amounts or demand.pin.labels]
+    asking: list[Demand] = []
+    for demand in demands:
+        if demand.role is None or not (demand.amounts or demand.pin.labels):
+            continue
+        is_whole = strategy_of(demand, nodes) == "STRICT_PACK"
+        asking += [demand] if is_whole else [demand.of_rank()] * demand.num_ranks
     return [demand.amounts for demand in asking], [dict(demand.pin.labels) for demand in asking]

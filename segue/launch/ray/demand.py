@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from segue.api.types import Role
 from segue.launch.config import ANYWHERE, Config, Pin
 
 # Ray counts in units of 1/10,000; sums of fractions must not fail over smaller differences.
 _TOLERANCE = 1e-4
+_UNITS = 10_000
+
+
+Strategy = Literal["STRICT_PACK", "PACK"]
+"""Of a placement group: all ranks on one node, or on as few as have room."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demand:
-    """One process's demand. A router has no role."""
+    """The demand of one process, or of one worker with all its ranks. A router has no role."""
 
     role: Role | None = None
     index: int = 0
     cpus: float = 0.0
     gpus: float = 0.0
     pin: Pin = ANYWHERE
+    num_ranks: int = 1
 
     @property
     def process(self) -> str:
@@ -40,6 +47,21 @@ class Demand:
             options["label_selector"] = dict(self.pin.labels)
         return options
 
+    def of_rank(self) -> Demand:
+        """The demand of each of its ranks: an equal part. Ray rounds amounts, so a part that is
+        not a number of Ray's units is rounded down, or all parts would exceed the whole."""
+        parts = {
+            name: max(math.floor(amount * _UNITS / self.num_ranks + _TOLERANCE), 1) / _UNITS
+            for name, amount in self.pin.resources.items()
+        }
+        return replace(
+            self,
+            cpus=self.cpus / self.num_ranks,
+            gpus=self.gpus / self.num_ranks,
+            pin=Pin(labels=self.pin.labels, resources=parts),
+            num_ranks=1,
+        )
+
     @property
     def amounts(self) -> dict[str, float]:
         named = {"CPU": self.cpus, "GPU": self.gpus, **self.pin.resources}
@@ -48,6 +70,7 @@ class Demand:
     def __str__(self) -> str:
         wanted = [f"{amount:g} {name}" for name, amount in self.amounts.items()]
         labels = [f"label {name}={value}" for name, value in self.pin.labels.items()]
+        wanted += [f"{self.num_ranks} ranks"] if self.num_ranks > 1 else []
         return f"{self.process} asks for {', '.join(wanted) or 'a node'}" + (
             f" on a node with {', '.join(labels)}" if labels else ""
         )
@@ -68,7 +91,6 @@ def demands_of(config: Config) -> list[Demand]:
 def worker_demand(config: Config, role: Role, index: int) -> Demand:
     cluster, is_prefill = config.cluster, role is Role.PREFILL
     gpus = cluster.gpus_per_prefill if is_prefill else cluster.gpus_per_decode
-    # A worker's ranks are on one node: they are processes of its actor.
     num_ranks = config.engines[role].tensor_parallel
     return Demand(
         role=role,
@@ -76,6 +98,7 @@ def worker_demand(config: Config, role: Role, index: int) -> Demand:
         cpus=cluster.cpus_per_worker * num_ranks,
         gpus=gpus * num_ranks if config.engine.device.startswith("cuda") else 0.0,
         pin=Pin.parse(cluster.prefill_on if is_prefill else cluster.decode_on),
+        num_ranks=num_ranks,
     )
 
 
@@ -119,20 +142,46 @@ class NodeRoom:
             self.amounts[name] -= amount
         return True
 
+    def copy(self) -> NodeRoom:
+        return replace(self, amounts=dict(self.amounts), gpus=list(self.gpus))
 
-def misfit(demands: Iterable[Demand], nodes: Sequence[NodeRoom]) -> Demand | None:
+
+def strategy_of(demand: Demand, nodes: Iterable[NodeRoom]) -> Strategy:
+    """A worker stays on one node, where ranks exchange their sums fastest, and rather waits for it
+    than runs on several; unless no node could hold it. `nodes`: all that each of them has."""
+    fits = any(node.copy().take(demand) for node in nodes)
+    return "STRICT_PACK" if fits or demand.num_ranks == 1 else "PACK"
+
+
+def misfit(
+    demands: Iterable[Demand],
+    nodes: Sequence[NodeRoom],
+    whole: Sequence[NodeRoom] | None = None,
+) -> Demand | None:
     """A process that does not fit on the nodes, if any; places the largest demands first. Modifies
-    `nodes`.
+    `nodes`. `whole`: all that each node has; by default that is `nodes`.
     """
+    whole = [node.copy() for node in (nodes if whole is None else whole)]
 
     def size(demand: Demand) -> tuple[float, ...]:
         # The pickiest first: pinned processes have fewer possible nodes.
         return (len(demand.pin.labels), sum(demand.pin.resources.values()), demand.gpus)
 
     for demand in sorted(demands, key=size, reverse=True):
-        if not any(node.take(demand) for node in nodes):
+        if any(node.take(demand) for node in nodes):
+            continue
+        if strategy_of(demand, whole) == "STRICT_PACK" or not _take_spread(demand, nodes):
             return demand
     return None
+
+
+def _take_spread(demand: Demand, nodes: Sequence[NodeRoom]) -> bool:
+    """Places the ranks of a worker on several nodes; returns whether all have room."""
+    rank, left = demand.of_rank(), demand.num_ranks
+    for node in nodes:
+        while left and node.take(rank):
+            left -= 1
+    return not left
 
 
 def totals(demands: Iterable[Demand]) -> dict[str, float]:
@@ -166,9 +215,8 @@ def shortage(
             f"{_listed(free, busy)} is not in use"
         )
     if (unplaced := misfit(demands, nodes)) is not None:
-        return (
-            f"{unplaced}, but no node has that left after the others; the Ray cluster has {where}"
-        )
+        has_room = "no node has" if unplaced.num_ranks == 1 else "neither one node nor several have"
+        return f"{unplaced}, but {has_room} that left after the others; the Ray cluster has {where}"
     return ""
 
 

@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -16,14 +16,17 @@ from ray.exceptions import (
     RayActorError,
     RayTaskError,
 )
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from segue.api.errors import SegueError, Unavailable
 from segue.api.types import Role
 from segue.launch.config import ClusterConfig, Config
 from segue.launch.prepare import Report
 from segue.launch.ray.actors import WorkerActor
-from segue.launch.ray.demand import Demand, worker_demand
-from segue.launch.ray.start import logs_folder
+from segue.launch.ray.demand import Demand, strategy_of, worker_demand
+from segue.launch.ray.ranks.actor import RankActor
+from segue.launch.ray.ranks.placing import bundles_for, options_in, placed
+from segue.launch.ray.start import logs_folder, nodes_in_all
 from segue.process.tracing.setup import settings_of
 from segue.security.config import Security
 from segue.worker.process import WorkerOptions
@@ -37,9 +40,29 @@ _SAME_DEATH_S = 10.0
 _ASK_AGAIN_S = 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class StartedWorker:
+    """The actors of a worker."""
+
+    actor: Any
+    """The worker as others know it: of several ranks the first."""
+    other_ranks: Sequence[Any] = ()
+    group: PlacementGroup | None = None
+
+    def kill(self) -> None:
+        """Ends its processes. They are not started again."""
+        for actor in (self.actor, *self.other_ranks):
+            ray.kill(actor, no_restart=True)
+        if self.group is not None:
+            remove_placement_group(self.group)
+
+
 def actor_of(kind: type[Any], demand: Demand) -> Any:
     """A class for Ray to start, and to restart without limit, on any node that fits."""
-    options = demand.options()
+    return _restarted(kind, demand.options())
+
+
+def _restarted(kind: type[Any], options: dict[str, Any]) -> Any:
     if traces := settings_of(os.environ):
         # Processes of a Ray that was started elsewhere do not inherit our environment.
         options["runtime_env"] = {"env_vars": traces}
@@ -48,11 +71,34 @@ def actor_of(kind: type[Any], demand: Demand) -> Any:
 
 def start_worker(
     role: Role, index: int, config: Config, model: str, routers: Sequence[str], security: Security
-) -> Any:
-    """The actor of a worker that starts."""
+) -> StartedWorker:
+    """The actors of a worker that starts."""
+    demand = worker_demand(config, role, index)
     options = worker_options(config.cluster, role, index, model, routers)
-    actor = actor_of(WorkerActor, worker_demand(config, role, index))
-    return actor.remote(role, replace(options, security=security), config.of_worker(role, index))
+    options = replace(options, security=security)
+    if demand.num_ranks > 1:
+        return _start_ranks(demand, options, config.of_worker(role, index))
+    actor = actor_of(WorkerActor, demand)
+    return StartedWorker(actor.remote(role, options, config.of_worker(role, index)))
+
+
+def _start_ranks(demand: Demand, options: WorkerOptions, config: Config) -> StartedWorker:
+    strategy = strategy_of(demand, nodes_in_all())
+    group = placed(bundles_for(demand, strategy))
+    logger.info(
+        "placement group created",
+        extra={"worker": demand.process, "ranks": demand.num_ranks, "strategy": strategy},
+    )
+    rank = demand.of_rank()
+    others = [
+        # The second thread is for a leader that comes while an earlier one seems to live.
+        _restarted(RankActor, {**options_in(group, index, rank), "max_concurrency": 2}).remote(
+            f"{demand.process}-rank-{index}", options
+        )
+        for index in range(1, demand.num_ranks)
+    ]
+    leader = _restarted(WorkerActor, options_in(group, 0, rank))
+    return StartedWorker(leader.remote(demand.role, options, config, others), others, group)
 
 
 def worker_options(

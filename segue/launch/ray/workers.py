@@ -13,7 +13,7 @@ from segue.api.cluster.drain import DrainReport
 from segue.api.cluster.fleet import LauncherReport, Ordered
 from segue.api.cluster.status import ClusterStatus
 from segue.api.errors import Unavailable
-from segue.launch.ray.starting import start_error
+from segue.launch.ray.starting import StartedWorker, start_error
 
 logger = logging.getLogger(__name__)
 
@@ -37,12 +37,13 @@ class Asked:
 class RayWorker:
     """A `WorkerProcess`."""
 
-    def __init__(self, name: str, actor: Any, on_end: Callable[[str], None]) -> None:
+    def __init__(self, name: str, worker: StartedWorker, on_end: Callable[[str], None]) -> None:
         """`on_end` is called when the process is to end for good."""
         self._name = name
-        self._actor = actor
+        self._worker = worker
+        self._actor = worker.actor
         self._on_end = on_end
-        self._started = Asked(actor.address.remote())
+        self._started = Asked(self._actor.address.remote())
         self._retired: Asked | None = None
 
     def serves(self) -> bool:
@@ -75,7 +76,7 @@ class RayWorker:
 
     def end(self) -> None:
         self._on_end(self._name)
-        ray.kill(self._actor, no_restart=True)
+        self._worker.kill()
 
 
 class RayRouter:

@@ -32,7 +32,7 @@ class RayRoom:
             return ""
         if missing := shortage(more, nodes_in_all(), ray.available_resources()):
             return missing
-        if (unplaced := misfit(more, nodes_left())) is not None:
+        if (unplaced := misfit(more, nodes_left(), nodes_in_all())) is not None:
             return f"{unplaced}, but no node has that left"
         try:
             check_more_workers(self._model, config, len(more))
@@ -43,7 +43,7 @@ class RayRoom:
     def request(self, config: Config) -> None:
         """Nodes that are no longer wanted go when Ray finds them idle."""
         if config.cluster.ray_autoscales:
-            self._nodes.ask(demands_of(config))
+            self._nodes.ask(demands_of(config), nodes_in_all())
         else:
             self._nodes.withdraw()
 

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import shutil
-import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from segue.cache.tensors import CacheTensors
 from segue.engine.config import EngineConfig, PoolSizes, host_pool_sizes
 from segue.engine.runner import ModelRunner
 from segue.engine.served_model import ServedModel
-from segue.parallel.followers import Followers, gpu_of_rank
-from segue.parallel.group import join_ranks
+from segue.model.checkpoint.source import resolve_model
+from segue.parallel.followers import Followers, OnLost, gpu_of_rank
+from segue.parallel.group import Meeting, join_ranks
+from segue.parallel.network import listening_on
 from segue.parallel.rank import Rank, RanksLost
+from segue.wire.addresses import Hosts
 from segue.worker.ranks.leading import LeadingRunner
 
 Runner = TypeVar("Runner", bound=ModelRunner)
+
+LOOPBACK = Hosts("127.0.0.1", "127.0.0.1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,60 +31,100 @@ class RankSetup:
     """What a follower is started with."""
 
     rank: Rank
-    meeting: Path
+    meeting: Meeting
+    host: str
+    """An address of the rank's machine that the other ranks reach."""
+    model: str
+    """The checkpoint's name, by which another machine finds it."""
     served: ServedModel
     engine: EngineConfig
     sizes: PoolSizes
     niceness: int = 0
     """Of the engine's thread."""
 
+    def on(self, host: str) -> RankSetup:
+        """The same on another machine, with that machine's copy of the checkpoint. Raises
+        InvalidCheckpoint, and RanksLost if it is another checkpoint."""
+        folder = resolve_model(self.model, with_weights=True)
+        served = ServedModel.of(folder, self.engine)
+        if served.layout != self.served.layout:
+            raise RanksLost(
+                f"{folder} on {host} is not the checkpoint that the first rank serves "
+                f"({served.layout.model_id}, expected {self.served.layout.model_id})"
+            )
+        return replace(self, host=host, served=replace(self.served, folder=folder))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FollowersStart:
+    """How a leader gets its followers."""
+
+    start: Callable[[Sequence[RankSetup], OnLost], Followers]
+    """Raises RanksLost."""
+    hosts: Hosts
+    """Where the ranks meet, on the leader's machine."""
+
+    @classmethod
+    def here(cls, module: str) -> FollowersStart:
+        """As children of this process that run `module`."""
+
+        def start(setups: Sequence[RankSetup], on_lost: OnLost) -> Followers:
+            environments = [
+                gpu_of_rank(os.environ, setup.rank.index) if setup.served.device == "cuda" else {}
+                for setup in setups
+            ]
+            return Followers.start(module, setups, on_lost, environments)
+
+        return cls(start=start, hosts=LOOPBACK)
+
 
 def load_leading(
+    model: str,
     served: ServedModel,
     engine: EngineConfig,
     sizes: PoolSizes,
     *,
-    module: str,
+    followers: FollowersStart,
     niceness: int,
-    on_lost: Callable[[RanksLost], None],
+    on_lost: OnLost,
 ) -> LeadingRunner:
-    """Starts followers that run `module`. Returns when every rank has loaded its part.
+    """Starts the followers. Returns when every rank has loaded its part.
 
     Raises RanksLost if a follower ends before.
     """
-    folder = Path(tempfile.mkdtemp(prefix="segue-ranks-"))
-    setups = [
-        RankSetup(
-            rank=rank,
-            meeting=folder / "meeting",
-            served=served,
-            engine=engine,
-            sizes=sizes,
-            niceness=niceness,
-        )
-        for rank in engine.ranks
-    ]
-    has_gpus = engine.device == "cuda"
-    followers = Followers.start(
-        module,
-        setups[1:],
-        on_lost,
-        [gpu_of_rank(os.environ, s.rank.index) if has_gpus else {} for s in setups[1:]],
-    )
-    try:
-        runner = load_rank(setups[0], LeadingRunner)
-        runner.followers = followers
-        followers.ask_all("loaded")
-    except BaseException:
-        followers.close()
-        raise
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    hosts = followers.hosts
+    with contextlib.closing(listening_on(hosts.listen)) as listening:
+        setups = [
+            RankSetup(
+                rank=rank,
+                meeting=Meeting(hosts.announce, listening.getsockname()[1]),
+                host=hosts.announce,
+                model=model,
+                served=served,
+                engine=engine,
+                sizes=sizes,
+                niceness=niceness,
+            )
+            for rank in engine.ranks
+        ]
+        started = followers.start(setups[1:], on_lost)
+        try:
+            runner = load_rank(setups[0], LeadingRunner, listening)
+            runner.followers = started
+            started.ask_all("loaded")
+        except BaseException:
+            started.close()
+            raise
     return runner
 
 
-def load_rank(setup: RankSetup, kind: type[Runner]) -> Runner:
-    group = join_ranks(setup.rank, setup.served.device, setup.meeting)
+def load_rank(
+    setup: RankSetup, kind: type[Runner], listening: socket.socket | None = None
+) -> Runner:
+    """`listening`: the first rank's socket at the meeting."""
+    group = join_ranks(
+        setup.rank, setup.served.device, setup.meeting, host=setup.host, listening=listening
+    )
     return kind.load(
         setup.served,
         num_pages=setup.sizes.num_pages,

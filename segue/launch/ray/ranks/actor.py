@@ -1,0 +1,51 @@
+"""The Ray actor of a rank that follows the leader of its worker."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import threading
+
+from segue.launch.ray.actors import node_address, start_log
+from segue.parallel.following import Leader
+from segue.parallel.network import dial
+from segue.wire.addresses import Hosts
+from segue.worker.process import WorkerOptions, leave_process
+from segue.worker.ranks.credentials import credentials_of
+
+logger = logging.getLogger(__name__)
+
+_FOLLOWER = "kv_transfer.ranks.follower"
+
+
+class RankActor:
+    """A process follows one leader, and ends with it. Ray then starts another process, which the
+    next leader asks to follow it."""
+
+    def __init__(self, name: str, options: WorkerOptions) -> None:
+        """`options`: the worker's."""
+        start_log(name)
+        self._options = options
+        self._is_asked = threading.Lock()
+        # Takes seconds. In the meantime the leader prepares itself.
+        threading.Thread(target=importlib.import_module, args=(_FOLLOWER,), daemon=True).start()
+
+    def follow(self, host: str, port: int, index: int) -> None:
+        """As rank `index`, the leader at this address. Does not return: the process ends."""
+        if not self._is_asked.acquire(blocking=False):
+            logger.warning("another leader asks, so the one before has ended; so does this rank")
+            os._exit(1)
+        try:
+            self._follow(host, port, index)
+        except BaseException as error:
+            leave_process(error)
+        os._exit(0)
+
+    def _follow(self, host: str, port: int, index: int) -> None:
+        from kv_transfer.ranks.follower import follow
+
+        options = self._options
+        hosts = Hosts.of(options.host, options.announce, node_address)
+        channel = dial(host, port, index, credentials_of(options.security))
+        follow(Leader(channel), hosts.announce)

@@ -1,0 +1,113 @@
+"""How a leader gets its followers from Ray: it asks their actors to connect, until all have.
+
+After a death all ranks of a worker start anew, each when Ray gets to it. So a follower that is
+asked may still be the one of an earlier leader, or not run yet: then it is asked once more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ray.exceptions import RayError
+
+from segue.launch.ray.workers import Asked
+from segue.parallel.followers import Followers, Link, OnLost
+from segue.parallel.network import Listener, MessageChannel
+from segue.parallel.rank import RanksLost
+from segue.process.telemetry import Clock
+from segue.security.config import Security
+from segue.wire.addresses import Hosts
+from segue.worker.ranks.credentials import credentials_of
+from segue.worker.ranks.starting import FollowersStart, RankSetup
+
+logger = logging.getLogger(__name__)
+
+GATHER_TIMEOUT_S = 120.0
+"""A busy machine takes some ten seconds to start a process that imports torch."""
+_LOOK_EVERY_S = 0.1
+_ASK_AGAIN_S = 0.5
+
+
+class Call(Protocol):
+    """See `Asked`."""
+
+    @property
+    def is_over(self) -> bool: ...
+    def result(self) -> Any: ...
+
+
+class Coming(Protocol):
+    """See `Listener`."""
+
+    def next(self, timeout_s: float) -> tuple[int, MessageChannel] | None: ...
+
+
+@dataclass(slots=True)
+class _Asking:
+    call: Call
+    at: float
+
+
+def gathered(
+    coming: Coming,
+    ask: Callable[[int], Call],
+    num_followers: int,
+    *,
+    timeout_s: float = GATHER_TIMEOUT_S,
+    clock: Clock = time.monotonic,
+) -> list[MessageChannel]:
+    """The connections of ranks 1 to `num_followers`. `ask(rank)` asks its process to connect; that
+    call is over only if the process has ended. Raises RanksLost after the timeout."""
+    ends_at = clock() + timeout_s
+    asked = {rank: _Asking(ask(rank), clock()) for rank in range(1, num_followers + 1)}
+    came: dict[int, MessageChannel] = {}
+    while missing := asked.keys() - came.keys():
+        if (found := coming.next(_LOOK_EVERY_S)) is not None and found[0] in asked:
+            # One that comes again has ended in between.
+            came[found[0]] = found[1]
+            continue
+        for rank in missing:
+            asking = asked[rank]
+            if asking.call.is_over and clock() > asking.at + _ASK_AGAIN_S:
+                _log_end(rank, asking.call)
+                asked[rank] = _Asking(ask(rank), clock())
+        if clock() > ends_at:
+            for channel in came.values():
+                channel.close()
+            raise RanksLost(
+                f"rank {', '.join(map(str, sorted(missing)))} did not connect in {timeout_s:g} s: "
+                "look into its log, and whether its node reaches this one ([cluster] worker_host "
+                '= "node" if there are several)'
+            )
+    return [came[rank] for rank in sorted(came)]
+
+
+def _log_end(rank: int, call: Call) -> None:
+    try:
+        call.result()
+    except RayError as error:
+        logger.info("a rank is asked again", extra={"rank": rank, "error": str(error)[:300]})
+
+
+def followers_of(actors: Sequence[Any], hosts: Hosts, security: Security) -> FollowersStart:
+    """`actors`: of `RankActor`, in rank order. `hosts`: of the leader."""
+
+    def start(setups: Sequence[RankSetup], on_lost: OnLost) -> Followers:
+        with contextlib.closing(Listener(hosts.listen, credentials_of(security))) as listener:
+
+            def ask(rank: int) -> Asked:
+                return Asked(actors[rank - 1].follow.remote(hosts.announce, listener.port, rank))
+
+            channels = gathered(listener, ask, len(actors))
+        for channel, setup in zip(channels, setups, strict=True):
+            with contextlib.suppress(OSError):
+                # If it has ended already, that is seen below.
+                channel.send(setup)
+        return Followers([Link(channel, "an actor") for channel in channels], on_lost)
+
+    return FollowersStart(start=start, hosts=hosts)
