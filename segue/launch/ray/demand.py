@@ -214,9 +214,12 @@ def shortage(
             f"it needs {_listed(wanted, busy)}, but of the Ray cluster's {_listed(has, busy)} only "
             f"{_listed(free, busy)} is not in use"
         )
+    whole = [node.copy() for node in nodes]
     if (unplaced := misfit(demands, nodes)) is not None:
-        has_room = "no node has" if unplaced.num_ranks == 1 else "neither one node nor several have"
-        return f"{unplaced}, but {has_room} that left after the others; the Ray cluster has {where}"
+        left = (
+            "no node has" if strategy_of(unplaced, whole) == "STRICT_PACK" else "the nodes have not"
+        )
+        return f"{unplaced}, but {left} that left after the others; the Ray cluster has {where}"
     return ""
 
 
