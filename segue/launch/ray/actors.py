@@ -116,9 +116,9 @@ class WorkerActor:
     dies."""
 
     def __init__(
-        self, role: Role, options: WorkerOptions, config: Config, ranks: Sequence[Any] = ()
+        self, role: Role, options: WorkerOptions, config: Config, ranks: Sequence[str] = ()
     ) -> None:
-        """`ranks`: the actors of the others, in order."""
+        """`ranks`: the names of the others' actors, in order."""
         start_log(options.worker_id)
         hosts = Hosts.of(options.host, options.announce, node_address)
         options = replace(options, host=hosts.listen, announce=hosts.announce)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -89,16 +90,17 @@ def _start_ranks(demand: Demand, options: WorkerOptions, config: Config) -> Star
         "placement group created",
         extra={"worker": demand.process, "ranks": demand.num_ranks, "strategy": strategy},
     )
-    rank = demand.of_rank()
-    others = [
+    rank, others, names = demand.of_rank(), [], []
+    for index in range(1, demand.num_ranks):
+        log = f"{demand.process}-rank-{index}"
+        # The leader gets names: if it started with handles, they would be lost with the node that
+        # keeps them, and it could not be started again. A name is free only after its actor's end.
+        names.append(f"{log}-{secrets.token_hex(4)}")
         # The second thread is for a leader that comes while an earlier one seems to live.
-        _restarted(RankActor, {**options_in(group, index, rank), "max_concurrency": 2}).remote(
-            f"{demand.process}-rank-{index}", options
-        )
-        for index in range(1, demand.num_ranks)
-    ]
+        given = {**options_in(group, index, rank), "max_concurrency": 2, "name": names[-1]}
+        others.append(_restarted(RankActor, given).remote(log, options))
     leader = _restarted(WorkerActor, options_in(group, 0, rank))
-    return StartedWorker(leader.remote(demand.role, options, config, others), others, group)
+    return StartedWorker(leader.remote(demand.role, options, config, names), others, group)
 
 
 def worker_options(

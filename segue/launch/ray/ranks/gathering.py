@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import ray
 from ray.exceptions import RayError
 
 from segue.launch.ray.workers import Asked
@@ -94,10 +95,11 @@ def _log_end(rank: int, call: Call) -> None:
         logger.info("a rank is asked again", extra={"rank": rank, "error": str(error)[:300]})
 
 
-def followers_of(actors: Sequence[Any], hosts: Hosts, security: Security) -> FollowersStart:
-    """`actors`: of `RankActor`, in rank order. `hosts`: of the leader."""
+def followers_of(names: Sequence[str], hosts: Hosts, security: Security) -> FollowersStart:
+    """`names`: of actors of `RankActor`, in rank order. `hosts`: of the leader."""
 
     def start(setups: Sequence[RankSetup], on_lost: OnLost) -> Followers:
+        actors = [ray.get_actor(name) for name in names]
         with contextlib.closing(Listener(hosts.listen, credentials_of(security))) as listener:
 
             def ask(rank: int) -> Asked:
@@ -108,6 +110,6 @@ def followers_of(actors: Sequence[Any], hosts: Hosts, security: Security) -> Fol
             with contextlib.suppress(OSError):
                 # If it has ended already, that is seen below.
                 channel.send(setup)
-        return Followers([Link(channel, "an actor") for channel in channels], on_lost)
+        return Followers([Link(*one) for one in zip(channels, names, strict=True)], on_lost)
 
     return FollowersStart(start=start, hosts=hosts)

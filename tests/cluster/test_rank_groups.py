@@ -1,0 +1,197 @@
+"""Ranks of one worker on two nodes of a Ray cluster, each too small for both."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from segue.api.turn import TokenDelta, TurnEnd, TurnEvent, TurnStarted
+from segue.api.types import TokenInput
+from segue.sdk.client import Client
+from tests.cluster.oracle import Oracle
+from tests.cluster.serving import Serving, serving
+from tests.cluster.test_ranks import LONG, prompt_of, wait_until_gone, wait_until_whole
+from tests.cluster.waiting import is_idle, wait_until_idle
+from tests.faults.cluster.ray_nodes import RayNodes, environment, ray_nodes
+
+pytestmark = pytest.mark.slow
+
+SECRET = "the-secret-of-this-cluster"
+SETTINGS = """
+[cluster]
+router_on = "resource:head=0.1"
+prefill_on = "resource:prefill=1"
+# A node has one of these, and each rank asks for half of them.
+decode_on = "resource:decode=2"
+room_timeout_s = 30.0
+[engine]
+num_threads = 1
+cache_bytes = 67108864
+max_running = 8
+[decode]
+tensor_parallel = 2
+"""
+PLACEMENT_GROUPS = """
+import json, sys, ray
+ray.init(address=sys.argv[1], logging_level="ERROR")
+groups = ray.util.placement_group_table().values()
+print("groups:", json.dumps([[group["state"], group["strategy"]] for group in groups]))
+"""
+PATIENCE_S = 60.0
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[RayNodes]:
+    with ray_nodes(2) as nodes:
+        yield nodes
+
+
+@contextlib.contextmanager
+def two_nodes(nodes: RayNodes, folder: Path) -> Iterator[Serving]:
+    settings = folder / "ranks.toml"
+    settings.write_text(SETTINGS)
+    given = {**environment(), "SEGUE_CLUSTER_SECRET": SECRET}
+    address = ("--ray-address", nodes.address)
+    with serving(folder, *address, "--config", str(settings), environment=given) as cluster:
+        yield cluster
+
+
+def placement_groups(nodes: RayNodes) -> list[list[str]]:
+    """State and strategy of all that there ever were."""
+    done = subprocess.run(
+        [sys.executable, "-c", PLACEMENT_GROUPS, nodes.address],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    (line,) = (one for one in done.stdout.splitlines() if one.startswith("groups: "))
+    found: list[list[str]] = json.loads(line.removeprefix("groups: "))
+    return found
+
+
+def raylet_of(pid: int) -> int:
+    """Ray's process of the node that a process is on."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[1])
+
+
+def wait_until_ended(pids: list[int]) -> None:
+    deadline_at = time.monotonic() + PATIENCE_S
+    while left := [pid for pid in pids if Path(f"/proc/{pid}/cmdline").exists()]:
+        assert time.monotonic() < deadline_at, left
+        time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def one_more_worker(address: str, demo: Path, folder: Path) -> Iterator[None]:
+    """Of one rank, started by hand."""
+    command = ["-m", "decode_worker", "--id", "decode-9", "--model", str(demo)]
+    settings = folder / "one.toml"
+    settings.write_text("[engine]\nnum_threads = 1\ncache_bytes = 67108864\nmax_running = 8\n")
+    with (folder / "worker.log").open("w") as log:
+        worker = subprocess.Popen(
+            [sys.executable, *command, "--router", address, "--config", str(settings)],
+            stdout=log,
+            stderr=log,
+            env={**os.environ, "SEGUE_CLUSTER_SECRET": SECRET},
+        )
+    try:
+        yield
+    finally:
+        worker.terminate()
+        worker.wait()
+
+
+async def turn_on(worker: str, client: Client, prompt: TokenInput) -> AsyncIterator[TurnEvent]:
+    """A turn that has started there. New turns go to either worker."""
+    others = []
+    for _ in range(8):
+        turn = client.stream(prompt, stop=LONG)
+        started = await anext(turn)
+        assert isinstance(started, TurnStarted)
+        if started.decode_worker == worker:
+            return turn
+        others.append(turn)
+    raise AssertionError(f"no turn went to {worker}")
+
+
+async def test_ranks_on_two_nodes_serve_and_live_and_die_together(
+    nodes: RayNodes, demo: Path, tmp_path: Path
+) -> None:
+    prompt = TokenInput(prompt_of(70, seed=1))
+    expected = Oracle(demo).greedy(prompt.token_ids, LONG.max_tokens)
+    with two_nodes(nodes, tmp_path) as cluster:
+        address = await asyncio.to_thread(cluster.address)
+        names = ("decode-0", "decode-0-rank-1")
+        leader, follower = map(cluster.pid, names)
+        assert {raylet_of(leader), raylet_of(follower)} == set(nodes.raylet_pids)
+        assert ["CREATED", "PACK"] in await asyncio.to_thread(placement_groups, nodes)
+        async with Client(address) as client:
+            await wait_until_whole(client, 2)
+            alone = await client.generate(prompt, stop=LONG)
+            assert list(alone.token_ids) == expected
+
+            with one_more_worker(address, demo, tmp_path):
+                await wait_until_whole(client, 3)
+                turn = await turn_on("decode-0", client, prompt)
+                events = [await anext(turn), await anext(turn)]
+                os.kill(follower, signal.SIGKILL)
+                events += [event async for event in turn]
+                await wait_until_gone(leader)
+                await wait_until_whole(client, 3)
+            tokens = [t for e in events if isinstance(e, TokenDelta) for t in e.token_ids]
+            assert tokens == expected
+            (end,) = [event for event in events if isinstance(event, TurnEnd)]
+            assert (end.usage.resumed, end.decode_worker) == (1, "decode-9")
+
+            leader, follower = map(cluster.pid, names)
+            os.kill(leader, signal.SIGKILL)
+            await wait_until_gone(follower)
+            await wait_until_back(client, leader)
+            again = await client.generate(prompt, stop=LONG)
+            assert list(again.token_ids) == expected
+            assert is_idle(await wait_until_idle(client))
+        leader, follower = map(cluster.pid, names)
+        assert {raylet_of(leader), raylet_of(follower)} == set(nodes.raylet_pids)
+
+        assert await asyncio.to_thread(cluster.end) == 0
+        wait_until_ended([leader, follower])
+    left = await asyncio.to_thread(placement_groups, nodes)
+    assert {state for state, _ in left} == {"REMOVED"}
+
+
+async def wait_until_back(client: Client, before: int) -> None:
+    """Until decode-0 is another process than `before`, and decode-9 has left."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            workers = (await client.status()).workers
+            if {w.worker_id for w in workers if w.pid != before} == {"prefill-0", "decode-0"}:
+                break
+            await asyncio.sleep(0.2)
+    await wait_until_whole(client, 2)
+
+
+def test_a_launcher_that_is_killed_leaves_no_rank_and_no_group(
+    nodes: RayNodes, tmp_path: Path
+) -> None:
+    with two_nodes(nodes, tmp_path) as cluster:
+        cluster.address()
+        pids = [cluster.pid(name) for name in ("decode-0", "decode-0-rank-1", "prefill-0")]
+
+        cluster.process.send_signal(signal.SIGKILL)
+
+        wait_until_ended(pids)
+    deadline_at = time.monotonic() + PATIENCE_S
+    while {state for state, _ in placement_groups(nodes)} != {"REMOVED"}:
+        assert time.monotonic() < deadline_at
