@@ -56,12 +56,13 @@ class Link:
     process: str
     """In messages: its process id, or its name."""
     child: subprocess.Popen[bytes] | None = None
-    """None if another process has started it, which also sees to its end."""
+    """None if another process has started it. It then ends with this process, or when another
+    leader asks for it."""
 
     def end(self) -> None:
         """After it was asked to end."""
         if self.child is None:
-            return self.channel.close()
+            return
         try:
             self.child.wait(_END_TIMEOUT_S)
         except subprocess.TimeoutExpired:
@@ -169,6 +170,7 @@ class Followers:
                     answer.set_exception(value)
                 else:
                     answer.set_result(value)
+        link.channel.close()
         lost = RanksLost(f"rank {index + 1} ({link.process}) has ended")
         with self._sending:
             self._lost[index] = lost
