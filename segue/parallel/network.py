@@ -103,6 +103,7 @@ class Listener:
         self.listening = listening_on(host)
         self._credentials = credentials
         self._came: queue.SimpleQueue[tuple[int, MessageChannel]] = queue.SimpleQueue()
+        self._is_closed = False
         threading.Thread(target=self._accept, name="ranks come", daemon=True).start()
 
     @property
@@ -113,13 +114,20 @@ class Listener:
     def next(self, timeout_s: float) -> tuple[int, MessageChannel] | None:
         """The next follower's rank and its connection; None if none comes in time."""
         with contextlib.suppress(queue.Empty):
-            return self._came.get(timeout=timeout_s)
+            return self._came.get(block=timeout_s > 0.0, timeout=timeout_s)
         return None
 
     def close(self) -> None:
+        """With the connections that were not taken."""
+        self._is_closed = True
         with contextlib.suppress(OSError):
             self.listening.shutdown(socket.SHUT_RDWR)
         self.listening.close()
+        self._drop()
+
+    def _drop(self) -> None:
+        while (left := self.next(0.0)) is not None:
+            left[1].close()
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
@@ -140,6 +148,8 @@ class Listener:
             index = channel.recv(_MAX_FIRST_BYTES)
             connection.settimeout(None)
             self._came.put((index, channel))
+            if self._is_closed:
+                self._drop()
 
 
 def dial(host: str, port: int, index: int, credentials: Credentials) -> MessageChannel:

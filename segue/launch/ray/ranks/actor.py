@@ -50,7 +50,7 @@ class RankActor:
         hosts = Hosts.of(options.host, options.announce, node_address)
         channel = dial(host, port, index, credentials_of(options.security))
         follow(Leader(channel), hosts.announce)
-        # The leader has stopped. If it is to serve again it exits, and this process with it; if not,
-        # a process that exits would be started anew for nothing.
+        # The leader has stopped. If it is to serve again, it exits, and this process with it. Until
+        # then an exit would only make Ray start another process.
         with contextlib.suppress(EOFError, OSError):
             channel.recv()
