@@ -10,14 +10,6 @@ namespace segue {
 // As many sums at a time as one vector has lanes: `sums_of` then adds up all of them at once.
 constexpr int kInputRows = kLanes == 16 ? 4 : 2;
 
-// Blocks of kLanes weight rows that a thread takes at a time: enough bytes to be read as one stream,
-// few enough that a thread whose core also runs something else does not hold up the others.
-constexpr long kShareBytes = 128 << 10;
-
-inline long blocks_of_share(long row_bytes) {
-  return std::max(kShareBytes / (kLanes * std::max(row_bytes, 1L)), 1L);
-}
-
 // R weight rows times C input rows, over all of K. The next block of weight rows is requested while
 // this one is read.
 template <class E, class Out, int R, int C>

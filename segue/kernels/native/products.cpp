@@ -17,8 +17,8 @@ namespace {
 
 template <class E>
 int few_rows(const E* x, const E* w, E* y, long T, long N, long K, int threads) {
-  const long blocks = (N + kLanes - 1) / kLanes, share = blocks_of_share(K * long(sizeof(E)));
-#pragma omp parallel for schedule(dynamic, share) num_threads(threads)
+  const long blocks = (N + kLanes - 1) / kLanes;
+#pragma omp parallel for schedule(static) num_threads(threads)
   for (long b = 0; b < blocks; b++)
     dots_of_rows(x, w, y, T, b * kLanes, std::min((b + 1) * kLanes, N), N, K);
   return 0;

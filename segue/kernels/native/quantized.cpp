@@ -79,8 +79,8 @@ inline void dots_with(const A* x, long stride, const CodedRows<F>& w, E* y, long
 // T rows of x, `stride` numbers each, with all weight rows.
 template <class F, class A, class E>
 void dots_of_all(const A* x, long stride, const CodedRows<F>& w, E* y, long T, long N, int threads) {
-  const long blocks = (N + kLanes - 1) / kLanes, share = blocks_of_share(w.K * F::kBits / 8);
-#pragma omp parallel for schedule(dynamic, share) num_threads(threads)
+  const long blocks = (N + kLanes - 1) / kLanes;
+#pragma omp parallel for schedule(static) num_threads(threads)
   for (long b = 0; b < blocks; b++) {
     const long first = b * kLanes, end = std::min(first + kLanes, N);
     long t = 0;
