@@ -11,11 +11,11 @@ from segue.model.config import LayerKind
 from segue.model.drafts.tokens import share_of
 
 _FEW_TOKENS = 32
-"""Up to here routing is one kernel."""
+"""Up to here routing is one kernel, and what lies between a GDN layer's projections two."""
 _ATTENTION_KERNELS = 5
 """Norm, attention input, two of attention, output gate."""
-_GDN_KERNELS = 5
-"""Norm, decay, convolution, delta rule, gated norm."""
+_GDN_KERNELS, _FEW_GDN_KERNELS = 5, 3
+"""Norm, decay, convolution, delta rule, gated norm; norm and the step's two."""
 _STORE_KERNELS, _STORE_PRODUCTS = 3, 2
 """The draft layer's keys and values, of every token of a step."""
 _JOIN_KERNELS = 2
@@ -70,7 +70,8 @@ def pass_launches(weights: RankWeights, num_tokens: int) -> Launches:
         if kind is LayerKind.ATTENTION:
             layers += _attention(weights, at)
         else:
-            layers += Launches(kernels=_GDN_KERNELS) + _products(weights, at, "in_proj", "out_proj")
+            kernels = _FEW_GDN_KERNELS if num_tokens <= _FEW_TOKENS else _GDN_KERNELS
+            layers += Launches(kernels=kernels) + _products(weights, at, "in_proj", "out_proj")
         layers += _mlp(weights, at, num_tokens)
     # The norm before the head, and the head.
     rest = Launches(kernels=1) + _products(weights, "", "lm_head")

@@ -16,7 +16,7 @@ from torch import Tensor
 from segue.engine.batch import DecodeChunk, PrefillChunk
 from segue.engine.runner import ModelRunner
 from segue.kernels import dispatch
-from segue.kernels.causal_conv import triton as causal_conv
+from segue.kernels.causal_conv import triton_decode as causal_conv
 from segue.kernels.gated_delta_rule import triton_decode as delta_rule
 from segue.kernels.gates import triton as gates
 from segue.kernels.moe import triton as moe

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from segue.kernels import NO_SLOT
-from segue.kernels.causal_conv import reference, triton
+from segue.kernels.causal_conv import reference, triton, triton_decode
 from tests.kernels.closeness import assert_close, cumulative, ints, randn
 from tests.kernels.device import DEVICE, DTYPES
 from tests.kernels.draft_rounds import ROUND_SIZES
@@ -104,7 +104,9 @@ def test_verify(round_sizes: tuple[int, ...], dtype: torch.dtype) -> None:
         x, weight, expected_state, slots_out_T=slots_out.to(DEVICE), **where
     )
 
-    out = triton.causal_conv_decode(x, weight, state, slots_out_T=slots_out.to(DEVICE), **where)
+    out = triton_decode.causal_conv_decode(
+        x, weight, state, slots_out_T=slots_out.to(DEVICE), **where
+    )
 
     assert_close(out, expected, dtype)
     assert torch.equal(state, expected_state)
@@ -114,7 +116,7 @@ def test_a_row_without_a_slot_writes_none() -> None:
     x, weight, state = inputs_of(4)
     before = state.clone()
 
-    triton.causal_conv_decode(
+    triton_decode.causal_conv_decode(
         x,
         weight,
         state,
@@ -148,7 +150,7 @@ def test_verify_after_a_prefill_is_the_whole_prompt() -> None:
         slots_out_M=ints(1).to(DEVICE),
         **whole,
     )
-    out = triton.causal_conv_decode(
+    out = triton_decode.causal_conv_decode(
         x[37:],
         weight,
         state,
@@ -168,7 +170,7 @@ def test_sizes_that_are_no_draft_rounds_of_these_rows_are_refused(
     x, weight, state = inputs_of(9)
 
     with pytest.raises(ValueError, match=r"that start with .* \(sequences\) and add up to"):
-        triton.causal_conv_decode(
+        triton_decode.causal_conv_decode(
             x,
             weight,
             state,
@@ -182,7 +184,7 @@ def test_a_state_of_another_dtype_is_refused() -> None:
     x, weight, state = inputs_of(2)
 
     with pytest.raises(ValueError, match=r"dtype torch.float32, got torch.float16"):
-        triton.causal_conv_decode(
+        triton_decode.causal_conv_decode(
             x,
             weight,
             state.half(),

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.gpu.cases import attention, elementwise, gdn, moe, products, quantized
+from benchmarks.gpu.cases import attention, elementwise, gdn, gdn_step, moe, products, quantized
 from benchmarks.gpu.cases.sizes import Sizes
 from benchmarks.gpu.models import Shape
 from benchmarks.gpu.operators import Case, checked
@@ -85,6 +85,7 @@ def cases() -> Iterator[Callable[[], Case]]:
     """Every operator, with each of the models that makes a difference to it."""
     for shape in (SMALL, MIDDLE):
         yield from gdn.gdn_cases(shape, SIZES, DEVICE, DTYPE)
+        yield from gdn_step.gdn_step_cases(shape, SIZES, DEVICE, DTYPE)
         yield from elementwise.elementwise_cases(shape, SIZES, DEVICE, DTYPE)
     yield from attention.attention_cases(MIDDLE, SIZES, DEVICE, DTYPE)
     yield from attention.attention_cases(SPARSE, LONG, DEVICE, DTYPE)

@@ -9,6 +9,7 @@ import torch
 from benchmarks.gpu.cases.attention import attention_cases
 from benchmarks.gpu.cases.elementwise import elementwise_cases
 from benchmarks.gpu.cases.gdn import gdn_cases
+from benchmarks.gpu.cases.gdn_step import gdn_step_cases
 from benchmarks.gpu.cases.moe import expert_cases
 from benchmarks.gpu.cases.products import product_cases
 from benchmarks.gpu.cases.quantized import quantized_cases, quantized_expert_cases
@@ -25,6 +26,7 @@ Make = Callable[[], Case]
 def all_cases(shape: Shape, sizes: Sizes, device: str, dtype: torch.dtype) -> Iterator[Make]:
     where = (shape, sizes, device, dtype)
     yield from gdn_cases(*where)
+    yield from gdn_step_cases(*where)
     yield from attention_cases(*where)
     if isinstance(shape.mlp, MoeConfig):
         yield from expert_cases(*where)

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segue.kernels.gated_delta_step import StepWeights
 from segue.kernels.product.epilogue import Epilogue
 
 L2_EPS = 1e-6
@@ -65,6 +66,30 @@ def delta_rule(inputs: Sequence[Tensor], state_HKV: Tensor) -> tuple[Tensor, Ten
         outs.append((state_HKV * q_THK[t, :, :, None]).sum(1))
         states = [*states, state_HKV] if len(v_THV) <= 8 else [state_HKV]
     return torch.stack(outs), torch.stack(states)
+
+
+def delta_step(
+    inputs_TC: Tensor,
+    gate_THV: Tensor,
+    rate_TH: Tensor,
+    dt_TH: Tensor,
+    weights: StepWeights,
+    state_HKV: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Gated outputs and states after each token, of inputs as for `causal_conv`. The convolution is
+    rounded as it is when it is an operator of its own."""
+    num_heads, k_dim, v_dim = state_HKV.shape
+    mixed_TC = causal_conv(inputs_TC, weights.conv_CW).to(inputs_TC.dtype)
+    v_width = num_heads * v_dim
+    q_width = (mixed_TC.shape[1] - v_width) // 2
+    q_TY, k_TY, v_TY = torch.split(mixed_TC, [q_width, q_width, v_width], 1)
+    q_TGK, k_TGK = (x.reshape(len(x), -1, k_dim) for x in (q_TY, k_TY))
+    log_decay_TH = weights.minus_a_H * F.softplus(dt_TH.double() + weights.dt_bias_H)
+    gates = (log_decay_TH, rate_TH.double().sigmoid())
+    out_THV, states = delta_rule(
+        (q_TGK, k_TGK, v_TY.reshape(-1, num_heads, v_dim), *gates), state_HKV
+    )
+    return gated_rms_norm(out_THV, gate_THV, weights.norm_V, weights.eps), states
 
 
 def _unit(x: Tensor) -> Tensor:

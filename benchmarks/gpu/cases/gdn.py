@@ -15,13 +15,14 @@ from benchmarks.gpu.cases.sizes import Sizes
 from benchmarks.gpu.models import Shape
 from benchmarks.gpu.operators import LIMITS, Case, Check
 from segue.kernels.causal_conv import triton as conv
+from segue.kernels.causal_conv import triton_decode as conv_decode
 from segue.kernels.gated_delta_rule import triton_decode, triton_parts, triton_prefill
 
 CHUNK_TOKENS = 64
 CONV_WIDTH = 4
 _CHECKED_TOKENS = 4096
 """From the start of a prompt: the definition takes token after token."""
-_CHECKED_SEQUENCES = 8
+CHECKED_SEQUENCES = 8
 _RANK_HEADS = 8
 """Of a rank of eight that share 397B. So few heads are scanned in parts."""
 
@@ -46,7 +47,7 @@ def gdn_cases(shape: Shape, sizes: Sizes, device: str, dtype: torch.dtype) -> Ma
 
 def _prefill(shape: Shape, num_tokens: int, device: str, dtype: torch.dtype) -> Case:
     inputs = _inputs(shape, num_tokens, device, dtype)
-    states = _states(shape, 2, device)
+    states = new_states(shape, 2, device)
     dim = shape.gdn_dim
     # Per token and value head: twice with the chunk's other tokens (keys and queries with keys,
     # corrections), and three times with the state (recalled, read, added).
@@ -89,8 +90,8 @@ def _decode(
 ) -> Case:
     num_tokens = num_sequences * num_rounds
     inputs = _inputs(shape, num_tokens, device, dtype)
-    states = _states(shape, num_sequences + num_tokens, device)
-    sequences = exact.some_rows(num_sequences, _CHECKED_SEQUENCES)
+    states = new_states(shape, num_sequences + num_tokens, device)
+    sequences = exact.some_rows(num_sequences, CHECKED_SEQUENCES)
     rows = [j * num_sequences + d for d in sequences for j in range(num_rounds)]
 
     def expected() -> Sequence[Tensor]:
@@ -107,7 +108,7 @@ def _decode(
             triton_decode.gated_delta_rule_decode,
             *inputs,
             states,
-            **_slots(num_sequences, num_tokens, device),
+            **slots_of(num_sequences, num_tokens, device),
             round_sizes=[num_sequences] * num_rounds,
         ),
         check=Check(
@@ -121,7 +122,7 @@ def _decode(
 
 
 def _convolved_prefill(shape: Shape, num_tokens: int, device: str, dtype: torch.dtype) -> Case:
-    x_TC, weight_CW, state_SCW = _conv_inputs(shape, num_tokens, 2, device, dtype)
+    x_TC, weight_CW, state_SCW = conv_inputs(shape, num_tokens, 2, device, dtype)
 
     def expected() -> Sequence[Tensor]:
         inputs_TC = torch.cat([state_SCW[0].mT, x_TC])
@@ -146,10 +147,10 @@ def _convolved_decode(
     shape: Shape, num_sequences: int, num_rounds: int, device: str, dtype: torch.dtype
 ) -> Case:
     num_tokens = num_sequences * num_rounds
-    x_TC, weight_CW, state_SCW = _conv_inputs(
+    x_TC, weight_CW, state_SCW = conv_inputs(
         shape, num_tokens, num_sequences + num_tokens, device, dtype
     )
-    sequences = exact.some_rows(num_sequences, _CHECKED_SEQUENCES)
+    sequences = exact.some_rows(num_sequences, CHECKED_SEQUENCES)
     rows = [j * num_sequences + d for d in sequences for j in range(num_rounds)]
     last = [num_sequences * num_rounds + d for d in sequences]
 
@@ -163,11 +164,11 @@ def _convolved_decode(
         operator="convolution, decode",
         size=f"{num_sequences} x {num_rounds}",
         run=partial(
-            conv.causal_conv_decode,
+            conv_decode.causal_conv_decode,
             x_TC,
             weight_CW,
             state_SCW,
-            **_slots(num_sequences, num_tokens, device),
+            **slots_of(num_sequences, num_tokens, device),
             round_sizes=[num_sequences] * num_rounds,
         ),
         check=Check(
@@ -190,11 +191,11 @@ def _inputs(shape: Shape, num_tokens: int, device: str, dtype: torch.dtype) -> I
     )
 
 
-def _states(shape: Shape, num_slots: int, device: str) -> Tensor:
+def new_states(shape: Shape, num_slots: int, device: str) -> Tensor:
     return torch.randn(num_slots, shape.num_v_heads, shape.gdn_dim, shape.gdn_dim, device=device)
 
 
-def _conv_inputs(
+def conv_inputs(
     shape: Shape, num_tokens: int, num_slots: int, device: str, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
     num_channels = (2 * shape.num_k_heads + shape.num_v_heads) * shape.gdn_dim
@@ -216,7 +217,7 @@ def _one_sequence(num_tokens: int, device: str) -> dict[str, Tensor]:
     }
 
 
-def _slots(num_sequences: int, num_tokens: int, device: str) -> dict[str, Tensor]:
+def slots_of(num_sequences: int, num_tokens: int, device: str) -> dict[str, Tensor]:
     slots = torch.arange(num_sequences + num_tokens, device=device)
     return {"slots_in_D": slots[:num_sequences], "slots_out_T": slots[num_sequences:]}
 

@@ -13,4 +13,4 @@ from segue.kernels.causal_conv import reference
 __all__ = ["causal_conv_decode", "causal_conv_prefill"]
 
 causal_conv_prefill = dispatch.operator(reference.causal_conv_prefill, "triton", "native")
-causal_conv_decode = dispatch.operator(reference.causal_conv_decode, "triton", "native")
+causal_conv_decode = dispatch.operator(reference.causal_conv_decode, "triton_decode", "native")

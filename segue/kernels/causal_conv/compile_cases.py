@@ -1,10 +1,9 @@
 """The sizes at which the causal convolution is compiled ahead of time: q, k and v of 9B."""
 
+from segue.kernels.causal_conv import triton_decode
 from segue.kernels.causal_conv.triton import (
     BLOCK_CHANNELS,
     BLOCK_TOKENS,
-    DECODE_BLOCK_CHANNELS,
-    causal_conv_decode_kernel,
     causal_conv_prefill_kernel,
 )
 from segue.kernels.compile_case import CHIPS, CompileCase, of
@@ -30,14 +29,18 @@ COMPILE_CASES = (
     *(
         CompileCase(
             name=f"causal convolution, decode, J = {num_rounds}",
-            kernel=causal_conv_decode_kernel,
+            kernel=triton_decode.causal_conv_decode_kernel,
             arguments={
                 **_TENSORS,
                 **of("*i64", "slots_in_ptr slots_out_ptr"),
                 **dict.fromkeys(SIZE_NAMES, "i32"),
                 **_SIZES,
             },
-            constants={"NUM_ROUNDS": num_rounds, "WIDTH": 4, "BLOCK_C": DECODE_BLOCK_CHANNELS},
+            constants={
+                "NUM_ROUNDS": num_rounds,
+                "WIDTH": 4,
+                "BLOCK_C": triton_decode.BLOCK_CHANNELS,
+            },
             aligned=frozenset(_SIZES),
             num_warps=1,
         )

@@ -1,17 +1,14 @@
-"""The causal convolution in Triton: reads every input once and writes every output once.
+"""The causal convolution of prompts in Triton: reads every input once and writes every output once.
 
-In a prefill, tokens take their previous inputs from the rows before them; only the first W - 1
-tokens of a sequence need the slot, so all blocks of rows are computed at once. The program with a
-sequence's first rows also writes the sequence's slots. No other program reads or writes them, so a
-slot may be read and written.
+Tokens take their previous inputs from the rows before them; only the first W - 1 tokens of a
+sequence need the slot, so all blocks of rows are computed at once. The program with a sequence's
+first rows also writes the sequence's slots. No other program reads or writes them, so a slot may be
+read and written.
 
-T packed tokens, N sequences of a prefill, M prefill segments, D sequences of a decode, S slots, C
-channels, W kernel width.
+T packed tokens, N sequences of a prefill, M prefill segments, S slots, C channels, W kernel width.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 import triton
@@ -19,13 +16,9 @@ import triton.language as tl
 from torch import Tensor
 
 from segue.kernels.blocks import first_block_of, max_blocks, range_of_block
-from segue.kernels.draft_rounds import SIZE_NAMES, kernel_sizes
 
 BLOCK_TOKENS = 32
 BLOCK_CHANNELS = 128
-"""For prefill."""
-DECODE_BLOCK_CHANNELS = 64
-"""For decode: many programs with few bytes each, since a pass is short."""
 
 
 @triton.jit(do_not_specialize=["num_sequences"])
@@ -80,7 +73,7 @@ def causal_conv_prefill_kernel(
         weight_C = tl.load(weight_ptr + channels_C * WIDTH + tap, mask=inside_C, other=0.0)
         sum_TC += input_TC.to(tl.float32) * weight_C.to(tl.float32)[None, :]
     out_ptrs_TC = out_ptr + rows_T[:, None] * num_channels + channels_C[None, :]
-    tl.store(out_ptrs_TC, _silu(sum_TC), mask=inside_TC)
+    tl.store(out_ptrs_TC, silu(sum_TC), mask=inside_TC)
 
     if first_row == start:
         # The slot may be one of those written: every thread must read it before any thread writes.
@@ -99,67 +92,8 @@ def causal_conv_prefill_kernel(
                 tl.store(ptrs_C + i, input_C, mask=inside_C)
 
 
-@triton.jit(do_not_specialize=SIZE_NAMES)
-def causal_conv_decode_kernel(
-    x_ptr,
-    weight_ptr,
-    state_ptr,
-    out_ptr,
-    slots_in_ptr,
-    slots_out_ptr,
-    size_0,
-    size_1,
-    size_2,
-    size_3,
-    size_4,
-    size_5,
-    size_6,
-    size_7,
-    num_channels,
-    x_stride,
-    NUM_ROUNDS: tl.constexpr,
-    WIDTH: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-):
-    PAST: tl.constexpr = WIDTH - 1
-    sizes = (size_0, size_1, size_2, size_3, size_4, size_5, size_6, size_7)
-    sequence = tl.program_id(0).to(tl.int64)
-    channels_C = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    inside_C = channels_C < num_channels
-
-    # Read everything before writing anything: the slot read may be one of those written.
-    weights, inputs = (), ()
-    for tap in tl.static_range(WIDTH):
-        weight_C = tl.load(weight_ptr + channels_C * WIDTH + tap, mask=inside_C, other=0.0)
-        weights += (weight_C.to(tl.float32),)
-    slot_in = tl.load(slots_in_ptr + sequence).to(tl.int64)
-    past_ptrs_C = state_ptr + (slot_in * num_channels + channels_C) * PAST
-    for i in tl.static_range(PAST):
-        inputs += (tl.load(past_ptrs_C + i, mask=inside_C, other=0.0),)
-    row = sequence
-    for j in tl.static_range(NUM_ROUNDS):
-        is_own_C = inside_C & (sequence < sizes[j])
-        inputs += (tl.load(x_ptr + row * x_stride + channels_C, mask=is_own_C, other=0.0),)
-        row += sizes[j]
-    tl.debug_barrier()
-
-    row = sequence
-    for j in tl.static_range(NUM_ROUNDS):
-        is_own = sequence < sizes[j]
-        sum_C = tl.zeros((BLOCK_C,), dtype=tl.float32)
-        for tap in tl.static_range(WIDTH):
-            sum_C += inputs[j + tap].to(tl.float32) * weights[tap]
-        out_ptrs_C = out_ptr + row * num_channels + channels_C
-        tl.store(out_ptrs_C, _silu(sum_C), mask=inside_C & is_own)
-        slot_out = tl.load(slots_out_ptr + row, mask=is_own, other=-1).to(tl.int64)
-        ptrs_C = state_ptr + (slot_out * num_channels + channels_C) * PAST
-        for i in tl.static_range(PAST):
-            tl.store(ptrs_C + i, inputs[j + 1 + i], mask=inside_C & (slot_out >= 0))
-        row += sizes[j]
-
-
 @triton.jit
-def _silu(x):
+def silu(x):
     return x / (1.0 + tl.exp(-x))
 
 
@@ -174,7 +108,7 @@ def causal_conv_prefill(
     slots_in_N: Tensor,
 ) -> Tensor:
     """As the reference's."""
-    _check(x_TC, weight_CW, state_SCW)
+    check(x_TC, weight_CW, state_SCW)
     num_tokens, num_channels = x_TC.shape
     num_sequences = len(slots_in_N)
     out_TC = torch.empty((num_tokens, num_channels), dtype=x_TC.dtype, device=x_TC.device)
@@ -200,40 +134,8 @@ def causal_conv_prefill(
     return out_TC
 
 
-def causal_conv_decode(
-    x_TC: Tensor,
-    weight_CW: Tensor,
-    state_SCW: Tensor,
-    *,
-    slots_in_D: Tensor,
-    slots_out_T: Tensor,
-    round_sizes: Sequence[int],
-) -> Tensor:
-    """As the reference's."""
-    _check(x_TC, weight_CW, state_SCW)
-    sizes = kernel_sizes(round_sizes, num_sequences=len(slots_in_D), num_rows=len(x_TC))
-    num_channels = x_TC.shape[1]
-    out_TC = torch.empty(x_TC.shape, dtype=x_TC.dtype, device=x_TC.device)
-    grid = (round_sizes[0], triton.cdiv(num_channels, DECODE_BLOCK_CHANNELS))
-    causal_conv_decode_kernel[grid](
-        x_TC,
-        weight_CW,
-        state_SCW,
-        out_TC,
-        slots_in_D,
-        slots_out_T,
-        *sizes,
-        num_channels,
-        x_TC.stride(0),
-        NUM_ROUNDS=len(round_sizes),
-        WIDTH=weight_CW.shape[1],
-        BLOCK_C=DECODE_BLOCK_CHANNELS,
-        num_warps=1,
-    )
-    return out_TC
-
-
-def _check(x_TC: Tensor, weight_CW: Tensor, state_SCW: Tensor) -> None:
+def check(x_TC: Tensor, weight_CW: Tensor, state_SCW: Tensor) -> None:
+    """Raises `ValueError` if a kernel would read the wrong memory."""
     num_channels, width = weight_CW.shape
     if not (weight_CW.is_contiguous() and state_SCW.is_contiguous() and x_TC.stride(1) == 1):
         raise ValueError(

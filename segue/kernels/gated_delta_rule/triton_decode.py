@@ -25,6 +25,19 @@ BLOCK_V = 16
 """64 bytes of a row of the state: two sectors, and 64 of a thread's registers for 128 rows."""
 
 
+@triton.jit
+def next_token(state_KV, query_K, key_K, value_V, log_decay, rate, K: tl.constexpr):
+    """The state after a token, and the token's output [V], both in float32."""
+    query_K, key_K = query_K.to(tl.float32), key_K.to(tl.float32)
+    query_K *= tl.rsqrt(tl.sum(query_K * query_K, axis=0) + EPS) * (1.0 / tl.sqrt(K * 1.0))
+    key_K *= tl.rsqrt(tl.sum(key_K * key_K, axis=0) + EPS)
+    state_KV *= tl.exp(log_decay)
+    recalled_V = tl.sum(state_KV * key_K[:, None], axis=0)
+    correction_V = (value_V.to(tl.float32) - recalled_V) * rate
+    state_KV += key_K[:, None] * correction_V[None, :]
+    return state_KV, tl.sum(state_KV * query_K[:, None], axis=0)
+
+
 @triton.jit(do_not_specialize=SIZE_NAMES)
 def decode_kernel(
     q_ptr,
@@ -84,14 +97,9 @@ def decode_kernel(
 
     row = sequence
     for j in tl.static_range(NUM_ROUNDS):
-        query_K, key_K = queries[j].to(tl.float32), keys[j].to(tl.float32)
-        query_K *= tl.rsqrt(tl.sum(query_K * query_K, axis=0) + EPS) * (1.0 / tl.sqrt(K * 1.0))
-        key_K *= tl.rsqrt(tl.sum(key_K * key_K, axis=0) + EPS)
-        state_KV *= tl.exp(log_decays[j])
-        recalled_V = tl.sum(state_KV * key_K[:, None], axis=0)
-        correction_V = (values[j].to(tl.float32) - recalled_V) * rates[j]
-        state_KV += key_K[:, None] * correction_V[None, :]
-        out_V = tl.sum(state_KV * query_K[:, None], axis=0)
+        state_KV, out_V = next_token(
+            state_KV, queries[j], keys[j], values[j], log_decays[j], rates[j], K
+        )
         out_ptrs_V = out_ptr + row * (NUM_HEADS * V) + value_columns_V
         tl.store(out_ptrs_V, out_V, sequence < sizes[j])
         tl.store(

@@ -71,13 +71,13 @@ def decay_and_rate_kernel(
     rate_Z = tl.load(rate_ptr + tokens_Z * rate_stride + heads_Z, mask=inside_Z, other=0.0)
     minus_a_Z = tl.load(minus_a_ptr + heads_Z, mask=inside_Z, other=0.0)
     dt_bias_Z = tl.load(dt_bias_ptr + heads_Z, mask=inside_Z, other=0.0)
-    log_decay_Z = minus_a_Z * _softplus(dt_Z.to(tl.float32) + dt_bias_Z)
+    log_decay_Z = minus_a_Z * softplus(dt_Z.to(tl.float32) + dt_bias_Z)
     tl.store(log_decay_ptr + here_Z, log_decay_Z, mask=inside_Z)
     tl.store(out_rate_ptr + here_Z, tl.sigmoid(rate_Z.to(tl.float32)), mask=inside_Z)
 
 
 @triton.jit
-def _softplus(x):
+def softplus(x):
     """max(x, 0) + log1p(e) with e = exp(-|x|), which cannot overflow.
 
     log1p by Kahan's method: the quotient corrects the rounding error of 1 + e. If 1 + e rounds to

@@ -16,6 +16,38 @@ BLOCK_ELEMENTS = 1024
 NUM_WARPS = 4
 
 
+@triton.jit
+def norm_rows(
+    x_ptr,
+    gate_ptr,
+    weight_ptr,
+    out_ptr,
+    block,
+    num_rows,
+    num_heads,
+    gate_stride,
+    width,
+    eps,
+    BLOCK_Z: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+):
+    """The rows of one program."""
+    # The division is in 32 bits, which is faster; addresses are in 64 bits.
+    rows_Z = block * BLOCK_Z + tl.arange(0, BLOCK_Z)
+    tokens_Z, heads_Z = (rows_Z // num_heads).to(tl.int64), rows_Z % num_heads
+    # Weights are loaded again for each row: they come from L1 into the threads that need them.
+    column = tl.broadcast_to(tl.arange(0, BLOCK_H)[None, :], (BLOCK_Z, BLOCK_H))
+    inside = (rows_Z < num_rows)[:, None] & (column < width)
+    here = rows_Z[:, None].to(tl.int64) * width + column
+    gates = gate_ptr + (tokens_Z * gate_stride + heads_Z * width)[:, None] + column
+    x = tl.load(x_ptr + here, mask=inside, other=0.0).to(tl.float32)
+    gate = tl.load(gates, mask=inside, other=0.0).to(tl.float32)
+    weight = tl.load(weight_ptr + column, mask=inside, other=0.0).to(tl.float32)
+    scale_Z = tl.rsqrt(tl.sum(x * x, axis=1) / width + eps)
+    out = x * scale_Z[:, None] * weight * gate * tl.sigmoid(gate)
+    tl.store(out_ptr + here, out, mask=inside)
+
+
 @triton.jit(do_not_specialize=["num_rows"])
 def gated_rms_norm_kernel(
     x_ptr,
@@ -30,20 +62,20 @@ def gated_rms_norm_kernel(
     BLOCK_Z: tl.constexpr,
     BLOCK_H: tl.constexpr,
 ):
-    # The division is in 32 bits, which is faster; addresses are in 64 bits.
-    rows_Z = tl.program_id(0) * BLOCK_Z + tl.arange(0, BLOCK_Z)
-    tokens_Z, heads_Z = (rows_Z // num_heads).to(tl.int64), rows_Z % num_heads
-    # Weights are loaded again for each row: they come from L1 into the threads that need them.
-    column = tl.broadcast_to(tl.arange(0, BLOCK_H)[None, :], (BLOCK_Z, BLOCK_H))
-    inside = (rows_Z < num_rows)[:, None] & (column < width)
-    here = rows_Z[:, None].to(tl.int64) * width + column
-    gates = gate_ptr + (tokens_Z * gate_stride + heads_Z * width)[:, None] + column
-    x = tl.load(x_ptr + here, mask=inside, other=0.0).to(tl.float32)
-    gate = tl.load(gates, mask=inside, other=0.0).to(tl.float32)
-    weight = tl.load(weight_ptr + column, mask=inside, other=0.0).to(tl.float32)
-    scale_Z = tl.rsqrt(tl.sum(x * x, axis=1) / width + eps)
-    out = x * scale_Z[:, None] * weight * gate * tl.sigmoid(gate)
-    tl.store(out_ptr + here, out, mask=inside)
+    norm_rows(
+        x_ptr,
+        gate_ptr,
+        weight_ptr,
+        out_ptr,
+        tl.program_id(0),
+        num_rows,
+        num_heads,
+        gate_stride,
+        width,
+        eps,
+        BLOCK_Z,
+        BLOCK_H,
+    )
 
 
 def gated_rms_norm(x: Tensor, gate: Tensor, weight_H: Tensor, *, eps: float) -> Tensor:
