@@ -19,7 +19,14 @@ from torch import Tensor
 from segue.api.types import SampledToken, Sampling, TokenLogprob
 from segue.engine.device.buffers import to_device
 from segue.kernels import NO_SLOT, sampling
-from segue.kernels.sampling import IN_PROMPT, NO_TOKEN, Ledger, SamplingFeatures, SamplingRows
+from segue.kernels.sampling import (
+    IN_PROMPT,
+    MAX_FEW,
+    NO_TOKEN,
+    Ledger,
+    SamplingFeatures,
+    SamplingRows,
+)
 
 _MAX_SCORES = 1 << 21
 """Most scores per operator call. Each call copies a ledger, which should fit into the CPU cache."""
@@ -141,12 +148,14 @@ def _best_ids(logits_NV: Tensor, rows: Sequence[SamplerRow]) -> list[int]:
 
 def needs_of(params: Sampling) -> SamplingFeatures:
     draws = not params.is_greedy
+    draws_few = draws and 0 < params.top_k <= MAX_FEW
     return SamplingFeatures(
         bias=bool(params.logit_bias),
         penalties=params.repetition_penalty != 1.0
         or params.presence_penalty != 0.0
         or params.frequency_penalty != 0.0,
-        draws=draws,
+        draws=draws and not draws_few,
+        draws_few=draws_few,
         top_k=draws and params.top_k > 0,
         top_p=draws and params.top_p < 1.0,
         min_p=draws and params.min_p > 0.0,

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segue.engine.device.buckets import FILTERED, Buckets, Half, StepShape
-from segue.kernels.sampling import EVERYTHING, SamplingFeatures
+from segue.api.types import Sampling
+from segue.engine.device.buckets import FEW, FILTERED, Buckets, Half, StepShape
+from segue.engine.sampler import needs_of
+from segue.kernels.sampling import EVERYTHING, MAX_FEW, SamplingFeatures
 
 
 def buckets(max_batch: int = 64, max_drafts: int = 4) -> Buckets:
@@ -41,7 +43,7 @@ def sizes_of(max_batch: int, **wanted: object) -> list[int]:
 def test_sizes_end_with_the_largest_batch(
     max_batch: int, usual: list[int], rare: list[int]
 ) -> None:
-    assert sizes_of(max_batch, needs=SamplingFeatures()) == usual
+    assert sizes_of(max_batch, needs=FEW) == usual
     assert sizes_of(max_batch, needs=FILTERED) == usual
     assert sizes_of(max_batch, needs=EVERYTHING) == rare
     assert sizes_of(max_batch, half="draft") == sizes_of(max_batch, half="verify") == rare
@@ -53,8 +55,8 @@ GREEDY, MASKED = SamplingFeatures(), SamplingFeatures(masks=True)
 @pytest.mark.parametrize(
     ("exact", "taken"),
     [
-        (StepShape(1, 0, 1, needs=GREEDY), StepShape(1, 0, 6250, needs=GREEDY)),
-        (StepShape(3, 4, 256, needs=MASKED), StepShape(4, 4, 6250, needs=FILTERED)),
+        (StepShape(1, 0, 1, needs=GREEDY), StepShape(1, 0, 6250, needs=FEW)),
+        (StepShape(3, 4, 256, needs=MASKED), StepShape(4, 4, 6250, needs=FEW)),
         (StepShape(9, 2, 257, needs=FILTERED), StepShape(12, 2, 6250, needs=FILTERED)),
         (StepShape(9, 2, 257), StepShape(16, 2, 6250, with_logprobs=True)),
         (
@@ -69,6 +71,30 @@ GREEDY, MASKED = SamplingFeatures(), SamplingFeatures(masks=True)
 )
 def test_a_step_takes_the_smallest_shape_it_fits_into(exact: StepShape, taken: StepShape) -> None:
     assert buckets().shape_of(exact) == taken
+
+
+QWEN = needs_of(Sampling(temperature=1.0, top_k=20, top_p=0.95))
+FROM_ALL = needs_of(Sampling(temperature=1.0, top_p=0.9))
+PENALISED = needs_of(Sampling(temperature=0.0, presence_penalty=1.0))
+
+
+@pytest.mark.parametrize(
+    ("needs", "taken"),
+    [
+        (needs_of(Sampling()), FEW),
+        (QWEN, FEW),
+        (QWEN | PENALISED | MASKED, FEW),
+        (needs_of(Sampling(temperature=1.0, top_k=MAX_FEW)), FEW),
+        (needs_of(Sampling(temperature=1.0, top_k=MAX_FEW + 1)), FILTERED),
+        (needs_of(Sampling(temperature=1.0)), FILTERED),
+        (FROM_ALL | QWEN | MASKED, FILTERED),
+        (FROM_ALL | PENALISED, EVERYTHING),
+    ],
+)
+def test_one_row_that_draws_from_all_tokens_decides_for_its_step(
+    needs: SamplingFeatures, taken: SamplingFeatures
+) -> None:
+    assert buckets().shape_of(StepShape(1, 0, 1, needs=needs)).needs == taken
 
 
 FEATURES = [f.name for f in fields(SamplingFeatures)]

@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 
 from segue.kernels import NO_SLOT
-from segue.kernels.sampling import IN_PROMPT, NO_TOKEN, Ledger, SamplingFeatures, SamplingRows
+from segue.kernels.sampling import (
+    IN_PROMPT,
+    MAX_FEW,
+    NO_TOKEN,
+    Ledger,
+    SamplingFeatures,
+    SamplingRows,
+)
 from segue.kernels.sampling.noise import gumbel
 
 
@@ -38,13 +45,18 @@ class Wanted:
         penalties = (self.repetition, self.presence, self.frequency)
         return bool(self.bias) or penalties != (1.0, 0.0, 0.0)
 
+    @property
+    def draws_few(self) -> bool:
+        return self.temperature > 0 and 0 < self.top_k <= MAX_FEW
+
 
 def needs_of(each: Sequence[Wanted]) -> SamplingFeatures:
     return SamplingFeatures(
         bias=any(w.bias for w in each),
         penalties=any(w.has_slot for w in each),
         masks=any(w.allowed is not None for w in each),
-        draws=any(w.temperature > 0 for w in each),
+        draws=any(w.temperature > 0 and not w.draws_few for w in each),
+        draws_few=any(w.draws_few for w in each),
         top_k=any(w.top_k > 0 for w in each),
         top_p=any(w.top_p < 1 for w in each),
         min_p=any(w.min_p > 0 for w in each),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -23,11 +24,15 @@ from segue.kernels.sampling import (
     triton,
 )
 
+_TOP_K_AND_P = SamplingFeatures(draws=True, top_k=True, top_p=True)
 NEEDS = (
     ("greedy", SamplingFeatures()),
-    ("top-k, top-p", SamplingFeatures(draws=True, top_k=True, top_p=True)),
+    ("top-k, top-p", _TOP_K_AND_P),
+    ("top-k, top-p, of few", replace(_TOP_K_AND_P, draws=False, draws_few=True)),
     ("everything", EVERYTHING),
+    ("everything, of few", replace(EVERYTHING, draws=False)),
 )
+"""The rows of both kinds are the same: a top-k of 20, from all tokens or from the best alone."""
 
 
 def sampling_cases(
@@ -80,7 +85,7 @@ def _rows(num_rows: int, needs: SamplingFeatures, device: str) -> SamplingRows:
         top_k_R=torch.full_like(whole, 20),
         slot_R=whole if needs.penalties else no_slot,
         mask_R=whole if needs.masks else no_slot,
-        temperature_R=fill(0.7 if needs.draws else 0.0),
+        temperature_R=fill(0.7 if needs.draws_any else 0.0),
         top_p_R=fill(0.8),
         min_p_R=fill(0.01 if needs.min_p else 0.0),
         repetition_penalty_R=fill(1.1 if needs.penalties else 1.0),

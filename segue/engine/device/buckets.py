@@ -2,7 +2,7 @@
 
     sequences   1 2 4 8 12 16 24 32 48 64 …   at most a third of the rows are padding
     drafts      0 1 2 … max_drafts            every count, since fewer drafts make a step cheaper
-    sampling    greedy, the usual filters     for every number of sequences
+    sampling    few candidates, usual filters for every number of sequences
                 everything, log-probabilities for powers of two: these are rare
 
 Each step fits one of them, so that all are captured at start-up and none while turns run: a capture
@@ -21,6 +21,9 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from segue.kernels.sampling import EVERYTHING, SamplingFeatures
 
+FEW = replace(EVERYTHING, draws=False)
+"""Greedy, or a small top-k, as published checkpoints ask for. The rest costs only rows that use
+it."""
 FILTERED = replace(EVERYTHING, bias=False, penalties=False)
 
 Half: TypeAlias = Literal["draft", "verify"]
@@ -58,7 +61,8 @@ class _Kind(NamedTuple):
         return has_logprobs and self.needs | exact.needs == self.needs
 
 
-_USUAL = (_Kind(SamplingFeatures()), _Kind(FILTERED))
+_USUAL = (_Kind(FEW), _Kind(FILTERED))
+"""A step takes the first that covers all its rows: one that draws from all tokens decides."""
 _RARE = _Kind(EVERYTHING, with_logprobs=True)
 """Halves of a step too."""
 

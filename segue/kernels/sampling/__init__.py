@@ -9,6 +9,7 @@ from segue.kernels.sampling import masks, reference
 from segue.kernels.sampling.rows import (
     EVERYTHING,
     IN_PROMPT,
+    MAX_FEW,
     NO_TOKEN,
     Ledger,
     SamplingFeatures,
@@ -18,6 +19,7 @@ from segue.kernels.sampling.rows import (
 __all__ = [
     "EVERYTHING",
     "IN_PROMPT",
+    "MAX_FEW",
     "NO_TOKEN",
     "Ledger",
     "SamplingFeatures",

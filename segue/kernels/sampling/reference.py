@@ -44,7 +44,7 @@ def sample(
     waits, so it can be captured in a graph, which then keeps the pointers of all arguments.
     """
     scores_RV = adjusted(logits_RV, rows, needs, ledger)
-    if not needs.draws or not len(scores_RV):
+    if not needs.draws_any or not len(scores_RV):
         return scores_RV.argmax(dim=1)
     is_drawing_R = rows.temperature_R > 0
     if is_drawing_R.all():

@@ -10,6 +10,10 @@ from torch import Tensor
 NO_TOKEN = -1
 """Pads `pending_RP` in rows with fewer tokens."""
 
+MAX_FEW = 50
+"""The largest top-k of a row whose candidates are few. Published models ask for 20; 50 is what
+`transformers` takes if nothing is asked."""
+
 IN_PROMPT = 1 << 30
 """Set in a token's count if the prompt contains it. The lower bits are its count in the answer."""
 
@@ -23,10 +27,23 @@ class SamplingFeatures:
     penalties: bool = False
     masks: bool = False
     draws: bool = False
-    """Some temperature is above 0. The filters apply only to rows that draw."""
+    """Some row draws from all tokens: its temperature is above 0, and it has no top-k, or one above
+    `MAX_FEW`."""
+    draws_few: bool = False
+    """Some row draws with a top-k up to `MAX_FEW`. On a GPU, rows without others take two launches.
+    The filters apply only to rows that draw."""
     top_k: bool = False
     top_p: bool = False
     min_p: bool = False
+
+    @property
+    def draws_any(self) -> bool:
+        return self.draws or self.draws_few
+
+    @property
+    def adjusts(self) -> bool:
+        """Whether scores differ from logits."""
+        return self.masks or self.bias or self.penalties
 
     def __or__(self, other: SamplingFeatures) -> SamplingFeatures:
         return SamplingFeatures(
@@ -34,6 +51,7 @@ class SamplingFeatures:
             penalties=self.penalties or other.penalties,
             masks=self.masks or other.masks,
             draws=self.draws or other.draws,
+            draws_few=self.draws_few or other.draws_few,
             top_k=self.top_k or other.top_k,
             top_p=self.top_p or other.top_p,
             min_p=self.min_p or other.min_p,
@@ -41,7 +59,14 @@ class SamplingFeatures:
 
 
 EVERYTHING = SamplingFeatures(
-    bias=True, penalties=True, masks=True, draws=True, top_k=True, top_p=True, min_p=True
+    bias=True,
+    penalties=True,
+    masks=True,
+    draws=True,
+    draws_few=True,
+    top_k=True,
+    top_p=True,
+    min_p=True,
 )
 
 

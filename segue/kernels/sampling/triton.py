@@ -1,6 +1,8 @@
 """Sampling in Triton: a program for each chunk of a row, and nothing that the host waits for.
 
-    adjust     mask, bias and penalties                       if a row uses them
+Rows that are greedy or have a small top-k are sampled in two launches (triton_few.py), others by:
+
+    adjust     mask, bias and penalties                       if a row uses them; triton_adjust.py
     select     the scores at which top-k and top-p cut        triton_select.py
     draw       Gumbel noise, and the best token of a chunk
     reduce     the best of the chunks
@@ -15,7 +17,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from segue.kernels.sampling.rows import IN_PROMPT, Ledger, SamplingFeatures, SamplingRows
+from segue.kernels.sampling.rows import Ledger, SamplingFeatures, SamplingRows
+from segue.kernels.sampling.triton_adjust import adjusted
+from segue.kernels.sampling.triton_few import sample_few
 from segue.kernels.sampling.triton_select import (
     NUM_WARPS,
     after_temperature,
@@ -26,58 +30,6 @@ from segue.kernels.sampling.triton_select import (
 
 CHUNK = 4096
 """The same for all batches, so that a row's sums always have the same order."""
-
-_IN_PROMPT = tl.constexpr(IN_PROMPT)
-
-
-@triton.jit(do_not_specialize=["num_pending"])
-def adjust_kernel(
-    logits_ptr,
-    scores_ptr,
-    mask_row_ptr,
-    masks_ptr,
-    slot_ptr,
-    bias_ptr,
-    counts_ptr,
-    repetition_ptr,
-    presence_ptr,
-    frequency_ptr,
-    pending_ptr,
-    vocab_size,
-    num_words,
-    num_pending,
-    MASKS: tl.constexpr,
-    BIAS: tl.constexpr,
-    PENALTIES: tl.constexpr,
-    CHUNK: tl.constexpr,
-):
-    row = tl.program_id(0).to(tl.int64)
-    ids = tl.program_id(1) * CHUNK + tl.arange(0, CHUNK)
-    inside = ids < vocab_size
-    scores = tl.load(logits_ptr + row * vocab_size + ids, mask=inside, other=0.0)
-    if MASKS:
-        mask_row = tl.load(mask_row_ptr + row).to(tl.int64)
-        if mask_row >= 0:
-            word_ptrs = masks_ptr + mask_row * num_words + ids // 32
-            words = tl.load(word_ptrs, mask=inside, other=0)
-            scores = tl.where((words >> (ids % 32)) & 1 != 0, scores, -float("inf"))
-    slot = tl.load(slot_ptr + row).to(tl.int64)
-    if slot >= 0:
-        if BIAS:
-            scores += tl.load(bias_ptr + slot * vocab_size + ids, mask=inside, other=0.0)
-        if PENALTIES:
-            counts = tl.load(counts_ptr + slot * vocab_size + ids, mask=inside, other=0)
-            for place in range(num_pending):
-                counts += (ids == tl.load(pending_ptr + row * num_pending + place)).to(tl.int32)
-            penalty = tl.load(repetition_ptr + row).to(tl.float32)
-            penalised = tl.where(scores < 0, scores * penalty, tl.div_rn(scores, penalty))
-            scores = tl.where(counts != 0, penalised, scores)
-            in_answer = counts & (_IN_PROMPT - 1)
-            # Two roundings, as in the reference: launched without fused multiply-adds.
-            scores -= tl.load(frequency_ptr + row).to(tl.float32) * in_answer.to(tl.float32)
-            presence = tl.load(presence_ptr + row).to(tl.float32)
-            scores = tl.where(in_answer > 0, scores - presence, scores)
-    tl.store(scores_ptr + row * vocab_size + ids, scores, mask=inside)
 
 
 @triton.jit
@@ -168,9 +120,13 @@ def sample(
 ) -> Tensor:
     """As the reference's."""
     _check(logits_RV, rows, needs, ledger)
-    scores_RV = _adjusted(logits_RV, rows, needs, ledger, chunk)
-    if not needs.draws or not len(scores_RV):
-        return scores_RV.argmax(dim=1)
+    if not (needs.draws_any or needs.adjusts):
+        return logits_RV.argmax(dim=1)
+    if not needs.draws:
+        return sample_few(logits_RV, rows, needs, ledger, chunk=chunk)
+    if not len(logits_RV):
+        return torch.empty_like(rows.seed_R)
+    scores_RV = adjusted(logits_RV, rows, needs, ledger, chunk)
     num_rows, vocab_size = scores_RV.shape
     num_chunks = triton.cdiv(vocab_size, chunk)
     highest_R = scores_RV.amax(dim=1)
@@ -215,44 +171,6 @@ def sample(
         num_warps=1,
     )
     return ids_R
-
-
-def _adjusted(
-    logits_RV: Tensor,
-    rows: SamplingRows,
-    needs: SamplingFeatures,
-    ledger: Ledger | None,
-    chunk: int,
-) -> Tensor:
-    if not (needs.masks or needs.bias or needs.penalties):
-        return logits_RV
-    assert ledger is not None
-    num_rows, vocab_size = logits_RV.shape
-    scores_RV = torch.empty_like(logits_RV)
-    if num_rows:
-        adjust_kernel[(num_rows, triton.cdiv(vocab_size, chunk))](
-            logits_RV,
-            scores_RV,
-            rows.mask_R,
-            ledger.masks_MW,
-            rows.slot_R,
-            ledger.bias_SV,
-            ledger.counts_SV,
-            rows.repetition_penalty_R,
-            rows.presence_penalty_R,
-            rows.frequency_penalty_R,
-            rows.pending_RP,
-            vocab_size,
-            0 if ledger.masks_MW is None else ledger.masks_MW.shape[1],
-            rows.pending_RP.shape[1],
-            MASKS=needs.masks,
-            BIAS=needs.bias,
-            PENALTIES=needs.penalties,
-            CHUNK=chunk,
-            num_warps=NUM_WARPS,
-            enable_fp_fusion=False,
-        )
-    return scores_RV
 
 
 def _check(
