@@ -25,6 +25,7 @@ import torch
 
 from kv_transfer.config import TransferConfig
 from kv_transfer.layout import MemoryMap, RankMemory
+from kv_transfer.ranks.starting import keep_to_leaders_cores
 from kv_transfer.ticket import Checksums, Ticket, TicketId
 from kv_transfer.transport.cache_memory import CacheMemory, checksums_of, memory_on
 from kv_transfer.transport.mooncake import open_mooncake
@@ -240,11 +241,12 @@ def _on(thread: ThreadPoolExecutor, call: Callable[..., Any]) -> Handler:
 
 
 def follow(leader: Leader, host: str = "") -> None:
-    """Serves the leader until it is gone. `host`: this machine's address, if it may be another
-    one than the leader's."""
+    """Serves the leader until it is gone. `host`: this machine's address, if the leader has not
+    started this process and may be on another machine."""
     setup: RankSetup = leader.setup()
     if host:
         setup = setup.on(host)
+        keep_to_leaders_cores(setup.engine)
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="event loop", daemon=True).start()
     follower = Follower(setup, loop)

@@ -55,14 +55,24 @@ def _on_its_cores(engine: EngineConfig) -> EngineConfig:
     """Before threads start that compute: those that start later inherit it."""
     usable = UsableCores.of_process()
     engine = engine.on(usable, threads_are_set="OMP_NUM_THREADS" in os.environ)
-    (cores,) = CoreSets.parse(engine.cores).lists
-    if cores != usable.cores:
-        keep_to(cores)
+    _restrict(engine, usable)
     logger.info(
         "cores settled, by [engine], [prefill] and [decode] cores and [engine] num_threads",
         extra={"cores": engine.cores, "num_threads": engine.num_threads or "OMP_NUM_THREADS"},
     )
     return engine
+
+
+def keep_to_leaders_cores(engine: EngineConfig) -> None:
+    """In a follower that is no child of its leader. Its machine may lack some of these cores."""
+    _restrict(engine, UsableCores.of_process())
+
+
+def _restrict(engine: EngineConfig, usable: UsableCores) -> None:
+    (wanted,) = CoreSets.parse(engine.cores).lists
+    cores = wanted & usable.cores
+    if cores and cores != usable.cores:
+        keep_to(cores)
 
 
 def opened(

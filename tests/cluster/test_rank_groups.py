@@ -19,7 +19,7 @@ from segue.api.turn import TokenDelta, TurnEnd, TurnEvent, TurnStarted
 from segue.api.types import TokenInput
 from segue.sdk.client import Client
 from tests.cluster.oracle import Oracle
-from tests.cluster.serving import Serving, serving
+from tests.cluster.serving import Serving, is_whole, serving, wait_until
 from tests.cluster.test_ranks import LONG, prompt_of, wait_until_gone, wait_until_whole
 from tests.cluster.waiting import is_idle, wait_until_idle
 from tests.faults.cluster.ray_nodes import RayNodes, environment, ray_nodes
@@ -195,3 +195,83 @@ def test_a_launcher_that_is_killed_leaves_no_rank_and_no_group(
     deadline_at = time.monotonic() + PATIENCE_S
     while {state for state, _ in placement_groups(nodes)} != {"REMOVED"}:
         assert time.monotonic() < deadline_at
+
+
+def test_a_node_that_is_lost_takes_the_whole_worker_to_another(
+    nodes: RayNodes, demo: Path, tmp_path: Path
+) -> None:
+    with two_nodes(nodes, tmp_path) as cluster:
+        address = cluster.address()
+        prefill = raylet_of(cluster.pid("prefill-0"))
+        before = [cluster.pid(name) for name in ("decode-0", "decode-0-rank-1")]
+        (lost,) = set(nodes.raylet_pids) - {prefill}
+        os.kill(lost, signal.SIGKILL)
+        nodes.raylet_pids.remove(lost)
+        wait_until_ended(before)
+        nodes.add()
+
+        asyncio.run(answers_again(address, demo, {*before}))
+        after = [cluster.pid(name) for name in ("decode-0", "decode-0-rank-1")]
+        assert {raylet_of(pid) for pid in after} == set(nodes.raylet_pids)
+
+
+async def answers_again(address: str, demo: Path, before: set[int]) -> None:
+    prompt = TokenInput(prompt_of(70, seed=1))
+    async with Client(address) as client:
+        async with asyncio.timeout(PATIENCE_S):
+            while before & {w.pid for w in (await client.status()).workers}:
+                await asyncio.sleep(0.2)
+        await wait_until_whole(client, 2)
+        answer = await client.generate(prompt, stop=LONG)
+    assert list(answer.token_ids) == Oracle(demo).greedy(prompt.token_ids, LONG.max_tokens)
+
+
+ON_ONE_NODE = """
+[engine]
+num_threads = 1
+cache_bytes = 33554432
+max_running = 4
+[decode]
+tensor_parallel = 2
+cores = "1"
+"""
+
+
+def test_ranks_come_and_go_with_their_worker(demo: Path, tmp_path: Path) -> None:
+    """`segue scale` and `segue drain`, and the cores that its ranks keep to."""
+    settings = tmp_path / "ranks.toml"
+    settings.write_text(ON_ONE_NODE)
+    with serving(tmp_path, "--config", str(settings)) as cluster:
+        address = cluster.address()
+        first = [cluster.pid(name) for name in ("decode-0", "decode-0-rank-1")]
+        assert [os.sched_getaffinity(pid) for pid in first] == [{1}, {1}]
+
+        segue("scale", "--decode", "2", "--target", address)
+        wait_until(address, lambda status: is_whole(status) and len(status.workers) == 3)
+        second = [cluster.pid(name) for name in ("decode-1", "decode-1-rank-1")]
+
+        segue("scale", "--decode", "1", "--target", address)
+        wait_until_ended(second)
+        segue("drain", "decode-0", "--target", address)
+        wait_until_ended(first)
+        asyncio.run(answers_again(address, demo, {*first}))
+        assert cluster.num_lives("decode-0-rank-1") == 2
+        last = [cluster.pid(name) for name in ("decode-0", "decode-0-rank-1")]
+
+        assert cluster.end() == 0
+        wait_until_ended(last)
+        # Nothing was started in place of what had stopped.
+        assert cluster.num_lives("decode-0-rank-1") == 2
+        assert cluster.num_lives("decode-1-rank-1") == 1
+
+
+def segue(*arguments: str) -> None:
+    command = [str(Path(sys.executable).parent / "segue"), *arguments]
+    deadline_at = time.monotonic() + PATIENCE_S
+    while True:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
+        # The launcher speaks to its routers once a second.
+        if "has no launcher" not in done.stderr or time.monotonic() > deadline_at:
+            break
+        time.sleep(0.2)
+    assert done.returncode == 0, done.stdout + done.stderr
