@@ -17,7 +17,13 @@ from segue.cli.main import app
 from segue.config import read_text
 from segue.launch.cluster import SPIN_COUNT
 from segue.launch.config import Config
-from segue.launch.ray.demand import NodeRoom, demands_of, shortage, worker_demand
+from segue.launch.ray.demand import (
+    NodeRoom,
+    demands_of,
+    shortage,
+    strategy_of,
+    worker_demand,
+)
 from tests.deploy.chart import RECIPES, Document, of_kind, pod_templates, template
 
 WORKERS = {"prefill", "decode", "shared"}
@@ -57,7 +63,7 @@ def nodes_of(recipe: str) -> Iterator[NodeRoom]:
         amounts = {**json.loads(word), "GPU": float(params["num-gpus"])}
         # Without a number they are as many as Ray's autoscaler is asked for.
         wanted = getattr(config_of(recipe).cluster, group["groupName"], 0)
-        for _ in range(group.get("replicas", wanted)):
+        for _ in range(group.get("replicas", wanted) * group.get("numOfHosts", 1)):
             yield NodeRoom.of(amounts, {})
 
 
@@ -115,8 +121,22 @@ def test_workers_request_gpus_if_and_only_if_their_pods_have_some(recipe: str) -
     for group in groups(recipe):
         limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
         assert ("nvidia.com/gpu" in limits, group["rayStartParams"]["num-gpus"]) == (
-            (True, "1") if on_gpu else (False, "0")
+            (True, str(limits["nvidia.com/gpu"])) if on_gpu else (False, "0")
         )
+
+
+def test_a_worker_has_a_rank_for_each_gpu_of_its_pods() -> None:
+    recipe = "worker-on-two-nodes.yaml"
+    config = config_of(recipe)
+
+    for group in groups(recipe):
+        num_gpus = group.get("numOfHosts", 1) * int(group["rayStartParams"]["num-gpus"])
+        assert num_gpus == config.engines[Role(group["groupName"])].tensor_parallel == 16
+    demand = worker_demand(config, Role.DECODE, 0)
+    nodes = list(nodes_of(recipe))
+    assert strategy_of(demand, nodes) == "PACK"
+    # A pod of the other role takes none of its ranks.
+    assert sum(node.take(demand.of_rank()) for node in nodes for _ in range(16)) == 16
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -125,6 +145,8 @@ def test_probes_ask_the_ports_that_are_configured(recipe: str) -> None:
     cluster, router = config.cluster, config.router
     metrics = {"prefill": cluster.prefill_metrics_port, "decode": cluster.decode_metrics_port}
     metrics["shared"] = cluster.decode_metrics_port
+    # Of a worker on several nodes only the first pod serves metrics: the others have Ray's raylet.
+    metrics |= {g["groupName"]: 6380 for g in groups(recipe) if g.get("numOfHosts", 1) > 1}
     ready = {}
     for component, pod in pod_templates(recipe):
         (container,) = pod["spec"]["containers"]

@@ -120,10 +120,12 @@ def test_one_rendering_is_as_it_was() -> None:
     [
         ("prefill.replicas=0", "/prefill/replicas"),
         ("prefill.gpus=17", "/prefill/gpus"),
+        ("prefill.nodes=0", "/prefill/nodes"),
         ("gateway.autoscaling.type=always", "/gateway/autoscaling/type"),
         ("prefill.maxReplicas=0", "/prefill/maxReplicas"),
         ("autoscaling.enabled=maybe", "/autoscaling/enabled"),
         ("autoscaling.enabled=true,decode.replicas=5", "decode.replicas is 5"),
+        ("autoscaling.enabled=true,decode.nodes=2", "decode.nodes is 2"),
         ("security.tls.secret=tls", "/security/tls/serverName"),
         ("traces.endpoint=collector:4317", "/traces/endpoint"),
         ("traces.protocol=udp", "/traces/protocol"),

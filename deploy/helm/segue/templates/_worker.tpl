@@ -2,8 +2,16 @@
 {{- define "segue.workerGroup" -}}
 {{- $root := .root -}}
 {{- $isRdma := eq $root.Values.transfer.protocol "rdma" -}}
+{{- $nodes := ternary 1 .of.nodes (eq .name "shared") | int -}}
 groupName: {{ .name }}
+{{- if gt $nodes 1 }}
+# Pods of each worker.
+numOfHosts: {{ $nodes }}
+{{- end }}
 {{- if $root.Values.autoscaling.enabled }}
+{{- if gt $nodes 1 }}
+{{- fail (printf "%s.nodes is %d, expected 1, since autoscaling is enabled: Ray's autoscaler adds pods one by one" .name $nodes) }}
+{{- end }}
 {{- if or (lt (int .of.replicas) (int .of.minReplicas)) (gt (int .of.replicas) (int .of.maxReplicas)) }}
 {{- fail (printf "%s.replicas is %d, expected minReplicas (%d) to maxReplicas (%d), since autoscaling is enabled" .name (int .of.replicas) (int .of.minReplicas) (int .of.maxReplicas)) }}
 {{- end }}
@@ -107,7 +115,12 @@ template:
           timeoutSeconds: 5
           failureThreshold: 6
         readinessProbe:
+          {{- if gt $nodes 1 }}
+          # Only the first of a worker's pods serves `/readyz`.
+          grpc: {port: 6380}
+          {{- else }}
           {{- include "segue.httpProbe" (dict "root" $root "path" "/readyz" "port" .port) | nindent 10 }}
+          {{- end }}
           periodSeconds: 5
           timeoutSeconds: 3
         lifecycle:
