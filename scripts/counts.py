@@ -101,6 +101,7 @@ LATER = {
         "segue/parallel",
         "segue/model/ranks",
         "segue/worker/ranks",
+        "segue/launch/ray/ranks",
         "kv_transfer/ranks",
         "segue/cache/parts.py",
     ),

@@ -95,6 +95,7 @@ def test_a_stranger_among_the_ranks_does_not_count() -> None:
     world.on_their_way = [(0.5, 7), (0.6, 0)]
 
     assert world.gather(1) == ["rank 1 at 2"]
+    assert [connection.is_closed for connection in world.came] == [True, True, False]
 
 
 def test_who_does_not_come_is_named_and_who_came_is_let_go() -> None:

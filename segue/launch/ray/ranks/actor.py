@@ -8,7 +8,9 @@ import logging
 import os
 import threading
 
+from segue.api.errors import SegueError
 from segue.launch.ray.actors import node_address, start_log
+from segue.model.checkpoint.source import resolve_model
 from segue.parallel.following import Leader
 from segue.parallel.network import dial
 from segue.wire.addresses import Hosts
@@ -29,8 +31,8 @@ class RankActor:
         start_log(name)
         self._options = options
         self._is_asked = threading.Lock()
-        # Takes seconds. In the meantime the leader prepares itself.
-        threading.Thread(target=importlib.import_module, args=(_FOLLOWER,), daemon=True).start()
+        self._preparing = threading.Thread(target=self._prepare, name="prepare", daemon=True)
+        self._preparing.start()
 
     def follow(self, host: str, port: int, index: int) -> None:
         """As rank `index`, the leader at this address. Does not return: the process ends."""
@@ -43,9 +45,18 @@ class RankActor:
             leave_process(error)
         os._exit(0)
 
+    def _prepare(self) -> None:
+        """What takes seconds, or minutes on a node without the checkpoint: in the time in which the
+        leader does the same, and does not wait yet."""
+        importlib.import_module(_FOLLOWER)
+        # An error shows when it follows.
+        with contextlib.suppress(SegueError):
+            resolve_model(self._options.model, with_weights=True)
+
     def _follow(self, host: str, port: int, index: int) -> None:
         from kv_transfer.ranks.follower import follow
 
+        self._preparing.join()
         options = self._options
         hosts = Hosts.of(options.host, options.announce, node_address)
         channel = dial(host, port, index, credentials_of(options.security))

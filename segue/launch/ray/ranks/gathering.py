@@ -68,9 +68,12 @@ def gathered(
     asked = {rank: _Asking(ask(rank), clock()) for rank in range(1, num_followers + 1)}
     came: dict[int, MessageChannel] = {}
     while missing := asked.keys() - came.keys():
-        if (found := coming.next(_LOOK_EVERY_S)) is not None and found[0] in asked:
-            # One that comes again has ended in between.
-            came[found[0]] = found[1]
+        if (found := coming.next(_LOOK_EVERY_S)) is not None:
+            rank, channel = found
+            if rank in missing:
+                came[rank] = channel
+            else:
+                channel.close()
             continue
         for rank in missing:
             asking = asked[rank]
