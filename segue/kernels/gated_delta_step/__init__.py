@@ -9,4 +9,4 @@ from segue.kernels.gated_delta_step.reference import StepWeights
 
 __all__ = ["StepWeights", "gated_delta_step"]
 
-gated_delta_step = dispatch.operator(reference.gated_delta_step, "triton")
+gated_delta_step = dispatch.operator(reference.gated_delta_step, "triton", "native")

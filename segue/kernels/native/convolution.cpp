@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "operators.h"
 #include "vectors.h"
 
 namespace segue {
@@ -100,6 +101,8 @@ int conv_prefill(const E* x, const float* weight, E* state, E* out, const int64_
   return 0;
 }
 
+}  // namespace
+
 template <class E>
 int conv_decode(const E* x, const float* weight, E* state, E* out, const int64_t* slots_in,
                 const int64_t* slots_out, const int64_t* round_sizes, long rounds, long C, long W,
@@ -122,7 +125,6 @@ int conv_decode(const E* x, const float* weight, E* state, E* out, const int64_t
   return 0;
 }
 
-}  // namespace
 }  // namespace segue
 
 SEGUE_EXPORT(conv_prefill)

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "delta.h"
+#include "operators.h"
 #include "vectors.h"
 
 namespace segue {
@@ -30,6 +31,8 @@ inline void token(const float* before, float* after, const float* q, const float
     }
   for (long c = 0; c < columns; c++) store(out + c * kLanes, result[c]);
 }
+
+}  // namespace
 
 template <class E>
 int delta_decode(const E* q, const E* k, const E* v, const float* log_decay, const float* rate,
@@ -69,7 +72,6 @@ int delta_decode(const E* q, const E* k, const E* v, const float* log_decay, con
   return 0;
 }
 
-}  // namespace
 }  // namespace segue
 
 SEGUE_EXPORT(delta_decode)

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "e4m3.h"
+#include "operators.h"
 #include "vectors.h"
 
 namespace segue {
@@ -42,6 +43,8 @@ int add_rms_norm(const E* x, const E* y, const float* weight, E* total, E* out, 
   return 0;
 }
 
+}  // namespace
+
 // out = norm(x) weight silu(gate), for N heads of V numbers in each of T rows.
 template <class E>
 int gated_rms_norm(const float* x, const E* gate, const float* weight, E* out, long T, long N,
@@ -59,6 +62,8 @@ int gated_rms_norm(const float* x, const E* gate, const float* weight, E* out, l
   }
   return 0;
 }
+
+namespace {
 
 template <class E>
 int silu_gate(const E* gate_up, E* out, long T, long I, int threads) {
@@ -87,6 +92,8 @@ int sigmoid_gate(const E* x, const E* gate, E* out, long T, long Q, long X, long
   return 0;
 }
 
+}  // namespace
+
 template <class E>
 int decay_and_rate(const E* dt, const E* rate, const float* minus_a, const float* dt_bias,
                     float* log_decay, float* rate_out, long T, long N, long stride, int threads) {
@@ -100,6 +107,8 @@ int decay_and_rate(const E* dt, const E* rate, const float* minus_a, const float
     }
   return 0;
 }
+
+namespace {
 
 // One head of X numbers: norm, then rotation of the first R.
 template <class E, class Out>

@@ -27,7 +27,7 @@ def product(x_TK: Tensor, weight_NK: Tensor, epilogue: Epilogue = Epilogue.NONE)
 
 
 def _product(x_TK: Tensor, weight_NK: Tensor) -> Tensor:
-    num_rows = len(x_TK)
+    num_rows = x_TK.shape[0]
     way = way_for(x_TK.dtype, is_few=num_rows <= FEW_ROWS)
     is_odd = x_TK.dtype is torch.bfloat16 and x_TK.shape[1] % 2
     if way is Way.TORCH or not num_rows or is_odd or not weight_NK.is_contiguous():
@@ -40,9 +40,10 @@ def product_by(way: Way, x_TK: Tensor, weight_NK: Tensor) -> Tensor:
     if way is Way.TORCH:
         return reference.product(x_TK, weight_NK)
     num_outputs, num_inputs = weight_NK.shape
-    out_TN = x_TK.new_empty(len(x_TK), num_outputs)
+    num_rows = x_TK.shape[0]
+    out_TN = x_TK.new_empty(num_rows, num_outputs)
     pointers = (x_TK.data_ptr(), weight_NK.data_ptr(), out_TN.data_ptr())
-    sizes = (len(x_TK), num_outputs, num_inputs)
+    sizes = (num_rows, num_outputs, num_inputs)
     threads = torch.get_num_threads()
     if way is Way.STREAMED:
         _few(x_TK.dtype)(*pointers, *sizes, threads)
