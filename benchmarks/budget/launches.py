@@ -22,8 +22,11 @@ _JOIN_KERNELS = 2
 """The input of a draft: norms of embedding and hidden state, and of their product."""
 _PART_OPERATIONS = 7
 """Where a rank has some of the experts: tiles of the others are emptied, and so is the output."""
-_STEP_OPERATIONS, _FIRST_DRAFT_OPERATIONS, _DRAFT_OPERATIONS = 107, 12, 9
-"""PyTorch's, of a greedy step: its tables, positions and places, sampling, acceptance."""
+_STEP_KERNELS, _DRAFT_KERNELS = 4, 3
+"""Of a step that samples from few candidates: it is opened and closed, and a draft is added; each
+sample is two."""
+_STEP_OPERATIONS, _FIRST_DRAFT_OPERATIONS, _DRAFT_OPERATIONS = 11, 4, 1
+"""PyTorch's: embeddings, rotary tables, hidden states from slots and to them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,8 @@ def decode_launches(weights: RankWeights, *, batch: int, num_drafts: int) -> Lau
     if num_drafts:
         drafts += Launches(operations=_FIRST_DRAFT_OPERATIONS)
     num_tokens = batch * (num_drafts + 1)
-    step = Launches(operations=_STEP_OPERATIONS + _finishing(weights, "lm_head", num_tokens))
+    finishing = _finishing(weights, "lm_head", num_tokens)
+    step = Launches(kernels=_STEP_KERNELS, operations=_STEP_OPERATIONS + finishing)
     return pass_launches(weights, num_tokens) + drafts + step
 
 
@@ -89,7 +93,7 @@ def sum_launches(num_ranks: int) -> int:
 def _draft(weights: RankWeights, batch: int) -> Launches:
     at = "mtp.layers.0"
     # The norm of attention's input is one of _JOIN_KERNELS, and the norm after the layer is added.
-    around = Launches(kernels=_JOIN_KERNELS - 1 + 1, operations=_DRAFT_OPERATIONS)
+    around = Launches(kernels=_JOIN_KERNELS - 1 + 1 + _DRAFT_KERNELS, operations=_DRAFT_OPERATIONS)
     products = _products(weights, "mtp", "fc") + _draft_head(weights, batch)
     return around + products + _attention(weights, at) + _mlp(weights, at, batch)
 

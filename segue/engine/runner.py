@@ -13,7 +13,8 @@ from segue.cache.layout import E4M3, CacheLayout, Unit
 from segue.cache.tensors import TORCH_DTYPES, CacheTensors
 from segue.engine.batch import Chunk, DraftStart
 from segue.engine.device.buffers import ScratchUnits, StepTables
-from segue.engine.device.step import DeviceStep, StepSampling
+from segue.engine.device.sampling import DeviceSampling
+from segue.engine.device.step import DeviceStep
 from segue.engine.device.stream import WorkStream
 from segue.engine.packing import pack
 from segue.engine.scoring import Scoring, TokenScores
@@ -183,7 +184,7 @@ class ModelRunner:
             stream=self._stream,
         )
 
-    def device_step(self, tables: StepTables, sampling: StepSampling) -> DeviceStep:
+    def device_step(self, tables: StepTables, sampling: DeviceSampling) -> DeviceStep:
         """Steps over the sequences in these tables, with this runner's model and cache."""
         return DeviceStep(self._model, self.tensors, tables, sampling)
 

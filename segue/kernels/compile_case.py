@@ -20,8 +20,8 @@ TENSOR_CORES = {"sm_90a": ("wgmma.mma_async",), "sm_100a": ("tcgen05.mma",)}
 CHANGING = frozenset(
     {
         *("num_rows", "num_elements", "num_tokens", "num_sequences", "num_segments"),
-        *("num_blocks", "num_pieces", "num_pending", "num_parts"),
-        *("table_stride", "first_position", "shift", *SIZE_NAMES),
+        *("num_blocks", "num_pieces", "num_pending", "num_parts", "num_rounds", "num_pages"),
+        *("depth", "table_stride", "field_stride", "first_position", "shift", *SIZE_NAMES),
     }
 )
 """Integers that change from pass to pass. Unless a kernel lists them in `do_not_specialize`, a

@@ -20,13 +20,12 @@ from benchmarks.budget.work import RankModel, decode_work
 from scripts.quantize import LAYOUTS, quantize
 from segue.api.types import Sampling
 from segue.engine.config import EngineConfig
-from segue.engine.device.buckets import StepShape
+from segue.engine.device.buckets import FEW, StepShape
 from segue.engine.device.buffers import RowStart, StepTables, to_device
 from segue.engine.device.sampling import DeviceSampling
 from segue.engine.runner import ModelRunner
 from segue.engine.served_model import ServedModel
 from segue.kernels import dispatch
-from segue.kernels.sampling import SamplingFeatures
 from segue.model.config import ModelConfig
 from segue.parallel.group import ALONE, Group, Ranks
 from segue.parallel.rank import FIRST_OF_ONE, Rank
@@ -103,7 +102,7 @@ def step(
     group: Group = ALONE,
     draft_vocabulary: int = 0,
 ) -> None:
-    """A greedy step of one sequence."""
+    """A captured step of one sequence that is greedy or has a small top-k."""
     rank = group.rank
     engine = EngineConfig(
         dtype="float16",
@@ -137,7 +136,7 @@ def step(
     )
     tables.start(0, start)
     sampling.start(0, Sampling(), prompt_ids=(5,), answer_ids=(20,))
-    shape = StepShape(1, num_drafts, 2, with_logprobs=False, needs=SamplingFeatures())
+    shape = StepShape(1, num_drafts, 2, with_logprobs=False, needs=FEW)
     device_step = runner.device_step(tables, sampling)
     rows = to_device([0], torch.device("cpu"))
     with counter:

@@ -15,6 +15,7 @@ from segue.engine.device.result import unpack
 from segue.engine.device.sampling import DeviceSampling
 from segue.engine.runner import ModelRunner
 from segue.engine.speculation.acceptance import SlotRing
+from segue.kernels.decode_step import Column
 from tests.engine.drafting import DraftingSequence, draft, verify
 from tests.runners import new_runner
 
@@ -206,11 +207,11 @@ class Steps:
 
     def ring(self, row: int, slots: Sequence[int]) -> SlotRing:
         """As the device has it; it does not know how many tokens a checkpoint contains."""
-        rows = self.tables.gather(torch.tensor([row]))
-        checkpoint = int(rows.checkpoint_B)
+        integers = self.tables.integers_RF[row]
+        checkpoint = int(integers[Column.CHECKPOINT])
         return SlotRing(
             slots=tuple(SlotId(slot) for slot in slots),
-            state=SlotId(int(rows.state_B)),
-            num_tokens=int(rows.position_B),
+            state=SlotId(int(integers[Column.STATE])),
+            num_tokens=int(integers[Column.POSITION]),
             checkpoint=SlotId(checkpoint) if checkpoint >= 0 else None,
         )

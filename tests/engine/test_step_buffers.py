@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 from segue.engine.device.buffers import MAX_END_IDS, RowStart, ScratchUnits, StepTables
 from segue.kernels import NO_SLOT
+from segue.kernels.decode_step import Column
+from segue.kernels.sampling import NO_TOKEN
 
 
 def tables(max_context: int = 64) -> StepTables:
@@ -38,15 +39,14 @@ def test_a_row_is_what_it_was_told() -> None:
 
     told.start(1, start())
 
-    rows = told.gather(torch.tensor([1]))
-    assert rows.last_token_B.tolist() == [17]
-    assert rows.position_B.tolist() == [33]
-    assert rows.num_left_B.tolist() == [5]
-    assert (rows.state_B.tolist(), rows.checkpoint_B.tolist()) == ([3], [7])
-    assert rows.slots_BS.tolist() == [[7, 3, NO_SLOT, NO_SLOT]]
-    assert rows.end_ids_BE.tolist() == [list(range(MAX_END_IDS))]
+    row = told.integers_RF[1].tolist()
+    assert row[Column.LAST_TOKEN] == 17
+    assert row[Column.POSITION] == 33
+    assert row[Column.NUM_LEFT] == 5
+    assert (row[Column.STATE], row[Column.CHECKPOINT]) == (3, 7)
+    assert row[Column.SLOTS :] == [7, 3, NO_SLOT, NO_SLOT, *range(MAX_END_IDS)]
     # Context and the longest decode chunk, in pages of 16; a row repeats its first.
-    assert told.page_table(torch.tensor([1]), 5).tolist() == [[10, 11, 12, 10, 10]]
+    assert told.pages_RP[1].tolist() == [10, 11, 12, 10, 10]
 
 
 def test_a_shorter_sequence_leaves_nothing_of_a_longer_one_before_it() -> None:
@@ -55,30 +55,16 @@ def test_a_shorter_sequence_leaves_nothing_of_a_longer_one_before_it() -> None:
 
     told.start(2, start(num_pages=1))
 
-    assert told.page_table(torch.tensor([2]), 5).tolist() == [[10] * 5]
+    assert told.pages_RP[2].tolist() == [10] * 5
 
 
 def test_padding_may_not_run_and_has_scratch_units_alone() -> None:
     told = tables()
-    rows = told.gather(torch.tensor([told.pad_row]))
-
-    assert rows.num_left_B.tolist() == [0]
-    assert rows.state_B.tolist() == [91]
-    assert rows.slots_BS.tolist() == [[NO_SLOT] * 4]
-    assert told.page_table(torch.tensor([told.pad_row]), 5).tolist() == [[90] * 5]
-
-
-def test_what_is_written_back_is_found_again() -> None:
-    told = tables()
-    told.start(0, start())
-    told.start(2, start())
-    ids = torch.tensor([2, told.pad_row, told.pad_row])
-    rows = told.gather(ids)
-
-    told.write(ids, rows._replace(position_B=rows.position_B + torch.tensor([4, 0, 0])))
-
-    assert told.gather(torch.arange(4)).position_B.tolist()[0::2] == [33, 37]
-    assert told.gather(torch.arange(4)).position_B.tolist()[3] == 1
+    row = told.integers_RF[told.pad_row].tolist()
+    assert row[Column.NUM_LEFT] == 0
+    assert row[Column.STATE] == 91
+    assert row[Column.SLOTS :] == [NO_SLOT] * 4 + [NO_TOKEN] * MAX_END_IDS
+    assert told.pages_RP[told.pad_row].tolist() == [90] * 5
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,16 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.gpu.cases import attention, elementwise, gdn, gdn_step, moe, products, quantized
+from benchmarks.gpu.cases import (
+    attention,
+    decode_step,
+    elementwise,
+    gdn,
+    gdn_step,
+    moe,
+    products,
+    quantized,
+)
 from benchmarks.gpu.cases.sizes import Sizes
 from benchmarks.gpu.models import Shape
 from benchmarks.gpu.operators import Case, checked
@@ -92,6 +101,7 @@ def cases() -> Iterator[Callable[[], Case]]:
     yield from moe.expert_cases(SPARSE, SIZES, DEVICE, DTYPE)
     yield from quantized.quantized_expert_cases(SPARSE, SIZES, DEVICE, DTYPE)
     yield from quantized.quantized_cases(SPARSE, SIZES, DEVICE, DTYPE)
+    yield from decode_step.decode_step_cases(SMALL, SIZES, DEVICE, DTYPE)
     yield from products.product_cases(FEW_ROWS, SIZES, DEVICE, DTYPE)
     yield from elementwise.norm_cases(WIDE, SIZES, DEVICE, DTYPE)
 

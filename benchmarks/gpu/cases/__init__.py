@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 
 from benchmarks.gpu.cases.attention import attention_cases
+from benchmarks.gpu.cases.decode_step import decode_step_cases
 from benchmarks.gpu.cases.elementwise import elementwise_cases
 from benchmarks.gpu.cases.gdn import gdn_cases
 from benchmarks.gpu.cases.gdn_step import gdn_step_cases
@@ -34,4 +35,5 @@ def all_cases(shape: Shape, sizes: Sizes, device: str, dtype: torch.dtype) -> It
     yield from product_cases(*where)
     yield from quantized_cases(*where)
     yield from sampling_cases(*where)
+    yield from decode_step_cases(*where)
     yield from elementwise_cases(*where)

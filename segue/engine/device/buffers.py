@@ -2,7 +2,7 @@
 
     host                                     device
     RowStart ── pinned ── one copy ──▶  tables, a row each  ◀── the step reads and updates them
-    row ids  ── pinned ── one copy ──▶  row_ids_B ── gather ──▶ the step's sequences
+    row ids  ── pinned ── one copy ──▶  row_ids_B ─────────▶ which rows the step takes
 
 A sequence keeps one row from its start to its end, so a step only needs the ids of its rows. One
 extra row, `pad_row`, belongs to no sequence and pads a batch to the captured size. It may not run;
@@ -23,9 +23,10 @@ from torch import Tensor
 
 from segue.engine.batch import MAX_VERIFY_TOKENS
 from segue.kernels import NO_SLOT
+from segue.kernels.decode_step import END_IDS, Column, StepMemory
 from segue.kernels.sampling import NO_TOKEN
 
-MAX_END_IDS = 8
+MAX_END_IDS = END_IDS
 """End tokens that the step itself checks. The host checks further ones a step later, as it does
 stop strings."""
 
@@ -56,25 +57,8 @@ class RowStart:
     end_ids: Sequence[int]
 
 
-class SequenceRows(NamedTuple):
-    """What a step reads from its rows at its start."""
-
-    last_token_B: Tensor
-    position_B: Tensor
-    num_left_B: Tensor
-    state_B: Tensor
-    checkpoint_B: Tensor
-    slots_BS: Tensor
-    end_ids_BE: Tensor
-
-
-_NUM_SINGLE = len(SequenceRows._fields) - 2
-_NUM_LEFT = SequenceRows._fields.index("num_left_B")
-
-
 class StepTables:
-    """The page tables, and one matrix for all other integers, so that a step gathers its rows in
-    one operation and writes them back in one."""
+    """The page tables, and one matrix for all other integers: `StepMemory` says which."""
 
     def __init__(
         self,
@@ -93,15 +77,14 @@ class StepTables:
         self.scratch = scratch
         self.device = torch.device(device)
         self.max_pages = -(-(max_context + MAX_VERIFY_TOKENS) // page_tokens)
-        self._widths = [*[1] * _NUM_SINGLE, max_slots, MAX_END_IDS]
-        self._ints_RF = torch.empty(
-            num_rows + 1, sum(self._widths), dtype=torch.int64, device=device
-        )
+        self._max_slots = max_slots
+        num_integers = Column.SLOTS + max_slots + MAX_END_IDS
+        self.integers_RF = torch.empty(num_rows + 1, num_integers, dtype=torch.int64, device=device)
         self._drafts_RK = torch.zeros(
             num_rows + 1, MAX_VERIFY_TOKENS - 1, dtype=torch.int64, device=device
         )
-        self._pages_RP = torch.full((num_rows + 1, self.max_pages), scratch.page, device=device)
-        self._ints_RF[:] = torch.tensor(
+        self.pages_RP = torch.full((num_rows + 1, self.max_pages), scratch.page, device=device)
+        self.integers_RF[:] = torch.tensor(
             self._record(
                 RowStart(
                     last_token=0,
@@ -123,41 +106,28 @@ class StepTables:
         assert len(start.page_ids) <= self.max_pages, "more pages than the longest context has"
         record = self._record(start)
         sent = to_device([*record, *start.page_ids], self.device)
-        self._ints_RF[row].copy_(sent[: len(record)])
+        self.integers_RF[row].copy_(sent[: len(record)])
         # After its pages a row repeats the first one. Nothing is written there. What a query reads
         # there is masked, and it is finite because the page is the sequence's own.
-        self._pages_RP[row].fill_(start.page_ids[0])
-        self._pages_RP[row, : len(start.page_ids)].copy_(sent[len(record) :])
+        self.pages_RP[row].fill_(start.page_ids[0])
+        self.pages_RP[row, : len(start.page_ids)].copy_(sent[len(record) :])
 
     def set_left(self, row: int, num_left: int) -> None:
         """Let the row go on for this many tokens. In stream order, without waiting."""
-        self._ints_RF[row, _NUM_LEFT] = num_left
+        self.integers_RF[row, Column.NUM_LEFT] = num_left
 
-    def gather(self, row_ids_B: Tensor) -> SequenceRows:
-        # Transposed, so that each field is contiguous, as kernels expect.
-        ints_FB = self._ints_RF.index_select(0, row_ids_B).T.contiguous()
-        parts = torch.split(ints_FB, self._widths)
-        return SequenceRows(
-            *(part[0] for part in parts[:_NUM_SINGLE]), *(p.T for p in parts[_NUM_SINGLE:])
+    def memory(self, sampling_R5: Tensor, numbers_R6: Tensor) -> StepMemory:
+        """The tables, and those of a sampler, as a step reads and updates them."""
+        return StepMemory(
+            integers_RF=self.integers_RF,
+            pages_RP=self.pages_RP,
+            drafts_RK=self._drafts_RK,
+            sampling_R5=sampling_R5,
+            numbers_R6=numbers_R6,
+            page_tokens=self.page_tokens,
+            scratch_page=self.scratch.page,
+            scratch_slot=self.scratch.slot,
         )
-
-    def page_table(self, row_ids_B: Tensor, num_pages: int) -> Tensor:
-        """[B, P], the first `num_pages` pages of each row."""
-        return self._pages_RP[:, :num_pages].index_select(0, row_ids_B)
-
-    def write(self, row_ids_B: Tensor, rows: SequenceRows) -> None:
-        """Write gathered rows back. Rows that occur twice must be equal."""
-        singles = [part.unsqueeze(1) for part in rows[:_NUM_SINGLE]]
-        ints_BF = torch.cat([*singles, *rows[_NUM_SINGLE:]], dim=1)
-        self._ints_RF.index_copy_(0, row_ids_B, ints_BF)
-
-    def keep_drafts(self, row_ids_B: Tensor, drafts_BK: Tensor) -> None:
-        """For the other half of the step. Rows that occur twice must be equal."""
-        self._drafts_RK[:, : drafts_BK.shape[1]].index_copy_(0, row_ids_B, drafts_BK)
-
-    def drafts(self, row_ids_B: Tensor, num_drafts: int) -> Tensor:
-        """Those that were kept [B, K]."""
-        return self._drafts_RK[:, :num_drafts].index_select(0, row_ids_B)
 
     def _record(self, start: RowStart) -> list[int]:
         singles = [
@@ -167,9 +137,9 @@ class StepTables:
             start.state,
             NO_SLOT if start.checkpoint is None else start.checkpoint,
         ]
-        max_slots = self._widths[-2]
-        assert len(start.slots) <= max_slots, f"a ring has at most {max_slots} slots"
-        slots = [*start.slots, *[NO_SLOT] * (max_slots - len(start.slots))]
+        num_missing = self._max_slots - len(start.slots)
+        assert num_missing >= 0, f"a ring has at most {self._max_slots} slots"
+        slots = [*start.slots, *[NO_SLOT] * num_missing]
         end_ids = list(start.end_ids)[:MAX_END_IDS]
         return [*singles, *slots, *end_ids, *[NO_TOKEN] * (MAX_END_IDS - len(end_ids))]
 

@@ -27,17 +27,13 @@ class Stepped:
     num_drafted: int
 
 
-def pack(
-    num_new_B: Tensor, num_drafted_B: Tensor, targets_BJ: Tensor, logits_TV: Tensor | None
-) -> Tensor:
-    parts = [num_new_B, num_drafted_B, targets_BJ.T.flatten()]
-    if logits_TV is not None:
-        # Of the model's raw logits: before bias, penalties and temperature.
-        logprobs_TV = logits_TV.log_softmax(dim=-1)
-        best_TL, ids_TL = logprobs_TV.topk(min(MAX_LOGPROBS, logits_TV.shape[1]))
-        chosen_T1 = logprobs_TV.gather(1, targets_BJ.T.reshape(-1, 1))
-        parts += [_bits(chosen_T1), _bits(best_TL), ids_TL.flatten()]
-    return torch.cat(parts)
+def with_logprobs(result: Tensor, targets_T: Tensor, logits_TV: Tensor) -> Tensor:
+    """`result` as `segue.kernels.decode_step` returns it, and log-probabilities."""
+    # Of the model's raw logits: before bias, penalties and temperature.
+    logprobs_TV = logits_TV.log_softmax(dim=-1)
+    best_TL, ids_TL = logprobs_TV.topk(min(MAX_LOGPROBS, logits_TV.shape[1]))
+    chosen_T1 = logprobs_TV.gather(1, targets_T.unsqueeze(1))
+    return torch.cat([result, _bits(chosen_T1), _bits(best_TL), ids_TL.flatten()])
 
 
 def unpack(values: Tensor, shape: StepShape, num_logprobs: Sequence[int | None]) -> list[Stepped]:

@@ -22,9 +22,9 @@ from torch import Tensor
 
 from segue.api.types import Sampling
 from segue.engine.device.buffers import to_device
-from segue.engine.sampler import fill_slot, integers_of, needs_of, numbers_of, rows_of
+from segue.engine.sampler import fill_slot, integers_of, needs_of, numbers_of
 from segue.kernels import NO_SLOT, sampling
-from segue.kernels.sampling import Ledger, SamplingFeatures
+from segue.kernels.sampling import Ledger, SamplingFeatures, SamplingRows
 
 # Columns of a row's integers. The last one is not for the kernels.
 _SLOT, _MASK, _MANY = 2, 3, 4
@@ -36,11 +36,11 @@ class DeviceSampling:
         self._device = torch.device(device)
         self._vocab_size = vocab_size
         # One extra row, greedy and without a slot, for padding.
-        self._ints_R5 = torch.zeros(num_rows + 1, 5, dtype=torch.int64, device=device)
-        self._ints_R5[:, _SLOT] = NO_SLOT
-        self._ints_R5[:, _MASK] = NO_SLOT
+        self.integers_R5 = torch.zeros(num_rows + 1, 5, dtype=torch.int64, device=device)
+        self.integers_R5[:, _SLOT] = NO_SLOT
+        self.integers_R5[:, _MASK] = NO_SLOT
         self._masks_each = max_drafts + 1
-        self._floats_R6 = torch.zeros(num_rows + 1, 6, dtype=torch.float64, device=device)
+        self.numbers_R6 = torch.zeros(num_rows + 1, 6, dtype=torch.float64, device=device)
         self._ledger = Ledger(
             counts_SV=torch.zeros(num_rows, vocab_size, dtype=torch.int32, device=device),
             bias_SV=torch.zeros(num_rows, vocab_size, dtype=torch.float32, device=device),
@@ -64,9 +64,9 @@ class DeviceSampling:
         needs = needs_of(params)
         has_slot = needs.bias or needs.penalties
         ints = [*integers_of(params, row if has_slot else NO_SLOT, NO_SLOT), 0]
-        self._ints_R5[row].copy_(to_device(ints, self._device))
+        self.integers_R5[row].copy_(to_device(ints, self._device))
         numbers = to_device(numbers_of(params), self._device, dtype=torch.float64)
-        self._floats_R6[row].copy_(numbers)
+        self.numbers_R6[row].copy_(numbers)
         if has_slot:
             counts_SV, bias_SV = self._ledger.counts_SV, self._ledger.bias_SV
             assert counts_SV is not None
@@ -86,8 +86,8 @@ class DeviceSampling:
     def _set_masks(self, row: int, masks: Sequence[np.ndarray], *, has_many: bool) -> None:
         assert len(masks) <= self._masks_each, f"a row has room for {self._masks_each} masks"
         first = row * self._masks_each
-        self._ints_R5[row, _MASK] = first if masks else NO_SLOT
-        self._ints_R5[row, _MANY] = int(has_many)
+        self.integers_R5[row, _MASK] = first if masks else NO_SLOT
+        self.integers_R5[row, _MANY] = int(has_many)
         if masks:
             assert self._ledger.masks_MW is not None
             words = torch.from_numpy(np.stack(masks))
@@ -95,34 +95,11 @@ class DeviceSampling:
                 words = words.pin_memory()
             self._ledger.masks_MW[first : first + len(masks)].copy_(words, non_blocking=True)
 
-    def sample(
-        self,
-        logits_TV: Tensor,
-        row_ids_T: Tensor,
-        positions_T: Tensor,
-        pending_TK: Tensor,
-        needs: SamplingFeatures,
-        *,
-        round_T: Tensor | None,
-    ) -> Tensor:
-        # Transposed, so that each field is contiguous, as kernels expect.
-        integers_5T = self._ints_R5.index_select(0, row_ids_T).T.contiguous()
-        if needs.masks:
-            integers_5T[_MASK] = _masks_in(round_T, integers_5T[_MASK], integers_5T[_MANY] == 1)
-        numbers_6T = self._floats_R6.index_select(0, row_ids_T).T.contiguous()
-        rows = rows_of(
-            integers_5T[:_MANY], numbers_6T, position_R=positions_T, pending_RP=pending_TK
-        )
-        return sampling.sample(logits_TV, rows, needs, self._ledger)
-
-    def observe(self, row_ids_B: Tensor, token_ids_BJ: Tensor, num_new_B: Tensor) -> None:
+    @property
+    def counts_SV(self) -> Tensor:
         assert self._ledger.counts_SV is not None
-        slot_B = self._ints_R5[:, _SLOT].index_select(0, row_ids_B)
-        sampling.observe(self._ledger.counts_SV, slot_B, token_ids_BJ, num_new_B)
+        return self._ledger.counts_SV
 
-
-def _masks_in(round_T: Tensor | None, first_T: Tensor, has_many_T: Tensor) -> Tensor:
-    """The mask of each row in these rounds; NO_SLOT for none."""
-    if round_T is None:
-        return first_T.masked_fill(has_many_T, NO_SLOT)
-    return first_T + round_T.masked_fill(~has_many_T, 0)
+    def sample(self, logits_TV: Tensor, rows: SamplingRows, needs: SamplingFeatures) -> Tensor:
+        """A token for each row of logits, [T]. Logits of padding may be NaN."""
+        return sampling.sample(logits_TV, rows, needs, self._ledger)

@@ -7,9 +7,9 @@ import random
 import torch
 
 from segue.api.types import SlotId
-from segue.engine.device.slot_rings import Rings, after, writable
 from segue.engine.speculation.acceptance import SlotRing
 from segue.kernels import NO_SLOT
+from segue.kernels.decode_step.rings import Rings, after, writable
 
 MAX_SLOTS = 6
 PAGE_TOKENS = 4
