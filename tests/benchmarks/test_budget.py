@@ -30,6 +30,7 @@ from benchmarks.budget.work import (
 from scripts.quantize import LAYOUTS, quantize
 from segue.api.errors import InvalidConfig
 from segue.cache.layout import E4M3
+from segue.engine.budget import DEVICE_BYTES
 from segue.model.checkpoint.loading import load_weights
 from segue.model.checkpoint.preflight import check_folder
 from segue.model.config import ModelConfig
@@ -221,7 +222,7 @@ def test_sessions_fit_beside_weights(mtp_moe: Path) -> None:
     )
     weights = model.weights.num_bytes
     session = 7 * model.layout.page_bytes + 5 * model.layout.slot_bytes
-    beside = (1 << 30) + weights + weights // 20
+    beside = DEVICE_BYTES + weights + weights // 20
     for spare, expected in ((-1, 0), (session - 1, 0), (3 * session, 3)):
         gpu = replace(GPUS["H200"], memory_bytes=Fact(beside + spare, Kind.ASSUMED, ""))
 
