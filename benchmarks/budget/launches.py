@@ -12,6 +12,7 @@ from segue.model.drafts.tokens import share_of
 
 _FEW_TOKENS = 32
 """Up to here routing is one kernel, and what lies between a GDN layer's projections two."""
+_CHOOSING_TOKENS = 4
 _ATTENTION_KERNELS = 5
 """Norm, attention input, two of attention, output gate."""
 _GDN_KERNELS, _FEW_GDN_KERNELS = 5, 3
@@ -115,21 +116,38 @@ def _attention(weights: RankWeights, at: str) -> Launches:
 
 
 def _mlp(weights: RankWeights, at: str, num_tokens: int) -> Launches:
+    moe = weights.own.moe
+    is_part = moe is not None and weights.num_experts_held < moe.num_experts
+    part = Launches(operations=_PART_OPERATIONS) if is_part else Launches()
+    if moe is not None and num_tokens <= _FEW_TOKENS and _is_mixed(weights, at):
+        # The norm and the router; then routing, both products of all experts, their sum. Very few
+        # tokens choose in the first product, also where a rank has some of the experts.
+        if num_tokens <= _CHOOSING_TOKENS:
+            return Launches(kernels=2, products=3, operations=int(is_part))
+        return Launches(kernels=3, products=3) + part
     # The norm before it, and SiLU, unless the product does it.
     own = f"{at}.mlp" if weights.own.moe is None else f"{at}.mlp.shared_expert"
     is_joined = weights.num_products.get(f"{own}.gate_up_proj", 1) > 1
     silu = is_joined or _finishing(weights, f"{own}.gate_up_proj", num_tokens)
     around = Launches(kernels=1 + silu) + _products(weights, own, "gate_up_proj", "down_proj")
-    if weights.own.moe is None:
+    if moe is None:
         return around
     # The router and the shared expert's gate; then routing, the experts' products, their sum.
     routed = Launches(kernels=4 if num_tokens <= _FEW_TOKENS else 6, products=2)
     if f"{at}.mlp.experts.gate_up_proj" in weights.quantized:
         # SiLU is a kernel of its own there.
         routed += Launches(kernels=1)
-    if weights.num_experts_held < weights.own.moe.num_experts:
-        routed += Launches(operations=_PART_OPERATIONS)
-    return around + routed
+    return around + routed + part
+
+
+def _is_mixed(weights: RankWeights, at: str) -> bool:
+    """Whether the shared expert is stored as the routed ones are, so that they are one operator."""
+    shared, stored = f"{at}.mlp.shared_expert", weights.quantized
+    return all(
+        f"{shared}.{name}" not in weights.num_products
+        and stored.get(f"{shared}.{name}") == stored.get(f"{at}.mlp.experts.{name}")
+        for name in ("gate_up_proj", "down_proj")
+    )
 
 
 def _finishing(weights: RankWeights, name: str, num_rows: int) -> int:

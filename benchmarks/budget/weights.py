@@ -7,7 +7,7 @@ It is made with one expert in a layer: the others take the same.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -19,7 +19,7 @@ from segue.model.drafts.tokens import rows_beside_head, share_of
 from segue.model.ranks.config import config_of_rank
 from segue.model.ranks.cuts import cuts_of, stored_cut
 from segue.model.weights.quantization import WeightFormat, weight_of_scale
-from segue.model.weights.stored import stored_table
+from segue.model.weights.stored import SCALES, stored_table
 from segue.model.weights.table import TensorPiece, WeightTable
 from segue.parallel.rank import Rank
 
@@ -63,8 +63,8 @@ class RankWeights:
     sizes: dict[Part, Size]
     num_products: dict[str, int]
     """For each matrix that is stored in several runs, their number."""
-    quantized: frozenset[str]
-    """Names of matrices."""
+    quantized: Mapping[str, torch.dtype | None]
+    """Names of matrices, with the dtype of their codes."""
 
     @property
     def num_experts_held(self) -> int:
@@ -127,7 +127,11 @@ def rank_weights(config: ModelConfig, rank: Rank, *, dtype: str, mtp: bool) -> R
             for name in plain.targets
             if (runs := sum(f"{name}.{number}" in table.targets for number in range(4)))
         },
-        quantized=frozenset(n.removesuffix(".scales") for n in table.targets if "scales" in n),
+        quantized={
+            name: target.dtype
+            for name, target in table.targets.items()
+            if f"{name}.{SCALES}" in table.targets
+        },
     )
 
 

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from segue.kernels.mixed_experts import mixed_experts
 from segue.kernels.moe import combine_experts
 from segue.kernels.product import Epilogue
+from segue.kernels.product.tiling import FEW_ROWS
 from segue.kernels.side_stream import SideStream
 from segue.model.config import ModelConfig, MoeConfig
-from segue.model.weight import experts_of, weight_of
+from segue.model.weight import experts_of, mixed_of, weight_of
 
 
 class GatedMlp:
@@ -27,18 +29,26 @@ class GatedMlp:
 class MixtureOfExperts:
     """T tokens, H hidden size, E experts, A experts of a token.
 
-    The shared expert does not depend on routing, so it is computed in parallel.
+    For few tokens the shared expert is one more expert of the same operator, if it is stored like
+    the others. Otherwise it is computed in parallel, since it does not depend on routing.
     """
 
     def __init__(self, config: MoeConfig, weights: Mapping[str, Tensor], at: str) -> None:
         self._experts_per_token = config.experts_per_token
         self._router = weight_of(weights, f"{at}.router")
-        self._experts = experts_of(weights, f"{at}.experts", first_expert=config.experts.start)
+        first_expert = config.experts.start
+        self._experts = experts_of(weights, f"{at}.experts", first_expert=first_expert)
+        self._mixed = mixed_of(weights, at, first_expert=first_expert)
         self._shared = GatedMlp(weights, f"{at}.shared_expert")
         self._shared_gate = weight_of(weights, f"{at}.shared_gate")
         self._side = SideStream(weights["embed"].device)
 
     def __call__(self, x_TH: Tensor) -> Tensor:
+        if self._mixed is not None and len(x_TH) <= FEW_ROWS:
+            logits_TE = self._router.matmul(x_TH)
+            return mixed_experts(
+                x_TH, logits_TE, self._mixed, experts_per_token=self._experts_per_token
+            )
         with self._side.fork():
             shared_TH = self._shared(x_TH)
             shared_gate_T1 = self._shared_gate.matmul(x_TH)

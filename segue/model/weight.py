@@ -15,6 +15,7 @@ from typing import TypeAlias
 from torch import Tensor
 
 from segue.api.errors import InvalidCheckpoint
+from segue.kernels.mixed_experts import MixedWeights, are_alike
 from segue.kernels.moe import routed_experts
 from segue.kernels.product import Epilogue, product
 from segue.model.weights.quantized import (
@@ -89,6 +90,28 @@ def experts_of(tensors: Mapping[str, Tensor], at: str, *, first_expert: int = 0)
     if 1 in (len(gate_up), len(down)):
         raise InvalidCheckpoint(f"the experts under {at} must all be stored alike")
     return QuantizedExperts(gate_up, down, first_expert)
+
+
+def mixed_of(
+    tensors: Mapping[str, Tensor], at: str, *, first_expert: int = 0
+) -> MixedWeights | None:
+    """All experts of a layer, if the shared one is stored as the others are, and its gate plain."""
+    names = ("experts.gate_up_proj", "experts.down_proj", "shared_expert.gate_up_proj")
+    gate_up, down, shared_gate_up, shared_down, shared_gate = (
+        _stored(tensors, f"{at}.{name}")
+        for name in (*names, "shared_expert.down_proj", "shared_gate")
+    )
+    is_alike = are_alike(gate_up, shared_gate_up) and are_alike(down, shared_down)
+    if not is_alike or len(gate_up) != len(down) or len(shared_gate) != 1:
+        return None
+    return MixedWeights(
+        gate_up=gate_up,
+        down=down,
+        shared_gate_up=shared_gate_up,
+        shared_down=shared_down,
+        shared_gate_1H=shared_gate[0],
+        first_expert=first_expert,
+    )
 
 
 def _stored(tensors: Mapping[str, Tensor], name: str) -> tuple[Tensor, ...]:

@@ -15,6 +15,7 @@ from benchmarks.gpu.cases import (
     elementwise,
     gdn,
     gdn_step,
+    mixed,
     moe,
     products,
     quantized,
@@ -69,6 +70,8 @@ FEW_ROWS = replace(
     SPARSE, mlp=DenseConfig(intermediate_size=NARROW_OUTPUTS // 2), vocab_size=NARROW_OUTPUTS
 )
 """Gate and up, and the head, are cut into wide tiles, its other matrices into narrow ones."""
+MANY_EXPERTS = replace(SPARSE, mlp=replace(EXPERTS, num_experts=144))
+"""Tables have the published model's size; its own have 256."""
 SIZES = Sizes(
     tokens=(3,),
     attention_decode=((2, 70),),
@@ -98,6 +101,9 @@ def cases() -> Iterator[Callable[[], Case]]:
         yield from elementwise.elementwise_cases(shape, SIZES, DEVICE, DTYPE)
     yield from attention.attention_cases(MIDDLE, SIZES, DEVICE, DTYPE)
     yield from attention.attention_cases(SPARSE, LONG, DEVICE, DTYPE)
+    for shape, num_tokens in ((MANY_EXPERTS, 3), (SPARSE, 20)):
+        tokens = replace(SIZES, expert_tokens=(num_tokens,))
+        yield from mixed.mixed_cases(shape, tokens, DEVICE, DTYPE)
     yield from moe.expert_cases(SPARSE, SIZES, DEVICE, DTYPE)
     yield from quantized.quantized_expert_cases(SPARSE, SIZES, DEVICE, DTYPE)
     yield from quantized.quantized_cases(SPARSE, SIZES, DEVICE, DTYPE)

@@ -11,6 +11,7 @@ from benchmarks.gpu.cases.decode_step import decode_step_cases
 from benchmarks.gpu.cases.elementwise import elementwise_cases
 from benchmarks.gpu.cases.gdn import gdn_cases
 from benchmarks.gpu.cases.gdn_step import gdn_step_cases
+from benchmarks.gpu.cases.mixed import mixed_cases
 from benchmarks.gpu.cases.moe import expert_cases
 from benchmarks.gpu.cases.products import product_cases
 from benchmarks.gpu.cases.quantized import quantized_cases, quantized_expert_cases
@@ -30,6 +31,7 @@ def all_cases(shape: Shape, sizes: Sizes, device: str, dtype: torch.dtype) -> It
     yield from gdn_step_cases(*where)
     yield from attention_cases(*where)
     if isinstance(shape.mlp, MoeConfig):
+        yield from mixed_cases(*where)
         yield from expert_cases(*where)
         yield from quantized_expert_cases(*where)
     yield from product_cases(*where)

@@ -76,7 +76,7 @@ def _product(
     device: str,
     dtype: torch.dtype,
 ) -> Case:
-    weight = _weight(stored, (), num_outputs, num_columns, device)
+    weight = weight_of(stored, (), num_outputs, num_columns, device)
     x_TK = torch.randn(num_rows, num_columns, device=device, dtype=dtype)
     plain_NK = torch.randn(num_outputs, num_columns, device=device, dtype=dtype)
     multiply: Callable[..., Tensor] = (
@@ -84,7 +84,7 @@ def _product(
     )
 
     def expected() -> Sequence[Tensor]:
-        return [exact.product(x_TK, _values(stored, weight), epilogue)]
+        return [exact.product(x_TK, values_of(stored, weight), epilogue)]
 
     return Case(
         operator=f"product in {stored}, {name}",
@@ -109,15 +109,15 @@ def _experts(
         config.intermediate_size,
         config.experts_per_token,
     )
-    gate_up = _weight(stored, (num_experts,), 2 * width, hidden_size, device)
-    down = _weight(stored, (num_experts,), hidden_size, width, device)
+    gate_up = weight_of(stored, (num_experts,), 2 * width, hidden_size, device)
+    down = weight_of(stored, (num_experts,), hidden_size, width, device)
     x_TH = torch.randn(num_tokens, hidden_size, device=device, dtype=dtype)
     router_logits_TE = torch.randn(num_tokens, num_experts, device=device, dtype=dtype)
     chosen = num_touched(router_logits_TE, each)
     rows = list(exact.some_rows(num_tokens, CHECKED_TOKENS))
 
     def matrix(weight: Weight, expert: int) -> Tensor:
-        return _values(stored, tuple(part[expert] for part in weight))
+        return values_of(stored, tuple(part[expert] for part in weight))
 
     def expected() -> Sequence[Tensor]:
         return exact.experts(
@@ -148,7 +148,7 @@ def _experts(
     )
 
 
-def _weight(
+def weight_of(
     stored: str, leading: tuple[int, ...], num_outputs: int, num_columns: int, device: str
 ) -> Weight:
     """Random codes without infinities and NaN; outputs are about as large as inputs."""
@@ -169,6 +169,7 @@ def _weight(
     return codes, scales, torch.full((*leading, num_outputs), size / 3, device=device)
 
 
-def _values(stored: str, weight: Weight) -> Tensor:
+def values_of(stored: str, weight: Weight) -> Tensor:
+    """In float64."""
     convert: Callable[..., Tensor] = fp8_values if stored == "FP8" else nvfp4_values
     return convert(*weight, torch.float64)

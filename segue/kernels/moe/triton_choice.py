@@ -12,9 +12,8 @@ from segue.kernels.float_order import of_order, order_of
 
 
 @triton.jit
-def choose(
+def ranked(
     logits_ptr,
-    weights_ptr,
     tokens_T,
     num_tokens,
     num_experts,
@@ -23,8 +22,8 @@ def choose(
     BLOCK_T: tl.constexpr,
     BLOCK_E: tl.constexpr,
 ):
-    """Stores the weights of each token's best experts. Returns 1 + a for a token's a-th best expert
-    and 0 for the others [BLOCK_T, BLOCK_E]."""
+    """1 + a for a token's a-th best expert and 0 for the others [BLOCK_T, BLOCK_E], and the weights
+    of the best ones [BLOCK_T, BLOCK_A]."""
     experts_E = tl.arange(0, BLOCK_E)
     inside_T = tokens_T < num_tokens
     inside_TE = inside_T[:, None] & (experts_E < num_experts)[None, :]
@@ -51,8 +50,27 @@ def choose(
         best_TA = tl.where(ranks_A[None, :] == rank, best_T[:, None], best_TA)
         total_T += tl.exp(best_T - largest_T)
     ranks_TE = tl.where(keys_TE <= lowest_TE + A, keys_TE - lowest_TE, 0).to(tl.int32)
+    return ranks_TE, tl.exp(best_TA - largest_T[:, None]) / total_T[:, None]
 
-    weights_TA = tl.exp(best_TA - largest_T[:, None]) / total_T[:, None]
+
+@triton.jit
+def choose(
+    logits_ptr,
+    weights_ptr,
+    tokens_T,
+    num_tokens,
+    num_experts,
+    A: tl.constexpr,
+    BLOCK_A: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_E: tl.constexpr,
+):
+    """The ranks of each token's experts, as `ranked` gives them; stores the best ones' weights."""
+    ranks_TE, weights_TA = ranked(
+        logits_ptr, tokens_T, num_tokens, num_experts, A, BLOCK_A, BLOCK_T, BLOCK_E
+    )
+    ranks_A = tl.arange(0, BLOCK_A)
     offsets_TA = tokens_T.to(tl.int64)[:, None] * A + ranks_A[None, :]
-    tl.store(weights_ptr + offsets_TA, weights_TA, mask=inside_T[:, None] & (ranks_A < A)[None, :])
+    inside_TA = (tokens_T < num_tokens)[:, None] & (ranks_A < A)[None, :]
+    tl.store(weights_ptr + offsets_TA, weights_TA, mask=inside_TA)
     return ranks_TE
