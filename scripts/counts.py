@@ -100,6 +100,7 @@ LATER = {
     "ranks": (
         "segue/parallel",
         "segue/model/ranks",
+        "segue/launch/ray/ranks",
         "segue/worker/ranks",
         "segue/launch/ray/ranks",
         "kv_transfer/ranks",
