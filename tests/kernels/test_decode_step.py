@@ -150,7 +150,9 @@ class Steps:
             assert counts.cpu().equal(counts_SV)
 
 
-@pytest.mark.parametrize("num_rounds", [1, 2, 4, 8])
+@pytest.mark.parametrize(
+    "num_rounds", [1, *(pytest.param(num, marks=pytest.mark.slow) for num in (2, 4)), 8]
+)
 def test_kernels_do_what_the_reference_does(num_rounds: int) -> None:
     source = random.Random(num_rounds)
     for number in range(6):

@@ -115,7 +115,7 @@ def in_parts(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     return cut
 
 
-@pytest.mark.parametrize("num_parts", [2, 3, 5])
+@pytest.mark.parametrize("num_parts", [2, pytest.param(3, marks=pytest.mark.slow), 5])
 @pytest.mark.parametrize("heads", HEADS)
 def test_a_prompt_in_parts(num_parts: int, heads: Heads, in_parts: Callable[[int], None]) -> None:
     """The last of five parts has no chunk."""

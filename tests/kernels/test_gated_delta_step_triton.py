@@ -80,7 +80,7 @@ def in_rounds(round_sizes: tuple[int, ...]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("heads", HEADS)
 @pytest.mark.parametrize("round_sizes", ROUND_SIZES)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", [DTYPES[1], pytest.param(DTYPES[0], marks=pytest.mark.slow)])
 @pytest.mark.usefixtures("four_kernels")
 def test_it_has_the_bits_of_four_kernels(
     round_sizes: tuple[int, ...], heads: Heads, dtype: torch.dtype

@@ -19,6 +19,10 @@ HIDDEN, WIDTH, SHARED_WIDTH = 272, 48, 32
 """Sums take several steps, the last of them partial."""
 NUM_EXPERTS, CHOSEN = 6, 2
 FORMATS = ["plain", "fp8", "fp8, one scale", "nvfp4"]
+_slow = pytest.mark.slow
+FEW_FORMATS = ["plain", "fp8", pytest.param("fp8, one scale", marks=_slow)]
+FEW_FORMATS += [pytest.param("nvfp4", marks=_slow)]
+"""Of tests that take the interpreter seconds for each."""
 PARTS = [slice(0, 1), slice(5, 6), slice(3, 7), slice(8, 25), slice(31, 32)]
 
 
@@ -79,7 +83,7 @@ def mixed(x: Tensor, logits: Tensor, weights: MixedWeights) -> Tensor:
 
 @pytest.mark.parametrize("num_tokens", [1, 4, 17, FEW_ROWS])
 @pytest.mark.parametrize("stored", FORMATS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", [DTYPES[1], pytest.param(DTYPES[0], marks=_slow)])
 def test_it_is_the_reference(stored: str, num_tokens: int, dtype: torch.dtype) -> None:
     (x, logits), weights = inputs_of(num_tokens, dtype), weights_of(stored, dtype)
 
@@ -94,7 +98,7 @@ def test_it_is_the_reference(stored: str, num_tokens: int, dtype: torch.dtype) -
 
 
 @pytest.mark.parametrize("shared_width", [16, WIDTH, 80])
-@pytest.mark.parametrize("stored", FORMATS)
+@pytest.mark.parametrize("stored", FEW_FORMATS)
 def test_the_shared_expert_has_a_width_of_its_own(stored: str, shared_width: int) -> None:
     (x, logits), weights = inputs_of(3), weights_of(stored, shared_width=shared_width)
 
@@ -103,7 +107,7 @@ def test_the_shared_expert_has_a_width_of_its_own(stored: str, shared_width: int
     assert_close(out, reference.mixed_experts(x, logits, weights, experts_per_token=CHOSEN))
 
 
-@pytest.mark.parametrize("stored", FORMATS)
+@pytest.mark.parametrize("stored", FEW_FORMATS)
 def test_a_token_has_the_same_bits_beside_any_others(stored: str) -> None:
     (x, logits), weights = inputs_of(FEW_ROWS, DTYPES[1]), weights_of(stored, DTYPES[1])
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,13 +11,15 @@ from torch import Tensor
 from segue.cache.tensors import CacheTensors
 from segue.engine.batch import DecodeChunk, DraftStart, PrefillChunk
 from segue.engine.runner import ModelRunner
+from segue.kernels.mixed_experts import MixedWeights
 from segue.kernels.product.epilogue import Epilogue, finished
 from segue.kernels.product.native import FEW_ROWS
+from segue.model import mlp
 from segue.model import weight as weight_module
 from segue.model.cache_layout import cache_layout
 from segue.model.checkpoint.loading import load_weights
 from segue.model.config import ModelConfig
-from segue.model.weight import PlainExperts, PlainWeight
+from segue.model.weight import PlainExperts, PlainWeight, mixed_of
 from tests.kernels.closeness import assert_close, randn
 
 LARGE, SMALL = (2056, 256), (64, 48)
@@ -82,6 +86,20 @@ class CopiedExperts(PlainExperts):
         super().__init__(gate_up_EJH.clone(), down_EHI.clone(), first_expert)
 
 
+def copied_mixed(*args: Any, **kwargs: Any) -> MixedWeights | None:
+    mixed = mixed_of(*args, **kwargs)
+    if mixed is None:
+        return None
+    return replace(
+        mixed,
+        gate_up=[part.clone() for part in mixed.gate_up],
+        down=[part.clone() for part in mixed.down],
+        shared_gate_up=[part.clone() for part in mixed.shared_gate_up],
+        shared_down=[part.clone() for part in mixed.shared_down],
+        shared_gate_1H=mixed.shared_gate_1H.clone(),
+    )
+
+
 def runner_of(folder: Path) -> tuple[ModelRunner, dict[str, Tensor]]:
     """And the tensors that were loaded for it."""
     config = ModelConfig.from_folder(folder)
@@ -111,6 +129,7 @@ def test_every_product_of_a_model_is_its_weights(
     expected = passes(runner_of(path)[0])
     monkeypatch.setattr(weight_module, "PlainWeight", HalvedWeight)
     monkeypatch.setattr(weight_module, "PlainExperts", CopiedExperts)
+    monkeypatch.setattr(mlp, "mixed_of", copied_mixed)
     runner, tensors = runner_of(path)
     # What a product would read that went past its weight.
     for name, tensor in tensors.items():
