@@ -323,7 +323,7 @@ async def test_routers_that_let_in_too_many_turns_together_fail_none(cluster: Tw
 
 
 async def test_one_router_serves_while_the_other_is_away(cluster: TwoRouters) -> None:
-    talk, (router, _), (one, two) = Talk("session", "stays", 6), cluster.routers, cluster.clients
+    talk, (router, _), (one, two) = Talk("session", "stays", 7), cluster.routers, cluster.clients
     await talk.turn(one)
     await until_reported()
     router.kill()
