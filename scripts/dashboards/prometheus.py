@@ -8,6 +8,7 @@ import json
 import shutil
 import socket
 import subprocess
+import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -48,6 +49,7 @@ def running_prometheus(
             f"--config.file={configuration}",
             f"--storage.tsdb.path={folder / 'data'}",
             f"--web.listen-address={address}",
+            "--enable-feature=exemplar-storage",
         ],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -67,6 +69,13 @@ def ask(address: str, path: str) -> Any:
 def query(address: str, expression: str) -> list[Result]:
     found: list[Result] = ask(address, f"query?query={urllib.parse.quote(expression)}")["result"]
     return found
+
+
+def exemplars(address: str, metric: str, since: float) -> list[Result]:
+    """Those of a metric since then, in seconds since the epoch: labels, value and timestamp."""
+    asked = urllib.parse.urlencode({"query": metric, "start": since, "end": time.time()})
+    series = ask(address, f"query_exemplars?{asked}")
+    return [exemplar for one in series for exemplar in one["exemplars"]]
 
 
 async def wait_for(address: str, expression: str, num_results: int) -> list[Result]:
