@@ -32,7 +32,7 @@ from benchmarks.peers.result import (
     measured_of,
     side_result,
 )
-from benchmarks.peers.run import QUICK, Asker, Report, Side, Workload
+from benchmarks.peers.run import QUICK, Asker, Report, Sample, Side, Workload
 from benchmarks.peers.shape import checkpoint
 from benchmarks.peers.show import headline, tables
 from benchmarks.serving.environment import this_environment
@@ -51,7 +51,8 @@ def main(
         Path | None,
         typer.Option(help="llama-cpp-python's unpacked sources; to convert, once."),
     ] = None,
-    runs: Annotated[int, typer.Option(help="Rounds of all sides.", min=1)] = 3,
+    runs: Annotated[int, typer.Option(help="Rounds of all sides, at each start.", min=1)] = 3,
+    starts: Annotated[int, typer.Option(help="How often each side is started.", min=1)] = 1,
     threads: Annotated[int, typer.Option(help="Of each process that computes.", min=1)] = 2,
     only: Annotated[
         str, typer.Option(help="Comma-separated: runner, cluster, transformers, vllm, llama.")
@@ -81,20 +82,23 @@ def main(
     torch.set_num_threads(threads)
     report("measuring the machine")
     ceilings = measure_ceilings()
-    with ExitStack() as cleanup:
-        try:
-            sides = _started(specs, threads, cleanup, report)
-            asker = Asker(sides, workload, report)
-            asker.warm_up()
-            samples = asker.rounds()
-        except SubjectFailed as error:
-            raise SystemExit(str(error)) from None
+    samples: list[Sample] = []
+    for number in range(starts):
+        with ExitStack() as cleanup:
+            try:
+                sides = _started(specs, threads, cleanup, report)
+                asker = Asker(sides, workload, report)
+                asker.warm_up()
+                samples += asker.rounds(first=number * workload.runs)
+            except SubjectFailed as error:
+                raise SystemExit(str(error)) from None
     _show(
         Result(
             environment=environment,
             model=folder.name,
             threads=threads,
             workload=workload,
+            starts=starts,
             ceilings=ceilings,
             cost=Cost.of(folder),
             sides=tuple(side_result(side, samples, oracle=_TRANSFORMERS) for side in sides),

@@ -106,6 +106,8 @@ class Result:
     model: str
     threads: int
     workload: Workload
+    starts: int
+    """How often each side was started, of which `sides` has the last."""
     ceilings: Ceilings
     cost: Cost
     sides: tuple[SideResult, ...]

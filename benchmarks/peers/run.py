@@ -23,6 +23,7 @@ class Workload:
     short_prompt_tokens: int = 32
     answer_tokens: int = 49
     runs: int = 3
+    """Rounds of each start."""
 
 
 QUICK = Workload(prompt_lengths=(64, 128), turns_together=(1, 2), answer_tokens=9, runs=1)
@@ -67,11 +68,12 @@ class Asker:
                 prompts = self._prompts(turns, size)
                 side.subject.ask(prompts, num_tokens, is_suffix=side.is_suffix)
 
-    def rounds(self) -> list[Sample]:
+    def rounds(self, first: int = 0) -> list[Sample]:
+        """`first`: the number of the first round."""
         work = self._workload
         samples: list[Sample] = []
-        for number in range(work.runs):
-            self._report(f"run {number + 1} of {work.runs}")
+        for number in range(first, first + work.runs):
+            self._report(f"run {number + 1}")
             for length in work.prompt_lengths:
                 samples += self._everyone(self._prompts(1, length), 1, number)
             for turns in work.turns_together:

@@ -15,7 +15,8 @@ def headline(result: Result) -> str:
     ceilings = result.ceilings
     return (
         f"{result.model}, {result.threads} threads, {result.environment.cpu}, "
-        f"{result.workload.runs} runs, commit {result.environment.commit}\n"
+        f"{result.starts} starts of {result.workload.runs} runs, "
+        f"commit {result.environment.commit}\n"
         f"reads {ceilings.read_bytes_per_s / 1e9:.1f} GB/s "
         f"(torch's bf16 row {ceilings.bf16_row_bytes_per_s / 1e9:.1f}), multiplies bf16 "
         f"{ceilings.bf16_flops_per_s / 1e12:.2f} and float32 "
