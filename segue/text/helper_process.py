@@ -9,8 +9,6 @@ eight bytes and a pickle. The process exits when its parent is gone.
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import os
 import pickle
 import select
@@ -21,6 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from segue.api.errors import SegueError
+from segue.process.heap import give_freed_memory_back
 from segue.text.prompt import PromptEncoder
 
 LENGTH_BYTES = 8
@@ -80,7 +79,7 @@ def serve_jobs(make: Callable[[], Callable[[Any], object]]) -> None:
         except BrokenPipeError:
             return
         del job
-        _give_memory_back()
+        give_freed_memory_back()
 
 
 def _answer(do: Callable[[Any], object], job: Any) -> object:
@@ -91,13 +90,6 @@ def _answer(do: Callable[[Any], object], job: Any) -> object:
     # The parent raises it again, and its log names the source.
     except Exception as error:
         return SegueError(f"{type(error).__name__}: {error}")
-
-
-def _give_memory_back() -> None:
-    gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
 
 
 if __name__ == "__main__":

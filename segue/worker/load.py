@@ -16,6 +16,7 @@ from segue.engine.runner import ModelRunner
 from segue.engine.served_model import ServedModel
 from segue.model.checkpoint.source import resolve_model
 from segue.parallel.followers import Followers, OnLost
+from segue.process.heap import keep_freed_memory
 from segue.worker.ranks.starting import FollowersStart, load_leading
 
 logger = logging.getLogger(__name__)
@@ -93,6 +94,8 @@ def load_runner(
             f"the memory of {engine.device} is too small for the weights and a cache of [engine] "
             f"cache_bytes = {engine.cache_bytes}: lower it, or serve a smaller checkpoint ({error})"
         ) from error
+    # Not before: weights and pools are mapped each on its own, and go back to the system if freed.
+    keep_freed_memory()
     logger.info(
         "cache allocated, sized by [engine] cache_bytes, max_running and the model's context",
         extra={

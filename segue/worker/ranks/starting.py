@@ -18,6 +18,7 @@ from segue.parallel.followers import Followers, OnLost, gpu_of_rank
 from segue.parallel.group import Meeting, join_ranks
 from segue.parallel.network import listening_on
 from segue.parallel.rank import Rank, RanksLost
+from segue.process.heap import keep_freed_memory
 from segue.wire.addresses import Hosts
 from segue.worker.ranks.leading import LeadingRunner
 
@@ -125,12 +126,14 @@ def load_rank(
     group = join_ranks(
         setup.rank, setup.served.device, setup.meeting, host=setup.host, listening=listening
     )
-    return kind.load(
+    runner = kind.load(
         setup.served,
         num_pages=setup.sizes.num_pages,
         num_slots=setup.sizes.num_slots,
         group=group,
     )
+    keep_freed_memory()
+    return runner
 
 
 def host_tensors(runner: ModelRunner, engine: EngineConfig) -> CacheTensors:
