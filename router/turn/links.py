@@ -50,8 +50,10 @@ Stub = TypeVar("Stub", "PrefillWorkerAsyncStub", "DecodeWorkerAsyncStub")
 WorkerCalls = Calls[pb.TurnCommand, pb.TurnEvent]
 
 
-def worker_calls(stub: DecodeWorkerAsyncStub | PrefillWorkerAsyncStub, peer: str) -> WorkerCalls:
-    """The calls of one router to one worker."""
+def worker_calls(
+    stub: DecodeWorkerAsyncStub | PrefillWorkerAsyncStub, peer: str, worker_id: str
+) -> WorkerCalls:
+    """The calls of one router to one worker, which errors call `peer`."""
 
     def open_stream(
         batches: AsyncIterator[list[pb.TurnCommand]],
@@ -69,7 +71,10 @@ def worker_calls(stub: DecodeWorkerAsyncStub | PrefillWorkerAsyncStub, peer: str
                 yield
         except SegueError as error:
             # Whatever broke the stream, its turns may go on elsewhere.
-            raise error if error.retry_is_safe else Unavailable(str(error)) from error
+            broken = error if error.retry_is_safe else Unavailable(str(error))
+            if isinstance(broken, Unavailable):
+                broken.lost_worker = worker_id
+            raise broken from error
 
     return Calls(open_stream, peer, errors, outbox=lambda: Outbox(min_gap_s=_MIN_GAP_S))
 
@@ -82,12 +87,13 @@ class _Link(Generic[Stub]):
         stub_on: Callable[[grpc.aio.Channel], Stub],
     ) -> None:
         self.name = f"{worker.worker_id} at {worker.address}"
+        self._worker_id = worker.worker_id
         self._address = worker.address
         self._security = security
         self._stub_on: Callable[[grpc.aio.Channel], Stub] = stub_on
         self._channel = channel_to(worker.address, security)
         self._stub: Stub = stub_on(self._channel)
-        self._calls = worker_calls(self._stub, self.name)
+        self._calls = worker_calls(self._stub, self.name, worker.worker_id)
 
     async def status(self) -> WorkerStatus:
         with rpc_errors(self.name):
@@ -104,8 +110,10 @@ class _Link(Generic[Stub]):
                 reply = await self._stub_on(channel).Drain(request, timeout=patience_s)
         return drain_report_from_wire(reply.report)
 
-    def fail(self, error: SegueError) -> None:
-        """Fails all calls to the worker, which is lost."""
+    def lost(self) -> None:
+        """Fails all calls to the worker."""
+        error = Unavailable(f"{self.name} is lost: its process ended, or does not answer")
+        error.lost_worker = self._worker_id
         self._calls.fail(error)
 
     async def close(self) -> None:
@@ -247,7 +255,7 @@ class Links:
         one that is stuck."""
         link = self._links.get((worker.worker_id, worker.epoch))
         if link is not None:
-            link.fail(Unavailable(f"{link.name} is lost: its process ended, or does not answer"))
+            link.lost()
 
     def let_end(self, call: asyncio.Task[object]) -> None:
         """Lets a call that nothing waits for any more finish in the background."""

@@ -278,6 +278,9 @@ class Turn:
             self._avoid = {self.state.placement.decode.worker_id}
             self._answered.resumed += 1
             self._context.placing.resume(self._answered.rest_of(self.spec))
+        elif isinstance(error, Unavailable) and error.lost_worker:
+            # Not its partner, without which there may be too few left for another attempt.
+            self._avoid.add(WorkerId(error.lost_worker))
         else:
             self._avoid.update(worker.worker_id for worker in holders(self.state))
         self.state = advance(self.state, Retried())

@@ -107,6 +107,8 @@ class Unavailable(SegueError):
     """Nothing answers at the peer's address, or the connection to it broke."""
     was_sent = True
     """The call may have been carried out. False: there was no connection."""
+    lost_worker = ""
+    """The worker that is unreachable, if the router has seen it itself."""
 
     @classmethod
     def unreachable(cls, message: str, *, was_sent: bool = True) -> Unavailable:

@@ -207,7 +207,7 @@ async def test_a_worker_refuses_a_turn_with_an_unknown_prefix(
 
     start = wire.StartTurn(turn=turn, timeout_s=5.0, max_computed_tokens=9)
     async with channel_to(decode.address, ray_cluster.security) as channel:
-        calls = worker_calls(DecodeWorkerStub(channel), "decode")
+        calls = worker_calls(DecodeWorkerStub(channel), "decode", "decode-0")
         call = calls.start(wire.TurnCommand(start=start), TurnCall)
 
         with pytest.raises(UnknownPrefix, match="16 tokens"):

@@ -95,7 +95,7 @@ async def start(cluster: LocalCluster, **request: Any) -> None:
 
 
 async def first_word(stub: Any, command: worker_pb2.TurnCommand) -> None:
-    calls = worker_calls(stub, "the worker")
+    calls = worker_calls(stub, "the worker", "decode-0")
     try:
         await asyncio.wait_for(calls.start(command, TurnCall).read(), timeout=5)
     finally:

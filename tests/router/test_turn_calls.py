@@ -88,7 +88,7 @@ async def line() -> AsyncIterator[Line]:
     async with contextlib.AsyncExitStack() as stack:
         server = await stack.enter_async_context(serving("127.0.0.1", 0, services, grace_s=0.0))
         channel = await stack.enter_async_context(channel_to(server.address))
-        calls = worker_calls(DecodeWorkerStub(channel), "decode-0")
+        calls = worker_calls(DecodeWorkerStub(channel), "decode-0 at an address", "decode-0")
         stack.push_async_callback(calls.close)
         yield Line(worker, calls)
 
@@ -311,11 +311,12 @@ async def test_a_lost_worker_fails_all_its_turns_at_once(line: Line) -> None:
 
 async def test_an_unreachable_worker_is_unavailable() -> None:
     async with channel_to("127.0.0.1:1") as channel:
-        calls = worker_calls(DecodeWorkerStub(channel), "decode-9")
+        calls = worker_calls(DecodeWorkerStub(channel), "decode-9 at an address", "decode-9")
 
-        with pytest.raises(Unavailable, match="decode-9"):
+        with pytest.raises(Unavailable, match="decode-9 at an address") as failed:
             await read(calls.start(pb.TurnCommand(start=pb.StartTurn()), TurnCall))
 
+        assert failed.value.lost_worker == "decode-9"
         await calls.close()
 
 

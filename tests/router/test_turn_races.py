@@ -380,6 +380,49 @@ async def test_a_worker_that_failed_is_avoided() -> None:
     assert first.turn.name != second.turn.name
 
 
+def lost(worker_id: str) -> Unavailable:
+    """As the router's own connections raise it."""
+    error = Unavailable(f"{worker_id} is lost")
+    error.lost_worker = worker_id
+    return error
+
+
+OTHER = {"prefill-0": "prefill-1", "prefill-1": "prefill-0"}
+OTHER |= {"decode-0": "decode-1", "decode-1": "decode-0"}
+
+
+def on(world: World) -> tuple[str, str]:
+    """The workers of the last attempt."""
+    last = world.workers.decodes[-1]
+    assert isinstance(last.source, WrittenBy)
+    return last.source.writer.worker_id, last.worker.worker_id
+
+
+@pytest.mark.parametrize("is_prefill_first", [True, False])
+async def test_a_turn_survives_a_node_with_one_worker_of_each_role(is_prefill_first: bool) -> None:
+    world = World(is_local=False)
+    await settle()
+    prefill, decode = on(world)
+    # The turn is on one of the node's workers, and what it is moved to may be the other.
+    dead = {prefill, OTHER[decode]} if is_prefill_first else {OTHER[prefill], decode}
+
+    while dead & set(on(world)) and not world.client.done():
+        prefill, decode = on(world)
+        reserve(world)
+        await settle()
+        if decode in dead:
+            world.workers.decodes[-1].die(lost(decode))
+        else:
+            world.workers.finish_prefill(lost(prefill))
+        await settle()
+    for step in SCRIPTS["shipped"]:
+        step(world)
+        await settle()
+
+    assert world.client.done()
+    assert wrongs(world, {"stop"}) == []
+
+
 @pytest.mark.parametrize(("num_losses", "outcome"), [(2, "stop"), (3, "failed")])
 async def test_a_turn_survives_a_second_loss_before_its_next_token(
     num_losses: int, outcome: str
