@@ -136,6 +136,9 @@ def _quantized(stored: str, tensor: Tensor, settings: Quantization) -> Named:
             yield f"{module}.input_scale", torch.tensor(1.0)
         case WeightFormat.NVFP4:
             yield from _nvfp4(stored, tensor.float())
+            if settings.default is WeightFormat.NVFP4:
+                # The mixture is W4A16: inputs keep their 16 bits.
+                yield f"{module}.input_scale", torch.tensor(1.0)
 
 
 def _fp8_blocks(name: str, weight_NK: Tensor) -> Named:
@@ -164,7 +167,6 @@ def _nvfp4(name: str, weight_NK: Tensor) -> Named:
     yield name, codes[:, ::2] | codes[:, 1::2] << 4
     yield f"{name}_scale", scales
     yield f"{name}_scale_2", whole
-    yield f"{name.removesuffix('.weight')}.input_scale", torch.tensor(1.0)
 
 
 def main(arguments: Mapping[str, str]) -> None:

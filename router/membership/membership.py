@@ -74,7 +74,8 @@ class Membership:
         if model_id != self.model_id:
             raise LayoutMismatch(
                 f"{status.worker_id} serves model {model_id}, this router serves {self.model_id}; "
-                "start both on the same checkpoint, with the same [engine] quantization"
+                "start both on the same checkpoint, with the same [engine] quantization and "
+                "quantize_activations"
             )
         known, latest = self._members.get(status.worker_id), self.last_epoch(status.worker_id)
         if status.epoch < latest:

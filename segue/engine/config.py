@@ -34,6 +34,11 @@ class EngineConfig:
     """Quantise a plain checkpoint's large matrices when it is loaded, on a CPU: "int8", or "int4"
     with the head in int8. Steps that are bound by reading weights take less time; tokens differ.
     Equal on all workers. See docs/operations.md."""
+    quantize_activations: bool = False
+    """Quantise the inputs of products of more than 128 rows, in prompts that is, as a checkpoint in
+    FP8 or NVFP4 says. Off, since greedy tokens may then differ from those of the same weights with
+    bfloat16 inputs. On a GPU such products take less time. Equal on all workers. See
+    docs/operations.md."""
     page_tokens: int = 16
     """Tokens per page of keys and values. Equal on all workers."""
     cache_bytes: int | str = "auto"

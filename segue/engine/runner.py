@@ -26,6 +26,7 @@ from segue.model.checkpoint.loading import load_weights
 from segue.model.config import ModelConfig
 from segue.model.qwen3_5 import Qwen3_5
 from segue.model.ranks.config import config_of_rank
+from segue.model.weights.stored import INPUT_SCALES
 from segue.parallel.group import ALONE, Group
 
 logger = logging.getLogger(__name__)
@@ -142,7 +143,10 @@ class ModelRunner:
         """What computes here, for operators of a cluster; products are added when first chosen."""
         computing = "triton" if self.device == "cuda" else choice.described()
         stored = {field.dtype for field in self.layout.of_unit(Unit.PAGE)}
-        return f"{computing}, FP8 pages" if E4M3 in stored else computing
+        parts = [computing, *["FP8 pages"] * (E4M3 in stored)]
+        if any(name.endswith(f".{INPUT_SCALES}") for name in self._weights):
+            parts.append("quantised activations")
+        return ", ".join(parts)
 
     @torch.inference_mode()
     def forward(

@@ -47,10 +47,14 @@ class ServedModel:
 
     @classmethod
     def of(cls, folder: Path, engine: EngineConfig, *, skip_tokenizer: bool = True) -> Self:
-        """Raises InvalidCheckpoint, and InvalidConfig for more than one MTP layer, or weights that
-        are to be quantised and already are."""
-        facts = check_folder(folder, skip_tokenizer=skip_tokenizer)
-        _refuse_to_quantise_twice(folder, facts.config, engine)
+        """Raises InvalidCheckpoint, and InvalidConfig for more than one MTP layer, weights that are
+        to be quantised and already are, or activations that are and whose weights are not."""
+        facts = check_folder(
+            folder,
+            skip_tokenizer=skip_tokenizer,
+            quantizes_activations=engine.quantize_activations,
+        )
+        _check_quantization(folder, facts.config, engine)
         dtype = _dtype(facts.config, engine)
         with_mtp = engine.mtp and facts.has_mtp_layer
         drafts = _draft_tokens(folder, facts.config, engine) if with_mtp else None
@@ -69,7 +73,7 @@ class ServedModel:
     def before_download(cls, folder: Path, engine: EngineConfig, *, published_bytes: int) -> Self:
         """An estimate, from a folder without its weights, which take `published_bytes`."""
         config = ModelConfig.from_folder(folder)
-        _refuse_to_quantise_twice(folder, config, engine)
+        _check_quantization(folder, config, engine)
         dtype_bytes = DTYPE_BYTES[_dtype(config, engine)]
         weight_bytes = published_bytes * dtype_bytes // DTYPE_BYTES[config.dtype]
         if engine.quantization != NONE:
@@ -103,7 +107,9 @@ class ServedModel:
             rank=engine.ranks[0],
             layout=cache_layout(
                 config,
-                model_id=quantised_id(model_id(folder), engine.quantization),
+                model_id=quantised_id(
+                    model_id(folder), engine.quantization, activations=engine.quantize_activations
+                ),
                 page_tokens=engine.page_tokens,
                 dtype=dtype,
                 kv_dtype=engine.stored_dtype(dtype),
@@ -136,7 +142,12 @@ def _dtype(config: ModelConfig, engine: EngineConfig) -> str:
     return config.dtype if engine.dtype == AUTO else engine.dtype
 
 
-def _refuse_to_quantise_twice(folder: Path, config: ModelConfig, engine: EngineConfig) -> None:
+def _check_quantization(folder: Path, config: ModelConfig, engine: EngineConfig) -> None:
+    if config.quantization is None and engine.quantize_activations:
+        raise InvalidConfig(
+            "[engine] quantize_activations needs weights in FP8 or NVFP4, and those of "
+            f"{folder} are plain: leave the setting out, or serve a quantised release"
+        )
     if config.quantization is not None and engine.quantization != NONE:
         raise InvalidConfig(
             f'[engine] quantization = "{engine.quantization}" needs plain weights, and those of '

@@ -159,6 +159,8 @@ class ModelConfig:
     """None if all weights are plain."""
     head: range | None = None
     """The tokens whose logits are computed here; None: the whole vocabulary."""
+    quantizes_activations: bool = False
+    """Whether inputs of products of many rows are quantised, as the checkpoint says."""
     draft_tokens: tuple[range, ...] | None = None
     """The tokens that a draft may be, ascending; None: the whole vocabulary."""
 

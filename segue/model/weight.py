@@ -23,7 +23,8 @@ from segue.model.weights.quantized import (
     QuantizedWeight,
     StackedWeight,
 )
-from segue.model.weights.stored import ROW_SCALES, SCALES
+from segue.model.weights.scaled import ScaledExperts, ScaledWeight, input_scale_of
+from segue.model.weights.stored import INPUT_SCALES, ROW_SCALES, SCALES
 
 
 class PlainWeight:
@@ -78,17 +79,27 @@ def weight_of(tensors: Mapping[str, Tensor], name: str) -> Weight:
         parts = takewhile(tensors.__contains__, (f"{name}.{number}" for number in count()))
         return StackedWeight([weight_of(tensors, part) for part in parts])
     stored = _stored(tensors, name)
-    return QuantizedWeight(stored) if len(stored) > 1 else PlainWeight(*stored)
+    if len(stored) == 1:
+        return PlainWeight(*stored)
+    if (scales := tensors.get(f"{name}.{INPUT_SCALES}")) is not None:
+        return ScaledWeight(stored, input_scale_of(scales))
+    return QuantizedWeight(stored)
 
 
 def experts_of(tensors: Mapping[str, Tensor], at: str, *, first_expert: int = 0) -> Experts:
     """The experts whose matrices have names under `at`. `first_expert`: the first of those there,
     if a rank has only some. Raises InvalidCheckpoint if some are quantised."""
-    gate_up, down = (_stored(tensors, f"{at}.{name}") for name in ("gate_up_proj", "down_proj"))
+    names = [f"{at}.{name}" for name in ("gate_up_proj", "down_proj")]
+    gate_up, down = (_stored(tensors, name) for name in names)
     if len(gate_up) == len(down) == 1:
         return PlainExperts(*gate_up, *down, first_expert=first_expert)
     if 1 in (len(gate_up), len(down)):
         raise InvalidCheckpoint(f"the experts under {at} must all be stored alike")
+    scales = [tensors.get(f"{name}.{INPUT_SCALES}") for name in names]
+    match scales:
+        case [Tensor() as of_gate_up, Tensor() as of_down]:
+            both = (input_scale_of(of_gate_up), input_scale_of(of_down))
+            return ScaledExperts(gate_up, down, first_expert, both)
     return QuantizedExperts(gate_up, down, first_expert)
 
 

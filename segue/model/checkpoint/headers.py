@@ -74,7 +74,9 @@ KV_SCALES = (("k_proj.k_scale", "v_proj.v_scale"), ("k_scale", "v_scale"))
 """The names in an attention layer of the scales for keys and values in 8 bits: ModelOpt's, and
 those of others. A checkpoint has both of a pair or none."""
 _READ_SCALES = tuple(f".self_attn.{name}" for pair in KV_SCALES for name in pair)
-_UNUSED_SCALES = (".input_scale", ".k_scale", ".v_scale", ".k_bmm_scale", ".v_bmm_scale")
+INPUT_SCALE = ".input_scale"
+"""After a module's name: the scale of its inputs."""
+_UNUSED_SCALES = (INPUT_SCALE, ".k_scale", ".v_scale", ".k_bmm_scale", ".v_bmm_scale")
 
 
 def reason_to_skip(name: str, config: ModelConfig) -> str:
@@ -83,8 +85,15 @@ def reason_to_skip(name: str, config: ModelConfig) -> str:
         return "vision tower"
     if name.startswith(MTP_PREFIX) and config.num_mtp_layers == 0:
         return "draft layer that is not used"
-    if name.endswith(_UNUSED_SCALES) and not name.endswith(_READ_SCALES):
+    if name.endswith(_UNUSED_SCALES) and not _is_read(name, config):
         return "scale of activations, which are not quantised"
     if name == "lm_head.weight" and config.tie_word_embeddings:
         return "head that is tied to the embedding"
     return ""
+
+
+def _is_read(scale: str, config: ModelConfig) -> bool:
+    """The head's inputs are never quantised: the error would go straight into the logits."""
+    if scale.endswith(INPUT_SCALE):
+        return config.quantizes_activations and not scale.startswith(HEAD_PREFIX)
+    return scale.endswith(_READ_SCALES)

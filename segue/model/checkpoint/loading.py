@@ -162,7 +162,7 @@ def _fill(
     for name, target in table.targets.items():
         tensor = torch.empty(target.shape, dtype=target.dtype or dtype, device=device)
         filled = on_huge_pages(tensor)
-        for known, piece in of_target[name]:
+        for known, piece in of_target.get(name, ()):
             _copy(checkpoint.read(sources[known]), filled[piece.index], piece, cuts(known))
         weights |= _kept(name, filled, target.rounded_to)
     return weights

@@ -42,9 +42,11 @@ def model_id(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def quantised_id(folder_id: str, quantization: str) -> str:
-    """Of weights that were quantised when they were loaded: states of other weights are no use."""
-    return folder_id if quantization == NONE else f"{folder_id}{_MARK}{quantization}"
+def quantised_id(folder_id: str, quantization: str, *, activations: bool = False) -> str:
+    """Of weights that were quantised when they were loaded, or of products whose inputs are: states
+    of other numbers are no use."""
+    marks = [quantization] * (quantization != NONE) + ["activations"] * activations
+    return _MARK.join([folder_id, *marks])
 
 
 def folder_id(served_id: str) -> str:

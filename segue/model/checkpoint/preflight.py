@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from segue.api.errors import InvalidCheckpoint
@@ -103,12 +103,14 @@ class FolderFacts:
         return size * (DTYPE_BYTES[dtype] if is_matrix else 4)
 
 
-def check_folder(folder: Path, *, skip_tokenizer: bool = False) -> FolderFacts:
+def check_folder(
+    folder: Path, *, skip_tokenizer: bool = False, quantizes_activations: bool = False
+) -> FolderFacts:
     """Raises InvalidCheckpoint, which says what the folder is or lacks."""
     if not folder.is_dir():
         raise InvalidCheckpoint(f"no such model folder: {folder}")
     refuse_foreign_folder(folder)
-    config = ModelConfig.from_folder(folder)
+    config = replace(ModelConfig.from_folder(folder), quantizes_activations=quantizes_activations)
     _check_tokenizer(folder, skip_tokenizer)
     tensors = {
         name: header

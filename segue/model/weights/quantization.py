@@ -7,8 +7,8 @@ Two layouts are published for these models:
   NVFP4 with a scale for each 16 weights of a row and one for the matrix, or a mixture that is
   named module by module.
 
-Only weights are quantised here. A checkpoint's scales for activations are not used, so the product
-is at least as exact as one that quantises its inputs.
+Only weights are quantised here. A checkpoint's scales for activations are used only with `[engine]
+quantize_activations`; without it a product is at least as exact as one that quantises its inputs.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
-from typing import Protocol, Self
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -36,8 +36,8 @@ class QuantizedWeight:
     def num_rows(self) -> int:
         return len(self._stored[0])
 
-    def rows(self, start: int, end: int) -> Self:
-        return type(self)([part[start:end] for part in self._stored])
+    def rows(self, start: int, end: int) -> QuantizedWeight:
+        return QuantizedWeight([part[start:end] for part in self._stored])
 
     def matmul(self, x_TK: Tensor, epilogue: Epilogue = Epilogue.NONE) -> Tensor:
         return PRODUCTS[self.format](x_TK, *self._stored, epilogue=epilogue)

@@ -13,6 +13,12 @@ and a stack cut, at any row. In a stack whose matrices are stored differently, s
 Gated Delta Net's input projections, each run of matrices that are stored alike is a tensor of its
 own: name.0, name.1, ...
 
+If inputs are quantised too (`ModelConfig.quantizes_activations`), a matrix that says how has
+
+    M.input_scale, a scalar of each matrix of the stack → name.input_scales, a vector
+
+which is empty for FP8 in blocks, whose inputs get scales of their own. The head has none.
+
 A plain matrix that is quantised when it is loaded has the same names:
 
     INT8    M.weight → name [N, K]        and name.scales [N, K/128]
@@ -29,6 +35,7 @@ from itertools import groupby
 import torch
 
 from segue.api.errors import InvalidCheckpoint
+from segue.model.checkpoint.headers import INPUT_SCALE
 from segue.model.checkpoint.typed_json import counted
 from segue.model.config import ModelConfig
 from segue.model.weights.at_load import GROUPS, NONE, format_at_load
@@ -43,7 +50,7 @@ from segue.model.weights.table import TensorPiece, TensorTarget, WeightTable
 logger = logging.getLogger(__name__)
 
 FP8 = torch.float8_e4m3fn
-SCALES, ROW_SCALES = "scales", "row_scales"
+SCALES, ROW_SCALES, INPUT_SCALES = "scales", "row_scales", "input_scales"
 Pieces = Sequence[tuple[str, TensorPiece]]
 
 
@@ -64,6 +71,8 @@ def stored_table(
     in_place = sorted(plain.pieces.items(), key=_place)
     for target, pieces in groupby(in_place, key=lambda item: item[1].target):
         _add(table, plain.targets[target], list(pieces), formats)
+    if config.quantizes_activations:
+        _add_input_scales(table, names)
     return table
 
 
@@ -157,6 +166,18 @@ def _stored(source: str, piece: TensorPiece, how: WeightFormat) -> dict[str, Ten
         f"{source}_scale": replace(scales, shape=(num_rows, columns // NVFP4_GROUP), dtypes=(FP8,)),
         f"{source}_scale_2": by_row,
     }
+
+
+def _add_input_scales(table: WeightTable, names: Collection[str]) -> None:
+    is_of_target: dict[str, list[str]] = {}
+    for source, piece in table.pieces.items():
+        if f"{piece.target}.{SCALES}" in table.targets and piece.target != "lm_head":
+            is_of_target.setdefault(piece.target, []).append(source)
+    for target, sources in is_of_target.items():
+        scales = [f"{source.removesuffix('.weight')}{INPUT_SCALE}" for source in sources]
+        given = [name for name in scales if name in names]
+        if given or any(f"{source}_scale_inv" in names for source in sources):
+            table.scales(f"{target}.{INPUT_SCALES}", given)
 
 
 def _log_differences(settings: Quantization, formats: Mapping[str, WeightFormat]) -> None:
