@@ -12,6 +12,7 @@ from segue.process.cores import CoreSets, UsableCores, listed
 
 AUTO = "auto"
 FP8 = "fp8"
+TRITON, FLASHINFER = "triton", "flashinfer"
 
 MAX_RANKS = 64
 COUNTS = ("page_tokens", "cache_bytes", "max_running", "tensor_parallel", "expert_parallel")
@@ -30,6 +31,10 @@ class EngineConfig:
     with the checkpoint's scales if it has any. Equal on all workers. See docs/operations.md."""
     device: str = "cpu"
     """"cpu" or "cuda": the one GPU visible to the process (set `CUDA_VISIBLE_DEVICES`)."""
+    prefill_attention: str = "auto"
+    """What computes the attention of prompts on a GPU. "auto": FlashInfer, if it is installed, for
+    the passes in which it should be faster; else our kernel. "flashinfer": in all passes, or an
+    error at the start. "triton": our kernel. See docs/operations.md."""
     quantization: str = "none"
     """Quantise a plain checkpoint's large matrices when it is loaded, on a CPU: "int8", or "int4"
     with the head in int8. Steps that are bound by reading weights take less time; tokens differ.
@@ -103,6 +108,16 @@ class EngineConfig:
             raise ValueError(f'kv_dtype must be "{AUTO}" or "{FP8}", got {self.kv_dtype!r}')
         if self.device not in ("cpu", "cuda"):
             raise ValueError(f'device must be "cpu" or "cuda", got {self.device!r}')
+        if self.prefill_attention not in (AUTO, TRITON, FLASHINFER):
+            raise ValueError(
+                f'prefill_attention must be "{AUTO}", "{TRITON}" or "{FLASHINFER}", got '
+                f"{self.prefill_attention!r}"
+            )
+        if self.prefill_attention != AUTO and self.device != "cuda":
+            raise ValueError(
+                f'prefill_attention = "{self.prefill_attention}" needs device = "cuda", got '
+                f'"{self.device}": leave it out'
+            )
         require_quantization(self.quantization, self.device)
 
     def of_role(self, tensor_parallel: int, cores: str = "") -> EngineConfig:

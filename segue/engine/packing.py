@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain
 
@@ -11,6 +11,8 @@ from torch import Tensor
 
 from segue.engine.batch import MAX_VERIFY_TOKENS, Chunk, DecodeChunk, PrefillChunk
 from segue.kernels import NO_SLOT
+from segue.kernels.paged_attention.flashinfer.page_lists import Span
+from segue.kernels.paged_attention.flashinfer.prompts import Attend
 from segue.model.batch import (
     Batch,
     DecodeRows,
@@ -20,14 +22,22 @@ from segue.model.batch import (
     PrefillSegments,
 )
 
+PlanPrompts = Callable[[Sequence[Span]], Attend | None]
+
 
 def pack(
-    chunks: Sequence[Chunk], *, page_tokens: int, device: str, keeps_hidden: bool = False
+    chunks: Sequence[Chunk],
+    *,
+    page_tokens: int,
+    device: str,
+    keeps_hidden: bool = False,
+    plan_prompts: PlanPrompts | None = None,
 ) -> Batch:
     """One batch of all chunks: decode chunks round by round, then prefill chunks in given order.
 
     A single-token prefill chunk that continues a sequence is computed as a decode chunk.
     `keeps_hidden`: an MTP layer is served, so the batch contains where hidden states go.
+    `plan_prompts` plans their attention, if another package may compute it.
     """
     _check(chunks, page_tokens)
     rows = _Rows.of([_as_decode_chunk(chunk) for chunk in chunks])
@@ -36,6 +46,7 @@ def pack(
     pages = [piece.chunk.page_ids[p // page_tokens] for piece in pieces for p in piece.positions]
     positions_T = _ints(positions, device)
     scored = _scored_rows(rows, chunks)
+    attend = plan_prompts(_spans(rows.prefill)) if plan_prompts and rows.prefill else None
     return Batch(
         token_ids_T=_ints(list(chain.from_iterable(piece.token_ids for piece in pieces)), device),
         positions_T=positions_T,
@@ -43,7 +54,7 @@ def pack(
         offsets_T=positions_T % page_tokens,
         logit_rows_R=_ints(rows.with_logits(), device),
         decode=_decode_rows(rows, page_tokens, device) if rows.decode else None,
-        prefill=_prefill_rows(rows.prefill, page_tokens, device) if rows.prefill else None,
+        prefill=_prefill_rows(rows.prefill, page_tokens, device, attend) if rows.prefill else None,
         hidden=_hidden(rows, pieces, len(positions), device) if keeps_hidden else None,
         scored_rows_S=_ints(scored, device) if scored else None,
         last=None if keeps_hidden or scored else _last_rows(rows, len(positions), device),
@@ -187,13 +198,23 @@ def _decode_rows(rows: _Rows, page_tokens: int, device: str) -> DecodeRows:
     )
 
 
-def _prefill_rows(chunks: Sequence[PrefillChunk], page_tokens: int, device: str) -> PrefillRows:
+def _spans(chunks: Sequence[PrefillChunk]) -> list[Span]:
+    return [
+        Span(start=chunk.start, num_tokens=len(chunk.token_ids), page_ids=chunk.page_ids)
+        for chunk in chunks
+    ]
+
+
+def _prefill_rows(
+    chunks: Sequence[PrefillChunk], page_tokens: int, device: str, attend: Attend | None
+) -> PrefillRows:
     ends = accumulate((len(chunk.token_ids) for chunk in chunks), initial=0)
     return PrefillRows(
         cu_tokens_N1=_ints(list(ends), device),
         starts_N=_ints([chunk.start for chunk in chunks], device),
         page_table_NP=_page_table(chunks, page_tokens, device),
         segments=_prefill_segments(chunks, device),
+        attend=attend,
     )
 
 

@@ -13,6 +13,7 @@ from segue.cache.layout import E4M3, CacheLayout, Unit
 from segue.cache.tensors import TORCH_DTYPES, CacheTensors
 from segue.engine.batch import Chunk, DraftStart
 from segue.engine.device.buffers import ScratchUnits, StepTables
+from segue.engine.device.prompt_attention import prompt_attention
 from segue.engine.device.sampling import DeviceSampling
 from segue.engine.device.step import DeviceStep
 from segue.engine.device.stream import WorkStream
@@ -20,6 +21,7 @@ from segue.engine.packing import pack
 from segue.engine.scoring import Scoring, TokenScores
 from segue.engine.served_model import ServedModel
 from segue.engine.speculation.drafter import Drafter
+from segue.kernels.paged_attention.flashinfer.prompts import PromptAttention
 from segue.kernels.product import choice
 from segue.model.batch import Batch
 from segue.model.checkpoint.loading import load_weights
@@ -48,8 +50,10 @@ class ModelRunner:
         device: str,
         scratch: ScratchUnits | None = None,
         group: Group = ALONE,
+        prompts: PromptAttention | None = None,
     ) -> None:
-        """`config` and `layout` are the whole model's; `weights` and `tensors` are this rank's."""
+        """`config` and `layout` are the whole model's; `weights`, `tensors` and `prompts`, which
+        our kernel replaces if there is none, are this rank's."""
         self.config = config
         self.layout = layout
         self.tensors = tensors
@@ -60,6 +64,7 @@ class ModelRunner:
         self._model = Qwen3_5(own, weights, with_mtp=self.has_mtp, group=group)
         self.device = device
         self._stream = WorkStream(device)
+        self._prompts = prompts
         self.scratch = scratch
         """A page and a slot outside the pools, which belong to no sequence."""
 
@@ -76,9 +81,11 @@ class ModelRunner:
         """Load the weights and allocate the cache, this rank's part of both.
 
         `with_scratch`: allocate one more page and slot, which device steps need. Raises
-        InvalidCheckpoint if the weights do not fit the configuration.
+        InvalidCheckpoint if the weights do not fit the configuration, and InvalidConfig as
+        `prompt_attention`.
         """
         device, layout = served.device, served.layout
+        prompts = prompt_attention(served, group.rank)
         weights = load_weights(
             served.folder,
             served.config,
@@ -94,7 +101,7 @@ class ModelRunner:
             device=device,
         )
         scratch = ScratchUnits(num_pages, num_slots) if with_scratch else None
-        runner = cls(served.config, weights, layout, tensors, device, scratch, group)
+        runner = cls(served.config, weights, layout, tensors, device, scratch, group, prompts)
         if device == "cuda":
             # Passes run on a different stream from the one that filled these.
             torch.cuda.synchronize()
@@ -142,6 +149,8 @@ class ModelRunner:
     def operators(self) -> str:
         """What computes here, for operators of a cluster; products are added when first chosen."""
         computing = "triton" if self.device == "cuda" else choice.described()
+        if self._prompts is not None:
+            computing = f"{computing}, {self._prompts} for prompts"
         stored = {field.dtype for field in self.layout.of_unit(Unit.PAGE)}
         parts = [computing, *["FP8 pages"] * (E4M3 in stored)]
         if any(name.endswith(f".{INPUT_SCALES}") for name in self._weights):
@@ -198,4 +207,5 @@ class ModelRunner:
             page_tokens=self.layout.page_tokens,
             device=self.device,
             keeps_hidden=self.has_mtp,
+            plan_prompts=None if self._prompts is None else self._prompts.plan,
         )

@@ -36,6 +36,8 @@ class ServedModel:
     """Has no MTP layers if none is served, and says which tokens may be drafted."""
     dtype: str
     device: str
+    prefill_attention: str
+    """As in `[engine]`."""
     quantization: str
     """What weights are quantised to when they are loaded."""
     weight_bytes: int
@@ -102,6 +104,7 @@ class ServedModel:
             config=config if with_mtp else replace(config, num_mtp_layers=0),
             dtype=dtype,
             device=engine.device,
+            prefill_attention=engine.prefill_attention,
             quantization=engine.quantization,
             weight_bytes=weight_bytes,
             rank=engine.ranks[0],

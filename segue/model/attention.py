@@ -10,8 +10,8 @@ from torch import Tensor
 from segue.kernels.attention_input import attention_input, store_keys_and_values
 from segue.kernels.gates import sigmoid_gate
 from segue.kernels.paged_attention import attend_decode, attend_prefill, attend_verify
-from segue.kernels.paged_attention.e4m3 import Scales
-from segue.model.batch import Batch, DecodeRows, DraftBatch, Rotary
+from segue.kernels.paged_attention.e4m3 import UNSCALED, Scales
+from segue.model.batch import Batch, DecodeRows, DraftBatch, PrefillRows, Rotary
 from segue.model.config import ModelConfig
 from segue.model.weight import weight_of
 from segue.model.weights.kv_scales import KvScales
@@ -88,17 +88,23 @@ class Attention:
         if decode := batch.decode:
             outputs.append(_attend_decode(q_TQX[: decode.num_tokens], decode, pages, scales))
         if prefill := batch.prefill:
-            outputs.append(
-                attend_prefill(
-                    q_TQX[batch.num_decode_tokens :],
-                    pages,
-                    cu_tokens_N1=prefill.cu_tokens_N1,
-                    starts_N=prefill.starts_N,
-                    page_table_NP=prefill.page_table_NP,
-                    scales=scales,
-                )
-            )
+            q_prefill_TQX = q_TQX[batch.num_decode_tokens :]
+            outputs.append(_attend_prefill(q_prefill_TQX, prefill, pages, scales))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+
+def _attend_prefill(q_TQX: Tensor, prefill: PrefillRows, pages: Tensor, scales: Scales) -> Tensor:
+    if prefill.attend is not None:
+        assert scales == UNSCALED, "only pages in the dtype of queries are planned"
+        return prefill.attend(q_TQX, pages)
+    return attend_prefill(
+        q_TQX,
+        pages,
+        cu_tokens_N1=prefill.cu_tokens_N1,
+        starts_N=prefill.starts_N,
+        page_table_NP=prefill.page_table_NP,
+        scales=scales,
+    )
 
 
 def _attend_decode(q_TQX: Tensor, decode: DecodeRows, pages: Tensor, scales: Scales) -> Tensor:

@@ -25,6 +25,8 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from segue.kernels.paged_attention.flashinfer.prompts import Attend
+
 Rotary = tuple[Tensor, Tensor]
 """Cosines and sines [T, 1, R] of tokens' positions, as `rotary_tables` makes them."""
 
@@ -73,6 +75,8 @@ class PrefillRows:
     page_table_NP: Tensor
     """Short rows repeat a page of their own."""
     segments: PrefillSegments
+    attend: Attend | None = None
+    """What was planned to attend in all layers; None: our operator."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +139,9 @@ class Batch:
             pages_T=self.pages_T[last.rows_R],
             offsets_T=self.offsets_T[last.rows_R],
             logit_rows_R=last.logit_rows_R,
-            prefill=replace(prefill, cu_tokens_N1=last.cu_tokens_N1, starts_N=last.starts_N),
+            prefill=replace(
+                prefill, cu_tokens_N1=last.cu_tokens_N1, starts_N=last.starts_N, attend=None
+            ),
             last=None,
         )
 
