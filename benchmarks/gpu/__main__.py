@@ -21,7 +21,9 @@ def main() -> None:
     if options.from_item is not None:
         from benchmarks.gpu.child import run_items
 
-        run_items(options.from_item, dry=options.dry)
+        run_items(
+            options.from_item, dry=options.dry, with_flashinfer=not options.without_flashinfer
+        )
         return
     started_at = monotonic()
 
@@ -31,7 +33,7 @@ def main() -> None:
     report = Report(folder=options.out, environment=this_environment(), show=show)
     try:
         supervise(
-            command_of(dry=options.dry),
+            command_of(dry=options.dry, with_flashinfer=not options.without_flashinfer),
             report,
             limit_s=60 * options.minutes,
             silence_s=options.silence_s,
@@ -58,6 +60,11 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument(
         "--dry", action="store_true", help="tiny sizes on the CPU, interpreted: does it run?"
+    )
+    parser.add_argument(
+        "--without-flashinfer",
+        action="store_true",
+        help="leave FlashInfer out, which compiles for minutes when it is first used",
     )
     parser.add_argument("--from-item", type=int, help=argparse.SUPPRESS)
     return parser.parse_args()

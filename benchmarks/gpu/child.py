@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import traceback
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ _STICKY = ("CUDA error", "device-side assert", "illegal memory access")
 
 
 @torch.inference_mode()
-def run_items(first: int, *, dry: bool) -> None:
+def run_items(first: int, *, dry: bool, with_flashinfer: bool = True) -> None:
     """Runs the plan from item `first` on. Exits with 1 when the GPU's context is lost."""
     if not dry and not torch.cuda.is_available():
         _tell(fatal="no CUDA device here; --dry runs tiny sizes on the CPU")
@@ -31,6 +32,7 @@ def run_items(first: int, *, dry: bool) -> None:
     from benchmarks.gpu import plan
 
     settings = plan.TRIAL if dry else plan.LEASE
+    settings = replace(settings, with_flashinfer=with_flashinfer)
     limits = plan.measured_ceilings(settings)
     _tell(
         device="cpu, dry" if dry else torch.cuda.get_device_name(),

@@ -13,12 +13,14 @@ from torch import Tensor
 
 from benchmarks.gpu.ceilings import Ceilings
 from benchmarks.gpu.costs import ModelCosts
+from benchmarks.gpu.flashinfer import prompt_attention
 from benchmarks.gpu.models import Shape
 from benchmarks.gpu.timing import median_s
 from segue.cache.tensors import CacheTensors
 from segue.engine.batch import PrefillChunk
 from segue.engine.device.buffers import ScratchUnits
 from segue.engine.runner import ModelRunner
+from segue.kernels.paged_attention.flashinfer.prompts import PromptAttention
 from segue.model.cache_layout import cache_layout
 
 PAGE_TOKENS = 64
@@ -54,7 +56,7 @@ DRY_WORKLOAD = Workload(
 class PassRow:
     model: str
     kind: str
-    """prefill, or decode with or without graphs, and the number of drafts."""
+    """prefill and by what, or decode with or without graphs, and the number of drafts."""
     num_tokens: int
     """Tokens of the prompt, or sequences in the step."""
     seconds: float
@@ -72,7 +74,13 @@ class PassRow:
 
 
 def runner_of(
-    shape: Shape, weights: Mapping[str, Tensor], *, num_pages: int, num_slots: int, device: str
+    shape: Shape,
+    weights: Mapping[str, Tensor],
+    *,
+    num_pages: int,
+    num_slots: int,
+    device: str,
+    prompts: PromptAttention | None = None,
 ) -> ModelRunner:
     """A runner with its own cache and scratch units; the weights may be shared."""
     config = shape.config()
@@ -84,7 +92,7 @@ def runner_of(
         layout, num_pages=num_pages + 1, num_slots=num_slots + 1, device=device
     )
     scratch = ScratchUnits(num_pages, num_slots)
-    return ModelRunner(config, dict(weights), layout, tensors, device, scratch)
+    return ModelRunner(config, dict(weights), layout, tensors, device, scratch, prompts=prompts)
 
 
 def chunks_of(
@@ -110,16 +118,24 @@ def prefill(
     workload: Workload,
     ceilings: Ceilings,
     device: str,
+    *,
+    by_flashinfer: bool = False,
 ) -> Iterator[PassRow]:
+    """`by_flashinfer`: their attention."""
     num_pages = max(workload.prompt_tokens) // PAGE_TOKENS + 1
-    runner = runner_of(shape, weights, num_pages=num_pages, num_slots=1, device=device)
+    prompts = None
+    if by_flashinfer:
+        prompts = prompt_attention(shape, PAGE_TOKENS, device, torch.bfloat16)
+    runner = runner_of(
+        shape, weights, num_pages=num_pages, num_slots=1, device=device, prompts=prompts
+    )
     costs = ModelCosts.of(runner.config, weights, runner.layout)
     for num_tokens in workload.prompt_tokens:
         chunks = list(chunks_of(num_tokens, workload.chunk_tokens, vocab_size=shape.vocab_size))
         seconds = median_s(partial(compute, runner, chunks), device, cold=False, captured=False)
         yield PassRow(
             model=shape.name,
-            kind="prefill",
+            kind="prefill, attention by FlashInfer" if by_flashinfer else "prefill",
             num_tokens=num_tokens,
             seconds=seconds,
             tokens_per_s=num_tokens / seconds,

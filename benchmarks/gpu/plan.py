@@ -12,8 +12,10 @@ import torch
 
 from benchmarks.gpu import cases, ceilings, handoff, models, operators, passes, steps, suite, whole
 from benchmarks.gpu.bars import operator_bar, step_bar
+from benchmarks.gpu.cases.attention import flashinfer_cases
 from benchmarks.gpu.cases.sizes import DRY, REAL, Sizes
 from benchmarks.gpu.ceilings import Ceilings
+from benchmarks.gpu.flashinfer import is_usable
 from segue.kernels.compiling import compiling
 
 Row = dict[str, Any]
@@ -33,6 +35,8 @@ class Settings:
     """Of the prompt for which whole layers are compared with references."""
     repeats: int = operators.REPEATS
     with_tests: bool = True
+    with_flashinfer: bool = True
+    """If it is installed."""
 
 
 _BY_IMPORTANCE = [models.SHAPES[1], models.SHAPES[2], models.SHAPES[0]]
@@ -80,6 +84,11 @@ def plan(settings: Settings) -> list[Item]:
     for shape in settings.shapes:
         items.append(_with_weights(shape, settings, "prompts"))
         items.append(_with_weights(shape, settings, "handoff"))
+    for shape in settings.shapes:
+        if settings.with_flashinfer and is_usable(shape, passes.PAGE_TOKENS, *_where(settings)):
+            makes = flashinfer_cases(shape, settings.sizes, *_where(settings))
+            items += _measured(shape, settings, "FlashInfer", makes)
+            items.append(_with_weights(shape, settings, "prompts by FlashInfer"))
     if settings.with_tests:
         items.append(Item("tests", _tests))
     return items
@@ -98,13 +107,24 @@ def _compiled(settings: Settings, _: Ceilings) -> Iterator[Row]:
 
     for shape in settings.shapes:
         with compiling(count, ignore_errors=True):
-            for make in cases.all_cases(shape, settings.sizes, settings.device, settings.dtype):
+            for make in cases.all_cases(shape, settings.sizes, *_where(settings)):
                 make().run()
                 gc.collect()
         yield {"kind": "compiled", "model": shape.name, "num_kernels": num_kernels}
 
 
+def _where(settings: Settings) -> tuple[str, torch.dtype]:
+    return settings.device, settings.dtype
+
+
 def _operators(shape: models.Shape, settings: Settings) -> Iterator[Item]:
+    makes = cases.all_cases(shape, settings.sizes, *_where(settings))
+    return _measured(shape, settings, "operator", makes)
+
+
+def _measured(
+    shape: models.Shape, settings: Settings, what: str, makes: Iterator[cases.Make]
+) -> Iterator[Item]:
     def rows(make: cases.Make, limits: Ceilings) -> Iterator[Row]:
         case = make()
         row = operators.measure(shape.name, case, limits, settings.device, repeats=settings.repeats)
@@ -119,9 +139,8 @@ def _operators(shape: models.Shape, settings: Settings) -> Iterator[Item]:
             "is_met": bool(row.seconds and bar.is_met(row.seconds, share)) if bar else None,
         }
 
-    makes = cases.all_cases(shape, settings.sizes, settings.device, settings.dtype)
     for number, make in enumerate(makes, 1):
-        yield Item(f"operator {number} of {shape.name}", partial(rows, make))
+        yield Item(f"{what} {number} of {shape.name}", partial(rows, make))
 
 
 def _whole(shape: models.Shape, settings: Settings) -> Item:
@@ -146,8 +165,12 @@ def _with_weights(shape: models.Shape, settings: Settings, what: str) -> Item:
                     "is_right": handed.is_exact,
                 }
             return
-        measure = steps.measure if what == "steps" else passes.prefill
-        for row in measure(shape, weights, workload, limits, device):
+        measures: dict[str, Callable[..., Iterator[passes.PassRow]]] = {
+            "steps": steps.measure,
+            "prompts": passes.prefill,
+            "prompts by FlashInfer": partial(passes.prefill, by_flashinfer=True),
+        }
+        for row in measures[what](shape, weights, workload, limits, device):
             bar = step_bar(shape.name, row.kind, row.num_tokens)
             yield {
                 **asdict(row),

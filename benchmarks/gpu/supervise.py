@@ -94,7 +94,8 @@ def _read(stdout: Any, put: Callable[[str | None], None]) -> None:
     put(None)
 
 
-def command_of(*, dry: bool) -> list[str]:
+def command_of(*, dry: bool, with_flashinfer: bool) -> list[str]:
     """A process of this Python that measures."""
     flags = ["--dry"] if dry else []
+    flags += [] if with_flashinfer else ["--without-flashinfer"]
     return [sys.executable, "-m", "benchmarks.gpu", *flags, "--from-item"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,10 +12,12 @@ from torch import Tensor
 
 from benchmarks.gpu.cases import exact
 from benchmarks.gpu.cases.sizes import Sizes
+from benchmarks.gpu.flashinfer import prompt_attention
 from benchmarks.gpu.models import Shape
 from benchmarks.gpu.operators import LIMITS, Case, Check
 from segue.kernels.paged_attention import triton_decode, triton_prefill
 from segue.kernels.paged_attention.e4m3 import E4M3, UNSCALED, Scales, as_bytes
+from segue.kernels.paged_attention.flashinfer.page_lists import Span
 
 MAX_POOL_BYTES = 40 << 30
 _CHECKED_QUERIES = 16
@@ -42,6 +44,15 @@ def attention_cases(
                 )
     for start, num_tokens in sizes.attention_prefill:
         yield partial(_prefill, shape, sizes, start, num_tokens, device, dtype)
+
+
+def flashinfer_cases(
+    shape: Shape, sizes: Sizes, device: str, dtype: torch.dtype
+) -> Iterator[partial[Case]]:
+    """The prompts of `attention_cases` again."""
+    for start, num_tokens in sizes.attention_prefill:
+        where = (start, num_tokens, device, dtype)
+        yield partial(_prefill, shape, sizes, *where, by_flashinfer=True)
 
 
 def _decode(
@@ -85,7 +96,14 @@ def _decode(
 
 
 def _prefill(
-    shape: Shape, sizes: Sizes, start: int, num_tokens: int, device: str, dtype: torch.dtype
+    shape: Shape,
+    sizes: Sizes,
+    start: int,
+    num_tokens: int,
+    device: str,
+    dtype: torch.dtype,
+    *,
+    by_flashinfer: bool = False,
 ) -> Case:
     pages, table_1P = _pool(shape, sizes, 1, start + num_tokens, device, dtype)
     q_TQX = _queries(shape, num_tokens, device, dtype)
@@ -105,10 +123,13 @@ def _prefill(
         outs = [_exact(q_TQX[row], pages, table_1P[0], start + row + 1) for row in rows]
         return [torch.stack(outs)]
 
-    return Case(
-        operator="attention, prefill",
-        size=f"{num_tokens} after {start}",
-        run=partial(
+    run: Callable[[], Tensor]
+    if by_flashinfer:
+        span = Span(start=start, num_tokens=num_tokens, page_ids=table_1P[0].tolist())
+        attention = prompt_attention(shape, sizes.page_tokens, device, dtype)
+        run = partial(attention.planned([span]), q_TQX, pages)
+    else:
+        run = partial(
             triton_prefill.attend_prefill,
             q_TQX,
             pages,
@@ -116,7 +137,11 @@ def _prefill(
             starts_N=torch.tensor([start], device=device),
             page_table_NP=table_1P,
             scales=_scales(pages),
-        ),
+        )
+    return Case(
+        operator="attention, prefill by FlashInfer" if by_flashinfer else "attention, prefill",
+        size=f"{num_tokens} after {start}",
+        run=run,
         check=Check(exact=expected, seen=_rows(rows), limit=LIMITS[dtype]),
         num_bytes=2 * q_TQX.nbytes + _kv_bytes(shape, start + num_tokens, pages.dtype),
         flops=4.0 * shape.num_heads * shape.head_dim * pairs,
