@@ -22,10 +22,10 @@ from segue.cache.prefix.eviction_cost import EvictionCost, cost_to_decode
 from segue.config import section
 from segue.engine.config import EngineConfig
 from segue.engine.device.launcher import Launcher
-from segue.engine.runner import ModelRunner
 from segue.model.checkpoint.settings import AS_PUBLISHED, CheckpointConfig
 from segue.process.tracing.setup import tracer_of
 from segue.text.tokens.tokenizer import Tokenizer
+from segue.worker.load import LoadedModel
 from segue.worker.process import (
     Presence,
     RunningWorker,
@@ -33,6 +33,7 @@ from segue.worker.process import (
     run_worker,
     serving_worker,
 )
+from segue.worker.ranks.leading import LeadingLauncher
 from segue.worker.ranks.starting import FollowersStart
 
 logger = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ async def running(
         tokenizer = Tokenizer.from_folder(loaded.folder) if has_text else None
         launcher = None
         if launches_ahead:
-            launcher = await asyncio.to_thread(launcher_of, loaded.runner, loaded.engine, decode)
+            launcher = await asyncio.to_thread(launcher_of, loaded, decode)
         resources = await stack.enter_async_context(
             worker_resources(
                 loaded,
@@ -106,11 +107,8 @@ async def running(
             made.append(worker)
             return worker
 
-        # Passes of several ranks start with the first turn.
-        has_one_rank = engine.tensor_parallel == 1
-
         async def warm_up() -> None:
-            await made[0].warm_up(resources.runner, decode.max_pass_tokens * has_one_rank)
+            await made[0].warm_up(resources.runner, decode.max_pass_tokens)
 
         with contextlib.closing(tracer_of("decode", options.worker_id)) as tracer:
             async with serving_worker(
@@ -125,18 +123,21 @@ async def running(
 
 
 def steps_on_device(engine: EngineConfig) -> bool:
-    """Whether steps are launched before earlier results are read. Else the host computes them: on a
-    CPU, and with several ranks, whose leader samples."""
-    return engine.device != "cpu" and engine.tensor_parallel == 1
+    """Whether steps are launched before earlier results are read. On a CPU the host computes
+    them."""
+    return engine.device != "cpu"
 
 
-def launcher_of(runner: ModelRunner, engine: EngineConfig, decode: DecodeConfig) -> Launcher:
-    return Launcher.of(
-        runner,
-        num_rows=engine.max_running,
-        max_batch=min(decode.max_batch, engine.max_running),
-        max_drafts=decode.max_drafts if runner.has_mtp else 0,
-    )
+def launcher_of(loaded: LoadedModel, decode: DecodeConfig) -> Launcher:
+    runner, max_running = loaded.runner, loaded.engine.max_running
+    sizes = {
+        "num_rows": max_running,
+        "max_batch": min(decode.max_batch, max_running),
+        "max_drafts": decode.max_drafts if runner.has_mtp else 0,
+    }
+    if loaded.followers is None:
+        return Launcher.of(runner, **sizes)
+    return LeadingLauncher.of_all(runner, loaded.followers, **sizes)
 
 
 def _eviction_cost(layout: CacheLayout) -> EvictionCost:

@@ -30,7 +30,7 @@ from segue.cache.prefix.eviction_cost import EvictionCost
 from segue.cache.strays import Strays
 from segue.cache.unit_pool import UnitState
 from segue.engine.config import EngineConfig
-from segue.engine.device.warm_up import PROMPT_TOKENS, first_passes
+from segue.engine.device.warm_up import PROMPT_TOKENS
 from segue.engine.runner import ModelRunner
 from segue.process.brief_thread import in_brief_thread
 from segue.process.telemetry import Clock
@@ -188,9 +188,8 @@ class HandoffWorker(ABC, Generic[AnyTurn, Command]):
     async def warm_up(self, runner: ModelRunner, pass_tokens: int) -> None:
         """Runs the first passes, and meets the workers that it will exchange pages with. To be
         called before the first turn: passes then have the runner for themselves. `pass_tokens`: the
-        most in one pass; 0 runs none."""
-        if pass_tokens:
-            await self._first_passes(runner, pass_tokens)
+        most in one pass."""
+        await self._first_passes(runner, pass_tokens)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_MEMBERS_WAIT_S):
                 await self._exchange.members.known()
@@ -203,8 +202,7 @@ class HandoffWorker(ABC, Generic[AnyTurn, Command]):
         pages = memory.pages.take(num_pages, UnitState.WORKING, owner=_WARM_UP)
         slots = memory.slots.take(1, UnitState.WORKING, owner=_WARM_UP)
         run = functools.partial(
-            first_passes,
-            runner,
+            runner.first_passes,
             pages=pages,
             slot=slots[0],
             num_tokens=num_tokens,

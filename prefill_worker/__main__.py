@@ -76,11 +76,8 @@ async def running(
             )
             return made[0]
 
-        # Passes of several ranks start with the first turn.
-        has_one_rank = engine.tensor_parallel == 1
-
         async def warm_up() -> None:
-            await made[0].warm_up(resources.runner, prefill.chunk_tokens * has_one_rank)
+            await made[0].warm_up(resources.runner, prefill.chunk_tokens)
 
         with contextlib.closing(tracer_of("prefill", options.worker_id)) as tracer:
             async with serving_worker(

@@ -1,7 +1,7 @@
 """A follower of a worker: `python -m kv_transfer.ranks.follower FD`, started by the leader.
 
 receiving thread   what is quick: what a pass will ship, the start of a handoff
-engine             passes and drafts, one after another, as the leader runs them
+engine             passes, drafts and steps, one after another, as the leader runs them
 copying            between the host tier and the device
 event loop         ends of handoffs
 helpers            checksums of what arrived, and pulls, which queue all at once
@@ -11,16 +11,18 @@ from __future__ import annotations
 
 import asyncio
 import os
+import queue
 import signal
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
+import numpy as np
 import torch
 
 from kv_transfer.config import TransferConfig
@@ -36,6 +38,7 @@ from segue.api.types import Epoch, PageId, SlotId, WorkerId
 from segue.cache.host.unit_copy import copy_units
 from segue.cache.layout import Unit
 from segue.engine.batch import Chunk, DraftStart, PrefillChunk
+from segue.engine.device.launcher import Launcher, StepRequest
 from segue.engine.runner import ModelRunner
 from segue.engine.speculation.drafter import Drafter
 from segue.parallel.following import Handler, Leader
@@ -43,6 +46,8 @@ from segue.parallel.rank import Rank
 from segue.process.telemetry import setup_logging
 from segue.worker.engine_thread import give_way
 from segue.worker.ranks.starting import RankSetup, host_tensors, load_rank
+
+Masks = Mapping[int, Sequence[np.ndarray]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +63,8 @@ class FollowerEngine:
     def __init__(self, runner: ModelRunner) -> None:
         self._runner = runner
         self._drafter: Drafter | None = None
+        self._launcher: Launcher | None = None
+        self._masks: queue.SimpleQueue[Masks] = queue.SimpleQueue()
         self._announced: list[_Announced] = []
 
     def announce(self, outgoing: Outgoing, pages: range, with_slot: bool) -> None:
@@ -79,12 +86,38 @@ class FollowerEngine:
             chunks, on_layer=ship, on_scores=(lambda index, scores: None) if scores else None
         )
 
+    def first_passes(self, passes: Mapping[str, Any]) -> None:
+        self._runner.first_passes(**passes)
+
     def start_drafts(self, starts: Sequence[DraftStart]) -> None:
         self._drafter = self._runner.drafter(starts)
 
     def draft(self, token_ids: Sequence[int]) -> None:
         assert self._drafter is not None, "the leader tells where to start first"
         self._drafter.step(token_ids)
+
+    def make_launcher(self, sizes: Mapping[str, int]) -> None:
+        self._launcher = Launcher.of(self._runner, **sizes)
+
+    @property
+    def launcher(self) -> Launcher:
+        assert self._launcher is not None, "the leader makes its own first"
+        return self._launcher
+
+    def start_row(self, arguments: Sequence[Any], options: Mapping[str, Any]) -> None:
+        self.launcher.start(*arguments, **options)
+
+    def resume_row(self, arguments: Sequence[Any], options: Mapping[str, Any]) -> None:
+        self.launcher.resume(*arguments, **options)
+
+    def launch(self, request: StepRequest, waits_for_masks: bool) -> None:
+        """Its result is the leader's too, who reads it."""
+        find = (lambda _: self._masks.get()) if waits_for_masks else None
+        self.launcher.launch(replace(request, find_masks=find))
+
+    def take_masks(self, masks: Masks) -> None:
+        """On the receiving thread: the engine's waits for them."""
+        self._masks.put(masks)
 
 
 class FollowerHandoffs:
@@ -184,8 +217,14 @@ class Follower:
         return {
             "loaded": lambda: None,
             "forward": self._forward,
+            "first_passes": _on(self._engine_thread, self._engine.first_passes),
             "drafter": _on(self._engine_thread, self._engine.start_drafts),
             "draft": _on(self._engine_thread, self._engine.draft),
+            "launcher": _on(self._engine_thread, self._engine.make_launcher),
+            "start_row": _on(self._engine_thread, self._engine.start_row),
+            "resume_row": _on(self._engine_thread, self._engine.resume_row),
+            "launch": _on(self._engine_thread, self._engine.launch),
+            "masks": self._engine.take_masks,
             "copy": self._copy,
         }
 

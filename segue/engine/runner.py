@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Self
@@ -17,6 +18,7 @@ from segue.engine.device.prompt_attention import prompt_attention
 from segue.engine.device.sampling import DeviceSampling
 from segue.engine.device.step import DeviceStep
 from segue.engine.device.stream import WorkStream
+from segue.engine.device.warm_up import first_passes
 from segue.engine.packing import pack
 from segue.engine.scoring import Scoring, TokenScores
 from segue.engine.served_model import ServedModel
@@ -63,8 +65,11 @@ class ModelRunner:
         own = config_of_rank(config, group.rank)
         self._model = Qwen3_5(own, weights, with_mtp=self.has_mtp, group=group)
         self.device = device
-        self._stream = WorkStream(device)
         self._prompts = prompts
+        self.stream = WorkStream(device)
+        """Of the passes. With several ranks it is the steps' too: the exchanges of two streams
+        could meet in another order on another rank."""
+        self.num_ranks = group.rank.count
         self.scratch = scratch
         """A page and a slot outside the pools, which belong to no sequence."""
 
@@ -174,16 +179,29 @@ class ModelRunner:
         returns they are done. Then `on_scores` gets the index and the scores of each chunk with
         scored tokens.
         """
-        with self._stream.use():
+        with self.stream.use():
             scoring = Scoring(chunks, self.device) if on_scores is not None else None
             logits_RV = self._model.forward(
                 self._pack(chunks), self.tensors, on_layer, scoring.take if scoring else None
             )
-        self._stream.wait()
+        self.stream.wait()
         if scoring is not None and on_scores is not None:
             for index, scores in scoring.of_chunks():
                 on_scores(index, scores)
         return logits_RV
+
+    def first_passes(
+        self, *, pages: Sequence[int], slot: int, num_tokens: int, most_tokens: int
+    ) -> None:
+        """Before the first turn. See `segue.engine.device.warm_up.first_passes`."""
+        first_passes(
+            self,
+            functools.partial(ModelRunner.forward, self),
+            pages=pages,
+            slot=slot,
+            num_tokens=num_tokens,
+            most_tokens=most_tokens,
+        )
 
     def drafter(self, starts: Sequence[DraftStart]) -> Drafter:
         """Drafts for these sequences; only with `has_mtp`. Must not be used after their next
@@ -194,7 +212,7 @@ class ModelRunner:
             starts,
             page_tokens=self.layout.page_tokens,
             device=self.device,
-            stream=self._stream,
+            stream=self.stream,
         )
 
     def device_step(self, tables: StepTables, sampling: DeviceSampling) -> DeviceStep:

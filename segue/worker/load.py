@@ -75,6 +75,7 @@ def load_runner(
                 served,
                 engine,
                 sizes,
+                with_scratch=with_scratch,
                 followers=others.followers,
                 niceness=others.niceness,
                 on_lost=others.on_lost,

@@ -11,9 +11,8 @@ from decode_worker import __main__ as decode_main
 from decode_worker.config import DecodeConfig
 from segue.api.turn import TokenDelta
 from segue.api.types import SamplingParams, StopConditions, TextInput, TokenInput
-from segue.engine.config import EngineConfig
 from segue.engine.device.launcher import Launcher
-from segue.engine.runner import ModelRunner
+from segue.worker.load import LoadedModel
 from tests.cluster.conftest import local_cluster
 from tests.cluster.moving_placement import moving_place, pull_always
 from tests.cluster.test_mtp import conversation, drafting, prompts
@@ -26,8 +25,8 @@ def overlapped(monkeypatch: pytest.MonkeyPatch) -> None:
     """A device that runs a step only when its result, or a later one's, is awaited."""
     launcher_of = decode_main.launcher_of
 
-    def slow(runner: ModelRunner, engine: EngineConfig, decode: DecodeConfig) -> Launcher:
-        return SlowDevice(launcher_of(runner, engine, decode), num_ahead=1)
+    def slow(loaded: LoadedModel, decode: DecodeConfig) -> Launcher:
+        return SlowDevice(launcher_of(loaded, decode), num_ahead=1)
 
     monkeypatch.setattr(decode_main, "steps_on_device", lambda _: True)
     monkeypatch.setattr(decode_main, "launcher_of", slow)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,7 @@ import pytest
 import torch
 
 from benchmarks.serving.checkpoint import TEXT_FILES
+from decode_worker import __main__ as decode_main
 from decode_worker.config import DecodeConfig
 from kv_transfer.transport.mooncake import open_mooncake
 from prefill_worker.config import PrefillConfig
@@ -30,7 +32,14 @@ from router.placement.policy import place
 from router.placement.side import Residency, Rules, TurnSize
 from segue.api.cluster.status import WorkerHealth
 from segue.api.turn import TokenDelta, TurnEnd, TurnStarted
-from segue.api.types import SamplingParams, StopConditions, TokenInput, WorkerId
+from segue.api.types import (
+    Regex,
+    SamplingParams,
+    StopConditions,
+    TextInput,
+    TokenInput,
+    WorkerId,
+)
 from segue.launch.config import Config
 from segue.sdk.client import Client
 from tests.cluster.conftest import ENGINE, local_cluster
@@ -41,6 +50,7 @@ from tests.cluster.waiting import is_idle, wait_until_idle
 
 pytestmark = pytest.mark.slow
 ANSWER = StopConditions(max_tokens=24, ignore_eos=True)
+PATTERN = "(one|two|three)(, (four|five|six)){2}"
 
 
 def prompt_of(num_tokens: int, seed: int) -> tuple[int, ...]:
@@ -105,6 +115,47 @@ async def test_turns_of_a_session_have_the_models_tokens(
     assert logprobs is not None
     expected = oracle.logprobs(context)[:-1].gather(1, torch.tensor(context[1:])[:, None])[:, 0]
     torch.testing.assert_close(torch.tensor(logprobs.logprobs), expected, rtol=0, atol=1e-4)
+
+
+ASKED = {
+    "greedy": SamplingParams(temperature=0),
+    "sampled": SamplingParams(
+        temperature=0.9, top_k=20, top_p=0.95, presence_penalty=0.5, seed=5, logit_bias={70: 2.0}
+    ),
+    "scored": SamplingParams(temperature=0, logprobs=2),
+    "structured": SamplingParams(temperature=0.7, seed=3),
+}
+
+
+async def test_steps_that_all_ranks_launch_have_the_tokens_of_one(
+    demo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on GPUs: the leader names the rows of a step, and every rank drafts and samples."""
+    monkeypatch.setattr(decode_main, "steps_on_device", lambda _: True)
+    answers: dict[int, list[tuple[int, ...]]] = {}
+    for num_ranks in (1, 2):
+        decode = DecodeConfig(tensor_parallel=num_ranks, max_drafts=2, adaptive_drafts=False)
+        config = Config(engine=ENGINE, decode=decode)
+        async with local_cluster(demo, config, open_transport=open_mooncake) as cluster:
+            said = await asyncio.gather(
+                *(
+                    cluster.client.generate(
+                        TextInput("Count from 1 to 9. Then tell me a joke."),
+                        sampling=params,
+                        stop=StopConditions(max_tokens=40, ignore_eos=name != "structured"),
+                        output=Regex(PATTERN) if name == "structured" else None,
+                    )
+                    for name, params in ASKED.items()
+                )
+            )
+            status = await wait_until_idle(cluster.client)
+            cluster.check_invariants()
+        assert is_idle(status)
+        answers[num_ranks] = [tuple(one.token_ids) for one in said]
+        assert sum(one.end.usage.drafted_tokens for one in said) > 0
+        assert re.fullmatch(PATTERN, said[-1].text), said[-1].text
+
+    assert answers[2] == answers[1]
 
 
 SETTINGS = """

@@ -77,6 +77,6 @@ def test_first_passes_get_past_kernels_that_do_not_run(folder: Path, skipped: Sk
 
     with zeroed_memory():
         for num_tokens in (64, 500):  # The second does not fit the pages.
-            run_passes(runner, pages=range(5), slot=0, num_tokens=num_tokens)
+            run_passes(runner, runner.forward, pages=range(5), slot=0, num_tokens=num_tokens)
 
     assert skipped() > 40

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from segue.engine.device.warm_up import first_passes
 from tests.engine.sequence import RunningSequence
 from tests.runners import new_runner
 
@@ -19,7 +18,7 @@ def test_a_prompt_after_them_has_the_logits_of_a_fresh_worker(
     prompt = [3, 1, 4, 1, 5, 9, 2, 6]
     fresh, warm = (new_runner(tiny_dense, num_pages=8, num_slots=2) for _ in range(2))
     pages = range(num_tokens // 16 + 1)
-    first_passes(warm, pages=pages, slot=0, num_tokens=num_tokens, most_tokens=num_tokens)
+    warm.first_passes(pages=pages, slot=0, num_tokens=num_tokens, most_tokens=num_tokens)
 
     expected, got = (
         RunningSequence(runner, pages=range(2), slot=0).prefill(prompt, len(prompt))

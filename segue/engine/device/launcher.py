@@ -103,7 +103,8 @@ class Launcher:
         assert runner.scratch is not None, "a step needs scratch units for padding"
         max_context = runner.config.max_position_embeddings
         page_tokens = runner.layout.page_tokens
-        device, stream = runner.device, WorkStream(runner.device)
+        device = runner.device
+        stream = WorkStream(device) if runner.num_ranks == 1 else runner.stream
         tables = StepTables(
             num_rows=num_rows,
             max_slots=max_drafts + 2,

@@ -4,18 +4,29 @@ that passes use is allocated, while no client waits for it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from segue.engine.batch import DecodeChunk, PrefillChunk
-from segue.engine.runner import ModelRunner
+from segue.engine.batch import Chunk, DecodeChunk, PrefillChunk
 from segue.kernels.compiling import compiling, zeroed_memory
+
+if TYPE_CHECKING:
+    from segue.engine.runner import ModelRunner
+
+Forward = Callable[[Sequence[Chunk]], object]
 
 PROMPT_TOKENS = 64
 """More rows than what counts as few for the choice of products, and more than one page."""
 
 
 def first_passes(
-    runner: ModelRunner, *, pages: Sequence[int], slot: int, num_tokens: int, most_tokens: int
+    runner: ModelRunner,
+    forward: Forward,
+    *,
+    pages: Sequence[int],
+    slot: int,
+    num_tokens: int,
+    most_tokens: int,
 ) -> None:
     """A prompt of `num_tokens` and a step after it, in `pages` and `slot`, which no sequence owns.
     On a GPU the kernels of a pass of `most_tokens` are compiled too. Nothing else may use the
@@ -24,11 +35,13 @@ def first_passes(
     if runner.device == "cuda":
         with compiling(ignore_errors=True), zeroed_memory():
             for num in (num_tokens, most_tokens):
-                run_passes(runner, pages=pages, slot=slot, num_tokens=num)
-    run_passes(runner, pages=pages, slot=slot, num_tokens=num_tokens)
+                run_passes(runner, forward, pages=pages, slot=slot, num_tokens=num)
+    run_passes(runner, forward, pages=pages, slot=slot, num_tokens=num_tokens)
 
 
-def run_passes(runner: ModelRunner, *, pages: Sequence[int], slot: int, num_tokens: int) -> None:
+def run_passes(
+    runner: ModelRunner, forward: Forward, *, pages: Sequence[int], slot: int, num_tokens: int
+) -> None:
     """Too few pages are repeated, which is right where no kernel runs."""
     num_pages = num_tokens // runner.layout.page_tokens + 1
     page_ids = [pages[i % len(pages)] for i in range(num_pages)]
@@ -43,5 +56,5 @@ def run_passes(runner: ModelRunner, *, pages: Sequence[int], slot: int, num_toke
         slot_in=slot,
         slots_out=[slot],
     )
-    runner.forward([prompt])
-    runner.forward([step])
+    forward([prompt])
+    forward([step])

@@ -1,13 +1,17 @@
-"""The runner of a leader: its followers run every pass too, each with its part of the model."""
+"""What a leader runs, its followers run too, each with its part of the model: passes and steps."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Self
 
+import numpy as np
 from torch import Tensor
 
 from segue.engine.batch import Chunk, DraftStart
+from segue.engine.device.launcher import FindMasks, Launched, Launcher, StepRequest
 from segue.engine.runner import ModelRunner
 from segue.engine.scoring import TokenScores
 from segue.engine.speculation.drafter import Drafter
@@ -32,6 +36,11 @@ class LeadingRunner(ModelRunner):
         with _or_lost():
             return super().forward(chunks, on_layer=on_layer, on_scores=on_scores)
 
+    def first_passes(self, **passes: Any) -> None:
+        self.followers.tell("first_passes", passes)
+        with _or_lost():
+            super().first_passes(**passes)
+
     def drafter(self, starts: Sequence[DraftStart]) -> Drafter:
         self.followers.tell("drafter", tuple(starts))
         return _LeadingDrafter(super().drafter(starts), self.followers)
@@ -49,6 +58,50 @@ class _LeadingDrafter(Drafter):
         self._followers.tell("draft", list(token_ids))
         with _or_lost():
             return self._own.step(token_ids)
+
+
+class LeadingLauncher(Launcher):
+    """Every rank keeps the rows and samples. They have the same logits and draw the same numbers,
+    so only the leader reads a step's result, and nothing waits between two steps."""
+
+    followers: Followers
+
+    @classmethod
+    def of_all(cls, runner: ModelRunner, followers: Followers, **sizes: int) -> Self:
+        """`sizes`: those of `Launcher.of`. All ranks compile and capture at the same time."""
+        followers.tell("launcher", sizes)
+        with _or_lost():
+            launcher = cls.of(runner, **sizes)
+        launcher.followers = followers
+        return launcher
+
+    def start(self, row: int, *arguments: Any, **options: Any) -> None:
+        self.followers.tell("start_row", (row, *arguments), options)
+        super().start(row, *arguments, **options)
+
+    def resume(self, row: int, *arguments: Any, **options: Any) -> None:
+        self.followers.tell("resume_row", (row, *arguments), options)
+        super().resume(row, *arguments, **options)
+
+    def launch(self, request: StepRequest) -> Launched:
+        find = request.find_masks
+        self.followers.tell("launch", replace(request, find_masks=None), find is not None)
+        with _or_lost():
+            if find is not None:
+                request = replace(request, find_masks=self._told(find))
+            return super().launch(request)
+
+    def _told(self, find: FindMasks) -> FindMasks:
+        """Tells the masks to the followers, who wait for them between the halves of the step."""
+
+        def find_and_tell(
+            drafts: Sequence[Sequence[int]],
+        ) -> Mapping[int, Sequence[np.ndarray]]:
+            masks = find(drafts)
+            self.followers.tell("masks", masks)
+            return masks
+
+        return find_and_tell
 
 
 @contextlib.contextmanager

@@ -40,6 +40,8 @@ class RankSetup:
     served: ServedModel
     engine: EngineConfig
     sizes: PoolSizes
+    with_scratch: bool = False
+    """See `ModelRunner.load`."""
     niceness: int = 0
     """Of the engine's thread."""
 
@@ -85,6 +87,7 @@ def load_leading(
     engine: EngineConfig,
     sizes: PoolSizes,
     *,
+    with_scratch: bool,
     followers: FollowersStart,
     niceness: int,
     on_lost: OnLost,
@@ -104,6 +107,7 @@ def load_leading(
                 served=served,
                 engine=engine,
                 sizes=sizes,
+                with_scratch=with_scratch,
                 niceness=niceness,
             )
             for rank in engine.ranks
@@ -130,6 +134,7 @@ def load_rank(
         setup.served,
         num_pages=setup.sizes.num_pages,
         num_slots=setup.sizes.num_slots,
+        with_scratch=setup.with_scratch,
         group=group,
     )
     keep_freed_memory()
