@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from benchmarks.budget.facts import CAPTURED_S, EAGER_S, EXCHANGE_S, Fact, Gpu, Way
+from benchmarks.budget.facts import CAPTURED_S, EAGER_S, EXCHANGE_S, Fact, Gpu
 from benchmarks.budget.launches import sum_launches
 from benchmarks.budget.work import RankModel, Work
 from segue.engine.budget import Room, WorkerNeed
@@ -19,6 +19,7 @@ class Seconds:
     exchanges: float
     launches: float
     is_captured: bool
+    """A decode step; prompts never are."""
 
     @property
     def total(self) -> float:
@@ -28,15 +29,14 @@ class Seconds:
         return work + self.launches if self.is_captured else max(work, self.launches)
 
 
-def num_launches(work: Work, way: Way, num_ranks: int) -> int:
-    each = 1 if way.fuses_sums else sum_launches(num_ranks)
+def num_launches(work: Work, num_ranks: int) -> int:
+    each = sum_launches(num_ranks, is_step=work.is_step)
     # The columns of logits are padded, exchanged and put side by side.
     return work.launches.total + work.num_sums * each + 3 * work.num_gathers
 
 
-def seconds_of(work: Work, gpu: Gpu, way: Way, num_ranks: int) -> Seconds:
-    is_captured = work.is_step and way.captures_steps
-    launch_s = (CAPTURED_S if is_captured else EAGER_S).value
+def seconds_of(work: Work, gpu: Gpu, num_ranks: int) -> Seconds:
+    launch_s = (CAPTURED_S if work.is_step else EAGER_S).value
     latency = (work.num_sums + work.num_gathers) * EXCHANGE_S.value
     return Seconds(
         items={
@@ -46,8 +46,8 @@ def seconds_of(work: Work, gpu: Gpu, way: Way, num_ranks: int) -> Seconds:
             for item in work.items
         },
         exchanges=latency + work.sum_bytes / gpu.nvlink_bytes_per_s.value,
-        launches=num_launches(work, way, num_ranks) * launch_s,
-        is_captured=is_captured,
+        launches=num_launches(work, num_ranks) * launch_s,
+        is_captured=work.is_step,
     )
 
 

@@ -59,25 +59,11 @@ GPUS = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Way:
-    """How passes reach the GPU."""
-
-    name: str
-    captures_steps: bool
-    """Decode steps are captured graphs. Prompts never are."""
-    fuses_sums: bool
-    """A sum over the ranks is one launch; otherwise as in `segue.parallel.group`."""
-
-
-EAGER = Way(name="as it is: eager", captures_steps=False, fuses_sums=False)
-"""Workers of several ranks."""
-CAPTURED = Way(name="as it is: captured steps", captures_steps=True, fuses_sums=True)
-"""Workers of one rank, which sum nothing."""
-DESIGN = Way(
-    name="not built: captured steps, sums in one launch", captures_steps=True, fuses_sums=True
+MACHINE_GPUS = 8
+"""That reach each other's memory."""
+EAGER_S = Fact(
+    6e-6, Kind.ASSUMED, "the host's time for a launch of a prompt; the GPU computes beside it"
 )
-EAGER_S = Fact(6e-6, Kind.ASSUMED, "the host's time for a launch; the GPU computes beside it")
 CAPTURED_S = Fact(2e-6, Kind.ASSUMED, "in a captured graph (docs/kernels.md: about 2 µs)")
 EXCHANGE_S = Fact(5e-6, Kind.ASSUMED, "latency of an exchange between the ranks over NVLink")
 GATES = {131_072: 530.0, 262_144: 495.0, 1_048_576: 445.0}

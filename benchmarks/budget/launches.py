@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from benchmarks.budget.facts import MACHINE_GPUS
 from benchmarks.budget.weights import RankWeights
 from segue.kernels.product.tiling import FEW_ROWS
 from segue.model.config import LayerKind
@@ -85,10 +86,13 @@ def pass_launches(weights: RankWeights, num_tokens: int) -> Launches:
     return layers + rest
 
 
-def sum_launches(num_ranks: int) -> int:
-    """Of `segue.parallel.group.Ranks.sum` in a dtype other than float32: the exchange, each part in
-    float32 and added to the one before, and the result rounded."""
-    return 2 * num_ranks + 1 if num_ranks > 1 else 0
+def sum_launches(num_ranks: int, *, is_step: bool) -> int:
+    """Of `segue.parallel.group.Ranks.sum`. A step's rows are read from the other ranks' memory, or
+    gathered from those of other machines and added. A prompt's are exchanged, added and gathered,
+    except between two ranks."""
+    if is_step:
+        return 1 if num_ranks <= MACHINE_GPUS else 2
+    return 2 if num_ranks == 2 else 3
 
 
 def _draft(weights: RankWeights, batch: int) -> Launches:

@@ -14,15 +14,11 @@ from benchmarks.budget.estimate import (
     tokens_per_step,
 )
 from benchmarks.budget.facts import (
-    CAPTURED,
     CAPTURED_S,
-    DESIGN,
-    EAGER,
     EAGER_S,
     EXCHANGE_S,
     Fact,
     Gpu,
-    Way,
 )
 from benchmarks.budget.work import RankModel, Work, decode_work, prefill_work
 from segue.api.errors import InvalidConfig
@@ -68,12 +64,12 @@ class Setup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pass:
-    """Something that a worker computes, in each of the ways."""
+    """Something that a worker computes."""
 
     name: str
     work: Work
-    launches: dict[str, int]
-    seconds: dict[str, Seconds]
+    launches: int
+    seconds: Seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,22 +89,23 @@ class Report:
     """A decode step, an agent's turn, the whole context as a prompt."""
     handoffs: tuple[Handoff, ...]
     tokens_per_step: float
-    ways: tuple[Way, ...]
     facts: dict[str, Fact]
     notes: tuple[str, ...]
 
-    def tokens_per_s(self, way: Way) -> float:
+    @property
+    def tokens_per_s(self) -> float:
         """For one user."""
-        return self.tokens_per_step / self.passes[0].seconds[way.name].total
+        return self.tokens_per_step / self.passes[0].seconds.total
 
-    def tokens_per_minute(self, way: Way) -> float:
+    @property
+    def tokens_per_minute(self) -> float:
         """Of one GPU that only decodes."""
-        return 60 * self.tokens_per_s(way) * self.setup.batch / self.setup.rank.count
+        return 60 * self.tokens_per_s * self.setup.batch / self.setup.rank.count
 
-    def first_token_s(self, way: Way, number: int) -> float:
+    def first_token_s(self, number: int) -> float:
         """Of the turn or the prompt in `passes`, with the handoff over RDMA after it, not beside
         it: an upper bound."""
-        return self.passes[number].seconds[way.name].total + self.handoffs[number - 1].rdma_s
+        return self.passes[number].seconds.total + self.handoffs[number - 1].rdma_s
 
 
 def report_of(config: ModelConfig, setup: Setup) -> Report:
@@ -124,7 +121,6 @@ def report_of(config: ModelConfig, setup: Setup) -> Report:
         page_tokens=PAGE_TOKENS,
         kv_dtype=setup.kv_dtype,
     )
-    ways = (CAPTURED,) if setup.rank.count == 1 else (EAGER, DESIGN)
     resident = min(RESIDENT_TOKENS, max(setup.context - TURN_TOKENS, 0))
     works = {
         "decode step": decode_work(
@@ -138,25 +134,24 @@ def report_of(config: ModelConfig, setup: Setup) -> Report:
     return Report(
         setup=setup,
         memory=memory_of(model, setup.gpu, context=setup.context, num_drafts=setup.num_drafts),
-        passes=tuple(_pass(name, work, setup, ways) for name, work in works.items()),
+        passes=tuple(_pass(name, work, setup) for name, work in works.items()),
         handoffs=(
             _handoff(f"turn, {TURN_TOKENS} new tokens", model, setup.gpu, TURN_TOKENS),
             _handoff(f"prompt, {setup.context:,}", model, setup.gpu, setup.context),
         ),
         tokens_per_step=tokens_per_step(setup.num_drafts, setup.acceptance.value),
-        ways=ways,
         facts=_facts(setup),
         notes=tuple(_notes(config, setup)),
     )
 
 
-def _pass(name: str, work: Work, setup: Setup, ways: tuple[Way, ...]) -> Pass:
+def _pass(name: str, work: Work, setup: Setup) -> Pass:
     count = setup.rank.count
     return Pass(
         name=name,
         work=work,
-        launches={way.name: num_launches(work, way, count) for way in ways},
-        seconds={way.name: seconds_of(work, setup.gpu, way, count) for way in ways},
+        launches=num_launches(work, count),
+        seconds=seconds_of(work, setup.gpu, count),
     )
 
 

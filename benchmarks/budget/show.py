@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 
-from benchmarks.budget.facts import GATES, Way
+from benchmarks.budget.facts import GATES
 from benchmarks.budget.report import Handoff, Pass, Report
 from segue.cache.layout import E4M3
 from segue.engine.budget import size
@@ -14,7 +14,7 @@ from segue.engine.budget import size
 def lines(report: Report) -> Iterator[str]:
     yield from _memory(report)
     yield from _passes(report)
-    yield from _step(report.passes[0], report.ways)
+    yield from _step(report.passes[0])
     yield from _handoffs(report.handoffs)
     yield from _results(report)
     yield from _facts(report)
@@ -24,14 +24,11 @@ def lines(report: Report) -> Iterator[str]:
 
 def as_json(report: Report) -> dict[str, object]:
     results = {
-        way.name: {
-            "step_s": report.passes[0].seconds[way.name].total,
-            "tokens_per_s": report.tokens_per_s(way),
-            "tokens_per_minute_gpu": report.tokens_per_minute(way),
-            "first_token_turn_s": report.first_token_s(way, 1),
-            "first_token_prompt_s": report.first_token_s(way, 2),
-        }
-        for way in report.ways
+        "step_s": report.passes[0].seconds.total,
+        "tokens_per_s": report.tokens_per_s,
+        "tokens_per_minute_gpu": report.tokens_per_minute,
+        "first_token_turn_s": report.first_token_s(1),
+        "first_token_prompt_s": report.first_token_s(2),
     }
     return {**dataclasses.asdict(report), "results": results}
 
@@ -65,13 +62,12 @@ def _memory(report: Report) -> Iterator[str]:
 
 
 def _passes(report: Report) -> Iterator[str]:
-    names = [way.name for way in report.ways]
     rows = [
         (
             each.name,
             size(int(each.work.num_bytes)),
             f"{each.work.flops / 1e12:,.3g}",
-            " / ".join(f"{each.launches[name]:,}" for name in names),
+            f"{each.launches:,}",
             f"{each.work.num_sums} + {each.work.num_gathers}",
             size(int(each.work.sum_bytes)),
         )
@@ -81,18 +77,16 @@ def _passes(report: Report) -> Iterator[str]:
     yield from _table(("a rank", "bytes", "TFLOP", *columns), rows)
 
 
-def _step(step: Pass, ways: Sequence[Way]) -> Iterator[str]:
-    seconds = [step.seconds[way.name] for way in ways]
+def _step(step: Pass) -> Iterator[str]:
+    seconds = step.seconds
     rows = [
-        (item.name, size(int(item.num_bytes)), *(_ms(each.items[item.name]) for each in seconds))
+        (item.name, size(int(item.num_bytes)), _ms(seconds.items[item.name]))
         for item in step.work.items
     ]
-    rows.append(("exchanges", "", *(_ms(each.exchanges) for each in seconds)))
-    hidden = ("" if each.is_captured else ", beside the rest" for each in seconds)
-    launches = (f"{_ms(each.launches)}{where}" for each, where in zip(seconds, hidden, strict=True))
-    rows.append(("launches", "", *launches))
-    rows.append(("**step**", "", *(f"**{_ms(each.total)}**" for each in seconds)))
-    yield from _table(("decode step, ms", "bytes", *(way.name for way in ways)), rows)
+    rows.append(("exchanges", "", _ms(seconds.exchanges)))
+    rows.append(("captured launches", "", _ms(seconds.launches)))
+    rows.append(("**step**", "", f"**{_ms(seconds.total)}**"))
+    yield from _table(("decode step", "bytes", "ms"), rows)
 
 
 def _handoffs(handoffs: Sequence[Handoff]) -> Iterator[str]:
@@ -103,18 +97,15 @@ def _handoffs(handoffs: Sequence[Handoff]) -> Iterator[str]:
 def _results(report: Report) -> Iterator[str]:
     rows = [
         (
-            way.name,
             f"{report.tokens_per_step:.2f}",
-            f"{report.tokens_per_s(way):,.0f}",
-            f"{report.tokens_per_minute(way):,.0f}",
-            _ms(report.first_token_s(way, 1)),
-            _ms(report.first_token_s(way, 2)),
+            f"{report.tokens_per_s:,.0f}",
+            f"{report.tokens_per_minute:,.0f}",
+            _ms(report.first_token_s(1)),
+            _ms(report.first_token_s(2)),
         )
-        for way in report.ways
     ]
     header = (
-        "expected",
-        "tokens a step",
+        "expected tokens a step",
         "tokens/s a user",
         "tokens/min a GPU",
         "first token of a turn, ms",

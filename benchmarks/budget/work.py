@@ -13,6 +13,7 @@ from segue.cache.parts import layout_of_rank
 from segue.model.cache_layout import cache_layout
 from segue.model.config import LayerKind, ModelConfig
 from segue.model.drafts.tokens import share_of
+from segue.parallel.group import TWO_STEP_BYTES
 from segue.parallel.rank import Rank
 
 CHUNK_TOKENS = 8192
@@ -242,10 +243,13 @@ def _num_sums(model: RankModel, num_passes: int) -> int:
 
 def _received(model: RankModel, tokens: int, head_rows: int) -> float:
     """By a rank from the others: outputs of layers, columns of logits."""
-    others, itemsize = model.rank.count - 1, DTYPE_BYTES[model.dtype]
-    outputs = 2 * model.whole.num_layers * tokens * model.whole.hidden_size
+    count, itemsize = model.rank.count, DTYPE_BYTES[model.dtype]
+    of_layer = itemsize * tokens * model.whole.hidden_size
+    # Large sums are added up in two steps.
+    copies = 2 * (count - 1) / count if count > 2 and of_layer >= TWO_STEP_BYTES else count - 1
     logits = head_rows * len(model.weights.own.head_tokens)
-    return others * (itemsize * outputs + _LOGIT_BYTES * logits)
+    outputs = 2 * model.whole.num_layers * of_layer
+    return copies * outputs + (count - 1) * _LOGIT_BYTES * logits
 
 
 def _received_draft(model: RankModel, batch: int) -> float:

@@ -21,6 +21,7 @@ CHANGING = frozenset(
     {
         *("num_rows", "num_elements", "num_tokens", "num_sequences", "num_segments"),
         *("num_blocks", "num_pieces", "num_pending", "num_parts", "num_rounds", "num_pages"),
+        "num_groups",
         *("depth", "table_stride", "field_stride", "first_position", "shift", *SIZE_NAMES),
     }
 )

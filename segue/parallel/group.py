@@ -6,21 +6,31 @@ and a token's sum does not depend on which other tokens are in the pass.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import socket
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 from torch._C import _distributed_c10d as c10d
 from torch.nn import functional
 
+from segue.kernels.rank_sum import sum_parts
 from segue.parallel.rank import FIRST_OF_ONE, Rank, RanksLost
+from segue.parallel.symmetric import open_exchange
+
+if TYPE_CHECKING:
+    from segue.kernels.rank_sum.triton import Exchange
 
 TIMEOUT_S = 60.0
 """A rank that takes longer to reach the others counts as lost. Ranks wait for each other's slowest
 layer, and at first for kernels to be compiled."""
+
+TWO_STEP_BYTES = 1 << 20
+"""From here on a sum is made in two steps: bytes count for more than the number of exchanges."""
 
 
 class Group(Protocol):
@@ -52,37 +62,68 @@ ALONE = Alone()
 
 
 class Ranks:
-    """Several ranks: over gloo on CPUs and NCCL on GPUs. Used by one thread."""
+    """Several ranks: over gloo on CPUs; on GPUs through each other's memory if they are on one
+    machine, else over NCCL. Used by one thread."""
 
-    def __init__(self, rank: Rank, backend: c10d.Backend) -> None:
+    def __init__(
+        self, rank: Rank, backend: c10d.Backend, exchange: tuple[Exchange, Any] | None = None
+    ) -> None:
+        """`exchange`: see `open_exchange`."""
         self.rank = rank
         self._backend = backend
+        self._exchange: Exchange | None = None
+        if exchange is not None:
+            self._exchange, self._kept = exchange
 
     def sum(self, partial: Tensor) -> Tensor:
-        parts = self._all(partial)
-        total = parts[0].float()
-        for part in parts[1:]:
-            total = total + part.float()
-        return total.to(partial.dtype)
+        if self._exchange is not None and self._exchange.takes(partial):
+            return self._exchange.sum(partial)
+        if self.rank.count > 2 and partial.nbytes >= TWO_STEP_BYTES:
+            return self._sum_in_two_steps(partial)
+        return sum_parts(self._all(partial))
 
     def gather(self, own_RN: Tensor, num_columns: int) -> Tensor:
         width = -(-num_columns // self.rank.count)
         padded_RN = functional.pad(own_RN, (0, width - own_RN.shape[1]))
         return self._all(padded_RN).transpose(0, 1).flatten(1)[:, :num_columns]
 
+    def _sum_in_two_steps(self, partial: Tensor) -> Tensor:
+        """Each rank adds up a part of the elements and sends it to the others. With R ranks that
+        moves 2 (R - 1) / R of the tensor to each, instead of R - 1. Every element is added up in
+        the same order as otherwise, so it has the same bits."""
+        num_ranks, num_elements = self.rank.count, partial.numel()
+        width = -(-num_elements // num_ranks)
+        sent = partial.flatten()
+        if missing := width * num_ranks - num_elements:
+            sent = functional.pad(sent, (0, missing))
+        parts = torch.empty_like(sent)
+        with self._or_lost():
+            exchange = self._backend.alltoall_base  # type: ignore[attr-defined]  # torch's
+            exchange(_as_bytes(parts), _as_bytes(sent), [], []).wait()
+        whole = self._all(sum_parts(parts.view(num_ranks, width)))
+        return whole.flatten()[:num_elements].view(partial.shape)
+
     def _all(self, own: Tensor) -> Tensor:
         """Every rank's tensor, stacked."""
         parts = own.new_empty((self.rank.count, *own.shape))
+        with self._or_lost():
+            gather = self._backend._allgather_base  # type: ignore[attr-defined]  # torch's
+            gather(_as_bytes(parts), _as_bytes(own.contiguous())).wait()
+        return parts
+
+    @contextlib.contextmanager
+    def _or_lost(self) -> Iterator[None]:
         try:
-            # As bytes: gloo does not know every dtype.
-            self._backend._allgather_base(  # type: ignore[attr-defined]  # torch's
-                parts.view(-1).view(torch.uint8), own.contiguous().view(-1).view(torch.uint8)
-            ).wait()
+            yield
         except RuntimeError as error:
             raise RanksLost(
                 f"rank {self.rank.index} of {self.rank.count} cannot reach the others: {error}"
             ) from error
-        return parts
+
+
+def _as_bytes(tensor: Tensor) -> Tensor:
+    """gloo does not know every dtype."""
+    return tensor.view(-1).view(torch.uint8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +162,8 @@ def join_ranks(
             wait_for_workers=False,
             master_listen_fd=listening.detach() if listening is not None else None,
         )
-        ranks = Ranks(rank, _backend(store, rank, device, host.strip("[]"), timeout))
+        exchange = open_exchange(store, rank) if device == "cuda" else None
+        ranks = Ranks(rank, _backend(store, rank, device, host.strip("[]"), timeout), exchange)
         # NCCL connects at the first exchange, for which it needs the store.
         ranks.sum(torch.zeros(1, device=device))
         return ranks

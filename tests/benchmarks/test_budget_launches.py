@@ -13,7 +13,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from triton.runtime.interpreter import GridExecutor
 
 from benchmarks.budget.estimate import num_launches
-from benchmarks.budget.facts import EAGER
 from benchmarks.budget.launches import Launches, decode_launches, sum_launches
 from benchmarks.budget.weights import rank_weights
 from benchmarks.budget.work import RankModel, decode_work
@@ -202,21 +201,30 @@ class Echo:
         parts.view(-1, own.numel()).copy_(own.expand(parts.numel() // own.numel(), -1))
         return self
 
+    def alltoall_base(self, parts: torch.Tensor, sent: torch.Tensor, *sizes: list[int]) -> Echo:
+        width = sent.numel() // 8
+        parts.view(-1, width).copy_(sent[:width].expand(8, -1))
+        return self
+
     def wait(self) -> None:
         pass
 
 
-@pytest.mark.parametrize("num_ranks", [2, 8])
-def test_a_sum_over_ranks_launches_what_the_budget_says(num_ranks: int) -> None:
+@pytest.mark.parametrize(
+    ("num_ranks", "rows", "is_step"), [(2, 700, False), (8, 700, False), (16, 3, True)]
+)
+def test_a_sum_over_ranks_launches_what_the_budget_says(
+    num_ranks: int, rows: int, is_step: bool, counter: Counter
+) -> None:
     ranks = Ranks(Rank(index=0, count=num_ranks), Echo())  # type: ignore[arg-type]  # as one
-    partial = torch.ones(3, 4, dtype=torch.bfloat16)
+    partial = torch.ones(rows, 1024, dtype=torch.bfloat16)
 
-    with Counter() as counter:
+    with counter:
         total = ranks.sum(partial)
 
     assert total.unique().tolist() == [num_ranks]
-    # The backend's copy is the exchange.
-    assert counter.seen.total == sum_launches(num_ranks)
+    # The backend's copies are the exchanges.
+    assert counter.seen.total == sum_launches(num_ranks, is_step=is_step)
 
 
 def test_ranks_launch_sums_and_gathers_too(of_kind: Callable[..., Path], counter: Counter) -> None:
@@ -228,5 +236,6 @@ def test_ranks_launch_sums_and_gathers_too(of_kind: Callable[..., Path], counter
 
     work = decode_work(model, batch=1, num_drafts=1, context=20)
     assert (work.num_sums, work.num_gathers) == (2 * 2 + 2, 2)
-    # The draft's logits are a single row, whose columns lie side by side already.
-    assert counter.seen.total == num_launches(work, EAGER, rank.count) - 1
+    # The draft's logits are a single row, whose columns lie side by side already. A sum is gathered
+    # and added here, since the ranks have no memory in common.
+    assert counter.seen.total == num_launches(work, rank.count) - 1 + work.num_sums

@@ -1,0 +1,59 @@
+"""Memory that all ranks of a machine reach, on their GPUs, for sums in one launch."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch._C import _distributed_c10d as c10d
+
+from segue.parallel.rank import Rank
+
+if TYPE_CHECKING:
+    from segue.kernels.rank_sum.triton import Exchange
+
+logger = logging.getLogger(__name__)
+
+_GROUP = "segue"
+_YES, _NO = "yes", "no"
+
+
+def open_exchange(store: c10d.Store, rank: Rank) -> tuple[Exchange, Any] | None:
+    """The exchange of this rank, and what must live as long. None on all ranks if they are on
+    several machines, or if one of them cannot reach the others' memory: then sums are gathered."""
+    hosts = _said_by_all(store, "host", rank, socket.gethostname())
+    if len(set(hosts)) > 1:
+        return None
+    # A rank that fails keeps no other waiting: PyTorch's rendezvous ends with the store's timeout.
+    opened = None
+    try:
+        opened = _opened(store, rank)
+    except (RuntimeError, AttributeError) as error:
+        logger.warning(
+            "sums of ranks are gathered: their GPUs' memory cannot be shared",
+            extra={"rank": rank.index, "error": str(error)},
+        )
+    said = _said_by_all(store, "opened", rank, _NO if opened is None else _YES)
+    return None if _NO in said else opened
+
+
+def _opened(store: c10d.Store, rank: Rank) -> tuple[Exchange, Any]:
+    from segue.kernels.rank_sum.triton import Exchange
+
+    memory: Any = c10d._SymmetricMemory
+    own = c10d.PrefixStore("symmetric", store)
+    memory.set_group_info(_GROUP, rank.index, rank.count, own)
+    num_bytes = Exchange.block_bytes(rank.count)
+    device = torch.device("cuda", torch.cuda.current_device())
+    block = memory.empty_strided_p2p((num_bytes,), (1,), torch.uint8, device, _GROUP).zero_()
+    torch.cuda.synchronize()
+    reached = memory.rendezvous(block, _GROUP)
+    return Exchange(block, list(reached.buffer_ptrs), rank.index), (block, reached)
+
+
+def _said_by_all(store: c10d.Store, what: str, rank: Rank, own: str) -> list[str]:
+    """In rank order. Waits for the ranks."""
+    store.set(f"{what}/{rank.index}", own)
+    return [store.get(f"{what}/{index}").decode() for index in range(rank.count)]
