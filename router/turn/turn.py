@@ -77,7 +77,8 @@ class Turn:
         self._received_at = received_at
         self.computed_tokens = 0
         """Tokens of the prompt that the last placement expected to be computed."""
-        self._router_s = 0.0
+        self._router_s: float | None = None
+        """The router's own time; None before the first placement."""
         self._avoid: set[WorkerId] = set()
         self._interruption: SegueError | None = None
         self._too_late = DeadlineExceeded(f"turn {spec.turn_id} ran out of its time")
@@ -201,7 +202,12 @@ class Turn:
         decision = self._context.placing.place(self._avoid)
         self._context.placed(started_at, decision)
         self.state = advance(self.state, PlacedOn(decision.placement))
-        self._router_s = self._context.clock() - self._received_at
+        ended_at = self._context.clock()
+        if self._router_s is None:
+            self._router_s = ended_at - self._received_at
+        else:
+            # What came between two attempts was a wait.
+            self._router_s += ended_at - started_at
         self.computed_tokens = decision.chosen.plan.computed_tokens
         return decision
 
@@ -243,7 +249,7 @@ class Turn:
             placement,
             self._first_streaming,
             received_at=self._received_at,
-            router_s=self._router_s,
+            router_s=self._router_s or 0.0,
             resumed=self._answered.resumed,
         )
 

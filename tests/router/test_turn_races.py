@@ -52,12 +52,13 @@ class World:
     num_brought: int = 0
     """Tokens of the answer that the client brings back from an earlier stream."""
     workers: FakeWorkers = field(default_factory=FakeWorkers)
+    clock: ManualClock = field(init=False)
     events: list[TurnEvent] = field(default_factory=list)
     error: BaseException | None = None
     num_retries: int = 0
 
     def __post_init__(self) -> None:
-        clock = ManualClock()
+        clock = self.clock = ManualClock()
         self.placing = placing_of(clock, local_prefill_max_tokens=256 if self.is_local else 0)
         if self.is_local:
             serve(self.placing)
@@ -421,6 +422,20 @@ async def test_a_turn_survives_a_node_with_one_worker_of_each_role(is_prefill_fi
 
     assert world.client.done()
     assert wrongs(world, {"stop"}) == []
+
+
+async def test_a_wait_between_two_attempts_is_not_the_routers_own_time() -> None:
+    world = World(is_local=False)
+    await settle()
+    world.clock.now += 3.0
+    lose_decode(world)
+    await settle()
+    for step in SCRIPTS["shipped"]:
+        step(world)
+        await settle()
+
+    assert isinstance(end := world.events[-1], TurnEnd)
+    assert (end.timings.router_s, end.timings.queue_s) == (0.0, 3.0)
 
 
 @pytest.mark.parametrize(("num_losses", "outcome"), [(2, "stop"), (3, "failed")])
