@@ -76,8 +76,8 @@ def serve_until_signal(
         from segue.launch.scale.controlled import controller_of
 
         with running_prepared(prepared, report, hurry) as running:
-            _show_ready(running, config, monotonic() - started_at, report, out)
             controller = controller_of(running, config, read_again, report)
+            _show_ready(running, config, monotonic() - started_at, report, out)
             is_ready.set()
             _watch(
                 running,

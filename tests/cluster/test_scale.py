@@ -63,6 +63,7 @@ async def test_it_grows_and_shrinks_under_load_and_no_turn_fails(tmp_path: Path)
         target = await asyncio.to_thread(cluster.address)
         gateways = cluster.wait_for(r"HTTP at (.*), described")[1].split(", ")
         async with Client(target) as client, httpx2.AsyncClient(timeout=120) as http:
+            assert (await client.status()).fleet.has_launcher, "it is ready, so it takes orders"
             grpc = [GrpcSpeaker(client, 1, GREEDY), GrpcSpeaker(client, 2, SAMPLED)]
             over_http = [HttpSpeaker(http, gateways, 3, 0.0), HttpSpeaker(http, gateways, 4, 0.8)]
             stop = asyncio.Event()

@@ -26,7 +26,10 @@ class Asked:
 
     @property
     def is_over(self) -> bool:
-        over, _ = ray.wait([self._call], timeout=0)
+        return self.ends_within(0.0)
+
+    def ends_within(self, timeout_s: float) -> bool:
+        over, _ = ray.wait([self._call], timeout=timeout_s)
         return bool(over)
 
     def result(self) -> Any:
@@ -111,3 +114,7 @@ class RayRouter:
     def tell(self, report: LauncherReport) -> None:
         if self._exchange is None:
             self._exchange = Asked(self._actor.exchange.remote(report))
+
+    def wait_until_told(self, timeout_s: float) -> None:
+        if self._exchange is not None:
+            self._exchange.ends_within(timeout_s)

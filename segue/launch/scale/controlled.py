@@ -17,11 +17,15 @@ from segue.launch.scale.plan import name_of
 from segue.launch.scale.reload import reloaded
 from segue.launch.scale.room import RayRoom
 
+_TOLD_S = 2.0
+"""A router that does not answer for so long is told later."""
+
 
 def controller_of(
     cluster: Cluster, asked: Config, read_again: Callable[[], Config], report: Report
 ) -> Controller:
-    """`asked`: the configuration as it was read, and `read_again` reads it once more."""
+    """`asked`: the configuration as it was read, and `read_again` reads it once more. When this
+    returns, routers take orders for the controller."""
     last = [asked]
 
     def reload(effective: Config) -> tuple[Config, Reloaded]:
@@ -41,15 +45,19 @@ def controller_of(
     keys = [(Role.PREFILL, index) for index in range(settings.prefill)]
     keys += [(Role.DECODE, index) for index in range(settings.decode)]
     fleet = Fleet({key: worker_of(name_of(*key)) for key in keys}, start, report, time.monotonic)
+    routers = [RayRouter(router) for router in cluster.routers]
     controller = Controller(
         cluster.config,
         fleet,
-        [RayRouter(router) for router in cluster.routers],
+        routers,
         RayRoom(cluster.model, cluster.nodes),
         reload=reload,
         report=report,
         clock=time.monotonic,
     )
+    controller.look(may_act=False)
+    for router in routers:
+        router.wait_until_told(_TOLD_S)
     return controller
 
 
