@@ -21,7 +21,7 @@ import pytest
 from segue.api.cluster.status import ClusterStatus
 from segue.api.types import SamplingParams
 from segue.sdk.client import Client
-from tests.cluster.serving import PATIENCE_S, Serving, is_whole, serving, wait_until
+from tests.cluster.serving import PATIENCE_S, SETTINGS, Serving, is_whole, serving, wait_until
 from tests.cluster.under_load import GrpcSpeaker, HttpSpeaker, differences, speak_until
 from tests.cluster.waiting import is_idle, wait_until_idle
 
@@ -60,20 +60,23 @@ async def upgrade(
 
 
 @pytest.mark.parametrize(
-    ("routers", "options"),
+    ("routers", "options", "decode_ranks"),
     [
-        (("router", "router-1"), ()),
+        (("router", "router-1"), (), 1),
         # The clients of the only router wait while it restarts.
-        (("router",), ("--may-interrupt",)),
+        (("router",), ("--may-interrupt",), 1),
+        (("router", "router-1"), (), 2),
     ],
-    ids=["two routers", "one router"],
+    ids=["two routers", "one router", "two ranks"],
 )
 async def test_all_processes_restart_under_load_and_no_turn_fails(
-    routers: tuple[str, ...], options: tuple[str, ...], tmp_path: Path
+    routers: tuple[str, ...], options: tuple[str, ...], decode_ranks: int, tmp_path: Path
 ) -> None:
+    settings = tmp_path / "ranks.toml"
+    settings.write_text(f"{SETTINGS}[decode]\ntensor_parallel = {decode_ranks}\n")
     processes = (*WORKERS, *routers, *GATEWAYS)
     size = ("--prefill", "2", "--decode", "2", "--routers", str(len(routers)), "--gateways", "2")
-    with serving(tmp_path, *size) as cluster:
+    with serving(tmp_path, *size, "--config", str(settings)) as cluster:
         # Eight processes take long on a busy machine: a time limit for each stage.
         for stage in ("logs are in", "loading the model in prefill-0", "in decode-0", "to join"):
             await asyncio.to_thread(cluster.wait_for, stage)
