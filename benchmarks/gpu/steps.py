@@ -1,10 +1,12 @@
-"""Decode steps as the engine launches them: with captured graphs, one step ahead; and without."""
+"""Decode steps as the engine launches them, with captured graphs and one step ahead; captured
+without dependent launches; and not captured."""
 
 from __future__ import annotations
 
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from functools import partial
 
 import torch
@@ -21,6 +23,7 @@ from segue.engine.device.graphs import StepGraphs
 from segue.engine.device.launcher import Launched, Run, StepRequest, replay, run_eagerly
 from segue.engine.device.sampling import DeviceSampling
 from segue.engine.runner import ModelRunner
+from segue.kernels import dependent_launch
 from segue.kernels.sampling import SamplingFeatures
 
 _WARM_UPS = 3
@@ -54,8 +57,7 @@ def measure(
     said: dict[tuple[int, int], Said] = {}
     # What the cache holds from one run is what the next one starts from.
     before = [tensor.clone() for _, tensor in runner.tensors.fields()]
-    for run, num_ahead, tables, sampling in _runs(runner, workload, longest, device):
-        how = "graph" if num_ahead else "no graph"
+    for how, run, num_ahead, tables, sampling in _runs(runner, workload, longest, device):
         for batch in workload.batch_sizes:
             for num_drafts in (0, workload.num_drafts):
                 for (_, tensor), old in zip(runner.tensors.fields(), before, strict=True):
@@ -79,7 +81,8 @@ def measure(
 
 def _runs(
     runner: ModelRunner, workload: Workload, longest: int, device: str
-) -> Iterator[tuple[Run, int, StepTables, DeviceSampling]]:
+) -> Iterator[tuple[str, Run, int, StepTables, DeviceSampling]]:
+    """How steps run, with the number of steps that the host is ahead."""
     assert runner.scratch is not None
     max_batch = max(workload.batch_sizes)
     tables = StepTables(
@@ -94,7 +97,7 @@ def _runs(
         num_rows=max_batch, vocab_size=runner.config.vocab_size, device=device
     )
     step = runner.device_step(tables, sampling)
-    yield partial(run_eagerly, step, tables), 0, tables, sampling
+    yield "no graph", partial(run_eagerly, step, tables), 0, tables, sampling
     if device == "cpu":
         return
     buckets = Buckets(
@@ -102,7 +105,6 @@ def _runs(
         max_drafts=workload.num_drafts,
         num_pages=tables.max_pages,
     )
-    graphs = StepGraphs(step, tables, max_batch=max_batch)
     shapes = [
         buckets.shape_of(StepShape(batch, num_drafts, 1, needs=_GREEDY))
         for batch in workload.batch_sizes
@@ -110,8 +112,14 @@ def _runs(
     ]
     # A separate stream: graphs cannot be captured on the default one.
     with torch.cuda.stream(torch.cuda.Stream()):  # type: ignore[no-untyped-call]  # torch's
-        graphs.capture(shapes)
-        yield partial(replay, graphs, tables, buckets), 1, tables, sampling
+        for how, launches in (
+            ("graph", nullcontext()),
+            ("graph without dependent launches", dependent_launch.off()),
+        ):
+            with launches:
+                graphs = StepGraphs(step, tables, max_batch=max_batch)
+                graphs.capture(shapes)
+                yield how, partial(replay, graphs, tables, buckets), 1, tables, sampling
 
 
 def _start(row: int, context: int, pages_each: int, num_slots: int) -> RowStart:

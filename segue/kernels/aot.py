@@ -24,7 +24,9 @@ from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
+from segue.kernels import dependent_launch
 from segue.kernels.compile_case import BLACKWELL_ULTRA, CHANGING, CHIPS, CompileCase
+from segue.kernels.dependent_launch import ptx
 
 _USAGE = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+)")
 _THREADS = 32
@@ -49,6 +51,8 @@ class Compiled:
     """Expected instructions that the PTX does not contain."""
     specialised: tuple[str, ...]
     """Arguments whose values would make a launch compile again while serving."""
+    too_early: tuple[str, ...]
+    """What it does before it waits for earlier kernels, and must not."""
 
     def faults(self, case: CompileCase) -> tuple[str, ...]:
         """Descriptions of what differs from the case; empty if nothing does."""
@@ -59,7 +63,7 @@ class Compiled:
             )
         if self.specialised:
             found.append(f"specialised for {self.specialised}, which change from pass to pass")
-        return tuple(found)
+        return (*found, *self.too_early)
 
 
 def compile_cases() -> tuple[CompileCase, ...]:
@@ -78,17 +82,24 @@ def compile_for(case: CompileCase, chip: str) -> Compiled:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    types = {**case.arguments, **dict.fromkeys(case.constants, "constexpr")}
     names = list(case.kernel.arg_names)
+    # As on a GPU of these kinds.
+    is_dependent = dependent_launch.ARGUMENT in names
+    constants = {**case.constants, **({dependent_launch.ARGUMENT: True} if is_dependent else {})}
+    types = {**case.arguments, **dict.fromkeys(constants, "constexpr")}
     # A launch detects this by itself: torch's memory starts at multiples of 16 bytes.
     aligned = [name for name, kind in types.items() if kind[0] == "*" or name in case.aligned]
     source = ASTSource(
         fn=case.kernel,
         signature={name: types[name] for name in names},
-        constexprs=dict(case.constants),
+        constexprs=constants,
         attrs={(names.index(name),): [["tt.divisibility", 16]] for name in aligned},
     )
-    options = {"num_warps": case.num_warps, "num_stages": case.num_stages}
+    options = {
+        "num_warps": case.num_warps,
+        "num_stages": case.num_stages,
+        "launch_pdl": is_dependent,
+    }
     target = GPUTarget("cuda", {**CHIPS, **BLACKWELL_ULTRA}[chip], _THREADS)
     kernel = triton.compile(source, target=target, options=options)
     registers, stack_bytes, static_bytes = _resource_usage(kernel.asm["cubin"])
@@ -103,6 +114,7 @@ def compile_for(case: CompileCase, chip: str) -> Compiled:
         num_warps=kernel.metadata.num_warps,
         missing=tuple(text for text in wanted if text not in kernel.asm["ptx"]),
         specialised=tuple(name for name in names if name in CHANGING and name not in free),
+        too_early=_too_early(case, kernel.asm["ptx"]) if is_dependent else (),
     )
 
 
@@ -142,6 +154,12 @@ def with_table(page: str, compiled: Sequence[Compiled]) -> str:
 def _compile_one(which: tuple[int, str]) -> Compiled:
     index, chip = which
     return compile_for(compile_cases()[index], chip)
+
+
+def _too_early(case: CompileCase, compiled: str) -> tuple[str, ...]:
+    passed = [name for name in case.kernel.arg_names if name in case.arguments]
+    pointers = {at: name for at, name in enumerate(passed) if case.arguments[name][0] == "*"}
+    return ptx.early(compiled, pointers).faults(case.early)
 
 
 def _resource_usage(cubin: bytes) -> tuple[int, int, int]:

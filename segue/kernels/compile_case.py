@@ -52,5 +52,8 @@ class CompileCase:
     num_stages: int = 3
     instructions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Chip → what its PTX must contain."""
+    early: frozenset[str] = frozenset()
+    """Of a kernel that may start before earlier ones have ended (`dependent_launch`): the weights
+    that it reads before it waits for them. It must read nothing else there."""
     max_stack_bytes: int = 0
     """Local memory allowed per thread. More than 0 is a spill; a comment must give the reason."""

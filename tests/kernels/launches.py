@@ -12,6 +12,7 @@ import torch
 from triton.runtime.interpreter import GridExecutor
 
 from segue.kernels.compile_case import CompileCase
+from segue.kernels.dependent_launch import ARGUMENT
 
 # The interpreter has no bfloat16: see device.py.
 _TYPES = {
@@ -32,7 +33,8 @@ class Launch:
 
     kernel: str
     constants: frozenset[tuple[str, object]]
-    """Also pointers that are not passed, which are None."""
+    """Also pointers that are not passed, which are None. Not whether it is launched as a dependent:
+    what is compiled for a GPU is, what is interpreted is not."""
     pointers: frozenset[tuple[str, str]]
     num_warps: int
     num_stages: int
@@ -54,7 +56,8 @@ class Launch:
         constants = {
             name: named[name]
             for name, parameter in parameters.items()
-            if "constexpr" in str(parameter.annotation) or named[name] is None
+            if ("constexpr" in str(parameter.annotation) and name != ARGUMENT)
+            or named[name] is None
         }
         pointers = {
             name: _TYPES[value.dtype]

@@ -14,8 +14,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from segue.kernels import dependent_launch
 from segue.kernels.attention_input.checks import check
 from segue.kernels.attention_input.triton_heads import norm_and_rotate, store
+from segue.kernels.dependent_launch import start
 from segue.kernels.paged_attention.e4m3 import UNSCALED, Scales, as_bytes
 
 BLOCK_HEADS = 4
@@ -96,7 +98,9 @@ def attention_input_kernel(
     ROTARY_DIM: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_X: tl.constexpr,
+    IS_DEPENDENT: tl.constexpr,
 ):
+    start(IS_DEPENDENT)
     QUERY_BLOCKS: tl.constexpr = (NUM_HEADS + BLOCK_N - 1) // BLOCK_N
     token, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
     row_ptr = packed_ptr + token * packed_stride
@@ -159,7 +163,9 @@ def store_keys_and_values_kernel(
     ROTARY_DIM: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_X: tl.constexpr,
+    IS_DEPENDENT: tl.constexpr,
 ):
+    start(IS_DEPENDENT)
     token = tl.program_id(0).to(tl.int64)
     _store_block(
         packed_ptr + token * packed_stride,
@@ -223,6 +229,7 @@ def attention_input(
             NUM_KV_HEADS=num_kv_heads,
             **sizes(head_dim, cos_T1R.shape[2]),
             num_warps=NUM_WARPS,
+            **dependent_launch.options(packed_TY.device),
         )
     q_gate_TNX = packed_TY[:, : 2 * num_heads * head_dim].unflatten(1, (2 * num_heads, head_dim))
     return q_TQX, q_gate_TNX[:, 1::2]
@@ -261,6 +268,7 @@ def store_keys_and_values(
             NUM_KV_HEADS=num_kv_heads,
             **sizes(head_dim, cos_T1R.shape[2]),
             num_warps=NUM_WARPS,
+            **dependent_launch.options(packed_TY.device),
         )
 
 

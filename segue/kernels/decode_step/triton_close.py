@@ -9,8 +9,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from segue.kernels import NO_SLOT
+from segue.kernels import NO_SLOT, dependent_launch
 from segue.kernels.decode_step.rows import END_IDS, Column, OpenStep, StepMemory
+from segue.kernels.dependent_launch import start
 from segue.kernels.draft_rounds import MAX_ROUNDS
 
 _LAST_TOKEN = tl.constexpr(Column.LAST_TOKEN.value)
@@ -36,7 +37,9 @@ def add_draft_kernel(
     num_rounds,
     max_drafts,
     depth,
+    IS_DEPENDENT: tl.constexpr,
 ):
+    start(IS_DEPENDENT)
     sequence = tl.program_id(0)
     is_real = tl.load(num_tokens_ptr + sequence) > depth + 1
     # In a padding row even the logits may be NaN.
@@ -69,7 +72,9 @@ def close_kernel(
     COUNTS: tl.constexpr,
     NUM_SLOTS: tl.constexpr,
     BLOCK_S: tl.constexpr,
+    IS_DEPENDENT: tl.constexpr,
 ):
+    start(IS_DEPENDENT)
     sequence = tl.program_id(0)
     of_row = integers_ptr + tl.load(row_ids_ptr + sequence) * num_integers
     rounds_J = tl.arange(0, _ROUNDS)
@@ -148,6 +153,7 @@ def add_draft(
         memory.drafts_RK.shape[1],
         depth,
         num_warps=1,
+        **dependent_launch.options(row_ids_B.device),
     )
 
 
@@ -180,5 +186,6 @@ def close_step(
         NUM_SLOTS=memory.num_slots,
         BLOCK_S=triton.next_power_of_2(memory.num_slots),
         num_warps=1,
+        **dependent_launch.options(row_ids_B.device),
     )
     return result

@@ -9,8 +9,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from segue.kernels import NO_SLOT
+from segue.kernels import NO_SLOT, dependent_launch
 from segue.kernels.decode_step.rows import Column, OpenStep, StepMemory
+from segue.kernels.dependent_launch import start
 from segue.kernels.draft_rounds import MAX_ROUNDS
 from segue.kernels.sampling import NO_TOKEN, SamplingRows
 
@@ -55,8 +56,10 @@ def open_kernel(
     NUM_SLOTS: tl.constexpr,
     BLOCK_S: tl.constexpr,
     BLOCK_P: tl.constexpr,
+    IS_DEPENDENT: tl.constexpr,
 ):
     """The first program of a sequence does all but the page table, whose parts the others copy."""
+    start(IS_DEPENDENT)
     sequence = tl.program_id(0)
     row = tl.load(row_ids_ptr + sequence)
     part = tl.program_id(1) - 1
@@ -181,6 +184,7 @@ def open_step(
         BLOCK_S=triton.next_power_of_2(memory.num_slots),
         BLOCK_P=PAGES_AT_ONCE,
         num_warps=1,
+        **dependent_launch.options(row_ids_B.device),
     )
     of_tokens = out[: _PER_TOKEN * field_stride].view(_PER_TOKEN, field_stride)[:, :num_all]
     tokens, positions, following, pages, offsets, slots_out, rows, before, *drawing = of_tokens

@@ -19,6 +19,7 @@ import torch
 import triton
 from torch import Tensor
 
+from segue.kernels import dependent_launch
 from segue.kernels.causal_conv.triton import check as check_convolution
 from segue.kernels.draft_rounds import kernel_sizes
 from segue.kernels.gated_delta_rule.checks import MIN_DIM
@@ -92,6 +93,7 @@ def gated_delta_step(
         WIDTH=width,
         BLOCK_V=BLOCK_V,
         num_warps=1,
+        **dependent_launch.options(qkv_TC.device),
     )
     block_rows, _ = blocks(v_dim)
     num_norms = triton.cdiv(num_tokens * num_heads, block_rows)
@@ -118,6 +120,7 @@ def gated_delta_step(
         BLOCK_Z=block_rows,
         BLOCK_C=BLOCK_CHANNELS,
         num_warps=NUM_WARPS,
+        **dependent_launch.options(qkv_TC.device),
     )
     return normed_THV
 

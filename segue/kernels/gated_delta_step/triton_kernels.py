@@ -15,6 +15,7 @@ from segue.kernels.causal_conv.triton_decode import (
     keep_inputs,
     taps_of,
 )
+from segue.kernels.dependent_launch import start
 from segue.kernels.draft_rounds import SIZE_NAMES
 from segue.kernels.gated_delta_rule.triton_decode import next_token
 from segue.kernels.gates.triton import softplus
@@ -88,8 +89,10 @@ def step_kernel(
     V: tl.constexpr,
     WIDTH: tl.constexpr,
     BLOCK_V: tl.constexpr,
+    IS_DEPENDENT: tl.constexpr,
 ):
     """Outputs in float32 before the norm, and the states; reads what the convolution keeps."""
+    start(IS_DEPENDENT)
     KEYS: tl.constexpr = NUM_HEADS // REPEATS * K
     CHANNELS: tl.constexpr = 2 * KEYS + NUM_HEADS * V
     sizes = (size_0, size_1, size_2, size_3, size_4, size_5, size_6, size_7)
@@ -166,8 +169,10 @@ def finish_kernel(
     WIDTH: tl.constexpr,
     BLOCK_Z: tl.constexpr,
     BLOCK_C: tl.constexpr,
+    IS_DEPENDENT: tl.constexpr,
 ):
     """The first programs norm the outputs, the others leave a sequence's inputs in its slots."""
+    start(IS_DEPENDENT)
     num_norms = tl.cdiv(num_rows, BLOCK_Z)
     if tl.program_id(0) < num_norms:
         norm_rows(

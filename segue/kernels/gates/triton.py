@@ -11,6 +11,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from segue.kernels import dependent_launch
+from segue.kernels.dependent_launch import start
+
 BLOCK = 1024
 """Eight elements a thread of four warps."""
 DECAY_BLOCK = 256
@@ -38,7 +41,9 @@ def sigmoid_gate_kernel(
     width,
     HEAD_DIM: tl.constexpr,
     BLOCK_I: tl.constexpr,
+    IS_DEPENDENT: tl.constexpr,
 ):
+    start(IS_DEPENDENT)
     token = tl.program_id(0).to(tl.int64)
     columns_I = tl.program_id(1) * BLOCK_I + tl.arange(0, BLOCK_I)
     inside_I = columns_I < width
@@ -137,6 +142,7 @@ def sigmoid_gate(x_TQX: Tensor, gate_TQX: Tensor) -> Tensor:
             HEAD_DIM=head_dim,
             BLOCK_I=BLOCK,
             num_warps=NUM_WARPS,
+            **dependent_launch.options(x_TQX.device),
         )
     return out_TQX
 

@@ -68,6 +68,7 @@ def _product(name: str, stored: str) -> CompileCase:
         aligned=frozenset((*aligned, *(("num_experts", "first_expert", "num_held") * is_choosing))),
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
+        early=frozenset(pointer for pointer in pointers if pointer.startswith("shared_")),
         instructions=dict.fromkeys(CHIPS, (*copies, "mma.sync.aligned.m16n8k16")),
     )
 
@@ -85,5 +86,6 @@ COMPILE_CASES = (
         constants={"A": 8, "BLOCK_H": BLOCK_H},
         aligned=frozenset({"hidden_size"}),
         num_warps=SUM_WARPS,
+        early=frozenset({"shared_gate_ptr"}),
     ),
 )

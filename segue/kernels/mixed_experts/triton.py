@@ -22,6 +22,7 @@ import torch
 import triton
 from torch import Tensor
 
+from segue.kernels import dependent_launch
 from segue.kernels.mixed_experts import reference
 from segue.kernels.mixed_experts.reference import MixedWeights, Stored, are_alike
 from segue.kernels.mixed_experts.triton_choice import choose_first_kernel
@@ -69,6 +70,7 @@ def mixed_experts(
         *tables,
         *shape.arguments(weights.down, weights.shared_down),
         **shape.options(tile, x_TH.dtype),
+        **dependent_launch.options(x_TH.device),
     )
     out_TH = x_TH.new_empty((num_tokens, hidden_size))
     sum_kernel[(num_tokens * triton.cdiv(hidden_size, BLOCK_H),)](
@@ -81,6 +83,7 @@ def mixed_experts(
         A=experts_per_token,
         BLOCK_H=BLOCK_H,
         num_warps=SUM_WARPS,
+        **dependent_launch.options(x_TH.device),
     )
     return out_TH
 
@@ -103,6 +106,7 @@ def _first_product(
         *tables,
         *shape.arguments(weights.gate_up, weights.shared_gate_up),
         **shape.options(shape.first_tile, x_TH.dtype),
+        **dependent_launch.options(x_TH.device),
     )
     return h, weights_TA, tables
 
@@ -132,6 +136,7 @@ def _chosen_first_product(
         BLOCK_A=triton.next_power_of_2(shape.experts_per_token),
         BLOCK_E=triton.next_power_of_2(shape.num_experts),
         **shape.options(shape.first_tile, x_TH.dtype),
+        **dependent_launch.options(x_TH.device),
     )
     return h, weights_TA, tables
 

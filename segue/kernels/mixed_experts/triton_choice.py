@@ -12,7 +12,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from segue.kernels.mixed_experts.triton_kernels import weight_sum
+from segue.kernels.mixed_experts.triton_weights import start_product, weight_sum
 from segue.kernels.moe.triton_choice import ranked
 from segue.kernels.product.triton_tile import store_tile, weight_rows
 
@@ -85,11 +85,25 @@ def choose_first_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    IS_DEPENDENT: tl.constexpr,
 ):
     """As `first_kernel`, with pairs in the order of the tokens; and their weights and tiles."""
     num_blocks = tl.cdiv(width, BLOCK_N // 2)
     shared_blocks = tl.cdiv(shared_width, BLOCK_N // 2)
     num_shared = num_tokens * shared_blocks
+    start_product(
+        shared_numbers_ptr,
+        shared_scales_ptr,
+        shared_row_scales_ptr,
+        num_shared,
+        shared_blocks,
+        2 * shared_width,
+        hidden_size,
+        shared_num_scales,
+        True,
+        BLOCK_N,
+        IS_DEPENDENT,
+    )
     is_shared = tl.program_id(0) < num_shared
     place = tl.where(is_shared, tl.program_id(0), tl.program_id(0) - num_shared)
     own_blocks = tl.where(is_shared, shared_blocks, num_blocks)

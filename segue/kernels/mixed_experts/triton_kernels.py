@@ -10,8 +10,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from segue.kernels.product.triton_tile import plain_sum, store_tile, weight_rows
-from segue.kernels.quantized_product.triton import weighted_sum
+from segue.kernels.dependent_launch import prefetch, signal, wait
+from segue.kernels.mixed_experts.triton_weights import start_product, weight_sum
+from segue.kernels.product.triton_tile import store_tile, weight_rows
 
 
 @triton.jit
@@ -44,60 +45,6 @@ def _tile(
     return is_shared, expert, place % own_blocks, first, stop, is_missing
 
 
-@triton.jit
-def weight_sum(
-    x_M_ptr,
-    inside_M,
-    is_shared,
-    numbers_ptr,
-    scales_ptr,
-    row_scales_ptr,
-    shared_numbers_ptr,
-    shared_scales_ptr,
-    shared_row_scales_ptr,
-    rows_N,
-    inside_N,
-    num_columns,
-    num_scales,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-):
-    """x Wᵀ of a tile with these rows of the routed or the shared weight: plain without scales,
-    NVFP4 if its rows have scales, else FP8."""
-    numbers_ptr = tl.where(is_shared, shared_numbers_ptr, numbers_ptr)
-    if scales_ptr is None:
-        sum_MN = plain_sum(
-            x_M_ptr,
-            inside_M,
-            numbers_ptr + rows_N * num_columns,
-            inside_N,
-            num_columns,
-            BLOCK_M,
-            BLOCK_N,
-            BLOCK_K,
-        )
-    else:
-        scales_ptr = tl.where(is_shared, shared_scales_ptr, scales_ptr)
-        if row_scales_ptr is not None:
-            row_scales_ptr = tl.where(is_shared, shared_row_scales_ptr, row_scales_ptr)
-        sum_MN = weighted_sum(
-            x_M_ptr,
-            inside_M,
-            numbers_ptr,
-            scales_ptr,
-            row_scales_ptr,
-            rows_N,
-            inside_N,
-            num_columns,
-            num_scales,
-            BLOCK_M,
-            BLOCK_N,
-            BLOCK_K,
-        )
-    return sum_MN
-
-
 @triton.jit(do_not_specialize=["num_tokens"])
 def first_kernel(
     x_ptr,
@@ -123,13 +70,28 @@ def first_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    IS_DEPENDENT: tl.constexpr,
 ):
     """h = silu(gate(x)) · up(x): [Z, I] in the order of the pairs, then the shared expert's in the
     order of the tokens."""
     shared_blocks = tl.cdiv(shared_width, BLOCK_N // 2)
+    num_shared = tl.cdiv(num_tokens, BLOCK_M) * shared_blocks
+    start_product(
+        shared_numbers_ptr,
+        shared_scales_ptr,
+        shared_row_scales_ptr,
+        num_shared,
+        shared_blocks,
+        2 * shared_width,
+        hidden_size,
+        shared_num_scales,
+        True,
+        BLOCK_N,
+        IS_DEPENDENT,
+    )
     is_shared, expert, block, first, stop, is_missing = _tile(
         tl.program_id(0),
-        tl.cdiv(num_tokens, BLOCK_M) * shared_blocks,
+        num_shared,
         tl.cdiv(width, BLOCK_N // 2),
         shared_blocks,
         num_tokens,
@@ -203,13 +165,28 @@ def second_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    IS_DEPENDENT: tl.constexpr,
 ):
     """y = down(h), with each row stored at its pair's place in [T, A + 1, H]; the shared expert's
     is a token's last."""
     num_blocks = tl.cdiv(hidden_size, BLOCK_N)
+    num_shared = tl.cdiv(num_tokens, BLOCK_M) * num_blocks
+    start_product(
+        shared_numbers_ptr,
+        shared_scales_ptr,
+        shared_row_scales_ptr,
+        num_shared,
+        num_blocks,
+        hidden_size,
+        shared_width,
+        shared_num_scales,
+        False,
+        BLOCK_N,
+        IS_DEPENDENT,
+    )
     is_shared, expert, block, first, stop, is_missing = _tile(
         tl.program_id(0),
-        tl.cdiv(num_tokens, BLOCK_M) * num_blocks,
+        num_shared,
         num_blocks,
         num_blocks,
         num_tokens,
@@ -268,9 +245,13 @@ def sum_kernel(
     hidden_size,
     A: tl.constexpr,
     BLOCK_H: tl.constexpr,
+    IS_DEPENDENT: tl.constexpr,
 ):
     """The sum over a token's experts, best first, and the shared one, whose gate each program of
     the token computes again."""
+    signal(IS_DEPENDENT)
+    prefetch(shared_gate_ptr + tl.arange(0, 1), tl.arange(0, 1) == 0, hidden_size, IS_DEPENDENT)
+    wait(IS_DEPENDENT)
     num_blocks = tl.cdiv(hidden_size, BLOCK_H)
     token = (tl.program_id(0) // num_blocks).to(tl.int64)
     block_H = tl.arange(0, BLOCK_H)

@@ -23,6 +23,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from segue.kernels import dependent_launch
+from segue.kernels.dependent_launch import start
 from segue.kernels.moe.tiling import max_tiles
 from segue.kernels.moe.triton_choice import choose
 
@@ -104,7 +106,9 @@ def route_few_kernel(
     BLOCK_T: tl.constexpr,
     BLOCK_E: tl.constexpr,
     BLOCK_M: tl.constexpr,
+    IS_DEPENDENT: tl.constexpr,
 ):
+    start(IS_DEPENDENT)
     tokens_T = tl.arange(0, BLOCK_T)
     ranks_TE = choose(
         logits_ptr, weights_ptr, tokens_T, num_tokens, num_experts, A, BLOCK_A, BLOCK_T, BLOCK_E
@@ -256,6 +260,7 @@ def route(
             BLOCK_E=block_e,
             BLOCK_M=tile_rows,
             num_warps=num_warps(block_t * block_e),
+            **dependent_launch.options(device),
         )
         return weights_TA, plan
     num_blocks = triton.cdiv(num_tokens, BLOCK_T)

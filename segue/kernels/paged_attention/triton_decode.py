@@ -18,7 +18,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from segue.kernels import dependent_launch
 from segue.kernels.blocks import num_multiprocessors
+from segue.kernels.dependent_launch import start
 from segue.kernels.draft_rounds import SIZE_NAMES, kernel_sizes
 from segue.kernels.paged_attention.e4m3 import UNSCALED, Scales, as_bytes
 from segue.kernels.paged_attention.triton import (
@@ -82,7 +84,9 @@ def attend_decode_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
     PIECE_TILES: tl.constexpr,
+    IS_DEPENDENT: tl.constexpr,
 ):
+    start(IS_DEPENDENT)
     # Key heads of a piece run side by side: they read the same pages.
     kv_head = tl.program_id(0)
     slot = tl.program_id(1)
@@ -164,7 +168,9 @@ def combine_decode_kernel(
     HEAD_DIM: tl.constexpr,
     BLOCK_S: tl.constexpr,
     BLOCK_X: tl.constexpr,
+    IS_DEPENDENT: tl.constexpr,
 ):
+    start(IS_DEPENDENT)
     place = tl.program_id(0)
     head = tl.program_id(1)
     num_heads = tl.num_programs(1)
@@ -250,6 +256,7 @@ def attend_verify(
         PIECE_TILES=PIECE_TILES,
         num_warps=NUM_WARPS,
         num_stages=NUM_STAGES,
+        **dependent_launch.options(q_TQX.device),
     )
     block_x = min(head_dim, 128)
     combine_decode_kernel[(num_tokens, num_heads, head_dim // block_x)](
@@ -265,6 +272,7 @@ def attend_verify(
         BLOCK_S=32,
         BLOCK_X=block_x,
         num_warps=4,
+        **dependent_launch.options(q_TQX.device),
     )
     return out_TQX
 

@@ -28,6 +28,7 @@ def _case(
         aligned=frozenset({"num_outputs", "num_columns"}),
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
+        early=frozenset({"weight_ptr"}),
         # One instruction for both numbers of rows: it sums a row alike.
         instructions=dict.fromkeys(
             ("sm_90a", "sm_100a"),

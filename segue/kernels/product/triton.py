@@ -12,6 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from segue.kernels import dependent_launch
+from segue.kernels.dependent_launch import prefetch, signal, wait
 from segue.kernels.product import reference
 from segue.kernels.product.epilogue import Epilogue
 from segue.kernels.product.tiling import FEW_ROWS, tile_of, tile_rows
@@ -30,15 +32,20 @@ def product_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    IS_DEPENDENT: tl.constexpr,
 ):
+    signal(IS_DEPENDENT)
     block = tl.program_id(0)
     rows_M = tl.arange(0, BLOCK_M)
     inside_M = rows_M < num_rows
     outputs_N, inside_N = weight_rows(block, num_outputs, IS_GATED, BLOCK_N)
+    weight_N_ptr = weight_ptr + outputs_N.to(tl.int64) * num_columns
+    prefetch(weight_N_ptr, inside_N, num_columns, IS_DEPENDENT)
+    wait(IS_DEPENDENT)
     sum_MN = plain_sum(
         x_ptr + rows_M * num_columns,
         inside_M,
-        weight_ptr + outputs_N.to(tl.int64) * num_columns,
+        weight_N_ptr,
         inside_N,
         num_columns,
         BLOCK_M,
@@ -80,6 +87,7 @@ def product(x_TK: Tensor, weight_NK: Tensor, epilogue: Epilogue = Epilogue.NONE)
         BLOCK_K=tile.depth * 2 // x_TK.element_size(),
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
+        **dependent_launch.options(x_TK.device),
     )
     return out
 

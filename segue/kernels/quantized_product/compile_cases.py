@@ -30,7 +30,7 @@ def _case(
     constants: dict[str, object],
 ) -> CompileCase:
     integers = "num_outputs num_columns num_scales"
-    row_count = {"num_rows": "i32"} if kernel is product_kernel else {}
+    is_dependent = kernel is product_kernel
     return CompileCase(
         name=f"{name} in {stored}, {rows} rows",
         kernel=kernel,
@@ -39,7 +39,7 @@ def _case(
             "codes_ptr": "*u8",
             **_POINTERS[stored],
             **pointers,
-            **row_count,
+            **({"num_rows": "i32"} if is_dependent else {}),
             **of("i32", integers),
         },
         constants={
@@ -52,6 +52,7 @@ def _case(
         aligned=frozenset({"num_outputs", "num_columns", *(["num_scales"] * (stored != "FP8"))}),
         num_warps=NUM_WARPS,
         num_stages=NUM_STAGES,
+        early=frozenset({"codes_ptr", *_POINTERS[stored]} if is_dependent else ()),
         instructions=dict.fromkeys(("sm_90a", "sm_100a"), ("cp.async", "mma.sync.aligned")),
     )
 

@@ -15,6 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from segue.kernels import dependent_launch
+from segue.kernels.dependent_launch import prefetch, signal, wait
 from segue.kernels.product.epilogue import Epilogue
 from segue.kernels.product.triton import new_output
 from segue.kernels.product.triton_tile import store_tile, weight_rows
@@ -158,6 +160,27 @@ def weighted_sum(
     return sum_MN
 
 
+@triton.jit
+def prefetch_weight(
+    numbers_ptr,
+    scales_ptr,
+    row_scales_ptr,
+    outputs_N,
+    inside_N,
+    num_columns,
+    num_scales,
+    IS_DEPENDENT: tl.constexpr,
+):
+    """Asks for the first columns of rows of a weight, which is plain without scales."""
+    rows_N = outputs_N.to(tl.int64)
+    row_numbers = num_columns if row_scales_ptr is None else num_columns // 2
+    prefetch(numbers_ptr + rows_N * row_numbers, inside_N, row_numbers, IS_DEPENDENT)
+    if scales_ptr is not None:
+        prefetch(scales_ptr + rows_N * num_scales, inside_N, num_scales, IS_DEPENDENT)
+    if row_scales_ptr is not None:
+        prefetch(row_scales_ptr + rows_N, inside_N, 1, IS_DEPENDENT)
+
+
 @triton.jit(do_not_specialize=["num_rows"])
 def product_kernel(
     x_ptr,
@@ -173,12 +196,25 @@ def product_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    IS_DEPENDENT: tl.constexpr,
 ):
+    signal(IS_DEPENDENT)
     num_column_blocks = tl.cdiv(num_outputs, BLOCK_N)
     block = tl.program_id(0) % num_column_blocks
     rows_M = tl.program_id(0) // num_column_blocks * BLOCK_M + tl.arange(0, BLOCK_M)
     inside_M = rows_M < num_rows
     outputs_N, inside_N = weight_rows(block, num_outputs, IS_GATED, BLOCK_N)
+    prefetch_weight(
+        codes_ptr,
+        scales_ptr,
+        row_scales_ptr,
+        outputs_N,
+        inside_N,
+        num_columns,
+        num_scales,
+        IS_DEPENDENT,
+    )
+    wait(IS_DEPENDENT)
     sum_MN = weighted_sum(
         x_ptr + rows_M.to(tl.int64) * num_columns,
         inside_M,
@@ -254,6 +290,7 @@ def _product(
             BLOCK_K=FP8_COLUMNS,
             num_warps=NUM_WARPS,
             num_stages=NUM_STAGES,
+            **dependent_launch.options(x_TK.device),
         )
     return out
 

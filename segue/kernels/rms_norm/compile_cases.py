@@ -26,6 +26,7 @@ COMPILE_CASES = (
             },
             constants={"BLOCK_H": block},
             aligned=frozenset({"width"}),
+            early=frozenset({"weight_ptr"}),
             num_warps=num_warps(block),
             instructions=WIDE,
         )
@@ -43,6 +44,7 @@ COMPILE_CASES = (
             },
             constants={"BLOCK_H": width},
             aligned=frozenset({"width"}),
+            early=frozenset({"weight_ptr"}),
             num_warps=num_warps(width),
             instructions=WIDE,
         )
@@ -59,6 +61,7 @@ COMPILE_CASES = (
         },
         constants={"BLOCK_H": 4096},
         aligned=frozenset({"width"}),
+        early=frozenset({"x_weight_ptr", "y_weight_ptr"}),
         num_warps=num_warps(4096),
         instructions=WIDE,
     ),

@@ -11,57 +11,96 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from segue.kernels import dependent_launch
+from segue.kernels.dependent_launch import signal, wait
+
 MAX_WIDTH = 16384
 """One program holds a row in registers."""
 
 
 @triton.jit
-def _normed(x_H, weight_ptr, columns_H, inside_H, width, eps):
+def _early_weight(weight_ptr, columns_H, inside_H, IS_DEPENDENT: tl.constexpr):
+    """Starts a kernel: the weight on its way while earlier kernels run."""
+    signal(IS_DEPENDENT)
     weight_H = tl.load(weight_ptr + columns_H, mask=inside_H, other=0.0).to(tl.float32)
+    wait(IS_DEPENDENT)
+    return weight_H
+
+
+@triton.jit
+def _normed(x_H, weight_H, width, eps):
     scale = tl.rsqrt(tl.sum(x_H * x_H) / width + eps)
     return x_H * scale * (1.0 + weight_H)
 
 
 @triton.jit
-def rms_norm_kernel(x_ptr, weight_ptr, out_ptr, width, eps, BLOCK_H: tl.constexpr):
+def rms_norm_kernel(
+    x_ptr,
+    weight_ptr,
+    out_ptr,
+    width,
+    eps,
+    BLOCK_H: tl.constexpr,
+    IS_DEPENDENT: tl.constexpr,
+):
     row = tl.program_id(0).to(tl.int64)
     columns_H = tl.arange(0, BLOCK_H)
     inside_H = columns_H < width
+    weight_H = _early_weight(weight_ptr, columns_H, inside_H, IS_DEPENDENT)
     x_H = tl.load(x_ptr + row * width + columns_H, mask=inside_H, other=0.0).to(tl.float32)
-    out_H = _normed(x_H, weight_ptr, columns_H, inside_H, width, eps)
+    out_H = _normed(x_H, weight_H, width, eps)
     tl.store(out_ptr + row * width + columns_H, out_H, mask=inside_H)
 
 
 @triton.jit
 def add_rms_norm_kernel(
-    x_ptr, y_ptr, weight_ptr, sum_ptr, out_ptr, width, eps, BLOCK_H: tl.constexpr
+    x_ptr,
+    y_ptr,
+    weight_ptr,
+    sum_ptr,
+    out_ptr,
+    width,
+    eps,
+    BLOCK_H: tl.constexpr,
+    IS_DEPENDENT: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     columns_H = tl.arange(0, BLOCK_H)
     inside_H = columns_H < width
+    weight_H = _early_weight(weight_ptr, columns_H, inside_H, IS_DEPENDENT)
     x_H = tl.load(x_ptr + row * width + columns_H, mask=inside_H, other=0.0).to(tl.float32)
     y_H = tl.load(y_ptr + row * width + columns_H, mask=inside_H, other=0.0).to(tl.float32)
     # Rounded before the norm, which must be of the sum that later layers read.
     sum_H = (x_H + y_H).to(sum_ptr.dtype.element_ty)
     tl.store(sum_ptr + row * width + columns_H, sum_H, mask=inside_H)
-    out_H = _normed(sum_H.to(tl.float32), weight_ptr, columns_H, inside_H, width, eps)
+    out_H = _normed(sum_H.to(tl.float32), weight_H, width, eps)
     tl.store(out_ptr + row * width + columns_H, out_H, mask=inside_H)
 
 
 @triton.jit
 def join_rms_norms_kernel(
-    x_ptr, y_ptr, x_weight_ptr, y_weight_ptr, out_ptr, width, eps, BLOCK_H: tl.constexpr
+    x_ptr,
+    y_ptr,
+    x_weight_ptr,
+    y_weight_ptr,
+    out_ptr,
+    width,
+    eps,
+    BLOCK_H: tl.constexpr,
+    IS_DEPENDENT: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     columns_H = tl.arange(0, BLOCK_H)
     inside_H = columns_H < width
     if tl.program_id(1) == 0:
+        weight_H = _early_weight(x_weight_ptr, columns_H, inside_H, IS_DEPENDENT)
         x_H = tl.load(x_ptr + row * width + columns_H, mask=inside_H, other=0.0).to(tl.float32)
-        out_H = _normed(x_H, x_weight_ptr, columns_H, inside_H, width, eps)
+        out_H = _normed(x_H, weight_H, width, eps)
         tl.store(out_ptr + 2 * row * width + columns_H, out_H, mask=inside_H)
     else:
+        weight_H = _early_weight(y_weight_ptr, columns_H, inside_H, IS_DEPENDENT)
         y_H = tl.load(y_ptr + row * width + columns_H, mask=inside_H, other=0.0).to(tl.float32)
-        out_H = _normed(y_H, y_weight_ptr, columns_H, inside_H, width, eps)
+        out_H = _normed(y_H, weight_H, width, eps)
         tl.store(out_ptr + (2 * row + 1) * width + columns_H, out_H, mask=inside_H)
 
 
@@ -72,7 +111,14 @@ def rms_norm(x: Tensor, weight_H: Tensor, *, eps: float) -> Tensor:
     if x.numel():
         block = triton.next_power_of_2(width)
         rms_norm_kernel[(x.numel() // width,)](
-            x, weight_H, out, width, eps, BLOCK_H=block, num_warps=num_warps(block)
+            x,
+            weight_H,
+            out,
+            width,
+            eps,
+            BLOCK_H=block,
+            num_warps=num_warps(block),
+            **dependent_launch.options(x.device),
         )
     return out
 
@@ -85,7 +131,16 @@ def add_rms_norm(x: Tensor, y: Tensor, weight_H: Tensor, *, eps: float) -> tuple
     if x.numel():
         block = triton.next_power_of_2(width)
         add_rms_norm_kernel[(x.numel() // width,)](
-            x, y, weight_H, total, out, width, eps, BLOCK_H=block, num_warps=num_warps(block)
+            x,
+            y,
+            weight_H,
+            total,
+            out,
+            width,
+            eps,
+            BLOCK_H=block,
+            num_warps=num_warps(block),
+            **dependent_launch.options(x.device),
         )
     return total, out
 
@@ -109,6 +164,7 @@ def join_rms_norms(
             eps,
             BLOCK_H=block,
             num_warps=num_warps(block),
+            **dependent_launch.options(x.device),
         )
     return out
 

@@ -17,6 +17,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from segue.kernels import dependent_launch
+from segue.kernels.dependent_launch import start
 from segue.kernels.sampling.rows import Ledger, SamplingFeatures, SamplingRows
 from segue.kernels.sampling.triton_adjust import adjusted
 from segue.kernels.sampling.triton_few import sample_few
@@ -65,7 +67,9 @@ def draw_kernel(
     TOP_P: tl.constexpr,
     MIN_P: tl.constexpr,
     CHUNK: tl.constexpr,
+    IS_DEPENDENT: tl.constexpr,
 ):
+    start(IS_DEPENDENT)
     row = tl.program_id(0).to(tl.int64)
     chunk = tl.program_id(1)
     ids = chunk * CHUNK + tl.arange(0, CHUNK)
@@ -98,7 +102,16 @@ def draw_kernel(
 
 
 @triton.jit
-def reduce_kernel(best_ptr, best_id_ptr, out_ptr, vocab_size, num_chunks, CHUNKS: tl.constexpr):
+def reduce_kernel(
+    best_ptr,
+    best_id_ptr,
+    out_ptr,
+    vocab_size,
+    num_chunks,
+    CHUNKS: tl.constexpr,
+    IS_DEPENDENT: tl.constexpr,
+):
+    start(IS_DEPENDENT)
     row = tl.program_id(0).to(tl.int64)
     chunks_N = tl.arange(0, CHUNKS)
     inside = chunks_N < num_chunks
@@ -159,6 +172,7 @@ def sample(
         MIN_P=needs.min_p,
         CHUNK=chunk,
         num_warps=NUM_WARPS,
+        **dependent_launch.options(scores_RV.device),
     )
     ids_R = torch.empty_like(rows.seed_R)
     reduce_kernel[(num_rows,)](
@@ -169,6 +183,7 @@ def sample(
         num_chunks,
         CHUNKS=triton.next_power_of_2(num_chunks),
         num_warps=1,
+        **dependent_launch.options(scores_RV.device),
     )
     return ids_R
 

@@ -7,6 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from segue.kernels import dependent_launch
+from segue.kernels.dependent_launch import start
 from segue.kernels.sampling.rows import IN_PROMPT, Ledger, SamplingFeatures, SamplingRows
 from segue.kernels.sampling.triton_select import NUM_WARPS
 
@@ -83,7 +85,9 @@ def adjust_kernel(
     BIAS: tl.constexpr,
     PENALTIES: tl.constexpr,
     CHUNK: tl.constexpr,
+    IS_DEPENDENT: tl.constexpr,
 ):
+    start(IS_DEPENDENT)
     row = tl.program_id(0).to(tl.int64)
     ids = tl.program_id(1) * CHUNK + tl.arange(0, CHUNK)
     inside = ids < vocab_size
@@ -134,6 +138,7 @@ def adjusted(
             CHUNK=chunk,
             num_warps=NUM_WARPS,
             enable_fp_fusion=False,
+            **dependent_launch.options(logits_RV.device),
         )
     return scores_RV
 

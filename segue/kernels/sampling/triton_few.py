@@ -20,6 +20,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from segue.kernels import dependent_launch
+from segue.kernels.dependent_launch import start
 from segue.kernels.float_order import of_order, order_of
 from segue.kernels.sampling.rows import MAX_FEW, Ledger, SamplingFeatures, SamplingRows
 from segue.kernels.sampling.triton_adjust import adjusted_scores, adjusting, counts_of
@@ -102,7 +104,9 @@ def list_kernel(
     PENALTIES: tl.constexpr,
     CHUNK: tl.constexpr,
     SLOTS: tl.constexpr,
+    IS_DEPENDENT: tl.constexpr,
 ):
+    start(IS_DEPENDENT)
     row = tl.program_id(0).to(tl.int64)
     chunk = tl.program_id(1)
     ids = chunk * CHUNK + tl.arange(0, CHUNK)
@@ -192,7 +196,9 @@ def choose_kernel(
     CHUNK: tl.constexpr,
     CHUNKS: tl.constexpr,
     SLOTS: tl.constexpr,
+    IS_DEPENDENT: tl.constexpr,
 ):
+    start(IS_DEPENDENT)
     row = tl.program_id(0).to(tl.int64)
     temperature = tl.load(temperature_ptr + row)
     num_wanted = num_wanted_of(temperature, tl.load(top_k_ptr + row), vocab_size)
@@ -303,6 +309,7 @@ def sample_few(
         SLOTS=SLOTS,
         num_warps=NUM_WARPS,
         enable_fp_fusion=False,
+        **dependent_launch.options(logits_RV.device),
     )
     choose_kernel[(num_rows,)](
         logits_RV,
@@ -325,5 +332,6 @@ def sample_few(
         SLOTS=SLOTS,
         num_warps=NUM_WARPS,
         enable_fp_fusion=False,
+        **dependent_launch.options(logits_RV.device),
     )
     return ids_R

@@ -19,6 +19,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from segue.kernels import dependent_launch
+from segue.kernels.dependent_launch import start
 from segue.kernels.float_order import of_order, order_of
 
 _DIGIT_BITS = 4
@@ -97,9 +99,11 @@ def add_up_kernel(
     WEIGHTED: tl.constexpr,
     CHUNK: tl.constexpr,
     CHUNKS: tl.constexpr,
+    IS_DEPENDENT: tl.constexpr,
 ):
     """PASS is 0, 1, or 2 for all later ones. State goes from one half of `prefix` and `numbers`
     (below, target) to the other half, since other programs may still read the first."""
+    start(IS_DEPENDENT)
     row = tl.program_id(0).to(tl.int64)
     chunk = tl.program_id(1)
     half = (shift // 4) % 2
@@ -157,8 +161,10 @@ def finish_kernel(
     num_chunks,
     WEIGHTED: tl.constexpr,
     CHUNKS: tl.constexpr,
+    IS_DEPENDENT: tl.constexpr,
 ):
     """The key found; with weights, also how many tokens equal to it stay in each chunk."""
+    start(IS_DEPENDENT)
     row = tl.program_id(0).to(tl.int64)
     prefix = tl.load(prefix_ptr + row)
     below = tl.load(numbers_ptr + row * 2)
@@ -238,6 +244,7 @@ def _search(
             CHUNK=chunk,
             CHUNKS=chunks_block,
             num_warps=NUM_WARPS,
+            **dependent_launch.options(scores_RV.device),
         )
     key_R = prefix_2R.new_empty(num_rows)
     stay_RN = scores_RV.new_empty((num_rows, num_chunks), dtype=torch.int32)
@@ -253,5 +260,6 @@ def _search(
         WEIGHTED=weighted,
         CHUNKS=chunks_block,
         num_warps=4,
+        **dependent_launch.options(scores_RV.device),
     )
     return key_R, stay_RN
