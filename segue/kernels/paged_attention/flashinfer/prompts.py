@@ -106,6 +106,6 @@ class PromptAttention:
             pages, offsets = tails
             pages_Z2GOX[pages, 1, :, offsets] = 0
         out_TQX = torch.empty_like(q_TQX)
-        # Our kernels before it do not let others start early.
+        # Without programmatic dependent launch: it starts when the kernel before it has ended.
         self._wrapper.run(q_TQX, pages_Z2GOX, out=out_TQX, enable_pdl=False)
         return out_TQX
