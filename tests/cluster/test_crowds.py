@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import gc
 import threading
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -58,6 +59,8 @@ def used() -> Used:
 async def as_before(cluster: LocalCluster) -> AsyncIterator[None]:
     """The cluster still answers afterwards, and holds what it held."""
     await wait_until_idle(cluster.client)
+    # The loop's pool starts a thread when all others are busy, up to its limit.
+    await asyncio.gather(*(asyncio.to_thread(time.sleep, 0.1) for _ in range(32)))
     before = used()
     yield
     status = await wait_until_idle(cluster.client, 60.0)

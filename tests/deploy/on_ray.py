@@ -27,6 +27,8 @@ from segue.sdk.client import Client
 SETTINGS = Path(__file__).parents[2] / "deploy" / "ray" / "segue.toml"
 PATIENCE_S = 120.0
 NUM_TOKENS = 120
+# A worker outlives its raylet by a second or two.
+LONG_TOKENS = 1_000
 
 
 def config_at(address: str) -> Config:
@@ -61,7 +63,7 @@ def node_of(actor: Any) -> str:
 async def turn(client: Client, kill: Any = None, nodes: dict[str, str] | None = None) -> TurnEnd:
     """Runs a turn of many tokens. `kill` gets the node of its decode worker in mid-answer."""
     num, where = 0, ""
-    stop = StopConditions(max_tokens=NUM_TOKENS, ignore_eos=True)
+    stop = StopConditions(max_tokens=LONG_TOKENS, ignore_eos=True)
     async for event in client.stream(
         TextInput("1, 2, 3,"), sampling=SamplingParams(temperature=0.0), stop=stop
     ):
@@ -106,6 +108,7 @@ async def watch(cluster: Cluster, nodes: RayNodes, by_id: dict[str, Any]) -> dic
         seen["text"] = await text_of(client)
         end = await turn(client, kill, placed)
         seen["resumed"], seen["tokens"] = end.usage.resumed, end.usage.completion_tokens
+        assert end.usage.resumed, "the worker died while it answered"
         (left,) = {"decode-0", "decode-1"} & {end.decode_worker}
         seen["survivor"] = left
         await when_ready(client, {"prefill-0", left})

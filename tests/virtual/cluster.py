@@ -165,9 +165,15 @@ class Cluster:
     def is_whole(self) -> bool:
         """Whether every worker lives, and the router and all workers know it."""
         now = {life.presence.identity.epoch for life in self.alive()}
-        known = {worker.epoch for worker in self.router.membership.workers()}
-        views = [{p.epoch for p in life.worker._exchange.members.alive()} for life in self.alive()]
-        return len(now) == len(self._roles) and all(view == now for view in (known, *views))
+        return len(now) == len(self._roles) and all(set(v) == now for v in self._views().values())
+
+    def _views(self) -> dict[str, list[int]]:
+        """The epochs of the workers that each process knows."""
+        known = {"router": [worker.epoch for worker in self.router.membership.workers()]}
+        for life in self.alive():
+            members = life.worker._exchange.members.alive()
+            known[str(life.presence.identity.worker_id)] = [peer.epoch for peer in members]
+        return {name: sorted(map(int, epochs)) for name, epochs in known.items()}
 
     def alive(self) -> list[WorkerLife]:
         return [life for life in self.lives.values() if life is not None]
@@ -199,7 +205,11 @@ class Cluster:
         if links._ending:
             found.append(f"{len(links._ending)} calls of the router do not end")
         if not self.is_whole():
-            found.append("a worker is not a member everywhere")
+            lives = {
+                str(life.presence.identity.worker_id): int(life.presence.identity.epoch)
+                for life in self.alive()
+            }
+            found.append(f"a worker is not a member everywhere: {lives}, known {self._views()}")
         return found
 
     async def close(self) -> None:
