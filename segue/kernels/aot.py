@@ -119,8 +119,8 @@ def compile_for(case: CompileCase, chip: str) -> Compiled:
 
 
 def compile_all(num_processes: int) -> Iterator[Compiled]:
-    """Every compile case on every chip, in order."""
-    todo = [(i, chip) for i in range(len(compile_cases())) for chip in CHIPS]
+    """Every compile case on each of its chips, in order."""
+    todo = [(i, chip) for i, case in enumerate(compile_cases()) for chip in case.chips]
     # Spawned, not forked: compilers keep threads, which a forked child would not have.
     with ProcessPoolExecutor(num_processes, mp_context=get_context("spawn")) as pool:
         yield from pool.map(_compile_one, todo)
@@ -139,7 +139,9 @@ def table(compiled: Sequence[Compiled]) -> str:
         warps = next(iter(chips.values())).num_warps
         cells = [
             f"{one.registers}, {one.shared_bytes / 1024:.1f} KiB, {one.stack_bytes} B"
-            for one in (chips[chip] for chip in CHIPS)
+            if one
+            else "not used"
+            for one in map(chips.get, CHIPS)
         ]
         lines.append(f"| {name} | {warps} | " + " | ".join(cells))
     return "".join(f"{line} |\n" for line in lines)

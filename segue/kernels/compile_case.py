@@ -55,5 +55,7 @@ class CompileCase:
     early: frozenset[str] = frozenset()
     """Of a kernel that may start before earlier ones have ended (`dependent_launch`): the weights
     that it reads before it waits for them. It must read nothing else there."""
+    chips: tuple[str, ...] = tuple(CHIPS)
+    """Those that run it."""
     max_stack_bytes: int = 0
     """Local memory allowed per thread. More than 0 is a spill; a comment must give the reason."""

@@ -19,6 +19,7 @@ from benchmarks.gpu.cases import (
     moe,
     products,
     quantized,
+    scaled,
 )
 from benchmarks.gpu.cases.sizes import Sizes
 from benchmarks.gpu.models import Shape
@@ -82,6 +83,7 @@ SIZES = Sizes(
     expert_tokens=(3, 40, 50),
     few_rows=(3, 20),
     quantized_rows=(3,),
+    scaled_rows=(3,),
     sampled_rows=(1,),
 )
 LONG = Sizes(
@@ -107,6 +109,9 @@ def cases() -> Iterator[Callable[[], Case]]:
     yield from moe.expert_cases(SPARSE, SIZES, DEVICE, DTYPE)
     yield from quantized.quantized_expert_cases(SPARSE, SIZES, DEVICE, DTYPE)
     yield from quantized.quantized_cases(SPARSE, SIZES, DEVICE, DTYPE)
+    yield from scaled.scaled_expert_cases(SPARSE, SIZES, DEVICE, DTYPE)
+    yield from scaled.scaled_cases(SPARSE, SIZES, DEVICE, DTYPE)
+    yield from scaled.codes_cases(SPARSE, SIZES, DEVICE, DTYPE)
     yield from decode_step.decode_step_cases(SMALL, SIZES, DEVICE, DTYPE)
     yield from products.product_cases(FEW_ROWS, SIZES, DEVICE, DTYPE)
     yield from elementwise.norm_cases(WIDE, SIZES, DEVICE, DTYPE)

@@ -16,6 +16,7 @@ from benchmarks.gpu.cases.moe import expert_cases
 from benchmarks.gpu.cases.products import product_cases
 from benchmarks.gpu.cases.quantized import quantized_cases, quantized_expert_cases
 from benchmarks.gpu.cases.sampling import sampling_cases
+from benchmarks.gpu.cases.scaled import codes_cases, scaled_cases, scaled_expert_cases
 from benchmarks.gpu.cases.sizes import Sizes
 from benchmarks.gpu.models import Shape
 from benchmarks.gpu.operators import Case
@@ -34,8 +35,11 @@ def all_cases(shape: Shape, sizes: Sizes, device: str, dtype: torch.dtype) -> It
         yield from mixed_cases(*where)
         yield from expert_cases(*where)
         yield from quantized_expert_cases(*where)
+        yield from scaled_expert_cases(*where)
     yield from product_cases(*where)
     yield from quantized_cases(*where)
+    yield from scaled_cases(*where)
+    yield from codes_cases(*where)
     yield from sampling_cases(*where)
     yield from decode_step_cases(*where)
     yield from elementwise_cases(*where)

@@ -16,6 +16,7 @@ from segue.kernels.gated_delta_step import StepWeights
 from segue.kernels.product.epilogue import Epilogue
 
 L2_EPS = 1e-6
+Rounding = Callable[[Tensor], Tensor]
 
 
 def rms_norm(x: Tensor, weight_H: Tensor, eps: float) -> Tensor:
@@ -115,15 +116,17 @@ def experts(
     gate_up: Callable[[int], Tensor],
     down: Callable[[int], Tensor],
     experts_per_token: int,
+    rounded: tuple[Rounding, Rounding] = (Tensor.double, Tensor.double),
 ) -> tuple[Tensor, Tensor]:
-    """Outputs [T, A, H] and weights [T, A], with each expert's matrices by its number."""
+    """Outputs [T, A, H] and weights [T, A], with each expert's matrices by its number. `rounded`:
+    what the inputs of both products are rounded to."""
     logits_TE, ids_TE = router_logits_TE.double().sort(dim=1, descending=True, stable=True)
     weights_TA = logits_TE[:, :experts_per_token].softmax(1)
     y_TAH = x_TH.new_empty(len(x_TH), experts_per_token, x_TH.shape[1], dtype=torch.float64)
     for t, ids in enumerate(ids_TE[:, :experts_per_token].tolist()):
         for a, expert in enumerate(ids):
-            gate, up = (gate_up(expert).double() @ x_TH[t].double()).chunk(2)
-            y_TAH[t, a] = down(expert).double() @ (F.silu(gate) * up)
+            gate, up = (gate_up(expert).double() @ rounded[0](x_TH[t]).double()).chunk(2)
+            y_TAH[t, a] = down(expert).double() @ rounded[1](F.silu(gate) * up).double()
     return y_TAH, weights_TA
 
 

@@ -31,18 +31,8 @@ Weight = tuple[Tensor, ...]
 def quantized_cases(
     shape: Shape, sizes: Sizes, device: str, dtype: torch.dtype
 ) -> Iterator[partial[Case]]:
-    """Gate and up, and down, of an MLP or of the shared expert."""
-    width = (
-        shape.mlp.intermediate_size
-        if isinstance(shape.mlp, DenseConfig)
-        else shape.mlp.shared_intermediate_size
-    )
-    matrices = (
-        ("gate and up", 2 * width, shape.hidden_size, Epilogue.SILU_GATE),
-        ("down", shape.hidden_size, width, Epilogue.NONE),
-    )
     for num_rows in sizes.quantized_rows:
-        for name, num_outputs, num_columns, epilogue in matrices:
+        for name, num_outputs, num_columns, epilogue in matrices_of(shape):
             for stored in STORED:
                 yield partial(
                     _product,
@@ -55,6 +45,19 @@ def quantized_cases(
                     device,
                     dtype,
                 )
+
+
+def matrices_of(shape: Shape) -> tuple[tuple[str, int, int, Epilogue], ...]:
+    """Gate and up, and down, of an MLP or of the shared expert: name, N, K and what follows."""
+    width = (
+        shape.mlp.intermediate_size
+        if isinstance(shape.mlp, DenseConfig)
+        else shape.mlp.shared_intermediate_size
+    )
+    return (
+        ("gate and up", 2 * width, shape.hidden_size, Epilogue.SILU_GATE),
+        ("down", shape.hidden_size, width, Epilogue.NONE),
+    )
 
 
 def quantized_expert_cases(

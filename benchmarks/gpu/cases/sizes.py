@@ -31,6 +31,8 @@ class Sizes:
     expert_tokens: tuple[int, ...] = (1, 8, 64, 1024, 8192)
     few_rows: tuple[int, ...] = (1, 4, 32)
     """Of products with plain weights."""
+    scaled_rows: tuple[int, ...] = (8192, 1024)
+    """Of products whose inputs are quantised."""
     quantized_rows: tuple[int, ...] = (1, 4, 16)
     sampled_rows: tuple[int, ...] = (1, 64)
 
@@ -44,6 +46,7 @@ DRY = Sizes(
     gdn_decode=((2, 2),),
     expert_tokens=(3,),
     few_rows=(2,),
+    scaled_rows=(2,),
     quantized_rows=(2,),
     sampled_rows=(2,),
 )

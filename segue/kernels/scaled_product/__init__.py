@@ -10,5 +10,5 @@ __all__ = ["MOST_PLAIN_ROWS", "routed_experts", "scaled_product"]
 MOST_PLAIN_ROWS = 128
 """Up to here inputs are never quantised: a decode step's tokens depend on nothing else in it."""
 
-scaled_product = dispatch.operator(reference.scaled_product, None)
-routed_experts = dispatch.operator(reference.routed_experts, None)
+scaled_product = dispatch.operator(reference.scaled_product, "ways")
+routed_experts = dispatch.operator(reference.routed_experts, "ways")

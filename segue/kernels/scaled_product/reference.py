@@ -97,19 +97,19 @@ def nvfp4_scale(input_scale: Tensor | None) -> Tensor:
 
 
 def fp8_codes(
-    x_TK: Tensor, num_groups: int, input_scale: Tensor | None = None
+    x_TK: Tensor, num_scales: int, input_scale: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Codes in e4m3 [T, K] and float32 scales [T, B]: a scale for each 128 columns, or for all if B
     is 1. A number is its code times its group's scale."""
     num_rows, num_columns = x_TK.shape
-    width = num_columns if num_groups == 1 else FP8_COLUMNS
-    x_TBC = F.pad(x_TK.float(), (0, num_groups * width - num_columns)).view(
-        num_rows, num_groups, width
+    width = num_columns if num_scales == 1 else FP8_COLUMNS
+    x_TBC = F.pad(x_TK.float(), (0, num_scales * width - num_columns)).view(
+        num_rows, num_scales, width
     )
     if input_scale is None:
         scales_TB = x_TBC.abs().amax(-1).clamp(min=SMALLEST_INPUT) / LARGEST_E4M3
     else:
-        scales_TB = input_scale.expand(num_rows, num_groups)
+        scales_TB = input_scale.expand(num_rows, num_scales)
     scaled_TBC = (x_TBC / scales_TB[:, :, None]).clamp(-LARGEST_E4M3, LARGEST_E4M3)
     return scaled_TBC.to(torch.float8_e4m3fn).flatten(1)[:, :num_columns], scales_TB
 

@@ -1,0 +1,106 @@
+"""Which way products with quantised inputs are computed on a GPU: by what its tensor cores know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from segue.kernels import quantized_product
+from segue.kernels.product.epilogue import Epilogue
+from segue.kernels.quantized_product.reference import FP8_COLUMNS, Format, format_of
+from segue.kernels.scaled_product import triton, triton_experts
+from segue.kernels.scaled_product.reference import Stored
+
+Capability = tuple[int, int]
+HOPPER = (9, 0)
+FIRST: Mapping[Format, Capability] = {Format.FP8: (8, 9), Format.NVFP4: (10, 0)}
+"""The first GPUs whose tensor cores multiply such codes: Ada and Blackwell."""
+
+
+class Way(StrEnum):
+    LIBRARY = "torch"
+    """`torch.nn.functional.scaled_mm`."""
+    TRITON = "triton"
+    PLAIN = "plain"
+    """Inputs stay as they are: this GPU does not multiply such codes."""
+
+
+def way_of(
+    how: Format, capability: Capability, num_outputs: int, num_columns: int, num_scales: int
+) -> Way:
+    """For a weight [N, K] with so many scales for each row."""
+    if capability < FIRST[how]:
+        return Way.PLAIN
+    if num_outputs % 16 or not hasattr(F, "scaled_mm"):
+        return Way.TRITON
+    if how is Format.NVFP4:
+        return Way.LIBRARY if num_columns % 32 == 0 else Way.TRITON
+    if num_scales == 1 and num_columns > FP8_COLUMNS:
+        return Way.LIBRARY if capability >= HOPPER and num_columns % 16 == 0 else Way.TRITON
+    # cuBLAS has float32 scales of blocks on Hopper only.
+    return Way.LIBRARY if capability[0] == 9 and num_columns % FP8_COLUMNS == 0 else Way.TRITON
+
+
+def way_on(x_TK: Tensor, stored: Stored) -> Way:
+    """For these inputs' GPU. Triton's interpreter has them on a CPU."""
+    if not x_TK.is_cuda:
+        return Way.TRITON
+    capability = torch.cuda.get_device_capability(x_TK.device)
+    sizes = stored[0].shape[-2], x_TK.shape[1], stored[1].shape[-1]
+    way = way_of(format_of(stored), capability, *sizes)
+    # Some of cuBLAS's kernels write no other dtype.
+    return Way.TRITON if way is Way.LIBRARY and x_TK.dtype is not torch.bfloat16 else way
+
+
+def scaled_product(
+    x_TK: Tensor,
+    stored: Stored,
+    input_scale: Tensor | None = None,
+    epilogue: Epilogue = Epilogue.NONE,
+) -> Tensor:
+    """As the reference's, or as that of `segue.kernels.quantized_product`."""
+    way = way_on(x_TK, stored)
+    if way is Way.PLAIN:
+        return quantized_product.PRODUCTS[format_of(stored)](x_TK, *stored, epilogue=epilogue)
+    if way is Way.TRITON:
+        return triton.scaled_product(x_TK, stored, input_scale, epilogue)
+    # Older versions of torch do not have what it imports.
+    from segue.kernels.scaled_product import library
+
+    codes = triton.quantized(x_TK, stored, input_scale)
+    return library.multiplied(codes, stored, x_TK.dtype, epilogue)
+
+
+def routed_experts(
+    x_TH: Tensor,
+    router_logits_TE: Tensor,
+    gate_up: Stored,
+    down: Stored,
+    input_scales: tuple[Tensor | None, Tensor | None],
+    *,
+    experts_per_token: int,
+    first_expert: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """As the reference's, or as that of `segue.kernels.quantized_product`."""
+    if Way.PLAIN in (way_on(x_TH, gate_up), way_on(x_TH, down)):
+        return quantized_product.routed_experts(
+            x_TH,
+            router_logits_TE,
+            gate_up,
+            down,
+            experts_per_token=experts_per_token,
+            first_expert=first_expert,
+        )
+    return triton_experts.routed_experts(
+        x_TH,
+        router_logits_TE,
+        gate_up,
+        down,
+        input_scales,
+        experts_per_token=experts_per_token,
+        first_expert=first_expert,
+    )
