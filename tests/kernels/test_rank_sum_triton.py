@@ -60,6 +60,22 @@ def test_every_rank_reads_the_same_sum_from_the_others_memory(
             assert torch.equal(of_rank, expected)
 
 
+def assert_one_launch_sums(num_ranks: int, dtype: torch.dtype) -> None:
+    """Of the second rank, after all others have written."""
+    machine = Machine(num_ranks)
+    parts = parts_of(num_ranks, 2, 1024, dtype=dtype)
+    second = machine.ranks[1]
+    for rank, part in zip(machine.ranks, parts, strict=True):
+        if rank is not second:
+            rank.sum(part, part=WRITE)
+
+    assert torch.equal(second.sum(parts[1]), reference.sum_parts(parts))
+
+
+def test_a_launch_writes_and_adds() -> None:
+    assert_one_launch_sums(2, DTYPES[1])
+
+
 def test_a_round_leaves_what_the_round_before_wrote() -> None:
     """A slow rank may still read it."""
     machine = Machine(2)

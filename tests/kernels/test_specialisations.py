@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
+import torch
 
 from benchmarks.gpu.cases import (
     attention,
@@ -33,11 +34,14 @@ from segue.kernels.moe.tiling import DENSE, STREAMING
 from segue.kernels.moe.triton_routing import RoutingPlan, route
 from segue.kernels.paged_attention.e4m3 import E4M3
 from segue.kernels.product.tiling import NARROW_OUTPUTS
+from segue.kernels.rank_sum import reference as rank_sum
+from segue.kernels.rank_sum.triton import sum_parts
 from segue.model.config import DenseConfig, MoeConfig
 from tests.kernels.closeness import assert_close, randn
 from tests.kernels.device import DEVICE, DTYPES
 from tests.kernels.launches import Launch, record
 from tests.kernels.test_e4m3_pages import assert_same_codes
+from tests.kernels.test_rank_sum_triton import assert_one_launch_sums, parts_of
 
 DTYPE = DTYPES[1]
 EXPERTS = MoeConfig(
@@ -142,6 +146,10 @@ def test_all_that_is_compiled_ahead_is_compared_with_float64(
     assert_same_codes(attention_input, DTYPE, heads=16, kv_heads=4, width=256)
     assert_routed(num_tokens=20, rows=STREAMING.rows)
     assert_routed(num_tokens=40, rows=DENSE.rows)
+    for num_ranks in (2, 8):
+        assert_one_launch_sums(num_ranks, DTYPE)
+        parts = parts_of(num_ranks, 2, 1024, dtype=DTYPE)
+        assert torch.equal(sum_parts(parts), rank_sum.sum_parts(parts))
 
     # Sampling has a table of as many chunks as the vocabulary has: too many for an interpreter.
     # test_sampling_triton.py compares it with fewer, test_served_sizes.py on a GPU.
