@@ -44,19 +44,20 @@ class MembershipService(MembershipServicer):
         stream = self._streams[worker.worker_id] = object()
         await self._router.links.forget_past_lives(worker)
         listening = asyncio.ensure_future(self._listen(request_iterator, worker, stream))
+        views = membership.views()
+        view = asyncio.ensure_future(anext(views))
         try:
-            views = membership.views()
             while True:
-                view = asyncio.ensure_future(anext(views))
                 await asyncio.wait({view, listening}, return_when=asyncio.FIRST_COMPLETED)
                 if listening.done():
-                    view.cancel()
                     if listening.result():
                         membership.left(worker.worker_id, worker.epoch)
                     return
                 yield worker_pb2.ClusterView(workers=[worker_to_wire(w) for w in view.result()])
+                view = asyncio.ensure_future(anext(views))
         finally:
             listening.cancel()
+            view.cancel()
             if self._streams.get(worker.worker_id) is stream:
                 del self._streams[worker.worker_id]
                 membership.lost(worker.worker_id, worker.epoch)

@@ -74,6 +74,7 @@ class Cluster:
             for number in range(total)
         }
         self._ending: set[asyncio.Task[None]] = set()
+        self._bears = True
         self.process = process
         self.router = self._new_router()
         self._watching = asyncio.ensure_future(self._watch())
@@ -117,7 +118,8 @@ class Cluster:
         await until(self.is_whole, 10.0)
 
     async def bear(self, worker_id: WorkerId) -> None:
-        """Returns when the worker lives. Its epoch is what a worker process takes."""
+        """Returns when the worker lives, unless the cluster closes. Its epoch is what a worker
+        process takes."""
         process = Process(worker_id, f"{worker_id}:{next(self._ports)}", self.draw)
         context = contextvars.copy_context()
         context.run(HERE.set, process)
@@ -126,7 +128,8 @@ class Cluster:
             identity = await take_identity(
                 worker_id, self._roles[worker_id], [ROUTER], clock_ns=self._clock_ns
             )
-            self.lives[worker_id] = WorkerLife(identity, process, self.network, self.written)
+            if self._bears:
+                self.lives[worker_id] = WorkerLife(identity, process, self.network, self.written)
 
         await asyncio.get_running_loop().create_task(begin(), context=context)
 
@@ -213,6 +216,7 @@ class Cluster:
         return found
 
     async def close(self) -> None:
+        self._bears = False
         for life in self.alive():
             self._in_background(life.die())
         self.lives.clear()
