@@ -138,9 +138,6 @@ def _mlp(weights: RankWeights, at: str, num_tokens: int) -> Launches:
         return around
     # The router and the shared expert's gate; then routing, the experts' products, their sum.
     routed = Launches(kernels=4 if num_tokens <= _FEW_TOKENS else 6, products=2)
-    if f"{at}.mlp.experts.gate_up_proj" in weights.quantized:
-        # SiLU is a kernel of its own there.
-        routed += Launches(kernels=1)
     return around + routed + part
 
 

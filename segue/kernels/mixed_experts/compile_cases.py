@@ -7,6 +7,7 @@ from segue.kernels.compile_case import CHIPS, CompileCase, of
 from segue.kernels.mixed_experts.triton import BLOCK_H, QUANTIZED, SUM_WARPS
 from segue.kernels.mixed_experts.triton_choice import choose_first_kernel
 from segue.kernels.mixed_experts.triton_kernels import first_kernel, second_kernel, sum_kernel
+from segue.kernels.moe.compile_cases import TABLES
 from segue.kernels.moe.tiling import STREAMING
 
 _NUMBERS, _SCALES, _ROW_SCALES = "numbers_ptr", "scales_ptr", "row_scales_ptr"
@@ -53,7 +54,7 @@ def _product(name: str, stored: str) -> CompileCase:
         arguments={
             **of("*bf16", "h_ptr y_ptr" if is_second else "x_ptr h_ptr"),
             **pointers,
-            **of("*i32", "pairs_ptr tile_expert_ptr tile_first_ptr tile_stop_ptr num_tiles_ptr"),
+            **TABLES,
             **dict.fromkeys(("num_tokens", *_SIZES), "i32"),
             **choosing,
         },

@@ -96,19 +96,18 @@ def _first_product(
     if shape.num_held < shape.num_experts:
         first = weights.first_expert
         plan = plan.of_experts(range(first, first + shape.num_held))
-    tables = (plan.pairs_Z, plan.tile_expert, plan.tile_first, plan.tile_stop, plan.num_tiles)
     h = shape.new_h(x_TH)
     shared_tiles = triton.cdiv(shape.num_tokens, STREAMING.rows)
     first_kernel[(shape.num_first_programs(shared_tiles, plan.max_tiles),)](
         x_TH,
         *_pointers(weights.gate_up, weights.shared_gate_up),
         h,
-        *tables,
+        *plan.tables,
         *shape.arguments(weights.gate_up, weights.shared_gate_up),
         **shape.options(shape.first_tile, x_TH.dtype),
         **dependent_launch.options(x_TH.device),
     )
-    return h, weights_TA, tables
+    return h, weights_TA, plan.tables
 
 
 def _chosen_first_product(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from segue.kernels.compile_case import TENSOR_CORES, CompileCase, of
 from segue.kernels.moe.tiling import DENSE, MIDDLE, STREAMING, Tiling
-from segue.kernels.moe.triton import BLOCK_H, combine_kernel, down_kernel, gate_up_kernel
+from segue.kernels.moe.triton import BLOCK_H, combine_kernel, experts_kernel
 from segue.kernels.moe.triton_routing import (
     BLOCK_B,
     BLOCK_T,
@@ -17,33 +17,30 @@ from segue.kernels.moe.triton_routing import (
 from segue.kernels.product.tiling import Tile
 
 BLOCK_A, BLOCK_E = 8, 256
-TABLES = {
-    **of("*i32", "pairs_ptr tile_expert_ptr tile_first_ptr tile_stop_ptr num_tiles_ptr"),
-}
+TABLES = of("*i32", "pairs_ptr tile_expert_ptr tile_first_ptr tile_stop_ptr num_tiles_ptr")
 COPIES = ("cp.async.cg.shared.global", ", 0x10,")
 """Asynchronous, 16 bytes at a time."""
 SMALL_TILES = dict.fromkeys(TENSOR_CORES, (*COPIES, "mma.sync.aligned.m16n8k16"))
 LARGE_TILES = {chip: (*COPIES, *products) for chip, products in TENSOR_CORES.items()}
 
 
-def _product(name: str, tiling: Tiling, tile: Tile, kernel: object) -> CompileCase:
-    is_first = kernel is gate_up_kernel
-    pointers = ("x_ptr", "gate_up_ptr", "h_ptr") if is_first else ("h_ptr", "down_ptr", "y_ptr")
+def _product(name: str, tiling: Tiling, tile: Tile, *, is_first: bool) -> CompileCase:
     return CompileCase(
         name=f"MoE {name}, {tiling.rows} rows",
-        kernel=kernel,
+        kernel=experts_kernel,
         arguments={
-            **dict.fromkeys(pointers, "*bf16"),
+            **of("*bf16", "x_ptr weight_ptr out_ptr"),
             **TABLES,
-            **of("i32", "hidden_size width"),
+            **of("i32", "num_outputs num_columns"),
         },
         constants={
-            **({"A": 8} if is_first else {}),
+            "A": 8,
+            "IS_FIRST": is_first,
             "BLOCK_M": tiling.rows,
             "BLOCK_N": tile.columns,
             "BLOCK_K": tile.depth,
         },
-        aligned=frozenset({"hidden_size", "width"}),
+        aligned=frozenset({"num_outputs", "num_columns"}),
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
         instructions=SMALL_TILES if tiling is STREAMING else LARGE_TILES,
@@ -121,11 +118,11 @@ COMPILE_CASES = (
         num_warps=2,
     ),
     *(
-        _product(name, tiling, tile, kernel)
+        _product(name, tiling, tile, is_first=is_first)
         for tiling in (STREAMING, MIDDLE, DENSE)
-        for name, tile, kernel in (
-            ("gate and up", tiling.gate_up, gate_up_kernel),
-            ("down", tiling.down, down_kernel),
+        for name, tile, is_first in (
+            ("gate and up", tiling.gate_up, True),
+            ("down", tiling.down, False),
         )
     ),
 )

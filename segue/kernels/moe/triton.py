@@ -1,137 +1,69 @@
-"""Mixture of experts in Triton: two products over tiles of one expert each, and a sum.
+"""Mixture of experts in Triton: the products with plain weights, and the sum of each token's
+experts, in their own order.
 
-The rows of a tile are gathered from the tokens and scattered to their places in [T, A, H]. So no
-product depends on the rest of the batch, and each token's sum runs over its own experts in its own
-order. The grid is an upper bound: programs without a tile in the plan return at once.
-
-T tokens, H hidden size, E experts, A experts of a token, I width of an expert, J = 2 I, Z = T · A
-pairs, sorted by expert. M rows of a tile, N columns of its product, K the summed dimension.
+T tokens, H hidden size, E experts, A experts of a token, I width of an expert, J = 2 I. M rows of a
+tile, N columns of its product, K the summed dimension.
 """
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from segue.kernels.moe.tiling import tiling_of
-from segue.kernels.moe.triton_routing import MAX_EXPERTS, MAX_EXPERTS_PER_TOKEN, RoutingPlan, route
-from segue.kernels.product.tiling import Tile
+from segue.kernels.moe.triton_routing import MAX_EXPERTS, MAX_EXPERTS_PER_TOKEN, RoutingPlan
+from segue.kernels.moe.triton_tiles import rows_of_tile, through_experts, tile_of_program
+from segue.kernels.product.triton_tile import plain_sum, store_tile, weight_rows
 
 BLOCK_H = 512
 
 
 @triton.jit
-def gate_up_kernel(
+def experts_kernel(
     x_ptr,
-    gate_up_ptr,
-    h_ptr,
+    weight_ptr,
+    out_ptr,
     pairs_ptr,
     tile_expert_ptr,
     tile_first_ptr,
     tile_stop_ptr,
     num_tiles_ptr,
-    hidden_size,
-    width,
+    num_outputs,
+    num_columns,
     A: tl.constexpr,
+    IS_FIRST: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """h = silu(gate(x)) · up(x), [Z, I] in the order of the pairs.
-
-    Columns alternate between gate and up, so that one product has both values of a channel side by
-    side.
-    """
-    num_column_blocks = tl.cdiv(width, BLOCK_N // 2)
-    tile = tl.program_id(0) // num_column_blocks
-    channel = (tl.program_id(0) % num_column_blocks) * (BLOCK_N // 2)
-    # Loaded all at once; the table's entries for a missing tile are not used.
-    num_tiles = tl.load(num_tiles_ptr)
-    expert = tl.load(tile_expert_ptr + tile).to(tl.int64)
-    first = tl.load(tile_first_ptr + tile)
-    stop = tl.load(tile_stop_ptr + tile)
-    if tile >= num_tiles:
-        return
-    rows_M = first + tl.arange(0, BLOCK_M)
-    inside_M = rows_M < stop
-    tokens_M = (tl.load(pairs_ptr + rows_M, mask=inside_M, other=0) // A).to(tl.int64)
-
-    columns_N = tl.arange(0, BLOCK_N)
-    channels_N = channel + columns_N // 2
-    inside_N = channels_N < width
-    outputs_N = (expert * 2 + columns_N % 2) * width + channels_N
-    depths_K = tl.arange(0, BLOCK_K)
-    x_MK = x_ptr + tokens_M[:, None] * hidden_size + depths_K[None, :]
-    weight_KN = gate_up_ptr + outputs_N[None, :] * hidden_size + depths_K[:, None]
-    sum_MN = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    for depth in range(0, hidden_size, BLOCK_K):
-        inside_K = depths_K < hidden_size - depth
-        sum_MN = tl.dot(
-            tl.load(x_MK + depth, mask=inside_M[:, None] & inside_K[None, :], other=0.0),
-            tl.load(weight_KN + depth, mask=inside_N[None, :] & inside_K[:, None], other=0.0),
-            sum_MN,
-            input_precision="ieee",
-        )
-    gate_MC, up_MC = tl.split(tl.reshape(sum_MN, (BLOCK_M, BLOCK_N // 2, 2)))
-    h_MC = (gate_MC * tl.sigmoid(gate_MC) * up_MC).to(h_ptr.dtype.element_ty)
-    channels_C = channel + tl.arange(0, BLOCK_N // 2)
-    tl.store(
-        h_ptr + rows_M.to(tl.int64)[:, None] * width + channels_C[None, :],
-        h_MC,
-        mask=inside_M[:, None] & (channels_C < width)[None, :],
+    expert, first, stop, block, is_there = tile_of_program(
+        tl.cdiv(num_outputs, BLOCK_N), tile_expert_ptr, tile_first_ptr, tile_stop_ptr, num_tiles_ptr
     )
-
-
-@triton.jit
-def down_kernel(
-    h_ptr,
-    down_ptr,
-    y_ptr,
-    pairs_ptr,
-    tile_expert_ptr,
-    tile_first_ptr,
-    tile_stop_ptr,
-    num_tiles_ptr,
-    hidden_size,
-    width,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-):
-    """y = down(h), with each row stored at its pair's place in [T, A, H]."""
-    num_column_blocks = tl.cdiv(hidden_size, BLOCK_N)
-    tile = tl.program_id(0) // num_column_blocks
-    outputs_N = (tl.program_id(0) % num_column_blocks) * BLOCK_N + tl.arange(0, BLOCK_N)
-    inside_N = outputs_N < hidden_size
-    # Loaded all at once; the table's entries for a missing tile are not used.
-    num_tiles = tl.load(num_tiles_ptr)
-    expert = tl.load(tile_expert_ptr + tile).to(tl.int64)
-    first = tl.load(tile_first_ptr + tile)
-    stop = tl.load(tile_stop_ptr + tile)
-    if tile >= num_tiles:
+    if not is_there:
         return
-    rows_M = first + tl.arange(0, BLOCK_M)
-    inside_M = rows_M < stop
-    pairs_M = tl.load(pairs_ptr + rows_M, mask=inside_M, other=0).to(tl.int64)
-
-    depths_K = tl.arange(0, BLOCK_K)
-    h_MK = h_ptr + rows_M.to(tl.int64)[:, None] * width + depths_K[None, :]
-    weight_KN = down_ptr + (expert * hidden_size + outputs_N)[None, :] * width + depths_K[:, None]
-    sum_MN = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    for depth in range(0, width, BLOCK_K):
-        inside_K = depths_K < width - depth
-        sum_MN = tl.dot(
-            tl.load(h_MK + depth, mask=inside_M[:, None] & inside_K[None, :], other=0.0),
-            tl.load(weight_KN + depth, mask=inside_N[None, :] & inside_K[:, None], other=0.0),
-            sum_MN,
-            input_precision="ieee",
-        )
-    tl.store(
-        y_ptr + pairs_M[:, None] * hidden_size + outputs_N[None, :],
-        sum_MN.to(y_ptr.dtype.element_ty),
-        mask=inside_M[:, None] & inside_N[None, :],
+    from_M, to_M, inside_M = rows_of_tile(pairs_ptr, first, stop, A, IS_FIRST, BLOCK_M)
+    outputs_N, inside_N = weight_rows(block, num_outputs, IS_FIRST, BLOCK_N)
+    sum_MN = plain_sum(
+        x_ptr + from_M * num_columns,
+        inside_M,
+        weight_ptr + (expert * num_outputs + outputs_N) * num_columns,
+        inside_N,
+        num_columns,
+        BLOCK_M,
+        BLOCK_N,
+        BLOCK_K,
+    )
+    out_columns = num_outputs // 2 if IS_FIRST else num_outputs
+    store_tile(
+        out_ptr + to_M * out_columns,
+        inside_M,
+        sum_MN,
+        block,
+        num_outputs,
+        IS_FIRST,
+        BLOCK_M,
+        BLOCK_N,
     )
 
 
@@ -171,42 +103,39 @@ def routed_experts(
     first_expert: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """As the reference's."""
-    num_tokens, hidden_size = x_TH.shape
-    num_held, _, width = down_EHI.shape
-    num_experts = router_logits_TE.shape[1]
     _check_experts(x_TH, router_logits_TE, gate_up_EJH, down_EHI, experts_per_token, first_expert)
-    is_part = num_held < num_experts
-    new = x_TH.new_zeros if is_part else x_TH.new_empty
-    y_TAH = new((num_tokens, experts_per_token, hidden_size))
-    if num_tokens == 0:
-        return y_TAH, x_TH.new_empty((0, experts_per_token), dtype=torch.float32)
-    tiling = tiling_of(num_tokens, num_experts, experts_per_token)
-    weights_TA, plan = route(router_logits_TE, experts_per_token, tiling.rows)
-    if is_part:
-        plan = plan.of_experts(range(first_expert, first_expert + num_held))
-    h_ZI = x_TH.new_empty((num_tokens * experts_per_token, width))
-    gate_up_kernel[(plan.max_tiles * triton.cdiv(2 * width, tiling.gate_up.columns),)](
+    tiling = tiling_of(len(x_TH), router_logits_TE.shape[1], experts_per_token)
+
+    def product(x: Tensor, out: Tensor, plan: RoutingPlan, *, is_first: bool) -> None:
+        weight, tile = (gate_up_EJH, tiling.gate_up) if is_first else (down_EHI, tiling.down)
+        _, num_outputs, num_columns = weight.shape
+        experts_kernel[(plan.max_tiles * triton.cdiv(num_outputs, tile.columns),)](
+            x,
+            weight,
+            out,
+            *plan.tables,
+            num_outputs,
+            num_columns,
+            A=experts_per_token,
+            IS_FIRST=is_first,
+            BLOCK_M=tiling.rows,
+            BLOCK_N=tile.columns,
+            # The same bytes of shared memory in float32 as in bfloat16.
+            BLOCK_K=tile.depth * 2 // x.element_size(),
+            num_warps=tile.num_warps,
+            num_stages=tile.num_stages,
+        )
+
+    num_held, _, width = down_EHI.shape
+    return through_experts(
         x_TH,
-        gate_up_EJH,
-        h_ZI,
-        *_tables(plan),
-        hidden_size,
-        width,
-        A=experts_per_token,
-        BLOCK_M=tiling.rows,
-        **_options(tiling.gate_up, x_TH.dtype),
+        router_logits_TE,
+        product,
+        held=range(first_expert, first_expert + num_held),
+        width=width,
+        tile_rows=tiling.rows,
+        experts_per_token=experts_per_token,
     )
-    down_kernel[(plan.max_tiles * triton.cdiv(hidden_size, tiling.down.columns),)](
-        h_ZI,
-        down_EHI,
-        y_TAH,
-        *_tables(plan),
-        hidden_size,
-        width,
-        BLOCK_M=tiling.rows,
-        **_options(tiling.down, x_TH.dtype),
-    )
-    return y_TAH, weights_TA
 
 
 def combine_experts(
@@ -229,20 +158,6 @@ def combine_experts(
             num_warps=2,
         )
     return out_TH
-
-
-def _tables(plan: RoutingPlan) -> tuple[Tensor, ...]:
-    return plan.pairs_Z, plan.tile_expert, plan.tile_first, plan.tile_stop, plan.num_tiles
-
-
-def _options(tile: Tile, dtype: torch.dtype) -> dict[str, int]:
-    return {
-        "BLOCK_N": tile.columns,
-        # The same bytes of shared memory in float32 as in bfloat16.
-        "BLOCK_K": tile.depth * 2 // dtype.itemsize,
-        "num_warps": tile.num_warps,
-        "num_stages": tile.num_stages,
-    }
 
 
 def _check_experts(

@@ -47,6 +47,11 @@ class RoutingPlan:
     num_tiles: Tensor
 
     @property
+    def tables(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """In the order in which kernels take them."""
+        return self.pairs_Z, self.tile_expert, self.tile_first, self.tile_stop, self.num_tiles
+
+    @property
     def max_tiles(self) -> int:
         return len(self.tile_expert)
 

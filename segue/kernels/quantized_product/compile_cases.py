@@ -4,6 +4,7 @@ in FP8 and NVFP4, Qwen3.5-397B-A17B's experts in NVFP4 and Qwen3.5-35B-A3B's in 
 from __future__ import annotations
 
 from segue.kernels.compile_case import CompileCase, of
+from segue.kernels.moe.compile_cases import TABLES
 from segue.kernels.quantized_product.reference import FP8_COLUMNS
 from segue.kernels.quantized_product.triton import (
     COLUMNS,
@@ -18,7 +19,6 @@ _POINTERS = {
     "FP8": {"scales_ptr": "*fp32"},
     "NVFP4": {"scales_ptr": "*u8", "row_scales_ptr": "*fp32"},
 }
-TABLES = of("*i32", "pairs_ptr tile_expert_ptr tile_first_ptr tile_stop_ptr num_tiles_ptr")
 
 
 def _case(

@@ -4,6 +4,7 @@ in FP8 and NVFP4, experts of 35B-A3B in FP8 and of 397B-A17B in NVFP4."""
 from __future__ import annotations
 
 from segue.kernels.compile_case import CompileCase, of
+from segue.kernels.moe.compile_cases import TABLES
 from segue.kernels.quantized_product.reference import NVFP4_COLUMNS, Format
 from segue.kernels.scaled_product.triton import GROUP_ROWS, TILES, options, scaled_product_kernel
 from segue.kernels.scaled_product.triton_codes import (
@@ -36,7 +37,6 @@ _INSTRUCTIONS = {
         "sm_100a": ("cp.async.cg.shared.global", "tcgen05.mma.cta_group::1.kind::mxf4nvf4"),
     },
 }
-_TABLES = of("*i32", "pairs_ptr tile_expert_ptr tile_first_ptr tile_stop_ptr num_tiles_ptr")
 
 
 def _product(
@@ -112,7 +112,7 @@ COMPILE_CASES = (
             f"{which} product of experts",
             how,
             scaled_experts_kernel,
-            _TABLES,
+            TABLES,
             {"A": 8, "IS_FIRST": which == "first"},
         )
         for how in _POINTERS

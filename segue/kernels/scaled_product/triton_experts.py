@@ -1,21 +1,17 @@
 """Experts with quantised weights and inputs in Triton, for many tokens.
 
-As in `segue.kernels.moe.triton`: tiles of one expert each, with rows gathered from tokens in the
-first product, which ends with SwiGLU, and scattered to their places in the second. Each token is
-quantised once, and each pair's h once.
-
-T tokens, H hidden size, E experts, A experts of a token, I width of an expert, Z = T · A pairs,
-sorted by expert. M rows of a tile, N columns of its product.
+Each token is quantised once, and each pair's h once. T tokens, H hidden size, A experts of a token,
+M rows of a tile, N columns of its product.
 """
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from segue.kernels.moe.triton_routing import RoutingPlan, route
+from segue.kernels.moe.triton_routing import RoutingPlan
+from segue.kernels.moe.triton_tiles import rows_of_tile, through_experts, tile_of_program
 from segue.kernels.product.triton_tile import store_tile, weight_rows
 from segue.kernels.quantized_product.reference import format_of
 from segue.kernels.scaled_product.reference import Stored
@@ -47,26 +43,13 @@ def scaled_experts_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """The first product reads tokens [T, H] and writes pairs in their order [Z, I]; the second
-    reads these and writes each to its place in [T, A, H]."""
-    num_column_tiles = tl.cdiv(num_outputs, BLOCK_N)
-    tile = tl.program_id(0) // num_column_tiles
-    column_tile = tl.program_id(0) % num_column_tiles
-    # Loaded all at once; the table's entries for a missing tile are not used.
-    num_tiles = tl.load(num_tiles_ptr)
-    expert = tl.load(tile_expert_ptr + tile).to(tl.int64)
-    first = tl.load(tile_first_ptr + tile)
-    stop = tl.load(tile_stop_ptr + tile)
-    if tile >= num_tiles:
+    expert, first, stop, column_tile, is_there = tile_of_program(
+        tl.cdiv(num_outputs, BLOCK_N), tile_expert_ptr, tile_first_ptr, tile_stop_ptr, num_tiles_ptr
+    )
+    if not is_there:
         return
-    rows_M = first + tl.arange(0, BLOCK_M)
-    inside_M = rows_M < stop
-    pairs_M = tl.load(pairs_ptr + rows_M, mask=inside_M, other=0)
+    from_M, to_M, inside_M = rows_of_tile(pairs_ptr, first, stop, A, IS_FIRST, BLOCK_M)
     outputs_N, inside_N = weight_rows(column_tile, num_outputs, IS_FIRST, BLOCK_N)
-    if IS_FIRST:
-        from_M, to_M, out_columns = pairs_M // A, rows_M, num_outputs // 2
-    else:
-        from_M, to_M, out_columns = rows_M, pairs_M, num_outputs
     sum_MN = scaled_sum(
         x_ptr,
         x_scales_ptr,
@@ -85,8 +68,9 @@ def scaled_experts_kernel(
         BLOCK_N,
         BLOCK_K,
     )
+    out_columns = num_outputs // 2 if IS_FIRST else num_outputs
     store_tile(
-        out_ptr + to_M.to(tl.int64) * out_columns,
+        out_ptr + to_M * out_columns,
         inside_M,
         sum_MN,
         column_tile,
@@ -108,49 +92,33 @@ def routed_experts(
     first_expert: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """As the reference's."""
-    num_tokens, hidden_size = x_TH.shape
+
+    def product(x: Tensor, out: Tensor, plan: RoutingPlan, *, is_first: bool) -> None:
+        weight, input_scale = (gate_up if is_first else down), input_scales[not is_first]
+        codes, scales, *row_scales = weight
+        how, num_outputs = format_of(weight), codes.shape[1]
+        scaled_experts_kernel[(plan.max_tiles * triton.cdiv(num_outputs, TILES[how].columns),)](
+            *quantized(x, weight, input_scale),
+            codes,
+            scales,
+            row_scales[0] if row_scales else None,
+            out,
+            *plan.tables,
+            num_outputs,
+            codes.shape[2],
+            scales.shape[-1],
+            A=experts_per_token,
+            IS_FIRST=is_first,
+            **options(how),
+        )
+
     num_held, num_rows = gate_up[0].shape[:2]
-    num_experts = router_logits_TE.shape[1]
-    new = x_TH.new_zeros if num_held < num_experts else x_TH.new_empty
-    y_TAH = new((num_tokens, experts_per_token, hidden_size))
-    if num_tokens == 0:
-        return y_TAH, x_TH.new_empty((0, experts_per_token), dtype=torch.float32)
-    weights_TA, plan = route(router_logits_TE, experts_per_token, ROWS)
-    if num_held < num_experts:
-        plan = plan.of_experts(range(first_expert, first_expert + num_held))
-    h_ZI = new((num_tokens * experts_per_token, num_rows // 2))
-    _product(x_TH, gate_up, input_scales[0], h_ZI, plan, experts_per_token, is_first=True)
-    _product(h_ZI, down, input_scales[1], y_TAH, plan, experts_per_token, is_first=False)
-    return y_TAH, weights_TA
-
-
-def _product(
-    x: Tensor,
-    weight: Stored,
-    input_scale: Tensor | None,
-    out: Tensor,
-    plan: RoutingPlan,
-    experts_per_token: int,
-    *,
-    is_first: bool,
-) -> None:
-    codes, scales, *row_scales = weight
-    how, num_outputs = format_of(weight), codes.shape[1]
-    scaled_experts_kernel[(plan.max_tiles * triton.cdiv(num_outputs, TILES[how].columns),)](
-        *quantized(x, weight, input_scale),
-        codes,
-        scales,
-        row_scales[0] if row_scales else None,
-        out,
-        plan.pairs_Z,
-        plan.tile_expert,
-        plan.tile_first,
-        plan.tile_stop,
-        plan.num_tiles,
-        num_outputs,
-        codes.shape[2],
-        scales.shape[-1],
-        A=experts_per_token,
-        IS_FIRST=is_first,
-        **options(how),
+    return through_experts(
+        x_TH,
+        router_logits_TE,
+        product,
+        held=range(first_expert, first_expert + num_held),
+        width=num_rows // 2,
+        tile_rows=ROWS,
+        experts_per_token=experts_per_token,
     )
