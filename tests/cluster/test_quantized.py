@@ -15,22 +15,27 @@ from benchmarks.serving.checkpoint import TEXT_FILES
 from decode_worker.config import DecodeConfig
 from scripts.quantize import LAYOUTS, quantize
 from segue.api.types import StopConditions, TokenInput
+from segue.engine.runner import ModelRunner
+from segue.engine.served_model import ServedModel
+from segue.kernels.scaled_product import MOST_PLAIN_ROWS
 from segue.launch.config import Config
 from segue.sdk.client import Client
 from tests.cluster.conftest import ENGINE, local_cluster
 from tests.cluster.oracle import Oracle
 from tests.cluster.serving import SETTINGS, serving
 from tests.cluster.waiting import wait_until_idle
+from tests.engine.sequence import RunningSequence
 from tests.model.dequantized import dequantized_folder
 from tests.model.rounded import rounded_folder
 
 PROMPT = tuple(range(5, 75))
 
 
-async def two_turns(client: Client) -> list[tuple[Sequence[int], Sequence[int]]]:
+async def two_turns(
+    client: Client, prompt: tuple[int, ...] = PROMPT
+) -> list[tuple[Sequence[int], Sequence[int]]]:
     """Each turn's prompt and answer; the second's prompt continues the first."""
     turns = []
-    prompt = PROMPT
     for _ in range(2):
         answer = await client.generate(
             TokenInput(prompt),
@@ -99,6 +104,35 @@ async def test_quantised_at_load(
 
     oracle = Oracle(rounded_folder(folder, tmp_path / "plain", quantization))
     assert all(oracle.would_say(*turn) for turn in turns)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["fp8", "nvfp4"])
+async def test_prompts_with_quantised_inputs(
+    layout: str, mtp_moe: Path, demo: Path, tmp_path: Path
+) -> None:
+    """As from a model alone, which tests/model/test_quantized_activations.py compares with
+    transformers. Of the two turns only the first has a prompt of enough rows."""
+    folder = quantized(mtp_moe, demo, tmp_path / "model", layout)
+    engine = replace(ENGINE, quantize_activations=True)
+    config = Config(engine=engine, decode=DecodeConfig(max_drafts=2, adaptive_drafts=False))
+    config = replace(config, router=replace(config.router, local_prefill_max_tokens=0))
+    prompt = PROMPT * 3
+    assert len(prompt) > MOST_PLAIN_ROWS
+
+    async with local_cluster(folder, config) as cluster:
+        turns = await two_turns(cluster.client, prompt)
+        await wait_until_idle(cluster.client)
+
+    alone = ModelRunner.load(ServedModel.of(folder, engine), num_pages=40, num_slots=4)
+    sequence = RunningSequence(alone, pages=range(40), slot=1)
+    known = 0
+    for said, answer in turns:
+        logits = sequence.prefill(said[known:], len(said))
+        assert sequence.greedy(logits[-1], len(answer)) == list(answer)
+        # The last token of an answer is not computed before it continues.
+        known = len(said) + len(answer) - 1
+    assert await asyncio.to_thread(wrong_turns, folder, tmp_path / "plain", turns) != []
 
 
 @pytest.mark.slow

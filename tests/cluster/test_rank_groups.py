@@ -15,9 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from scripts.test_ca import write_all
 from segue.api.turn import TokenDelta, TurnEnd, TurnEvent, TurnStarted
 from segue.api.types import TokenInput
 from segue.sdk.client import Client
+from segue.security.tls import Tls
 from tests.cluster.oracle import Oracle
 from tests.cluster.serving import Serving, is_whole, serving, wait_until
 from tests.cluster.test_ranks import LONG, prompt_of, wait_until_gone, wait_until_whole
@@ -57,9 +59,9 @@ def nodes() -> Iterator[RayNodes]:
 
 
 @contextlib.contextmanager
-def two_nodes(nodes: RayNodes, folder: Path) -> Iterator[Serving]:
+def two_nodes(nodes: RayNodes, folder: Path, more: str = "") -> Iterator[Serving]:
     settings = folder / "ranks.toml"
-    settings.write_text(SETTINGS)
+    settings.write_text(SETTINGS + more)
     given = {**environment(), "SEGUE_CLUSTER_SECRET": SECRET}
     address = ("--ray-address", nodes.address)
     with serving(folder, *address, "--config", str(settings), environment=given) as cluster:
@@ -180,6 +182,27 @@ async def wait_until_back(client: Client, before: int) -> None:
                 break
             await asyncio.sleep(0.2)
     await wait_until_whole(client, 2)
+
+
+async def test_ranks_on_two_nodes_serve_inside_tls(
+    nodes: RayNodes, demo: Path, tmp_path: Path
+) -> None:
+    write_all(tmp_path, ("localhost", "127.0.0.1"))
+    files = {"certificate": "server.pem", "key": "server.key", "ca": "ca.pem"}
+    lines = [f'{name} = "{tmp_path / file}"' for name, file in files.items()]
+    client_files = {"certificate": "client.pem", "key": "client.key", "ca": "ca.pem"}
+    tls = Tls(**{name: str(tmp_path / file) for name, file in client_files.items()})
+    prompt = TokenInput(prompt_of(70, seed=2))
+    with two_nodes(nodes, tmp_path, "\n".join(["[security]", *lines])) as cluster:
+        address = await asyncio.to_thread(cluster.address)
+        pids = map(cluster.pid, ("decode-0", "decode-0-rank-1"))
+        assert {raylet_of(pid) for pid in pids} == set(nodes.raylet_pids)
+        async with Client(address, tls=tls) as client:
+            await wait_until_whole(client, 2)
+            answer = await client.generate(prompt, stop=LONG)
+            assert is_idle(await wait_until_idle(client))
+
+    assert list(answer.token_ids) == Oracle(demo).greedy(prompt.token_ids, LONG.max_tokens)
 
 
 def test_a_launcher_that_is_killed_leaves_no_rank_and_no_group(
