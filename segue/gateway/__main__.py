@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import ssl
-from collections.abc import AsyncIterator, Generator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from segue.gateway.http.routes import Gateway
 from segue.gateway.life import Life
 from segue.gateway.metrics import GatewayMetrics
 from segue.gateway.served import ServedModel
+from segue.gateway.serving.http_server import HttpServer
 from segue.gateway.serving.listening import listening
 from segue.gateway.serving.supervisor import Several, running_several
 from segue.gateway.stored import StoredResponses
@@ -118,13 +119,6 @@ async def running_before(
             yield RunningGateway(address, port, metrics, gateway.life)
 
 
-class _Server(uvicorn.Server):
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        """Leaves signals to the process, which may be more than a gateway."""
-        yield
-
-
 @contextlib.asynccontextmanager
 async def _serving(
     gateway: Gateway, listener: socket.socket, tls: ssl.SSLContext | None
@@ -142,12 +136,11 @@ async def _serving(
         proxy_headers=False,
         server_header=False,
         timeout_keep_alive=_KEEP_ALIVE_S,
-        timeout_graceful_shutdown=max(1, round(gateway.config.drain_s)),
     )
     config.load()
     # Its own options would read the files once; this context reads them again when they change.
     config.ssl = tls
-    server = _Server(config)
+    server = HttpServer(config)
     task = asyncio.create_task(server.serve([listener]))
     try:
         while not (server.started or task.done()):
@@ -155,8 +148,7 @@ async def _serving(
         yield
     finally:
         gateway.feed.close()
-        server.should_exit = True
-        await task
+        await server.drain(task, gateway.config.drain_s)
 
 
 async def _serve(config: GatewayConfig, router: str, security: Security) -> None:
