@@ -71,6 +71,20 @@ def test_interpreted_codes_are_the_references() -> None:
             assert torch.equal(part.view(torch.uint8), right.contiguous().view(torch.uint8))
 
 
+def test_halfway_between_two_codes_is_the_even_one() -> None:
+    """With a scale of 1 for the group, and beside numbers that are no halves."""
+    halves = [bound for bound, _ in reference.HALFWAY]
+    x = torch.tensor([[6.0, *halves, -6.0, *(-half for half in halves)], [6.0, *[0.3] * 15]])
+    one = torch.tensor(1.0)
+
+    codes, scales = triton_codes.nvfp4_codes(x.to(DEVICE), one.to(DEVICE))
+
+    expected, ones = reference.nvfp4_codes(x, one)
+    assert ones.float().unique().tolist() == [1.0]
+    assert torch.equal(codes.cpu(), expected)
+    assert torch.equal(scales.cpu().float(), ones.float())
+
+
 @pytest.mark.parametrize("epilogue", Epilogue)
 @pytest.mark.parametrize(("num_rows", "num_outputs", "num_columns"), [(3, 34, 272), (130, 132, 48)])
 @pytest.mark.parametrize(("stored", "scale"), CASES)
