@@ -167,16 +167,25 @@ class Cluster:
 
     def is_whole(self) -> bool:
         """Whether every worker lives, and the router and all workers know it."""
-        now = {life.presence.identity.epoch for life in self.alive()}
-        return len(now) == len(self._roles) and all(set(v) == now for v in self._views().values())
+        now = self._lives()
+        return len(now) == len(self._roles) and all(v == now for v in self._views().values())
 
-    def _views(self) -> dict[str, list[int]]:
-        """The epochs of the workers that each process knows."""
-        known = {"router": [worker.epoch for worker in self.router.membership.workers()]}
+    def _lives(self) -> list[tuple[str, int]]:
+        """Two workers that are born at the same moment have equal epochs."""
+        identities = [life.presence.identity for life in self.alive()]
+        return sorted((str(each.worker_id), int(each.epoch)) for each in identities)
+
+    def _views(self) -> dict[str, list[tuple[str, int]]]:
+        """The lives of workers that each process knows."""
+        known = {
+            "router": [(str(w.worker_id), int(w.epoch)) for w in self.router.membership.workers()]
+        }
         for life in self.alive():
             members = life.worker._exchange.members.alive()
-            known[str(life.presence.identity.worker_id)] = [peer.epoch for peer in members]
-        return {name: sorted(map(int, epochs)) for name, epochs in known.items()}
+            known[str(life.presence.identity.worker_id)] = [
+                (str(peer.worker_id), int(peer.epoch)) for peer in members
+            ]
+        return {name: sorted(lives) for name, lives in known.items()}
 
     def alive(self) -> list[WorkerLife]:
         return [life for life in self.lives.values() if life is not None]
@@ -208,11 +217,9 @@ class Cluster:
         if links._ending:
             found.append(f"{len(links._ending)} calls of the router do not end")
         if not self.is_whole():
-            lives = {
-                str(life.presence.identity.worker_id): int(life.presence.identity.epoch)
-                for life in self.alive()
-            }
-            found.append(f"a worker is not a member everywhere: {lives}, known {self._views()}")
+            found.append(
+                f"a worker is not a member everywhere: {self._lives()}, known {self._views()}"
+            )
         return found
 
     async def close(self) -> None:
