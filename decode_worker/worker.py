@@ -56,7 +56,7 @@ from segue.wire.server import Services
 from segue.worker.drain import Deadline, MoveSessions
 from segue.worker.engine_thread import Drop, EngineLoop
 from segue.worker.grammars import Grammars, Making, made
-from segue.worker.process import Presence, leave_process
+from segue.worker.process.serving import Presence, leave_process
 
 logger = logging.getLogger(__name__)
 

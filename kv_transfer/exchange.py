@@ -38,7 +38,7 @@ from segue.internal.v1.transfer_pb2_grpc import (
 from segue.process.cancellation import uninterrupted
 from segue.process.tracing.tracer import OFF, Tracer
 from segue.wire.server import Services
-from segue.worker.process import exit_on_failure
+from segue.worker.process.serving import exit_on_failure
 
 logger = logging.getLogger(__name__)
 

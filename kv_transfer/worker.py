@@ -41,7 +41,8 @@ from segue.worker.load import LoadedModel
 from segue.worker.membership.identity import Identity
 from segue.worker.memory import tiers_of
 from segue.worker.metrics import WorkerMetrics
-from segue.worker.process import Presence, WorkerOptions
+from segue.worker.process.options import WorkerOptions
+from segue.worker.process.serving import Presence
 from segue.worker.watchdog import Patience, Watchdog
 
 

@@ -21,13 +21,9 @@ from segue.engine.config import EngineConfig
 from segue.model.checkpoint.settings import AS_PUBLISHED, CheckpointConfig
 from segue.process.tracing.setup import tracer_of
 from segue.text.tokens.tokenizer import Tokenizer
-from segue.worker.process import (
-    Presence,
-    RunningWorker,
-    WorkerOptions,
-    run_worker,
-    serving_worker,
-)
+from segue.worker.process.command import run_worker
+from segue.worker.process.options import WorkerOptions
+from segue.worker.process.serving import Presence, RunningWorker, serving_worker
 from segue.worker.ranks.starting import FollowersStart
 
 

@@ -29,7 +29,7 @@ from segue.wire.drain_calls import drained
 from segue.wire.server import Services
 from segue.wire.streams.numbered import numbered
 from segue.wire.streams.server import CallStream
-from segue.worker.process import Presence
+from segue.worker.process.serving import Presence
 
 Context = grpc.aio.ServicerContext[Any, Any]
 

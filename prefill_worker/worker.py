@@ -43,7 +43,7 @@ from segue.text.tokens.tokenizer import Tokenizer
 from segue.wire.server import Services
 from segue.worker.engine_thread import Drop, EngineLoop
 from segue.worker.grammars import Grammars, Making
-from segue.worker.process import Presence, leave_process
+from segue.worker.process.serving import Presence, leave_process
 
 logger = logging.getLogger(__name__)
 

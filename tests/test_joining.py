@@ -14,7 +14,7 @@ from segue.api.types import Epoch, Role, WorkerId
 from segue.wire.streams import join
 from segue.wire.streams.join import KeepsNothing
 from segue.worker.membership.joining import View, members_of, stay_joined_to
-from segue.worker.process import WorkerOptions
+from segue.worker.process.options import WorkerOptions
 from tests.wire.test_join import STATUS, recording_router
 
 

@@ -21,13 +21,9 @@ from segue.cache.strays import Strays
 from segue.wire.server import Services
 from segue.worker.drain import Deadline, MoveSessions
 from segue.worker.membership.identity import Identity
-from segue.worker.process import (
-    Presence,
-    RunningWorker,
-    WorkerOptions,
-    _until_signal,
-    serving_worker,
-)
+from segue.worker.process.command import _until_signal
+from segue.worker.process.options import WorkerOptions
+from segue.worker.process.serving import Presence, RunningWorker, serving_worker
 from segue.worker.watchdog import Patience, Watchdog
 
 

@@ -28,7 +28,7 @@ from segue.launch.config import Config
 from segue.launch.ready import missing_of
 from segue.model.config import ModelConfig
 from segue.sdk.client import Client
-from segue.worker.process import WorkerOptions
+from segue.worker.process.options import WorkerOptions
 
 Report = Callable[[str], None]
 

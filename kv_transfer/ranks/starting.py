@@ -14,7 +14,8 @@ from segue.parallel.followers import Followers
 from segue.process.brief_thread import in_brief_thread
 from segue.process.cores import CoreSets, UsableCores, keep_to
 from segue.worker.load import LoadedModel, OtherRanks, load_runner
-from segue.worker.process import WorkerOptions, leave_process
+from segue.worker.process.options import WorkerOptions
+from segue.worker.process.serving import leave_process
 from segue.worker.ranks.starting import FollowersStart
 
 logger = logging.getLogger(__name__)

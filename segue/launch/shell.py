@@ -17,7 +17,7 @@ from concurrent.futures import Future
 from typing import Any, Generic, Protocol, TypeVar
 
 from segue.api.errors import SegueError
-from segue.worker.process import leave_process
+from segue.worker.process.serving import leave_process
 
 logger = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from segue.gateway.config import GatewayConfig
 from segue.launch.cluster import Cluster, running_cluster
 from segue.launch.config import ClusterConfig, Config
 from segue.sdk.client import Client
-from segue.worker.process import WorkerOptions
+from segue.worker.process.options import WorkerOptions
 from tests.cluster.waiting import wait_until_ready
 
 # Small, so that turns wait for memory in tests. One thread each, since all share two cores.

@@ -22,7 +22,8 @@ from segue.api.turn import TokenDelta, TurnEnd
 from segue.api.types import SamplingParams, StopConditions, TokenInput
 from segue.launch.config import Config
 from segue.sdk.client import Client
-from segue.worker.process import RunningWorker, WorkerOptions
+from segue.worker.process.options import WorkerOptions
+from segue.worker.process.serving import RunningWorker
 from tests.cluster.waiting import wait_until_ready
 
 Life = contextlib.AbstractAsyncContextManager[RunningWorker]

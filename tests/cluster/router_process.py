@@ -23,7 +23,7 @@ from prefill_worker.worker import PrefillWorker
 from segue.api.errors import Unavailable
 from segue.launch.config import Config
 from segue.sdk.client import Client
-from segue.worker.process import WorkerOptions
+from segue.worker.process.options import WorkerOptions
 from tests.cluster.conftest import ENGINE
 from tests.cluster.waiting import wait_until_ready
 

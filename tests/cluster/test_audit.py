@@ -9,7 +9,7 @@ import pytest
 
 from segue.api.types import StopConditions, TokenInput
 from segue.cache.unit_pool import AccountingError, UnitState
-from segue.worker.process import audit_when_idle
+from segue.worker.process.serving import audit_when_idle
 from tests.cluster.conftest import local_cluster
 from tests.cluster.waiting import wait_until_idle
 

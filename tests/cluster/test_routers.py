@@ -35,7 +35,7 @@ from segue.launch.config import Config
 from segue.sdk.answer import Answer
 from segue.sdk.client import Client
 from segue.wire.server import free_port
-from segue.worker.process import WorkerOptions
+from segue.worker.process.options import WorkerOptions
 from tests.cluster.conftest import ENGINE
 from tests.cluster.growing_session import TurnRecord
 from tests.cluster.waiting import is_idle, wait_until_idle, wait_until_ready

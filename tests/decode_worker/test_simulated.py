@@ -14,7 +14,7 @@ from kv_transfer.config import TransferConfig
 from segue.api.errors import InvalidConfig
 from segue.engine.config import EngineConfig
 from segue.engine.served_model import ServedModel
-from segue.worker.process import WorkerOptions
+from segue.worker.process.options import WorkerOptions
 from tests.checkpoints import VOCAB_SIZE
 
 PROMPT = Prompt(token_ids=tuple(range(1, 40)), max_tokens=30)

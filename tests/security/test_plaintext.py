@@ -28,7 +28,7 @@ from segue.gateway.config import GatewayConfig
 from segue.sdk.client import Client
 from segue.security.config import Security
 from segue.security.secret import ClusterSecret
-from segue.worker.process import WorkerOptions
+from segue.worker.process.options import WorkerOptions
 from tests.cluster.conftest import ENGINE
 from tests.cluster.waiting import wait_until_ready
 from tests.security.conftest import SECRET, security_in

@@ -27,7 +27,7 @@ from segue.wire.drain_calls import move_sessions
 from segue.worker.drain import Draining
 from segue.worker.membership.identity import Identity
 from segue.worker.membership.joining import stay_joined_to
-from segue.worker.process import Presence, audit_when_idle, exit_on_failure
+from segue.worker.process.serving import Presence, audit_when_idle, exit_on_failure
 from segue.worker.watchdog import Patience, end_when_stuck
 from tests.virtual.memory import WatchedMemory
 from tests.virtual.network import HandlerServer, Network

@@ -36,7 +36,7 @@ from segue.cache.memory import Memory
 from segue.cache.prefix.eviction_cost import cost_to_prefill
 from segue.cache.unit_pool import UnitState
 from segue.worker.membership.identity import Identity
-from segue.worker.process import Presence
+from segue.worker.process.serving import Presence
 from tests.workers.fake_runner import LAYOUT, PAGE_TOKENS, FakeRunner, Gate
 from tests.workers.wires import Wires
 

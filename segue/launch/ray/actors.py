@@ -22,7 +22,7 @@ from segue.launch.shell import Shell
 from segue.process.telemetry import setup_logging
 from segue.security.config import Security, is_loopback
 from segue.wire.addresses import Hosts, own_address
-from segue.worker.process import WorkerOptions
+from segue.worker.process.options import WorkerOptions
 
 if TYPE_CHECKING:
     from router.__main__ import RunningRouter

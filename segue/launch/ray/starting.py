@@ -30,7 +30,7 @@ from segue.launch.ray.ranks.placing import bundles_for, options_in, placed
 from segue.launch.ray.start import logs_folder, nodes_in_all
 from segue.process.tracing.setup import settings_of
 from segue.security.config import Security
-from segue.worker.process import WorkerOptions
+from segue.worker.process.options import WorkerOptions
 
 logger = logging.getLogger(__name__)
 

@@ -23,7 +23,8 @@ from segue.api.types import Role
 from segue.config import section
 from segue.engine.config import EngineConfig
 from segue.engine.runner import ModelRunner
-from segue.worker.process import WorkerOptions, run_worker
+from segue.worker.process.command import run_worker
+from segue.worker.process.options import WorkerOptions
 
 PASS, WRITE = "pass", "write"
 """Points: before a forward pass, and before a batch of a handoff is written."""

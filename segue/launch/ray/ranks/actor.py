@@ -14,7 +14,8 @@ from segue.model.checkpoint.source import resolve_model
 from segue.parallel.following import Leader
 from segue.parallel.network import dial
 from segue.wire.addresses import Hosts
-from segue.worker.process import WorkerOptions, leave_process
+from segue.worker.process.options import WorkerOptions
+from segue.worker.process.serving import leave_process
 from segue.worker.ranks.credentials import credentials_of
 
 logger = logging.getLogger(__name__)

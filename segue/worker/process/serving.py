@@ -1,40 +1,33 @@
-"""The common parts of the two worker processes: options, identity, serving, joining, leaving."""
+"""The common parts of the two worker processes: serving, joining, leaving."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import functools
 import logging
 import os
-import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry
 
 from segue.api.cluster.drain import DrainReport
 from segue.api.cluster.status import WorkerHealth, WorkerLoad, WorkerStatus
-from segue.api.errors import InvalidRequest, Unavailable
-from segue.api.types import Role, WorkerId
+from segue.api.errors import Unavailable
+from segue.api.types import WorkerId
 from segue.cache.inventory import Inventory
 from segue.cache.strays import Strays
-from segue.config import read_file
-from segue.process.telemetry import setup_logging
-from segue.security.config import OPEN, Security
-from segue.security.options import add_secret_option, security_of
-from segue.wire.addresses import Hosts, require_target
 from segue.wire.drain_calls import move_sessions
 from segue.wire.metrics import metrics_endpoint
 from segue.wire.server import RunningServer, Services, serving
 from segue.worker.drain import Deadline, Draining, MoveSessions
-from segue.worker.membership.identity import Identity, take_identity
+from segue.worker.membership.identity import Identity
 from segue.worker.membership.joining import stay_joined_to
+from segue.worker.process.options import WorkerOptions
 from segue.worker.watchdog import Watchdog, end_when_stuck
 
 logger = logging.getLogger(__name__)
@@ -251,99 +244,3 @@ def leave_process(error: BaseException) -> None:
     """Ends the process at once, so that its supervisor starts it again."""
     logger.critical("exiting the process", extra={"error": f"{type(error).__name__}: {error}"})
     os._exit(1)
-
-
-Build = Callable[
-    ["WorkerOptions", Mapping[str, Any]], contextlib.AbstractAsyncContextManager[RunningWorker]
-]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerOptions:
-    """The options of a worker process that are not in its configuration."""
-
-    worker_id: str
-    model: str
-    router_address: str
-    """Or several, comma-separated: the worker joins each of them."""
-    host: str = "127.0.0.1"
-    """Address to listen on, or "node"."""
-    announce: str = ""
-    """Address that others use, if different."""
-    port: int = 0
-    metrics_port: int = 0
-    security: Security = OPEN
-
-    def __post_init__(self) -> None:
-        """Raises InvalidRequest for a router's address that is none."""
-        for router in self.routers:
-            require_target(router)
-
-    @property
-    def routers(self) -> tuple[str, ...]:
-        return tuple(address.strip() for address in self.router_address.split(","))
-
-    async def take_identity(self, role: Role) -> Identity:
-        """Starts a new life of this worker."""
-        worker_id = WorkerId(self.worker_id)
-        return await take_identity(worker_id, role, self.routers, security=self.security)
-
-    @property
-    def hosts(self) -> Hosts:
-        return Hosts.of(self.host, self.announce)
-
-
-def run_worker(role: Role, run: Build, arguments: Sequence[str] | None = None) -> None:
-    """`python -m prefill_worker` and `python -m decode_worker`: runs until SIGTERM or SIGINT."""
-    program = f"python -m {role}_worker"
-    parser = argparse.ArgumentParser(prog=program)
-    parser.add_argument("--id", required=True, help=f"unique in the cluster, such as {role}-0")
-    parser.add_argument("--model", required=True, help="folder or hub id")
-    parser.add_argument("--router", required=True, help="host:port; several: comma-separated")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
-    parser.add_argument("--announce", default="", help="address that others use, if different")
-    parser.add_argument("--port", type=int, default=0, help="gRPC port; 0: any")
-    parser.add_argument("--metrics-port", type=int, default=0, help="0: any")
-    parser.add_argument("--config", type=Path, help="TOML file")
-    add_secret_option(parser)
-    options = parser.parse_args(arguments)
-    setup_logging(options.id)
-    sections = read_file(options.config)
-    security = security_of(sections, options)
-    try:
-        worker_options = WorkerOptions(
-            worker_id=options.id,
-            model=options.model,
-            router_address=options.router,
-            host=options.host,
-            announce=options.announce,
-            port=options.port,
-            metrics_port=options.metrics_port,
-            security=security,
-        )
-    except InvalidRequest as error:
-        parser.error(f"--router: {error}")
-    asyncio.run(_until_signal(run(worker_options, sections)))
-
-
-async def _until_signal(running: contextlib.AbstractAsyncContextManager[RunningWorker]) -> None:
-    """Serves until a signal, or until a drain that the router was asked for has ended. A signal
-    starts a drain, and a second one skips what is left of it."""
-    signals: asyncio.Queue[None] = asyncio.Queue()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, signals.put_nowait, None)
-    async with running as worker:
-        draining = worker.draining
-
-        async def drain_on_signals() -> None:
-            await signals.get()
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(draining.ask(None, move_sessions=True))
-                await signals.get()
-                tasks.create_task(draining.ask(0.0, move_sessions=False))
-
-        signalled = asyncio.ensure_future(drain_on_signals())
-        await draining.ended.wait()
-        signalled.cancel()
-        await asyncio.gather(signalled, return_exceptions=True)

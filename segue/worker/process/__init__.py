@@ -1,0 +1,1 @@
+"""The process of a worker: its command line, and how it serves, joins and leaves."""
