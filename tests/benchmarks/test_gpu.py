@@ -45,6 +45,7 @@ def run_of(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_everything_runs_interpreted_on_a_cpu(tmp_path: Path) -> None:
     done = run_of(tmp_path, "--dry", "--minutes", "8")
 

@@ -8,9 +8,12 @@ import re
 import tempfile
 from pathlib import Path
 
+import pytest
+
 from benchmarks.router_cost.__main__ import DEMO, measure, router_process, text_side
 
 
+@pytest.mark.slow
 def test_a_sessions_cost_does_not_grow_and_a_large_message_is_refused() -> None:
     options = argparse.Namespace(turns=150, prompt_tokens=20_000, message_bytes=20 << 20)
 

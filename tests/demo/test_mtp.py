@@ -59,6 +59,7 @@ def test_batched_chains_equal_single_chains(first: int) -> None:
         )
 
 
+@pytest.mark.slow
 def test_most_drafts_are_the_trunks_own_tokens(
     trunk: Qwen3_5ForCausalLM, tokenizer: Tokenizer
 ) -> None:

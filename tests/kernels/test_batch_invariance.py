@@ -113,12 +113,12 @@ def test_states_after_drafts_are_those_after_single_tokens(dtype: torch.dtype) -
 
 def test_sampled_tokens() -> None:
     generator = random.Random(3)
-    logits = torch.cat([some_logits(generator, 1, 300) for _ in range(12)])
-    wanted = [some_row(generator, 300) for _ in range(12)]
+    logits = torch.cat([some_logits(generator, 1, 300) for _ in range(7)])
+    wanted = [some_row(generator, 300) for _ in range(7)]
 
     whole = sampled(logits, wanted, EVERYTHING, 128)
 
-    for part in (slice(0, 1), slice(4, 5), slice(5, 9)):
+    for part in (slice(0, 1), slice(4, 7)):
         assert sampled(logits[part], wanted[part], EVERYTHING, 128) == whole[part]
 
 

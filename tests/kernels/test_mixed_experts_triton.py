@@ -81,7 +81,7 @@ def mixed(x: Tensor, logits: Tensor, weights: MixedWeights) -> Tensor:
     return out.cpu()
 
 
-@pytest.mark.parametrize("num_tokens", [1, 4, 17, FEW_ROWS])
+@pytest.mark.parametrize("num_tokens", [1, 4, pytest.param(17, marks=_slow), FEW_ROWS])
 @pytest.mark.parametrize("stored", FORMATS)
 @pytest.mark.parametrize("dtype", [DTYPES[1], pytest.param(DTYPES[0], marks=_slow)])
 def test_it_is_the_reference(stored: str, num_tokens: int, dtype: torch.dtype) -> None:

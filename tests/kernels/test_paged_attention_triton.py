@@ -21,6 +21,7 @@ from tests.kernels.paged_pool import HEAD_DIM, Pool, sizes_of
 PAGE_TOKENS = [16, 32, 64, 128]
 HEADS = [(4, 2), (3, 1), (2, 2)]
 """Query heads and key/value heads."""
+KINDS = [pytest.param(DTYPES[0], marks=pytest.mark.slow), DTYPES[1]]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -99,7 +100,7 @@ def test_prefill_then_decode_then_verify_are_the_whole_prompt() -> None:
     assert_close(torch.cat([decoded, verified]), whole[92:])
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", KINDS)
 @pytest.mark.parametrize("heads", HEADS)
 def test_verify_equals_the_reference(heads: tuple[int, int], dtype: torch.dtype) -> None:
     lengths, counts = [200, 31, 1], [8, 2, 1]
@@ -148,7 +149,7 @@ def test_pieces_grow_with_their_positions(monkeypatch: pytest.MonkeyPatch) -> No
     assert most_pieces(1 << 15, 4) == 504
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", KINDS)
 def test_a_query_has_the_same_bits_in_any_batch(dtype: torch.dtype) -> None:
     """Alone, beside others in a wider table, and as any of several drafts; with 6 rows of queries
     and with 24, which are two tiles."""
