@@ -17,7 +17,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
-from kv_transfer.peers import Members
+from kv_transfer.peers.members import Members
 from kv_transfer.ranks.sending import RanksWriter, Sending, Writer
 from kv_transfer.reading.fencer import Fencer
 from kv_transfer.reading.reader import HandoffReader

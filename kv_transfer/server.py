@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 
 from kv_transfer.layout import require_same_layout
-from kv_transfer.peers import Members
+from kv_transfer.peers.members import Members
 from kv_transfer.ranks.sending import Writer
 from kv_transfer.reading.reader import HandoffReader
 from kv_transfer.ticket import Ticket

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from kv_transfer.config import TransferConfig
 from kv_transfer.layout import Array, MemoryMap, RankMemory, memory_map_of
-from kv_transfer.peers import PeerCalls, Peers
+from kv_transfer.peers.calls import PeerCalls, Peers
 from kv_transfer.transport.cache_memory import CacheMemory, memory_on
 from kv_transfer.writing.plan import Fragment
 from segue.api.types import Epoch, WorkerId

@@ -204,7 +204,7 @@ async def test_reservations_for_unknown_writers_take_nothing(
     monkeypatch: pytest.MonkeyPatch,
     writer: dict[str, Any],
 ) -> None:
-    monkeypatch.setattr("kv_transfer.peers.NEWS_WAIT_S", 0.05)
+    monkeypatch.setattr("kv_transfer.peers.members.NEWS_WAIT_S", 0.05)
     presence = cluster.prefill[0].presence
     real = {
         "worker_id": presence.identity.worker_id,
@@ -281,7 +281,7 @@ PLACES = [
     "kv_transfer.reading.reservations.TicketBook.new_ticket_id",
     "kv_transfer.reading.reservations.TicketBook.add",
     "kv_transfer.writing.outgoing.Outgoing.finish",
-    "kv_transfer.peers.Peers.commit",
+    "kv_transfer.peers.calls.Peers.commit",
     "decode_worker.memory.leases.TieredLeases.grant",
     "decode_worker.engine.engine._push",
     "prefill_worker.engine.PrefillEngine._row",

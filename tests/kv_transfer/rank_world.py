@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 
 from kv_transfer.layout import MemoryMap, RankMemory
-from kv_transfer.ranks.follower import FollowerHandoffs
+from kv_transfer.ranks.follower_handoffs import FollowerHandoffs
 from kv_transfer.ranks.sending import RanksWriter, Writer
 from kv_transfer.reading.reader import HandoffReader
 from kv_transfer.ticket import PeerIdentity

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from kv_transfer.peers import Members
+from kv_transfer.peers.members import Members
 from kv_transfer.reading.reader import HandoffReader
 from kv_transfer.ticket import MAX_LIFETIME_S, PeerIdentity
 from segue.api.cluster.status import WorkerHealth, WorkerStatus
@@ -100,7 +100,7 @@ async def test_a_member_that_is_not_known_yet_is_waited_for(members: Members) ->
 async def test_an_unknown_worker_is_refused_by_name_after_a_wait(
     members: Members, monkeypatch: pytest.MonkeyPatch, stranger: PeerIdentity
 ) -> None:
-    monkeypatch.setattr("kv_transfer.peers.NEWS_WAIT_S", 0.01)
+    monkeypatch.setattr("kv_transfer.peers.members.NEWS_WAIT_S", 0.01)
     members.changed([PREFILL])
 
     with pytest.raises(Unavailable, match=f"{stranger.worker_id} in epoch {stranger.epoch} at"):

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import grpc
 import pytest
 
-from kv_transfer.peers import Peers
+from kv_transfer.peers.calls import Peers
 from kv_transfer.ticket import PeerIdentity, Ticket, TicketId
 from segue.api.errors import Unavailable
 from segue.api.types import Epoch, PageId, SlotId, TurnId, WorkerId

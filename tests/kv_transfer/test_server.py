@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator
 import grpc
 import pytest
 
-from kv_transfer.peers import Members, Peers
+from kv_transfer.peers.calls import Peers
+from kv_transfer.peers.members import Members
 from kv_transfer.reading.fencer import Fencer
 from kv_transfer.server import ReaderServicer, WriterServicer
 from kv_transfer.ticket import Fence, PeerIdentity, Ticket, TicketId
@@ -143,7 +144,7 @@ async def test_a_pull_is_committed_without_an_outcome(cluster: Cluster) -> None:
 async def test_only_members_learn_where_the_cache_is(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kv_transfer.peers.NEWS_WAIT_S", 0.05)
+    monkeypatch.setattr("kv_transfer.peers.members.NEWS_WAIT_S", 0.05)
     ticket = cluster.reserve("turn-a")
     cluster.members.changed([])
 

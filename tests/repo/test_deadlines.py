@@ -8,9 +8,10 @@ import pytest
 
 from decode_worker.config import DecodeConfig
 from decode_worker.memory import moving
-from kv_transfer import exchange, peers
+from kv_transfer import exchange
 from kv_transfer import worker as handoff_worker
 from kv_transfer.config import TransferConfig
+from kv_transfer.peers import members
 from kv_transfer.reading import fencer
 from kv_transfer.ticket import MAX_LIFETIME_S
 from prefill_worker.config import PrefillConfig
@@ -53,7 +54,7 @@ LIMITS = {
     "compiling a grammar": [s(grammars.MAX_JOB_S)],
     "`Join`": [s(ROUTER.heartbeat_timeout_s), s(join.REJOIN_AFTER_S)],
     "`LastEpoch`": [s(epochs.LAST_EPOCH_S)],
-    "`StartTurn`": [s(peers.NEWS_WAIT_S)],
+    "`StartTurn`": [s(members.NEWS_WAIT_S)],
     "tokens |": [s(ROUTER.heartbeat_timeout_s)],
     "`Status`": [s(links.STATUS_TIMEOUT_S), s(links.LEASE_TIMEOUT_S)],
     "the ticket": {3600.0: ["at most an hour"]}[MAX_LIFETIME_S],

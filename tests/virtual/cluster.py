@@ -13,14 +13,14 @@ from typing import Any
 from unittest import mock
 
 import decode_worker.worker
-import kv_transfer.peers
+import kv_transfer.peers.calls
 import kv_transfer.writing.writer
 import prefill_worker.worker
 import router.turn.links
 import segue.wire.drain_calls
 import segue.wire.epochs
 import segue.wire.streams.join
-import segue.worker.process
+import segue.worker.process.serving
 from router.config import RouterConfig
 from router.membership.service import MembershipService
 from router.metrics import RouterMetrics
@@ -295,13 +295,17 @@ def in_virtual_time() -> Iterator[list[Cluster]]:
             (prefill_worker.worker, "EngineLoop", VirtualEngineLoop),
             (kv_transfer.writing.writer, "Lane", VirtualLane),
             (router.turn.links, "channel_to", channel_to),
-            (kv_transfer.peers, "channel_to", channel_to),
+            (kv_transfer.peers.calls, "channel_to", channel_to),
             (segue.wire.streams.join, "channel_to", channel_to),
             (segue.wire.drain_calls, "channel_to", channel_to),
             (segue.wire.epochs, "channel_to", channel_to),
             *(
                 (module, "leave_process", lambda error: made[0].leave_process(error))
-                for module in (segue.worker.process, decode_worker.worker, prefill_worker.worker)
+                for module in (
+                    segue.worker.process.serving,
+                    decode_worker.worker,
+                    prefill_worker.worker,
+                )
             ),
             (os, "_exit", lambda code: made[0].exits.append(f"a process exited with {code}")),
         ):

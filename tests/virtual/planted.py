@@ -54,7 +54,9 @@ PLANTED = {
         "            has_stopped = True\n",
     ),
     "an unanswered fence counts as a death": Planted(
-        "kv_transfer/peers.py", "                    raise\n", "                    return False\n"
+        "kv_transfer/peers/calls.py",
+        "                    raise\n",
+        "                    return False\n",
     ),
     "a fence does not stop the writer": Planted(
         "kv_transfer/writing/writer.py",

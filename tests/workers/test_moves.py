@@ -371,7 +371,7 @@ async def test_a_source_that_sends_another_prefix_is_refused(
 async def test_only_a_member_is_pulled_from(
     workers: Siblings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kv_transfer.peers.NEWS_WAIT_S", 0.01)
+    monkeypatch.setattr("kv_transfer.peers.members.NEWS_WAIT_S", 0.01)
     held = await workers.hold_session()
     stranger = PeerIdentity(worker_id=DECODE, epoch=Epoch(7), address="elsewhere:1")
     with pytest.raises(Unavailable, match="is not in the cluster"):
