@@ -7,6 +7,7 @@ section into it. `describe` prints the values in effect as TOML that can be read
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
 import types
 import typing
@@ -47,7 +48,9 @@ def read_text(text: str, origin: str) -> Mapping[str, Any]:
     except tomllib.TOMLDecodeError as error:
         raise InvalidConfig(f"{origin} is not valid TOML: {error}") from None
     for name, value in sections.items():
-        if name not in SECTIONS or not isinstance(value, dict):
+        if name in SECTIONS and not isinstance(value, dict):
+            raise InvalidConfig(f"{origin}: [{name}] must be a section, got {value!r:.80}")
+        if name not in SECTIONS:
             raise InvalidConfig(
                 f"{origin}: unknown section {name!r}; a file has the sections {', '.join(SECTIONS)}"
             )
@@ -81,6 +84,9 @@ def _check_type(where: str, value: object, hint: Any) -> None:
     if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
         wanted = " or ".join(sorted(kind.__name__ for kind in allowed))
         raise InvalidConfig(f"{where} must be {wanted}, got {value!r}")
+    # Times and rates: no comparison with nan is true, so nothing after this would refuse it.
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InvalidConfig(f"{where} must be a finite number, got {value}")
 
 
 def _coerce(value: Any, hint: Any) -> Any:

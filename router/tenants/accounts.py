@@ -38,9 +38,10 @@ def refusal(
     """
     part = f" on this one of {num_routers} routers" if num_routers > 1 else ""
     if limits.max_turns and num_turns >= limits.max_turns:
+        in_flight = "1 turn is" if num_turns == 1 else f"{num_turns} turns are"
         return Refusal(
             "turns",
-            f"{num_turns} turns of this tenant are in flight, and its max_turns is "
+            f"{in_flight} of this tenant in flight, and its max_turns is "
             f"{limits.max_turns}{part}: wait for one to end",
         )
     if empty_for_s > 0:

@@ -178,6 +178,11 @@ class StopRules:
 def _check_stop(stop: StopConditions | StopRules) -> None:
     if stop.max_tokens is not None:
         require_whole("max_tokens", stop.max_tokens)
+        require(stop.max_tokens >= 1, f"max_tokens must be >= 1, got {stop.max_tokens}")
+        require(
+            stop.max_tokens <= _MAX_INT,
+            f"max_tokens must be at most {_MAX_INT}, got {stop.max_tokens}",
+        )
     require_whole("min_tokens", stop.min_tokens)
     require(stop.min_tokens >= 0, f"min_tokens must be >= 0, got {stop.min_tokens}")
     require(
@@ -189,14 +194,6 @@ def _check_stop(stop: StopConditions | StopRules) -> None:
         require_type(name, values, (list, tuple), f"a tuple or list such as {example}")
     for token_id in stop.stop_token_ids:
         require_whole("a token id of stop_token_ids", token_id)
-    require(
-        stop.max_tokens is None or stop.max_tokens >= 1,
-        f"max_tokens must be >= 1, got {stop.max_tokens}",
-    )
-    require(
-        stop.max_tokens is None or stop.max_tokens <= _MAX_INT,
-        f"max_tokens must be at most {_MAX_INT}, got {stop.max_tokens}",
-    )
     require(
         len(stop.stop_strings) <= MAX_STOP_STRINGS,
         f"stop_strings must have at most {MAX_STOP_STRINGS} items, got {len(stop.stop_strings)}",

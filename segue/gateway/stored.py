@@ -90,7 +90,7 @@ def _require_id(response_id: str) -> None:
 def _unknown(response_id: str) -> UnknownResponse:
     return UnknownResponse(
         f"no response {response_id!r:.200} is stored: it may be too long ago, or of another key; "
-        "send the whole input instead"
+        "to go on, send the whole input"
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from router.tenants.keys import Keyring
 from segue.launch.config import Config
 from segue.launch.devices import require_devices
 from segue.launch.model import locate
@@ -39,8 +40,11 @@ def prepare(config: Config, report: Report) -> Prepared:
     """Raises InvalidCheckpoint, InvalidConfig, and Unavailable if Ray cannot be reached."""
     # Of a cluster's processes only these know the secret, so a random one will do.
     security = config.security.security().with_secret()
-    report("finding the model")
     address = ray_address(config.cluster.ray_address)
+    if not address:
+        # Elsewhere the file is on the routers' nodes.
+        Keyring(config.router)
+    report("finding the model")
     config = replace(config, cluster=replace(config.cluster, ray_address=address))
     if not address:
         require_devices(config)

@@ -19,6 +19,7 @@ from rich.markup import escape
 from segue.api.errors import SegueError
 from segue.launch.config import Config
 from segue.launch.prepare import Report, prepare
+from segue.security.config import SecurityConfig
 
 if TYPE_CHECKING:
     from segue.launch.cluster import Cluster
@@ -103,16 +104,15 @@ def _show_ready(
     running: Cluster, config: Config, took_s: float, report: Report, out: Console
 ) -> None:
     settings = config.cluster
-    tls = f"--tls-ca {config.security.ca} " if config.security.has_tls else ""
-    words = http_words(
-        running.http_addresses, has_keys=config.router.has_keys, has_tls=config.security.has_tls
-    )
+    has_keys = config.router.has_keys
+    chat = chat_words(running.address, config.security, has_keys=has_keys)
+    words = http_words(running.http_addresses, config.security, has_keys=has_keys)
     for line in words:
         report(line)
     out.print(
         f"ready at {running.address} after {took_s:.1f} s: "
         f"{settings.model}, {settings.prefill} prefill and {settings.decode} decode "
-        f"(try: segue chat --target {running.address} {tls}'Hello')",
+        f"(try: {chat})",
         soft_wrap=True,
     )
 
@@ -131,20 +131,37 @@ def _leave(status: int) -> NoReturn:
     os._exit(status)
 
 
+def chat_words(address: str, security: SecurityConfig, *, has_keys: bool) -> str:
+    """A first command. What only its user has is in capitals."""
+    options = f"--target {address}"
+    if security.has_tls:
+        options += f" --tls-ca {security.ca}"
+        if security.client_certificates:
+            options += " --tls-cert FILE --tls-key FILE"
+    return f"{'SEGUE_API_KEY=KEY ' * has_keys}segue chat {options} 'Hello'"
+
+
 def http_words(
-    addresses: Sequence[str], *, has_keys: bool = False, has_tls: bool = False
+    addresses: Sequence[str], security: SecurityConfig | None = None, *, has_keys: bool = False
 ) -> Iterator[str]:
     """How to ask the gateways at these addresses; nothing if there is none."""
     if not addresses:
         return
     body = '{"messages": [{"role": "user", "content": "Hello"}]}'
-    urls = [f"{'https' if has_tls else 'http'}://{address}" for address in addresses]
+    tls = security if security is not None and security.has_tls else None
+    urls = [f"{'https' if tls else 'http'}://{address}" for address in addresses]
     url = urls[0]
     yield f"HTTP at {', '.join(urls)}, described at {url}/docs; for example:"
-    header = '-H "Authorization: Bearer $SEGUE_API_KEY" ' if has_keys else ""
+    options, client = "", ""
+    if tls:
+        shows = tls.http_client_certificates
+        options = f"--cacert {tls.ca} {'--cert FILE --key FILE ' * shows}"
+        cert = ', cert=("FILE", "FILE")' * shows
+        client = f', http_client=openai.DefaultHttpxClient(verify="{tls.ca}"{cert})'
+    options += '-H "Authorization: Bearer $SEGUE_API_KEY" ' * has_keys
     key = 'os.environ["SEGUE_API_KEY"]' if has_keys else '"none"'
-    yield f"  curl {url}/v1/chat/completions {header}-d '{body}'"
-    yield f'  openai.OpenAI(base_url="{url}/v1", api_key={key})'
+    yield f"  curl {url}/v1/chat/completions {options}-d '{body}'"
+    yield f'  openai.OpenAI(base_url="{url}/v1", api_key={key}{client})'
 
 
 class Steering:

@@ -1,4 +1,4 @@
-"""Tells a person when a process of the cluster dies, and when it runs again."""
+"""Tells a person when a process of the cluster has ended, and when it runs again."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Life:
             self.is_dead = True
             which = f" (pid {self.pid})" if self.pid else ""
             then = "Ray starts it again" if is_restarted else "it is not started again"
-            yield f"{self.process} died{which}; {then}"
+            yield f"{self.process} has ended{which}; {then}"
 
 
 def role_lost(processes: Iterable[str], dead: Collection[str]) -> str:

@@ -33,6 +33,9 @@ from tests.kv_transfer.world import LAYOUT
         ("[checkpoint]\nskip_tokenizer = 1\n", r"skip_tokenizer must be bool, got 1"),
         ("[engine]\nhost_cache_bytes = -1\n", r"host_cache_bytes must be >= 0, got -1"),
         ("[router]\nport = 70000\n", r"\[router\] port must be in \[0, 65536\), got 70000"),
+        ("[router]\nqueue_timeout_s = nan\n", "queue_timeout_s must be a finite number, got nan"),
+        ("[gateway]\nping_s = inf\n", r"\[gateway\] ping_s must be a finite number, got inf"),
+        ("engine = 5\n", r"\[engine\] must be a section, got 5"),
         ("[engine\n", "not valid TOML"),
     ],
 )

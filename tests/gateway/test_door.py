@@ -57,6 +57,24 @@ async def test_the_request_id_stands_in_the_log(caplog: pytest.LogCaptureFixture
 
 
 @pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("temperature", -1),
+        ("top_p", 0),
+        ("min_p", 2),
+        ("repetition_penalty", 0),
+        ("max_tokens", 0),
+        ("priority", 2**40),
+    ],
+)
+async def test_an_error_names_the_field(field: str, value: float) -> None:
+    response = await faked().http.post(CHAT, json={**BODY, field: value})
+
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == field
+
+
+@pytest.mark.parametrize(
     ("content", "says"),
     [
         (b"", "EOF while parsing"),

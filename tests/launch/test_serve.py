@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import resource
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from segue.demo import checkpoint_dir
+from segue.launch.serve import chat_words, http_words
+from segue.security.config import SecurityConfig
 from tests.cli.conftest import Command
 
 WITHIN_S = 15.0
@@ -44,6 +49,49 @@ def error_line(run: Callable[[], subprocess.CompletedProcess[str]]) -> str:
     assert all(" s " in line for line in progress), done.stderr
     assert done.stdout == ""
     return error
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (None, "cannot read the API keys in "),
+        ("[tenants.acme]\nkeys = []\nfoo = 1\n", "[tenants.acme] has no 'foo'"),
+    ],
+)
+def test_api_keys_are_read_before_ray_starts(
+    refused: Refused, tmp_path: Path, keys: str | None, message: str
+) -> None:
+    path = tmp_path / "keys.toml"
+    if keys is not None:
+        path.write_text(keys)
+
+    assert message in refused("--api-keys", str(path))
+
+
+def test_a_tokenizer_that_was_cut_off_is_noticed_before_ray_starts(
+    refused: Refused, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(checkpoint_dir(), tmp_path / "model")
+    (folder / "tokenizer.json").write_text("{")
+
+    assert "tokenizer.json has no end: download it again" in refused(str(folder))
+
+
+def test_the_first_commands_say_what_tls_and_keys_need() -> None:
+    tls = SecurityConfig(certificate="own.pem", key="own.key", ca="ca.pem")
+    both = replace(tls, http_client_certificates=True)
+
+    assert chat_words("h:1", SecurityConfig(), has_keys=False) == "segue chat --target h:1 'Hello'"
+    assert chat_words("h:1", tls, has_keys=True) == (
+        "SEGUE_API_KEY=KEY segue chat --target h:1 --tls-ca ca.pem --tls-cert FILE --tls-key FILE "
+        "'Hello'"
+    )
+    _, curl, python = http_words(["h:2"], tls)
+    assert "--cacert ca.pem -d" in curl
+    assert 'http_client=openai.DefaultHttpxClient(verify="ca.pem"))' in python
+    _, curl, python = http_words(["h:2"], both, has_keys=True)
+    assert '--cacert ca.pem --cert FILE --key FILE -H "Authorization' in curl
+    assert 'verify="ca.pem", cert=("FILE", "FILE"))' in python
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 
 from segue.launch.watch import Life, role_lost
 
-DIED, BACK = "router died (pid 7); Ray starts it again", "router runs again (pid 8)"
+DIED, BACK = "router has ended (pid 7); Ray starts it again", "router runs again (pid 8)"
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ DIED, BACK = "router died (pid 7); Ray starts it again", "router runs again (pid
         # It dies again before it has answered.
         ([7, None, 8, None, 9], [DIED, BACK, DIED.replace("7", "8"), BACK.replace("8", "9")]),
         # It died before it was asked.
-        ([None, 7], ["router died; Ray starts it again", BACK.replace("8", "7")]),
+        ([None, 7], ["router has ended; Ray starts it again", BACK.replace("8", "7")]),
     ],
 )
 def test_each_death_and_each_return_is_one_line(
@@ -39,7 +39,9 @@ def test_each_death_and_each_return_is_one_line(
 def test_without_the_gcs_a_death_promises_no_restart() -> None:
     life = Life("router", pid=7)
 
-    assert list(life.died(is_restarted=False)) == ["router died (pid 7); it is not started again"]
+    assert list(life.died(is_restarted=False)) == [
+        "router has ended (pid 7); it is not started again"
+    ]
 
 
 @pytest.mark.parametrize(

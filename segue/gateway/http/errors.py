@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Self, TypeAlias
@@ -54,6 +55,7 @@ class BodyEncoded(errors.InvalidRequest):
 
 
 # The first kind that an error is an instance of.
+_NAMED = re.compile(r"([a-z_]+(?:\[\d+\]|\.[a-z_]+)*) must ")
 _STATUSES: tuple[tuple[type[errors.SegueError], int], ...] = (
     (BodyTooLarge, 413),
     (BodyEncoded, 415),
@@ -109,7 +111,7 @@ class Failure:
             status=status,
             message=str(error),
             code=_code(error),
-            param=error.param if isinstance(error, BadField) else None,
+            param=_param(error),
             retry_after_s=error.retry_after_s,
         )
 
@@ -139,6 +141,15 @@ class Failure:
             "error": {"type": _ANTHROPIC_TYPES.get(self.status, kind), "message": self.message},
             "request_id": request_id,
         }
+
+
+def _param(error: errors.SegueError) -> str | None:
+    """The path of the field that cannot be served. Values' own checks begin with it."""
+    if isinstance(error, BadField):
+        return error.param
+    if isinstance(error, errors.InvalidRequest) and (named := _NAMED.match(str(error))):
+        return named[1]
+    return None
 
 
 def _code(error: errors.SegueError) -> str | None:

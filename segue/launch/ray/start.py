@@ -57,7 +57,9 @@ def _started(address: str, demands: Sequence[Demand], report: Report) -> Iterato
     else:
         report("starting Ray")
         options = _local_options(has_cpus=any(demand.cpus for demand in demands))
-    # The driver's own output goes to the user; workers' logs stay in Ray's session folder.
+    # The driver's own output goes to the user; workers' logs stay in Ray's session folder. So do
+    # Ray's words about processes that ended, which it would print among ours; `Watch` reports them.
+    ray._private.worker.print_to_stdstream = lambda data, ignore_prefix: None
     options |= {"log_to_driver": False, "logging_level": logging.ERROR}
     timeout_s = _JOIN_TIMEOUT_S if address else _START_TIMEOUT_S
     may_end = threading.Event()

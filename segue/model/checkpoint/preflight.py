@@ -130,6 +130,9 @@ def _check_tokenizer(folder: Path, skip_tokenizer: bool) -> None:
         return
     if path.is_file():
         refuse_lfs_pointer(path)
+        # A download that was cut off. Parsing all of it takes a large vocabulary half a second.
+        if not path.read_bytes().rstrip().endswith(b"}"):
+            raise InvalidCheckpoint(f"{path} has no end: download it again")
         return
     is_slow = (folder / "vocab.json").is_file() or any(folder.glob("*.tiktoken"))
     found = " (it has an older tokenizer format)" if is_slow else ""
