@@ -11,6 +11,8 @@ from asyncio.subprocess import DEVNULL, Process
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import pytest
+
 from router.__main__ import running as running_router
 from router.config import RouterConfig
 from router.router import Router
@@ -73,6 +75,7 @@ async def wait_until_lost_are(router: Router, num_workers: int) -> None:
             await asyncio.sleep(0.05)
 
 
+@pytest.mark.slow
 async def test_a_stopped_worker_is_removed_and_a_killed_one_is_forgotten_later(
     demo: Path, tmp_path: Path
 ) -> None:

@@ -107,7 +107,9 @@ def test_the_shared_expert_has_a_width_of_its_own(stored: str, shared_width: int
     assert_close(out, reference.mixed_experts(x, logits, weights, experts_per_token=CHOSEN))
 
 
-@pytest.mark.parametrize("stored", FEW_FORMATS)
+@pytest.mark.parametrize(
+    "stored", ["plain", *(pytest.param(each, marks=_slow) for each in FORMATS if each != "plain")]
+)
 def test_a_token_has_the_same_bits_beside_any_others(stored: str) -> None:
     (x, logits), weights = inputs_of(FEW_ROWS, DTYPES[1]), weights_of(stored, DTYPES[1])
 

@@ -55,6 +55,7 @@ def test_the_tokens_are_those_of_the_reference(
         assert_same(logits_RV, wanted, chunk)
 
 
+@pytest.mark.slow
 def test_the_published_vocabulary() -> None:
     """Logits in bfloat16, so with equals; one row's best tokens are all in one chunk."""
     logits_RV = torch.randn(3, VOCABULARY, generator=torch.Generator().manual_seed(1)) * 3

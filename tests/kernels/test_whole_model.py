@@ -229,7 +229,7 @@ def tell(story: Story, patch: pytest.MonkeyPatch, *, on_kernels: bool) -> Story:
     story.draft()
     story.sample()
     story.step([Sampling()] * 2, SamplingFeatures(), 0)
-    story.step([PENALISED, Sampling()], EVERYTHING, 2)
+    story.step([PENALISED, Sampling()], EVERYTHING, 1)
     story.step([Sampling()] * 2, SamplingFeatures(masks=True), 2, in_halves=True)
     return story
 
