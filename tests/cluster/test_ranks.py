@@ -48,7 +48,6 @@ from tests.cluster.oracle import Oracle
 from tests.cluster.serving import serving
 from tests.cluster.waiting import is_idle, wait_until_idle
 
-pytestmark = pytest.mark.slow
 ANSWER = StopConditions(max_tokens=24, ignore_eos=True)
 PATTERN = "(one|two|three)(, (four|five|six)){2}"
 
@@ -65,6 +64,7 @@ def served(name: str, request: pytest.FixtureRequest, demo: Path, tmp_path: Path
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "prefill_ranks", "decode_ranks", "groups"),
     [("mtp_dense", 2, 1, 1), ("mtp_moe", 1, 2, 2), ("mtp_moe", 2, 2, 1)],
@@ -127,6 +127,7 @@ ASKED = {
 }
 
 
+@pytest.mark.slow
 async def test_steps_that_all_ranks_launch_have_the_tokens_of_one(
     demo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,6 +169,7 @@ tensor_parallel = 2
 LONG = StopConditions(max_tokens=400, ignore_eos=True)
 
 
+@pytest.mark.slow
 async def test_an_answer_goes_on_elsewhere_when_one_rank_of_its_worker_dies(
     demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

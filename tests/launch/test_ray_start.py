@@ -159,3 +159,12 @@ def test_a_long_wait_for_nodes_says_what_is_missing_once(
 
     (line,) = lines
     assert line.startswith("waiting for nodes of the Ray cluster: it needs 2 GPU")
+
+
+def test_rays_own_messages_are_reported_but_for_ended_processes() -> None:
+    told: list[str] = []
+    lines = ["A worker died or was killed while\n…", "No room for a worker: add nodes\nmore"]
+
+    ray_start._pass_on({"lines": lines}, told.append)
+
+    assert told == ["Ray: No room for a worker: add nodes"]

@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ _START_TIMEOUT_S = 60.0
 _SLOW_AFTER_S = 10.0
 _INTERRUPTED_GRACE_S = 5.0
 _OBJECT_STORE_BYTES = 100 << 20
+_ENDED = "A worker died or was killed"
 # Ray's processes, and ours in them, would exit a minute after the GCS. They can go on without it.
 _WITHOUT_GCS_S = 365 * 86_400
 
@@ -57,9 +58,9 @@ def _started(address: str, demands: Sequence[Demand], report: Report) -> Iterato
     else:
         report("starting Ray")
         options = _local_options(has_cpus=any(demand.cpus for demand in demands))
-    # The driver's own output goes to the user; workers' logs stay in Ray's session folder. So do
-    # Ray's words about processes that ended, which it would print among ours; `Watch` reports them.
-    ray._private.worker.print_to_stdstream = lambda data, ignore_prefix: None
+    # The driver's own output goes to the user; workers' logs stay in Ray's session folder. What Ray
+    # itself has to say would be printed on standard output, among what scripts read.
+    ray._private.worker.print_to_stdstream = lambda data, ignore_prefix: _pass_on(data, report)
     options |= {"log_to_driver": False, "logging_level": logging.ERROR}
     timeout_s = _JOIN_TIMEOUT_S if address else _START_TIMEOUT_S
     may_end = threading.Event()
@@ -70,6 +71,14 @@ def _started(address: str, demands: Sequence[Demand], report: Report) -> Iterato
         if ray.is_initialized():
             end_ray()
         may_end.set()
+
+
+def _pass_on(data: Mapping[str, Any], report: Report) -> None:
+    """Reports the first line of each message, but for processes that ended: `Watch` tells those."""
+    for message in data["lines"]:
+        line = message.partition("\n")[0]
+        if not line.startswith(_ENDED):
+            report(f"Ray: {line}")
 
 
 def _local_options(*, has_cpus: bool) -> dict[str, Any]:

@@ -131,7 +131,7 @@ def _check_tokenizer(folder: Path, skip_tokenizer: bool) -> None:
     if path.is_file():
         refuse_lfs_pointer(path)
         # A download that was cut off. Parsing all of it takes a large vocabulary half a second.
-        if not path.read_bytes().rstrip().endswith(b"}"):
+        if not _end_of(path).rstrip().endswith(b"}"):
             raise InvalidCheckpoint(f"{path} has no end: download it again")
         return
     is_slow = (folder / "vocab.json").is_file() or any(folder.glob("*.tiktoken"))
@@ -140,6 +140,12 @@ def _check_tokenizer(folder: Path, skip_tokenizer: bool) -> None:
         f"{folder} has no tokenizer.json{found}: add the one the model was published with, or "
         "serve token ids only with --skip-tokenizer"
     )
+
+
+def _end_of(path: Path, num_bytes: int = 64) -> bytes:
+    with path.open("rb") as file:
+        file.seek(max(path.stat().st_size - num_bytes, 0))
+        return file.read()
 
 
 def _weight_files(folder: Path) -> list[Path]:
