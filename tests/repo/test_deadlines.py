@@ -48,7 +48,7 @@ KEEPALIVE_S = channel.KEEPALIVE_MS / 1e3
 LIMITS = {
     "a turn |": [s(client.RECONNECT_S)],
     "a message that the client": [s(status.UNREAD_S)],
-    "waiting for a place": [s(ROUTER.queue_timeout_s)],
+    "waiting for admission": [s(ROUTER.queue_timeout_s)],
     "waiting for a worker after": [s(ROUTER.lost_worker_wait_s), s(turn._LOOK_AGAIN_S)],
     "waiting for the first workers": [s(router._JOINED_WITHIN_S)],
     "compiling a grammar": [s(grammars.MAX_JOB_S)],
