@@ -22,7 +22,7 @@ from segue.cache.prefix.eviction_cost import EvictionCost, cost_to_decode
 from segue.config import section
 from segue.engine.config import EngineConfig
 from segue.engine.device.launcher import Launcher
-from segue.model.checkpoint.settings import AS_PUBLISHED, CheckpointConfig
+from segue.model.checkpoint.source import AS_PUBLISHED, CheckpointConfig
 from segue.process.tracing.setup import tracer_of
 from segue.text.tokens.tokenizer import Tokenizer
 from segue.worker.load import LoadedModel

@@ -18,7 +18,7 @@ from segue.api.types import Role
 from segue.cache.prefix.eviction_cost import cost_to_prefill
 from segue.config import section
 from segue.engine.config import EngineConfig
-from segue.model.checkpoint.settings import AS_PUBLISHED, CheckpointConfig
+from segue.model.checkpoint.source import AS_PUBLISHED, CheckpointConfig
 from segue.process.tracing.setup import tracer_of
 from segue.text.tokens.tokenizer import Tokenizer
 from segue.worker.process.command import run_worker

@@ -27,8 +27,7 @@ from router.tenants.keys import Keyring
 from segue.api.api_key import ENVIRONMENT
 from segue.config import read_file, section
 from segue.internal.v1.worker_pb2_grpc import add_MembershipServicer_to_server
-from segue.model.checkpoint.settings import AS_PUBLISHED, CheckpointConfig
-from segue.model.checkpoint.source import resolve_model
+from segue.model.checkpoint.source import AS_PUBLISHED, CheckpointConfig, resolve_model
 from segue.process.metrics_endpoint import MetricsEndpoint
 from segue.process.telemetry import setup_logging
 from segue.process.tracing.setup import tracer_of

@@ -9,7 +9,7 @@ from benchmarks.budget.facts import MACHINE_GPUS
 from benchmarks.budget.weights import RankWeights
 from segue.kernels.product.tiling import FEW_ROWS
 from segue.model.config import LayerKind
-from segue.model.drafts.tokens import share_of
+from segue.model.weights.draft_tokens import share_of
 
 _FEW_TOKENS = 32
 """Up to here routing is one kernel, and what lies between a GDN layer's projections two."""

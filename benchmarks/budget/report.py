@@ -23,7 +23,7 @@ from benchmarks.budget.facts import (
 from benchmarks.budget.work import RankModel, Work, decode_work, prefill_work
 from segue.api.errors import InvalidConfig
 from segue.model.config import ModelConfig
-from segue.model.drafts.tokens import frequent_tokens
+from segue.model.weights.draft_tokens import frequent_tokens
 from segue.parallel.rank import Rank
 
 TURN_TOKENS, RESIDENT_TOKENS = 800, 50_000

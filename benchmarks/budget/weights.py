@@ -15,9 +15,9 @@ import torch
 
 from segue.model.checkpoint.headers import MTP_PREFIX
 from segue.model.config import ModelConfig
-from segue.model.drafts.tokens import rows_beside_head, share_of
 from segue.model.ranks.config import config_of_rank
 from segue.model.ranks.cuts import cuts_of, stored_cut
+from segue.model.weights.draft_tokens import rows_beside_head, share_of
 from segue.model.weights.quantization import WeightFormat, weight_of_scale
 from segue.model.weights.stored import SCALES, stored_table
 from segue.model.weights.table import TensorPiece, WeightTable

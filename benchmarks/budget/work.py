@@ -12,7 +12,7 @@ from segue.cache.layout import DTYPE_BYTES, CacheLayout, Unit
 from segue.cache.parts import layout_of_rank
 from segue.model.cache_layout import cache_layout
 from segue.model.config import LayerKind, ModelConfig
-from segue.model.drafts.tokens import share_of
+from segue.model.weights.draft_tokens import share_of
 from segue.parallel.group import TWO_STEP_BYTES
 from segue.parallel.rank import Rank
 

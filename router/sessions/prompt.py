@@ -38,7 +38,7 @@ from segue.api.types import (
 from segue.grammar.build import Asked
 from segue.model.checkpoint.generation import GenerationDefaults
 from segue.model.checkpoint.model_id import model_id
-from segue.model.checkpoint.settings import AS_PUBLISHED, CheckpointConfig
+from segue.model.checkpoint.source import AS_PUBLISHED, CheckpointConfig
 from segue.model.config import ModelConfig
 from segue.text.ids_only import IdEncoder
 from segue.text.limits import (

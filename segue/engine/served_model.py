@@ -20,9 +20,9 @@ from segue.model.cache_layout import cache_layout
 from segue.model.checkpoint.model_id import model_id, quantised_id
 from segue.model.checkpoint.preflight import check_folder
 from segue.model.config import ModelConfig
-from segue.model.drafts.tokens import tokens_of_folder
 from segue.model.ranks.config import config_of_rank
 from segue.model.weights.at_load import HEAD, NONE, format_at_load, quantized_bytes
+from segue.model.weights.draft_tokens import tokens_of_folder
 from segue.model.weights.quantization import WeightFormat
 from segue.parallel.rank import FIRST_OF_ONE, Rank
 

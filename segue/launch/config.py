@@ -18,7 +18,7 @@ from segue.config import describe, read_file, section
 from segue.engine.config import EngineConfig
 from segue.gateway.config import GatewayConfig
 from segue.launch.scale.config import AutoscaleConfig
-from segue.model.checkpoint.settings import CheckpointConfig
+from segue.model.checkpoint.source import CheckpointConfig
 from segue.process.cores import separated
 from segue.security.config import SecurityConfig
 

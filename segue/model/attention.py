@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
+from segue.api.errors import InvalidCheckpoint
 from segue.kernels.attention_input import attention_input, store_keys_and_values
 from segue.kernels.gates import sigmoid_gate
 from segue.kernels.paged_attention import attend_decode, attend_prefill, attend_verify
-from segue.kernels.paged_attention.e4m3 import UNSCALED, Scales
+from segue.kernels.paged_attention.e4m3 import E4M3, UNSCALED, Scales
 from segue.model.batch import Batch, DecodeRows, DraftBatch, PrefillRows, Rotary
 from segue.model.config import ModelConfig
 from segue.model.weight import weight_of
-from segue.model.weights.kv_scales import KvScales
 
 
 class Attention:
@@ -30,7 +31,7 @@ class Attention:
         self._q_norm = weights[f"{at}.q_norm"]
         self._k_norm = weights[f"{at}.k_norm"]
         self._o_proj = weight_of(weights, f"{at}.o_proj")
-        self._kv_scales = KvScales(weights, at)
+        self._kv_scales = _kv_scales(weights, at)
 
     def __call__(self, x_TH: Tensor, batch: Batch, rotary: Rotary, pages: Tensor) -> Tensor:
         """The mixer's output [T, H]; the batch's keys and values are stored in `pages`."""
@@ -48,7 +49,7 @@ class Attention:
             pages_T=batch.pages_T,
             offsets_T=batch.offsets_T,
             eps=self._eps,
-            scales=self._kv_scales.of(pages),
+            scales=self._scales_of(pages),
         )
 
     def draft(self, x_DH: Tensor, batch: DraftBatch) -> Tensor:
@@ -61,7 +62,7 @@ class Attention:
             page_table_DP=batch.page_table_DP,
             lengths_D=batch.lengths_D,
             first_position=1,
-            scales=self._kv_scales.of(batch.pages),
+            scales=self._scales_of(batch.pages),
         )
         return self._output(out_DQX, gate_DQX)
 
@@ -77,20 +78,24 @@ class Attention:
             pages,
             **places,
             eps=self._eps,
-            scales=self._kv_scales.of(pages),
+            scales=self._scales_of(pages),
         )
 
     def _output(self, out_TQX: Tensor, gate_TQX: Tensor) -> Tensor:
         return self._o_proj.matmul(sigmoid_gate(out_TQX, gate_TQX).flatten(1))
 
     def _attend(self, q_TQX: Tensor, batch: Batch, pages: Tensor) -> Tensor:
-        outputs, scales = [], self._kv_scales.of(pages)
+        outputs, scales = [], self._scales_of(pages)
         if decode := batch.decode:
             outputs.append(_attend_decode(q_TQX[: decode.num_tokens], decode, pages, scales))
         if prefill := batch.prefill:
             q_prefill_TQX = q_TQX[batch.num_decode_tokens :]
             outputs.append(_attend_prefill(q_prefill_TQX, prefill, pages, scales))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+    def _scales_of(self, pages: Tensor) -> Scales:
+        """Only pages in e4m3 hold scaled keys and values."""
+        return self._kv_scales if pages.dtype is E4M3 else UNSCALED
 
 
 def _attend_prefill(q_TQX: Tensor, prefill: PrefillRows, pages: Tensor, scales: Scales) -> Tensor:
@@ -121,3 +126,17 @@ def _attend_decode(q_TQX: Tensor, decode: DecodeRows, pages: Tensor, scales: Sca
         round_sizes=decode.round_sizes,
         scales=scales,
     )
+
+
+def _kv_scales(weights: Mapping[str, Tensor], at: str) -> Scales:
+    """The checkpoint's scales of keys and values in e4m3, if it has any. Raises InvalidCheckpoint
+    unless they are finite and positive."""
+    if (stored := weights.get(f"{at}.kv_scales")) is None:
+        return UNSCALED
+    k_scale, v_scale = stored.tolist()
+    if not all(math.isfinite(scale) and scale > 0 for scale in (k_scale, v_scale)):
+        raise InvalidCheckpoint(
+            f"{at}: k_scale and v_scale must be finite and above 0, got {k_scale} and {v_scale}; "
+            'remove them, or serve with [engine] kv_dtype = "auto" from a copy without them'
+        )
+    return k_scale, v_scale

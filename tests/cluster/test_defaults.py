@@ -17,7 +17,7 @@ from segue.api.turn import FinishReason
 from segue.api.types import SamplingParams, StopConditions, TextInput, TokenInput
 from segue.demo import checkpoint_dir
 from segue.launch.config import Config
-from segue.model.checkpoint.settings import CheckpointConfig
+from segue.model.checkpoint.source import CheckpointConfig
 from segue.sdk.client import Client
 from segue.v1 import session_pb2 as pb
 from segue.v1.session_pb2_grpc import SessionsStub

@@ -19,7 +19,7 @@ from segue.engine.config import EngineConfig
 from segue.engine.host_memory import MachineMemory
 from segue.launch.config import ClusterConfig, Config
 from segue.launch.model import Machine, described, locate
-from segue.model.checkpoint.settings import CheckpointConfig
+from segue.model.checkpoint.source import CheckpointConfig
 from tests.model.folders import HUGE_MOE, sparse_folder
 
 GIB = 1 << 30

@@ -15,9 +15,9 @@ from segue.demo import checkpoint_dir
 from segue.engine.config import EngineConfig
 from segue.engine.served_model import ServedModel
 from segue.model.checkpoint.loading import load_weights
-from segue.model.drafts.head import NEVER, DraftHead
-from segue.model.drafts.tokens import frequent_tokens, share_of, tokens_of_folder
+from segue.model.mtp import NEVER, DraftHead
 from segue.model.weight import weight_of
+from segue.model.weights.draft_tokens import frequent_tokens, share_of, tokens_of_folder
 from segue.parallel.group import ALONE
 from segue.parallel.rank import Rank
 

@@ -18,8 +18,7 @@ from segue.kernels.quantized_product import Format
 from segue.model.checkpoint.loading import load_weights
 from segue.model.checkpoint.preflight import check_folder
 from segue.model.config import ModelConfig
-from segue.model.weight import weight_of
-from segue.model.weights.quantized import QuantizedWeight, StackedWeight
+from segue.model.weight import QuantizedWeight, StackedWeight, weight_of
 from tests.checkpoints import Tensors
 from tests.engine.sequence import RunningSequence
 from tests.engine.test_runner_oracle import (

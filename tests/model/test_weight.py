@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from segue.model import weight as weight_module
 from segue.model.cache_layout import cache_layout
 from segue.model.checkpoint.loading import load_weights
 from segue.model.config import ModelConfig
-from segue.model.weight import PlainExperts, PlainWeight, mixed_of
+from segue.model.weight import Experts, PlainWeight, mixed_of
 from tests.kernels.closeness import assert_close, randn
 
 LARGE, SMALL = (2056, 256), (64, 48)
@@ -81,9 +82,10 @@ class HalvedWeight(PlainWeight):
         return finished(super().matmul(x_TK) / 2, epilogue)
 
 
-class CopiedExperts(PlainExperts):
-    def __init__(self, gate_up_EJH: Tensor, down_EHI: Tensor, first_expert: int) -> None:
-        super().__init__(gate_up_EJH.clone(), down_EHI.clone(), first_expert)
+class CopiedExperts(Experts):
+    def __init__(self, gate_up: Sequence[Tensor], down: Sequence[Tensor], first: int) -> None:
+        copies = ([part.clone() for part in stack] for stack in (gate_up, down))
+        super().__init__(*copies, first_expert=first)
 
 
 def copied_mixed(*args: Any, **kwargs: Any) -> MixedWeights | None:
@@ -128,7 +130,7 @@ def test_every_product_of_a_model_is_its_weights(
     path = request.getfixturevalue(folder)
     expected = passes(runner_of(path)[0])
     monkeypatch.setattr(weight_module, "PlainWeight", HalvedWeight)
-    monkeypatch.setattr(weight_module, "PlainExperts", CopiedExperts)
+    monkeypatch.setattr(weight_module, "Experts", CopiedExperts)
     monkeypatch.setattr(mlp, "mixed_of", copied_mixed)
     runner, tensors = runner_of(path)
     # What a product would read that went past its weight.

@@ -29,7 +29,7 @@ from segue.api.types import (
     TurnRequest,
 )
 from segue.demo import checkpoint_dir
-from segue.model.checkpoint.settings import CheckpointConfig
+from segue.model.checkpoint.source import CheckpointConfig
 
 END, END_OF_TEXT = 1529, 1527
 ASKED = TurnRequest(

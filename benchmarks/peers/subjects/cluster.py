@@ -19,7 +19,7 @@ from router.config import RouterConfig
 from segue.engine.config import EngineConfig
 from segue.launch.cluster import running_cluster
 from segue.launch.config import ClusterConfig, Config
-from segue.model.checkpoint.settings import CheckpointConfig
+from segue.model.checkpoint.source import CheckpointConfig
 from segue.sdk.client import Client
 
 _START = tuple(range(100, 132))

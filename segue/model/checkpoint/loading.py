@@ -19,10 +19,10 @@ from segue.model.checkpoint.headers import HEAD_PREFIX, reason_to_skip
 from segue.model.checkpoint.tensors import CheckpointFiles, copy_mapped, open_checkpoint
 from segue.model.checkpoint.typed_json import counted
 from segue.model.config import ModelConfig
-from segue.model.drafts.tokens import rows_beside_head
 from segue.model.ranks.config import config_of_rank
 from segue.model.ranks.cuts import Cut, cuts_of, stored_cut
 from segue.model.weights.at_load import GROUPS, HEAD, NONE, format_at_load, num_groups
+from segue.model.weights.draft_tokens import rows_beside_head
 from segue.model.weights.quantization import WeightFormat, weight_of_scale, without_prefix
 from segue.model.weights.rounding import rounded
 from segue.model.weights.stored import SCALES, stored_table

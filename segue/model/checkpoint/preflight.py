@@ -21,10 +21,10 @@ from segue.model.checkpoint.headers import (
 )
 from segue.model.checkpoint.typed_json import listed, read_object, section
 from segue.model.config import ModelConfig
-from segue.model.drafts.tokens import rows_beside_head
 from segue.model.ranks.config import config_of_rank
 from segue.model.ranks.cuts import Cut, cut_shape, cuts_of, share_of, stored_cut
 from segue.model.weights.at_load import HEAD, NONE, format_at_load, quantized_bytes
+from segue.model.weights.draft_tokens import rows_beside_head
 from segue.model.weights.quantization import (
     WeightFormat,
     unsupported,

@@ -1,9 +1,10 @@
-"""From a model's name or path to a folder on this machine. No torch."""
+"""From a model's name or path to a folder on this machine, and how it is read. No torch."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from segue.api.errors import InvalidCheckpoint
@@ -21,6 +22,26 @@ DEMO = "demo"
 """The checkpoint that comes with the package."""
 # Located by path: the package `segue.demo` trains this checkpoint, and serving does not need it.
 _DEMO_FOLDER = Path(__file__).parents[2] / "demo" / "checkpoint"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointConfig:
+    generation_config: str = "auto"
+    """"auto": the folder's generation_config.json gives the defaults for what a client does not
+    set. "none": that file is ignored, and sampling is greedy by default."""
+    skip_tokenizer: bool = False
+    """Serve token ids only, without a tokenizer: text and chats are rejected, answers have no text.
+    Equal on all processes."""
+
+    def __post_init__(self) -> None:
+        if self.generation_config not in ("auto", "none"):
+            raise ValueError(
+                f'generation_config must be "auto" or "none", got "{self.generation_config}"'
+            )
+
+
+AS_PUBLISHED = CheckpointConfig()
+"""Uses everything in the folder."""
 
 
 def resolve_model(model: str, *, with_weights: bool) -> Path:

@@ -160,7 +160,7 @@ def _modelopt(settings: Json) -> Quantization:
     named: tuple[tuple[str, WeightFormat], ...]
     algorithm = str(settings.get("quant_algo") or "")
     if not algorithm and (settings.get("kv_cache_quant_algo") or settings.get("kv_cache_scheme")):
-        # Only keys and values: `segue.model.weights.kv_scales`.
+        # Only keys and values, whose scales `segue.model.attention` reads.
         default, named = WeightFormat.PLAIN, ()
     elif algorithm != "MIXED_PRECISION":
         default, named = _format(algorithm, settings), ()

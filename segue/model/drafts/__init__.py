@@ -1,1 +1,0 @@
-"""Drafting with fewer tokens than the vocabulary has."""
