@@ -138,6 +138,11 @@ def one_of(name: str, table: Mapping[Wire, Value], wire: Wire) -> Value:
     return table[wire]
 
 
+def counted(number: int, noun: str) -> str:
+    """1 turn, 2 turns."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def shown(value: float) -> str:
     """The shortest text for exactly this number."""
     return repr(value).removesuffix(".0")

@@ -17,10 +17,10 @@ from rich.markup import escape
 from segue.api.errors import SegueError, Unavailable
 from segue.api.types import SamplingParams, StopConditions
 from segue.cli import show
+from segue.cli.options import Connection
 from segue.cli.prompt import TerminalPrompt, line_history
 from segue.demo import SUGGESTIONS
 from segue.sdk.client import Client, Session, TokenDelta, TurnEnd
-from segue.security.tls import Tls
 
 _DEMO = "demo"
 """The name of the bundled checkpoint, as in `segue.model.checkpoint.source`."""
@@ -30,9 +30,7 @@ _DEMO = "demo"
 class Chat:
     """A conversation with its settings."""
 
-    target: str
-    api_key: str | None = None
-    tls: Tls | None = None
+    connection: Connection
     session: str | None
     system: str
     tools: Sequence[str]
@@ -109,7 +107,7 @@ class Chat:
     @contextlib.contextmanager
     def _connected(self) -> Iterator[Client]:
         async def connect() -> Client:
-            return Client(self.target, api_key=self.api_key, tls=self.tls)
+            return self.connection.client()
 
         with self._runner:
             # A channel belongs to the event loop that creates it.

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Annotated
 
 import typer
 
-from segue.api.api_key import one_key
 from segue.api.errors import InvalidRequest, SegueError
 from segue.api.types import ChatInput, SamplingParams, StopConditions
 from segue.cli import show
@@ -22,24 +20,20 @@ from segue.cli.live.scale import reload, scale
 from segue.cli.live.top import top
 from segue.cli.operate import drain, explain, status
 from segue.cli.options import (
-    ApiKey,
+    AsJson,
+    Connection,
     MaxTokens,
     Seed,
     SessionName,
-    Target,
     Temperature,
     TemplateKwargs,
     Thinking,
-    TlsCa,
-    TlsCert,
-    TlsKey,
+    connecting,
     err,
     out,
-    tls_of,
 )
 from segue.cli.serve import serve
 from segue.cli.upgrade import upgrade
-from segue.sdk.client import DEFAULT_TARGET, Client
 
 app = typer.Typer(
     add_completion=False,
@@ -89,9 +83,11 @@ app.command()(serve)
 
 
 @app.command()
+@connecting
 def chat(
     prompt: Annotated[str | None, typer.Argument(help="One turn; without it, many.")] = None,
-    target: Target = DEFAULT_TARGET,
+    *,
+    to: Connection,
     session: SessionName = None,
     system: Annotated[str, typer.Option(help="System message.")] = "",
     tools: Annotated[Path | None, typer.Option(help="JSON file: a list of tools.")] = None,
@@ -100,17 +96,11 @@ def chat(
     max_tokens: MaxTokens = None,
     temperature: Temperature = None,
     seed: Seed = None,
-    api_key: ApiKey = None,
-    tls_ca: TlsCa = "",
-    tls_cert: TlsCert = "",
-    tls_key: TlsKey = "",
     history: Annotated[bool, typer.Option(help="Keep typed lines for the arrow keys.")] = True,
 ) -> None:
     """Talk to the model, with the timings under each answer."""
     conversation = Chat(
-        target=target,
-        api_key=one_key(api_key),
-        tls=tls_of(tls_ca, tls_cert, tls_key),
+        connection=to,
         session=session,
         system=system,
         tools=read_tools(tools) if tools else (),
@@ -129,7 +119,8 @@ def chat(
 
 
 @app.command()
-def generate(
+@connecting
+async def generate(
     prompt: Annotated[str | None, typer.Option(help="Plain text, no chat template.")] = None,
     messages: Annotated[
         Path | None, typer.Option(help="JSON file of chat messages; - reads stdin.")
@@ -137,11 +128,8 @@ def generate(
     input_ids: Annotated[str | None, typer.Option(help="Token ids: 1,2,3.")] = None,
     thinking: Thinking = None,
     chat_template_kwargs: TemplateKwargs = "",
-    target: Target = DEFAULT_TARGET,
-    api_key: ApiKey = None,
-    tls_ca: TlsCa = "",
-    tls_cert: TlsCert = "",
-    tls_key: TlsKey = "",
+    *,
+    to: Connection,
     session: SessionName = None,
     max_tokens: MaxTokens = None,
     temperature: Temperature = None,
@@ -163,7 +151,7 @@ def generate(
     ignore_eos: Annotated[bool, typer.Option("--ignore-eos")] = False,
     json_schema: JsonSchemaFile = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds for the turn.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run one turn; prints the text, or everything about it with --json."""
     turn_input = one_input(prompt, messages, input_ids)
@@ -192,22 +180,16 @@ def generate(
         stop_token_ids=tuple(stop_id or ()),
         ignore_eos=ignore_eos,
     )
-
-    tls = tls_of(tls_ca, tls_cert, tls_key)
-
-    async def run() -> None:
-        async with Client(target, api_key=one_key(api_key), tls=tls) as client:
-            answer = await client.generate(
-                turn_input,
-                session_id=session or "",
-                sampling=sampling,
-                stop=stop_conditions,
-                output=schema_in(json_schema),
-                timeout_s=timeout,
-            )
-        typer.echo(show.answer_json(answer) if as_json else answer.text)
-
-    asyncio.run(run())
+    async with to.client() as client:
+        answer = await client.generate(
+            turn_input,
+            session_id=session or "",
+            sampling=sampling,
+            stop=stop_conditions,
+            output=schema_in(json_schema),
+            timeout_s=timeout,
+        )
+    typer.echo(show.answer_json(answer) if as_json else answer.text)
 
 
 for command in (status, explain, drain, upgrade, scale, reload, top):

@@ -15,30 +15,11 @@ from segue.api.errors import InvalidConfig
 from segue.cli.options import err, out
 
 MODULES = (
-    "torch",
-    "numpy",
-    "safetensors",
-    "isal",
-    "huggingface_hub",
-    "tokenizers",
-    "jinja2",
-    "ray",
-    "mooncake",
-    "grpc_health",
-    "grpc_reflection",
-    "prometheus_client",
-    "h11",
-    "cachetools",
-    "xgrammar",
-    "tomli_w",
-    "fastapi",
-    "starlette",
-    "uvicorn",
-    "uvloop",
-    "httptools",
+    *("torch", "numpy", "safetensors", "isal", "huggingface_hub", "tokenizers", "jinja2", "ray"),
+    *("mooncake", "grpc_health", "grpc_reflection", "prometheus_client", "h11", "cachetools"),
+    *("xgrammar", "tomli_w", "fastapi", "starlette", "uvicorn", "uvloop", "httptools"),
 )
-"""What a server imports from the extras `cpu` and `cuda`. Triton is not listed: only GPUs need it.
-"""
+"""The server's imports from the extras `cpu` and `cuda`, without Triton, which only GPUs need."""
 
 
 def serve(
@@ -113,34 +94,39 @@ def serve(
     read = functools.partial(
         configure,
         config,
-        cluster={
-            "model": model,
-            "prefill": prefill,
-            "decode": decode,
-            "routers": routers,
-            "ray_address": ray_address,
-            "http": http,
-            "gateways": gateways,
-        },
-        router={
-            "host": host,
-            "announce": announce,
-            "port": port,
-            "tool_call_parser": tool_call_parser,
-            "reasoning_parser": reasoning_parser,
-            "api_keys_file": str(api_keys.resolve()) if api_keys else None,
-            "queue_timeout_s": queue_timeout,
+        {
+            "cluster": {
+                "model": model,
+                "prefill": prefill,
+                "decode": decode,
+                "routers": routers,
+                "ray_address": ray_address,
+                "http": http,
+                "gateways": gateways,
+            },
+            "router": {
+                "host": host,
+                "announce": announce,
+                "port": port,
+                "tool_call_parser": tool_call_parser,
+                "reasoning_parser": reasoning_parser,
+                "api_keys_file": str(api_keys.resolve()) if api_keys else None,
+                "queue_timeout_s": queue_timeout,
+            },
+            "decode": {"simulate_acceptance": simulate_acceptance},
+            "checkpoint": {
+                "generation_config": generation_config,
+                "skip_tokenizer": skip_tokenizer,
+            },
+            "gateway": {"port": http_port},
+            "engine": {"quantization": quantization},
+            "security": {
+                "cluster_secret_file": (
+                    str(cluster_secret_file.resolve()) if cluster_secret_file else None
+                ),
+            },
         },
         api_keys=api_key or (),
-        decode={"simulate_acceptance": simulate_acceptance},
-        checkpoint={"generation_config": generation_config, "skip_tokenizer": skip_tokenizer},
-        gateway={"port": http_port},
-        engine={"quantization": quantization},
-        security={
-            "cluster_secret_file": (
-                str(cluster_secret_file.resolve()) if cluster_secret_file else None
-            ),
-        },
     )
     settings = read()
     if settings.decode.simulates_acceptance:

@@ -11,6 +11,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from segue.api.checks import counted
 from segue.api.cluster.fleet import FleetStatus
 from segue.api.cluster.status import ClusterStatus, UnitCounts, WorkerHealth, WorkerStatus
 from segue.api.turn import PromptLogprobs, Timings, TurnEnd, Usage
@@ -41,11 +42,6 @@ def timings_lines(end: TurnEnd, width: int) -> str:
         _first_token(timings),
     )
     return "\n".join(lines_of(parts, width))
-
-
-def counted(number: int, noun: str) -> str:
-    """1 turn, 2 turns."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _speed(tokens_per_s: float) -> str:
@@ -220,13 +216,7 @@ def _row(worker: WorkerStatus, separator: str) -> tuple[RenderableType, ...]:
 def _units(counts: UnitCounts) -> list[str]:
     others = [
         f"{number} {name}"
-        for name, number in (
-            ("working", counts.working),
-            ("cached", counts.cached),
-            ("reserved", counts.reserved),
-            ("quarantined", counts.quarantined),
-            ("stray", counts.stray),
-        )
-        if number
+        for name in ("working", "cached", "reserved", "quarantined", "stray")
+        if (number := getattr(counts, name))
     ]
     return [f"{counts.free}/{counts.total} free", *others]

@@ -10,20 +10,13 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from segue.api.explanation import CostLine, Explanation, WeighedCandidate
-from segue.cli.show import counted, lines_of, natural_width
+from segue.api.checks import counted
+from segue.api.cluster.explanation import CostLine, Explanation, WeighedCandidate
+from segue.cli.show import lines_of, natural_width
 
-# Columns of milliseconds, in the order in which a turn passes through them. The last is their sum.
-_PARTS = (
-    "queue",
-    "pull",
-    "compute",
-    "move",
-    "hidden",
-    "interference",
-    "overhead",
-    "total",
-)
+# The parts of a candidate's expected time, in the order in which a turn passes through them. The
+# last one is their sum.
+_PARTS = ("queue", "pull", "compute", "move", "hidden", "interference", "overhead", "total")
 
 
 def explanation_json(explanation: Explanation) -> str:
@@ -50,12 +43,12 @@ def _candidate_lines(explanation: Explanation, width: int) -> list[Text]:
     """The candidates as sums: 22.6 compute + 3.4 overhead = 26.0."""
     lines = []
     for one in explanation.candidates:
-        values = zip(_PARTS[:-1], map(_milliseconds, _parts(one)), strict=False)
-        sum_of = " + ".join(f"{value} {part}" for part, value in values if value)
+        *values, total = _parts(one)
+        named = zip(_PARTS, values, strict=False)
+        sum_of = " + ".join(f"{value} {part}" for part, value in named if value)
         text = (
             f"{'▶' if one.chosen else ' '} {one.mode} {_path(one)} "
-            f"{one.computed_tokens}/{one.moved_tokens}: {sum_of or 0} = "
-            f"{_milliseconds(one.total_s) or 0}"
+            f"{one.computed_tokens}/{one.moved_tokens}: {sum_of or 0} = {total or 0}"
         )
         if one.excluded:
             text += f" · excluded: {one.excluded.replace('_', ' ')}"
@@ -68,7 +61,7 @@ def _candidate_lines(explanation: Explanation, width: int) -> list[Text]:
 
 
 def _candidates(explanation: Explanation) -> Table:
-    parts = [[_milliseconds(part) for part in _parts(one)] for one in explanation.candidates]
+    parts = [_parts(one) for one in explanation.candidates]
     # Terminals are narrow: a part that is 0 everywhere has no column.
     shown = [index for index in range(len(_PARTS)) if any(row[index] for row in parts)]
     table = Table(box=None, pad_edge=False)
@@ -94,17 +87,9 @@ def _style(one: WeighedCandidate) -> str:
     return "bold green" if one.chosen else "dim" if one.excluded else ""
 
 
-def _parts(one: WeighedCandidate) -> tuple[float, ...]:
-    return (
-        one.queue_s,
-        one.pull_s,
-        one.compute_s,
-        one.move_s,
-        one.hidden_s,
-        one.interference_s,
-        one.overhead_s,
-        one.total_s,
-    )
+def _parts(one: WeighedCandidate) -> list[str]:
+    """Each part in milliseconds; empty if it is 0."""
+    return [_milliseconds(getattr(one, f"{part}_s")) for part in _PARTS]
 
 
 def _milliseconds(seconds: float) -> str:
@@ -134,12 +119,8 @@ def _speeds(explanation: Explanation) -> Table:
     for column in ("prefill: ms + µs/token", "move: ms + µs/MiB", "step: ms + µs/turn"):
         table.add_column(column, no_wrap=True)
     for speed in explanation.speeds:
-        table.add_row(
-            speed.worker_id,
-            _line(speed.compute, 1),
-            _line(speed.link, 2**20),
-            _line(speed.step, 1),
-        )
+        lines = _line(speed.compute, 1), _line(speed.link, 2**20), _line(speed.step, 1)
+        table.add_row(speed.worker_id, *lines)
     return table
 
 

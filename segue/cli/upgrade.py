@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import typer
 
-from segue.api.api_key import one_key
 from segue.api.errors import InvalidRequest
-from segue.cli.operate import report_words
-from segue.cli.options import ApiKey, Target, TlsCa, TlsCert, TlsKey, out, tls_of
-from segue.sdk.client import DEFAULT_TARGET, Client
+from segue.cli.options import Connection, connecting, print_timed
 from segue.upgrade.gateway import GatewayCalls
 from segue.upgrade.processes import ServedProcesses
 from segue.upgrade.run import Upgrade
 
 
-def upgrade(
-    target: Target = DEFAULT_TARGET,
+@connecting
+async def upgrade(
+    *,
+    to: Connection,
     gateway: Annotated[
         list[str] | None,
         typer.Option(help="A gateway to restart too, as host:port or URL; may repeat."),
     ] = None,
-    api_key: ApiKey = None,
-    tls_ca: TlsCa = "",
-    tls_cert: TlsCert = "",
-    tls_key: TlsKey = "",
     timeout: Annotated[
         float | None,
         typer.Option(help="Seconds for each drain of a worker or router; default: its drain_s."),
@@ -44,44 +39,35 @@ def upgrade(
     ] = False,
     since: Annotated[
         str | None,
-        typer.Option(help="Go on with an upgrade that began then; newer processes are left."),
+        typer.Option(help="Continue an upgrade that started then: newer processes are skipped."),
     ] = None,
 ) -> None:
     """Restart all workers, all routers and the named gateways, one by one. No turn is lost."""
-    tls, key = tls_of(tls_ca, tls_cert, tls_key), one_key(api_key)
     now = datetime.now(UTC)
-    began = now if since is None else _time_of(since, now)
-
-    async def restart_all() -> int:
-        async with contextlib.AsyncExitStack() as stack:
-
-            async def client_of(target: str) -> Client:
-                return await stack.enter_async_context(Client(target, api_key=key, tls=tls))
-
-            cluster = await client_of(target)
-            processes = ServedProcesses(
-                cluster,
-                [await client_of(one) for one in cluster.target.split(",")],
-                [GatewayCalls(one, api_key=key or "", tls=tls) for one in gateway or ()],
-                in_words=report_words,
-                drain_s=timeout,
-            )
-            running = Upgrade(
-                processes,
-                _say,
-                ready_timeout_s=ready_timeout,
-                ran_s=(now - began).total_seconds(),
-                may_interrupt=may_interrupt,
-            )
-            return len(await running.run())
-
-    _say(f"began; if interrupted, go on with --since {_as_text(began)}")
-    num_restarted = asyncio.run(restart_all())
-    _say(f"upgraded: {num_restarted} processes restarted")
-
-
-def _say(line: str) -> None:
-    out.print(f"{_as_text(datetime.now(UTC))[11:19]} {line}", soft_wrap=True, markup=False)
+    started = now if since is None else _time_of(since, now)
+    hint = f"started; if interrupted, continue with --since {_as_text(started)}"
+    async with contextlib.AsyncExitStack() as stack:
+        cluster = await stack.enter_async_context(to.client())
+        routers = [
+            await stack.enter_async_context(replace(to, target=target).client())
+            for target in cluster.target.split(",")
+        ]
+        processes = ServedProcesses(
+            cluster,
+            routers,
+            [GatewayCalls(one, api_key=to.api_key or "", tls=to.tls) for one in gateway or ()],
+            drain_s=timeout,
+        )
+        running = Upgrade(
+            processes,
+            print_timed,
+            on_start=lambda: print_timed(hint),
+            ready_timeout_s=ready_timeout,
+            ran_s=(now - started).total_seconds(),
+            may_interrupt=may_interrupt,
+        )
+        restarted = await running.run()
+    print_timed(f"upgraded: {len(restarted)} processes restarted")
 
 
 def _as_text(time: datetime) -> str:

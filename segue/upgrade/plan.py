@@ -1,7 +1,7 @@
-"""Which process a rolling restart takes next: a pure function of what the cluster shows.
+"""The next step of a rolling restart: a pure function of the cluster's state.
 
-Nothing is remembered between two looks but when the restart began and which processes there were,
-so one that was interrupted goes on where it stopped.
+Only the start time and the set of processes are remembered between two looks, so an interrupted
+restart continues where it stopped.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from segue.api.errors import InvalidRequest
 
 
 class Kind(enum.IntEnum):
-    """In the order in which they restart: what is called comes before what calls it."""
+    """In the order in which they restart: callees before callers."""
 
     PREFILL = 0
     DECODE = 1
@@ -27,7 +27,7 @@ class Kind(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Member:
-    """A process of the cluster, in any of its lives."""
+    """A process of the cluster and its successors."""
 
     kind: Kind
     name: str
@@ -43,9 +43,9 @@ class Seen:
 
     member: Member
     is_ready: bool
-    """It serves; a worker in the view of every router."""
+    """It serves; for a worker: every router considers it ready."""
     uptime_s: float
-    """Of this life. 0 if it cannot be reached."""
+    """0 if it cannot be reached."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,17 +72,17 @@ def next_step(
     seen: Sequence[Seen],
     *,
     known: Collection[Member],
-    began_s: float,
+    age_s: float,
     may_interrupt: bool = False,
 ) -> Step:
-    """`known`: the processes that must be there. `began_s`: how long ago the rolling restart began;
-    what has served for less is a successor. `may_interrupt`: the only process of a kind may restart
-    too, and the cluster refuses turns meanwhile.
+    """`known`: the processes that must exist. `age_s`: the time since the rolling restart started;
+    a process with a shorter uptime is a successor. `may_interrupt`: the only process of a kind may
+    restart too, while the cluster refuses turns.
 
     Raises InvalidRequest if that would happen without `may_interrupt`.
     """
     ready = {one.member for one in seen if one.is_ready}
-    old = sorted(one.member for one in seen if one.uptime_s > began_s)
+    old = sorted(one.member for one in seen if one.uptime_s > age_s)
     if not may_interrupt:
         _require_siblings(old, {*known, *ready})
     if absent := sorted({*known, *(one.member for one in seen)} - ready):
@@ -91,7 +91,7 @@ def next_step(
 
 
 def _require_siblings(old: Sequence[Member], members: Collection[Member]) -> None:
-    """Before the first restart, so that nothing is left half done."""
+    """Checked before the first restart, so that a refusal leaves nothing half done."""
     kinds = [member.kind for member in members]
     for member in old:
         if kinds.count(member.kind) == 1:

@@ -1,4 +1,4 @@
-"""The processes of a cluster, by gRPC and HTTP: what a rolling restart sees, and how it drains."""
+"""The processes of a cluster as a rolling restart sees and drains them, over gRPC and HTTP."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
-from segue.api.cluster.drain import DrainReport
 from segue.api.cluster.status import ClusterStatus, WorkerHealth
 from segue.api.errors import DeadlineExceeded, Unavailable
 from segue.api.types import Role
@@ -28,15 +27,13 @@ class ServedProcesses:
         routers: Sequence[Client],
         gateways: Sequence[GatewayCalls],
         *,
-        in_words: Callable[[DrainReport], str],
         drain_s: float | None = None,
     ) -> None:
-        """`cluster`: a client of all routers. `routers`: one of each. `drain_s`: how long the drain
-        of a worker or a router may take; by default what it is configured with."""
+        """`cluster`: a client of all routers. `routers`: one client for each. `drain_s`: time limit
+        of each worker's and router's drain; by default its own `drain_s`."""
         self._cluster = cluster
         self._routers = {Member(Kind.ROUTER, router.target): router for router in routers}
         self._gateways = {Member(Kind.GATEWAY, gateway.url): gateway for gateway in gateways}
-        self._in_words = in_words
         self._drain_s = drain_s
         self._reached: set[Member] = set()
 
@@ -57,16 +54,14 @@ class ServedProcesses:
     async def drain(self, member: Member) -> str:
         if member.kind is Kind.GATEWAY:
             await self._gateways[member].drain()
-            return "its requests end, and it takes no new ones"
+            return "it finishes its requests and takes no new ones"
         if member.kind is Kind.ROUTER:
             ended, cut = await self._routers[member].drain_router(timeout_s=self._drain_s)
             return f"{ended} turns ended, {cut} went on elsewhere"
-        return self._in_words(
-            await self._cluster.drain_worker(member.name, timeout_s=self._drain_s)
-        )
+        return str(await self._cluster.drain_worker(member.name, timeout_s=self._drain_s))
 
     async def _ask(self, member: Member, ask: Callable[[], Awaitable[View]]) -> View | None:
-        """None if the process is away. Raises its error if it was never there."""
+        """None if the process does not answer. Raises the error if it never did."""
         try:
             view = await ask()
         except _AWAY:
@@ -78,7 +73,7 @@ class ServedProcesses:
 
 
 def workers_in(views: Sequence[ClusterStatus]) -> list[Seen]:
-    """The workers that any router knows. One is ready if every router that answers says so."""
+    """The workers that any router knows. A worker is ready if every router that answers agrees."""
     members: dict[Member, list[tuple[bool, float]]] = {}
     for view in views:
         for worker in view.workers:

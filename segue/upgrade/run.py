@@ -1,19 +1,19 @@
-"""Carries a rolling restart out, one step at a time."""
+"""Carries out a rolling restart, one step at a time."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 from segue.api.errors import DeadlineExceeded, NotFound, Unavailable
 from segue.process.telemetry import Clock
-from segue.upgrade.plan import Done, Member, Restart, Seen, Wait, next_step
+from segue.upgrade.plan import Done, Member, Restart, Seen, Step, Wait, next_step
 
 LOOK_EVERY_S = 0.25
 _FIRST_LOOK_EVERY_S = 1.0
-# A rolling restart that is repeated may meet a process that is just starting.
+# A repeated rolling restart may meet a process that is still starting.
 _REACH_S = 15.0
 
 Report = Callable[[str], None]
@@ -24,13 +24,13 @@ class Processes(Protocol):
     """The cluster, as a rolling restart sees it."""
 
     async def look(self) -> Sequence[Seen]:
-        """All processes, with those that are away just now. Raises SegueErrors for one that has
-        never been reached or that refuses the caller."""
+        """All processes, including those that do not answer now. Raises SegueErrors for a process
+        that has never been reached or that refuses the caller."""
         ...
 
     async def drain(self, member: Member) -> str:
-        """Returns when the process is about to end: what came of its turns, for a person. Raises
-        SegueErrors."""
+        """Returns when the process is about to end, with the outcome for its turns, in words.
+        Raises SegueErrors."""
         ...
 
 
@@ -42,49 +42,52 @@ class Upgrade:
         processes: Processes,
         report: Report,
         *,
+        on_start: Callable[[], None] = lambda: None,
         ready_timeout_s: float,
         ran_s: float = 0.0,
         may_interrupt: bool = False,
         clock: Clock = time.monotonic,
     ) -> None:
-        """`ready_timeout_s`: for one process, from the end of its drain until its successor serves.
-        `ran_s`: how long ago the rolling restart began, if this goes on with it. `may_interrupt`:
-        see `next_step`.
+        """`on_start` is called before the first step, unless the restart is refused.
+        `ready_timeout_s`: for one process, from the end of its drain until its successor serves.
+        `ran_s`: the age of the interrupted restart that this one continues. `may_interrupt`: see
+        `next_step`.
         """
         self._processes = processes
         self._report = report
+        self._on_start = on_start
         self._ready_timeout_s = ready_timeout_s
         self._may_interrupt = may_interrupt
         self._clock = clock
-        self._began_at = clock() - ran_s
+        self._started_at = clock() - ran_s
         self._waiting_since = clock()
 
     async def run(self) -> list[Member]:
-        """Restarts every process that has served since before it began. Returns those, in order.
+        """Restarts every process that is older than the rolling restart. Returns them, in order.
 
         Raises InvalidRequest if a kind of process has only one, DeadlineExceeded if a successor is
         late, and the errors of `Processes`.
         """
         seen = await self._first_look()
         known = {one.member for one in seen}
+        step = self._step(seen, known)
+        self._on_start()
         restarted: list[Member] = []
-        is_waiting = False
-        while True:
-            began_s = self._clock() - self._began_at
-            step = next_step(seen, known=known, began_s=began_s, may_interrupt=self._may_interrupt)
-            if is_waiting and not isinstance(step, Wait):
-                self._report(f"all ready again after {self._waited_s:.1f} s")
-            is_waiting = isinstance(step, Wait)
+        while not isinstance(step, Done):
             match step:
-                case Done():
-                    return restarted
                 case Restart(member):
                     await self._restart(member)
                     restarted.append(member)
-                    is_waiting = True
                 case Wait(members):
                     await self._wait(members)
-            seen = await self._processes.look()
+            step = self._step(await self._processes.look(), known)
+            if not isinstance(step, Wait):
+                self._report(f"all ready again after {self._waited_s:.1f} s")
+        return restarted
+
+    def _step(self, seen: Sequence[Seen], known: Collection[Member]) -> Step:
+        """Raises InvalidRequest."""
+        return next_step(seen, known=known, age_s=self._age_s, may_interrupt=self._may_interrupt)
 
     async def _first_look(self) -> Sequence[Seen]:
         while True:
@@ -101,7 +104,7 @@ class Upgrade:
         try:
             outcome = await self._processes.drain(member)
         except (NotFound, Unavailable) as error:
-            # It has just died or left: its supervisor starts it all the same.
+            # It has just died or left: its supervisor starts it anyway.
             outcome = str(error)
         self._report(f"{member} drained in {self._clock() - started_at:.1f} s: {outcome}")
         self._waiting_since = self._clock()
@@ -109,11 +112,10 @@ class Upgrade:
             await self._wait((member,))
 
     async def _is_still_there(self, member: Member) -> bool:
-        """Whether the life that was drained still shows as ready. It must not be taken for its
-        successor."""
-        began_s = self._clock() - self._began_at
+        """Whether the drained process is still shown as ready: it is not its successor."""
+        age_s = self._age_s
         return any(
-            one.member == member and one.is_ready and one.uptime_s > began_s
+            one.member == member and one.is_ready and one.uptime_s > age_s
             for one in await self._processes.look()
         )
 
@@ -124,9 +126,14 @@ class Upgrade:
             raise DeadlineExceeded(
                 f"expected the successor of {names} to be ready within "
                 f"{self._ready_timeout_s:g} s, and it is not: see `segue status` and its log, then "
-                "go on with --since"
+                "continue with --since"
             )
         await asyncio.sleep(LOOK_EVERY_S)
+
+    @property
+    def _age_s(self) -> float:
+        """Seconds since the rolling restart started."""
+        return self._clock() - self._started_at
 
     @property
     def _waited_s(self) -> float:

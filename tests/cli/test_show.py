@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console, RenderableType
 
 from segue.api.cluster.drain import DrainReport, LeftReason
+from segue.api.cluster.explanation import CostLine, Explanation, WeighedCandidate, WorkerSpeed
 from segue.api.cluster.status import (
     ClusterStatus,
     RouterStatus,
@@ -20,10 +21,9 @@ from segue.api.cluster.status import (
     WorkerLoad,
     WorkerStatus,
 )
-from segue.api.explanation import CostLine, Explanation, WeighedCandidate, WorkerSpeed
 from segue.api.turn import FinishReason, PromptLogprobs, Timings, TurnEnd, Usage
 from segue.api.types import Epoch, Role, SessionId, TurnId, WorkerId
-from segue.cli.operate import report_json, report_line, workers_at
+from segue.cli.operate import report_json, workers_at
 from segue.cli.show import answer_json, lines_of, status_table, timings_lines
 from segue.cli.show_explanation import explanation_tables
 from segue.sdk.client import Answer
@@ -295,7 +295,7 @@ def test_a_worker_that_drains_shows_what_is_left() -> None:
 
 
 def test_a_drains_report_is_one_line() -> None:
-    assert report_line(DrainReport()) == "drained: 0 turns ended, 0 sessions moved"
+    assert str(DrainReport()) == "0 turns ended, 0 sessions moved"
     report = DrainReport(
         ended_turns=1,
         moved_turns=2,
@@ -303,8 +303,8 @@ def test_a_drains_report_is_one_line() -> None:
         moved_bytes=2048,
         left={LeftReason.NO_MEMORY: 2, LeftReason.ELSEWHERE: 1},
     )
-    assert report_line(report) == (
-        "drained: 1 turn ended, 2 turns went on elsewhere, 1 session moved (2 KiB), "
+    assert str(report) == (
+        "1 turn ended, 2 turns went on elsewhere, 1 session moved (2 KiB), "
         "3 sessions left behind (2 no memory elsewhere, 1 went on elsewhere)"
     )
     assert json.loads(report_json(report))["left"] == {"no_memory": 2, "elsewhere": 1}

@@ -128,7 +128,7 @@ async def test_a_router_that_is_away_is_said_and_asked_again() -> None:
         return answer
 
     console = Console(width=100)
-    shown = [text_of(one) async for one in frames(look, console, "r:1", ended, every_s=0.0)]
+    shown = [text_of(one) async for one in frames(look, console, ended, every_s=0.0)]
 
     assert "no answer for 0 s: nothing listens" in shown[0]
     assert "no answer" not in shown[1]

@@ -12,7 +12,7 @@ D0, D1 = (Member(Kind.DECODE, f"decode-{n}") for n in range(2))
 R0, R1 = (Member(Kind.ROUTER, f"r{n}:7411") for n in range(2))
 G0, G1 = (Member(Kind.GATEWAY, f"http://g{n}") for n in range(2))
 ALL = (P0, P1, D0, D1, R0, R1, G0, G1)
-BEGAN_S = 100.0
+AGE_S = 100.0
 
 
 def look(*, new: tuple[Member, ...] = (), away: tuple[Member, ...] = ()) -> list[Seen]:
@@ -24,7 +24,7 @@ def look(*, new: tuple[Member, ...] = (), away: tuple[Member, ...] = ()) -> list
 
 
 def step(seen: list[Seen], known: tuple[Member, ...] = ALL) -> Step:
-    return next_step(seen, known=known, began_s=BEGAN_S)
+    return next_step(seen, known=known, age_s=AGE_S)
 
 
 @pytest.mark.parametrize("number", range(len(ALL)))
@@ -66,10 +66,10 @@ def test_the_only_process_of_a_kind_is_not_restarted_unless_that_is_accepted(
     seen = [one for one in look() if one.member != missing]
     known = {*ALL} - {missing}
     with pytest.raises(InvalidRequest, match=words):
-        next_step(seen, known=known, began_s=BEGAN_S)
+        next_step(seen, known=known, age_s=AGE_S)
 
     # Before the first one restarts.
-    accepted = next_step(seen, known=known, began_s=BEGAN_S, may_interrupt=True)
+    accepted = next_step(seen, known=known, age_s=AGE_S, may_interrupt=True)
     assert accepted == Restart(P0)
 
 

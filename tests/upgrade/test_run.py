@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -66,9 +67,9 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "LOOK_EVERY_S", 0.0)
 
 
-def upgrade_of(processes: FakeProcesses, lines: list[str], **options: float) -> Upgrade:
+def upgrade_of(processes: FakeProcesses, lines: list[str], **options: Any) -> Upgrade:
     options = {"ready_timeout_s": 30.0, **options}
-    return Upgrade(processes, lines.append, clock=processes.clock, **options)  # type: ignore[arg-type]
+    return Upgrade(processes, lines.append, clock=processes.clock, **options)
 
 
 async def test_each_process_restarts_once_and_never_two_at_once() -> None:
@@ -86,7 +87,7 @@ async def test_each_process_restarts_once_and_never_two_at_once() -> None:
 
 async def test_one_that_goes_on_restarts_only_what_is_left() -> None:
     processes = FakeProcesses()
-    # The other one began 100 s ago and restarted three.
+    # The other one started 100 s ago and restarted three.
     processes.born_at = dict.fromkeys(MEMBERS[:3], processes.now - 50.0)
 
     restarted = await upgrade_of(processes, [], ran_s=100.0).run()
@@ -125,12 +126,18 @@ async def test_a_process_that_dies_before_its_drain_has_restarted() -> None:
 async def test_a_lone_process_is_refused_before_anything_restarts() -> None:
     processes = FakeProcesses(members=MEMBERS[:-1])
 
-    with pytest.raises(InvalidRequest, match=r"gateway-0 alone"):
-        await upgrade_of(processes, []).run()
-    assert processes.drained == []
+    starts: list[float] = []
 
-    restarted = await upgrade_of(processes, [], may_interrupt=True).run()
+    def on_start() -> None:
+        starts.append(processes.now)
+
+    with pytest.raises(InvalidRequest, match=r"gateway-0 alone"):
+        await upgrade_of(processes, [], on_start=on_start).run()
+    assert processes.drained == starts == []
+
+    restarted = await upgrade_of(processes, [], may_interrupt=True, on_start=on_start).run()
     assert restarted == MEMBERS[:-1]
+    assert len(starts) == 1
 
 
 async def test_a_process_that_just_starts_is_waited_for_at_first(

@@ -1,4 +1,4 @@
-"""Taking a worker out of service: the order, the sessions that it holds, and what came of both."""
+"""Drains: the order, the sessions that the worker holds, and the report."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from segue.api.checks import (
     MAX_SESSION_CHARS,
+    counted,
     require,
     require_ascending,
     require_name,
@@ -20,7 +21,7 @@ from segue.api.types import SessionId
 MAX_DRAIN_S = 86_400.0
 """The longest drain: no turn runs longer."""
 MAX_PREFIXES = 64
-"""Most states of one session that are moved. A prompt leaves fewer."""
+"""Most states of one session that are moved; a prompt leaves fewer."""
 _MAX_LEASE_S = 1e9
 _MAX_TOKENS = 1 << 32
 
@@ -29,12 +30,12 @@ class LeftReason(enum.StrEnum):
     """Why a session was not moved. Its next turn computes its prompt."""
 
     NOT_ASKED = "not asked for"
-    """The drain was to move none."""
+    """The order excluded moves."""
     ELSEWHERE = "went on elsewhere"
     """Its last turn ran on another worker, or the router does not know it."""
     NO_WORKER = "no other decode worker"
     NO_MEMORY = "no memory elsewhere"
-    """Other workers have none that is not leased by their own sessions."""
+    """All memory of the other workers is leased by their own sessions."""
     NO_TIME = "no time left"
     NO_STATE = "no state left"
     """The worker has evicted its states."""
@@ -45,7 +46,7 @@ class LeftReason(enum.StrEnum):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrainOrder:
     timeout_s: float
-    """How long running turns may take to end, and sessions to move."""
+    """For running turns to end and for sessions to move."""
     move_sessions: bool = True
 
     def __post_init__(self) -> None:
@@ -58,7 +59,7 @@ class HeldSession:
 
     session_id: SessionId
     prefixes: tuple[PrefixName, ...]
-    """Those of its last prompt and answer at whose ends the worker has a state, ascending."""
+    """Prefixes of its last prompt and answer that end where the worker has a state, ascending."""
     expires_in_s: float
     """Until its lease ends."""
 
@@ -80,7 +81,7 @@ def require_prefixes(prefixes: tuple[PrefixName, ...]) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adopted:
-    """What a worker has of a session that it pulled from another."""
+    """The part of a session that a worker has after it pulled it from another."""
 
     kept_tokens: int
     """Tokens whose pages are there."""
@@ -91,7 +92,7 @@ class Adopted:
 
 @dataclass(frozen=True, slots=True)
 class MoveReport:
-    """What became of sessions that were to be moved."""
+    """The outcome for each session to move."""
 
     moved: Mapping[SessionId, int] = field(default_factory=dict)
     """The bytes that were moved for each."""
@@ -110,11 +111,11 @@ class DrainReport:
     ended_turns: int = 0
     """Turns that ended on the worker."""
     moved_turns: int = 0
-    """Turns that ran out of the drain's time: others go on with them."""
+    """Turns that the drain's time ran out for: other workers continue them."""
     moved_sessions: int = 0
     moved_bytes: int = 0
     left: Mapping[LeftReason, int] = field(default_factory=dict)
-    """How many sessions were not moved, by reason."""
+    """The number of sessions that were not moved, by reason."""
 
     @classmethod
     def of(cls, moves: MoveReport, *, ended_turns: int, moved_turns: int) -> DrainReport:
@@ -125,3 +126,14 @@ class DrainReport:
             moved_bytes=sum(moves.moved.values()),
             left=dict(Counter(moves.left.values())),
         )
+
+    def __str__(self) -> str:
+        parts = [f"{counted(self.ended_turns, 'turn')} ended"]
+        if self.moved_turns:
+            parts.append(f"{counted(self.moved_turns, 'turn')} went on elsewhere")
+        size = f" ({self.moved_bytes / 1024:.0f} KiB)" if self.moved_bytes else ""
+        parts.append(f"{counted(self.moved_sessions, 'session')} moved{size}")
+        if self.left:
+            reasons = ", ".join(f"{count} {reason.value}" for reason, count in self.left.items())
+            parts.append(f"{counted(sum(self.left.values()), 'session')} left behind ({reasons})")
+        return ", ".join(parts)

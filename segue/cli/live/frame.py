@@ -10,6 +10,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from segue.api.checks import counted
 from segue.api.cluster.status import (
     ClusterStatus,
     RouterStatus,
@@ -17,7 +18,7 @@ from segue.api.cluster.status import (
     WorkerHealth,
     WorkerStatus,
 )
-from segue.cli.show import HEALTH_STYLE, counted, fleet_lines, lines_of, verdict
+from segue.cli.show import HEALTH_STYLE, fleet_lines, lines_of, verdict
 
 _BAR = 12
 _HISTORY = 60

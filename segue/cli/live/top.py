@@ -15,12 +15,10 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from segue.api.api_key import one_key
 from segue.api.cluster.status import ClusterStatus
 from segue.api.errors import DeadlineExceeded, Unavailable
 from segue.cli.live.frame import Trail, frame
-from segue.cli.options import ApiKey, Target, TlsCa, TlsCert, TlsKey, out, tls_of
-from segue.sdk.client import DEFAULT_TARGET, Client
+from segue.cli.options import Connection, connecting, out
 
 EVERY_S = 1.0
 _AWAY = (Unavailable, DeadlineExceeded)
@@ -28,35 +26,28 @@ _AWAY = (Unavailable, DeadlineExceeded)
 Look = Callable[[], Awaitable[ClusterStatus]]
 
 
-def top(
-    target: Target = DEFAULT_TARGET,
-    api_key: ApiKey = None,
-    tls_ca: TlsCa = "",
-    tls_cert: TlsCert = "",
-    tls_key: TlsKey = "",
+@connecting
+async def top(
+    to: Connection,
     once: Annotated[bool, typer.Option("--once", help="Print one frame and exit.")] = False,
 ) -> None:
     """Watch workers, turns, sessions, queues and throughput, every second. q or Ctrl-C ends it."""
-    tls = tls_of(tls_ca, tls_cert, tls_key)
-
-    async def watch() -> None:
-        async with Client(target, api_key=one_key(api_key), tls=tls, reconnect_s=0.0) as client:
+    # Ctrl-C cancels this.
+    with contextlib.suppress(asyncio.CancelledError):
+        async with to.client() as client:
             if once or not out.is_terminal:
                 out.print(frame(await client.status(), Trail(), width=out.width))
                 return
             with Live(console=out, screen=True, auto_refresh=False) as live, keys() as pressed:
-                async for shown in frames(client.status, out, target, pressed):
+                async for shown in frames(client.status, out, pressed):
                     live.update(shown, refresh=True)
-
-    with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(watch())
 
 
 async def frames(
-    look: Look, console: Console, target: str, ended: asyncio.Event, every_s: float = EVERY_S
+    look: Look, console: Console, ended: asyncio.Event, every_s: float = EVERY_S
 ) -> AsyncIterator[RenderableType]:
-    """A frame each second until `ended` is set. A router that is away is asked again; the last
-    frame stays, and says so."""
+    """Yields a frame each second until `ended` is set. While the router does not answer, the last
+    frame is shown with that error."""
     trail, last = Trail(), None
     seen_at = time.monotonic()
     while not ended.is_set():
@@ -79,7 +70,7 @@ async def frames(
 
 @contextlib.contextmanager
 def keys() -> Iterator[asyncio.Event]:
-    """Set when q is pressed. The terminal is as it was afterwards."""
+    """Yields an event that is set when q is pressed. Restores the terminal afterwards."""
     pressed = asyncio.Event()
     if not sys.stdin.isatty():
         yield pressed
@@ -92,7 +83,7 @@ def keys() -> Iterator[asyncio.Event]:
 
     def read() -> None:
         typed = os.read(file, 64)
-        # Nothing: the terminal is gone.
+        # An empty read: the terminal is gone.
         if not typed or b"q" in typed.lower():
             pressed.set()
 

@@ -9,7 +9,6 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
-from segue.api.cluster.drain import DrainReport
 from segue.api.cluster.fleet import LauncherReport, Ordered
 from segue.api.cluster.status import ClusterStatus
 from segue.api.errors import Unavailable
@@ -69,13 +68,10 @@ class RayWorker:
         if self._retired is None or not self._retired.is_over:
             return ""
         try:
-            report: DrainReport = self._retired.result()
+            # A `DrainReport`.
+            return str(self._retired.result())
         except RayError as error:
             return f"it ended before its drain did ({type(error).__name__})"
-        return (
-            f"{report.ended_turns} turns ended, {report.moved_turns} went on elsewhere, "
-            f"{report.moved_sessions} sessions moved, {sum(report.left.values())} left behind"
-        )
 
     def end(self) -> None:
         self._on_end(self._name)
