@@ -17,19 +17,11 @@ from segue.api.prompt import PrefixName
 from segue.api.types import SessionId
 from segue.internal.v1 import transfer_pb2, worker_pb2
 from segue.v1 import session_pb2 as pb
-from segue.wire.convert.same_names import message_of, value_of
+from segue.wire.convert.same_names import enum_tables, message_of, value_of
 
-_REASON_TO_WIRE = {
-    LeftReason.NOT_ASKED: pb.LEFT_REASON_NOT_ASKED,
-    LeftReason.ELSEWHERE: pb.LEFT_REASON_ELSEWHERE,
-    LeftReason.NO_WORKER: pb.LEFT_REASON_NO_WORKER,
-    LeftReason.NO_MEMORY: pb.LEFT_REASON_NO_MEMORY,
-    LeftReason.NO_TIME: pb.LEFT_REASON_NO_TIME,
-    LeftReason.NO_STATE: pb.LEFT_REASON_NO_STATE,
-    LeftReason.STOPPING: pb.LEFT_REASON_STOPPING,
-    LeftReason.FAILED: pb.LEFT_REASON_FAILED,
-}
-_REASON_FROM_WIRE = {wire: reason for reason, wire in _REASON_TO_WIRE.items()}
+_REASON_TO_WIRE, _REASON_FROM_WIRE = enum_tables(
+    pb.LeftReason, {reason: reason.name for reason in LeftReason}
+)
 _WHY = "the reason for which a session was left"
 
 

@@ -18,14 +18,11 @@ from segue.api.turn import (
 )
 from segue.api.types import MAX_LOGPROBS, SampledToken, TokenLogprob
 from segue.v1 import session_pb2 as pb
-from segue.wire.convert.same_names import message_of, value_of
+from segue.wire.convert.same_names import enum_tables, message_of, value_of
 
-_FINISH_TO_WIRE = {
-    FinishReason.STOP: pb.FINISH_REASON_STOP,
-    FinishReason.LENGTH: pb.FINISH_REASON_LENGTH,
-    FinishReason.CANCELLED: pb.FINISH_REASON_CANCELLED,
-}
-_FINISH_FROM_WIRE = {wire: reason for reason, wire in _FINISH_TO_WIRE.items()}
+_FINISH_TO_WIRE, _FINISH_FROM_WIRE = enum_tables(
+    pb.FinishReason, {reason: reason.name for reason in FinishReason}
+)
 
 
 def sampled_to_wire(token: SampledToken) -> pb.SampledToken:

@@ -32,16 +32,12 @@ from segue.api.types import (
 )
 from segue.v1 import session_pb2 as pb
 from segue.wire.convert.output import output_from_wire, output_to_wire
-from segue.wire.convert.same_names import message_of, value_of
+from segue.wire.convert.same_names import enum_tables, message_of, value_of
 
-_ROLE_TO_WIRE = {
-    "system": pb.MESSAGE_ROLE_SYSTEM,
-    "developer": pb.MESSAGE_ROLE_DEVELOPER,
-    "user": pb.MESSAGE_ROLE_USER,
-    "assistant": pb.MESSAGE_ROLE_ASSISTANT,
-    "tool": pb.MESSAGE_ROLE_TOOL,
-}
-_ROLE_FROM_WIRE = {wire: role for role, wire in _ROLE_TO_WIRE.items()}
+_ROLES = ("system", "developer", "user", "assistant", "tool")
+_ROLE_TO_WIRE, _ROLE_FROM_WIRE = enum_tables(
+    pb.MessageRole, {role: role.upper() for role in _ROLES}
+)
 _CONTINUED_TO_WIRE = {
     "": pb.CONTINUED_FIELD_UNSPECIFIED,
     "content": pb.CONTINUED_FIELD_CONTENT,
@@ -65,8 +61,7 @@ def _role(index: int, table: Mapping[Named, Role], named: Named) -> Role:
     """The role of `messages[index]`. Raises InvalidRequest."""
     if named not in table:
         raise InvalidRequest(
-            f"messages[{index}] has the unknown role {named!r:.80}: use one of "
-            f"{', '.join(_ROLE_TO_WIRE)}"
+            f"messages[{index}] has the unknown role {named!r:.80}: use one of {', '.join(_ROLES)}"
         )
     return table[named]
 

@@ -1,26 +1,41 @@
 """Copies fields of the same name between our values and protobuf messages.
 
 Every field of the target must have a namesake in the source or be passed by hand, so a field that
-was added on one side only fails at the first use. By hand go enums, oneofs, repeated messages,
-names that differ and, to a value, messages in messages.
+was added on one side only fails at the first use. Pass by hand: enums, oneofs, repeated messages,
+fields whose names differ and, to a value, nested messages.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
+if TYPE_CHECKING:
+    # Generic only in its stubs.
+    from google.protobuf.internal.enum_type_wrapper import _EnumTypeWrapper
+
 Kind = TypeVar("Kind", bound=Message)
 Value = TypeVar("Value")
+Number = TypeVar("Number", bound=int)
+
+
+def enum_tables(
+    enum: _EnumTypeWrapper[Number], names: Mapping[Value, str]
+) -> tuple[dict[Value, Number], dict[Number, Value]]:
+    """Our values to the numbers of a wire enum, and back. `names` has each value's name in the
+    enum, without the prefix that all of them have."""
+    prefix = enum.keys()[0].removesuffix("UNSPECIFIED")
+    to_wire = {value: enum.Value(f"{prefix}{name}") for value, name in names.items()}
+    return to_wire, {number: value for value, number in to_wire.items()}
 
 
 def message_of(kind: type[Kind], value: object, /, **by_hand: Any) -> Kind:
-    """What is None stays absent. A value in a field becomes a message in it."""
+    """None becomes an absent field, and a nested value a nested message."""
     target: Any = kind
     names, inner = _of_message(target, tuple(by_hand))
     fields = {name: getattr(value, name) for name in names}

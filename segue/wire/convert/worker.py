@@ -24,35 +24,20 @@ from segue.api.cluster.status import (
 )
 from segue.api.types import Role
 from segue.v1 import session_pb2 as pb
-from segue.wire.convert.same_names import message_of, value_of
+from segue.wire.convert.same_names import enum_tables, message_of, value_of
 
 _MAX_SECONDS = 1e9
 _MAX_PAGE_TOKENS = 1 << 20
 
-_ROLE_TO_WIRE = {
-    Role.PREFILL: pb.WORKER_ROLE_PREFILL,
-    Role.DECODE: pb.WORKER_ROLE_DECODE,
-}
-_ROLE_FROM_WIRE = {wire: role for role, wire in _ROLE_TO_WIRE.items()}
-_HEALTH_TO_WIRE = {
-    WorkerHealth.WARMING: pb.WORKER_HEALTH_WARMING,
-    WorkerHealth.READY: pb.WORKER_HEALTH_READY,
-    WorkerHealth.DRAINING: pb.WORKER_HEALTH_DRAINING,
-    WorkerHealth.LOST: pb.WORKER_HEALTH_LOST,
-    WorkerHealth.STUCK: pb.WORKER_HEALTH_STUCK,
-}
-_HEALTH_FROM_WIRE = {wire: health for health, wire in _HEALTH_TO_WIRE.items()}
+_ROLE_TO_WIRE, _ROLE_FROM_WIRE = enum_tables(pb.WorkerRole, {role: role.name for role in Role})
+_HEALTH_TO_WIRE, _HEALTH_FROM_WIRE = enum_tables(
+    pb.WorkerHealth, {health: health.name for health in WorkerHealth}
+)
 
 
 def counts_from_wire(counts: pb.UnitCounts) -> UnitCounts:
     """Raises InvalidRequest."""
-    by_state = (
-        counts.free,
-        counts.working,
-        counts.cached,
-        counts.reserved,
-        counts.quarantined,
-    )
+    by_state = (counts.free, counts.working, counts.cached, counts.reserved, counts.quarantined)
     require(
         sum(by_state) == counts.total,
         f"units by state must add up to the total of {counts.total}, got {by_state}",
