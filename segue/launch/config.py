@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Self
+from typing import Any, Self, get_type_hints
 
 from decode_worker.config import DecodeConfig
 from kv_transfer.config import TransferConfig
@@ -25,7 +24,7 @@ from segue.security.config import SecurityConfig
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pin:
-    """Where in a Ray cluster a process may run."""
+    """Restricts where in a Ray cluster a process may run."""
 
     labels: Mapping[str, str] = field(default_factory=dict)
     resources: Mapping[str, float] = field(default_factory=dict)
@@ -62,7 +61,7 @@ def _is_amount(text: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterConfig:
-    """Section `[cluster]`: which processes run, and how many."""
+    """Section `[cluster]`: the processes and their number."""
 
     model: str = "demo"
     """"demo" is the bundled checkpoint; otherwise a folder or a hub id."""
@@ -71,8 +70,8 @@ class ClusterConfig:
     decode: int = 1
     """Decode workers."""
     routers: int = 1
-    """Routers, on consecutive ports from `[router] port`. Workers join all of them, and each serves
-    all sessions, so clients that know several need none in particular.
+    """Routers, on consecutive ports from `[router] port`. Workers join all of them, and any router
+    can serve any session.
     """
     ray_address: str = ""
     """An existing Ray cluster, as host:port. If empty, the environment's RAY_ADDRESS is used, and
@@ -85,26 +84,26 @@ class ClusterConfig:
     address if that is a wildcard such as 0.0.0.0.
     """
     prefill_port: int = 0
-    """gRPC port of prefill-0; each further worker has the next port, unless there is
-    `one_worker_per_node`. 0 lets the system choose.
+    """gRPC port of prefill-0; each further worker has the next port, unless `one_worker_per_node`
+    is set. 0 lets the system choose.
     """
     prefill_metrics_port: int = 0
-    """The same for metrics."""
+    """Port for metrics; the same rules apply."""
     decode_port: int = 0
     decode_metrics_port: int = 0
     one_worker_per_node: bool = False
-    """A Ray node has at most one worker of each role, as in Kubernetes, where every pod is one:
-    all workers of a role then have the same ports, which probes and network policies can name.
-    Something must keep them apart, such as `prefill_on` = "resource:NAME=1".
+    """A Ray node has at most one worker of each role, as in Kubernetes, where each pod is a node.
+    All workers of a role then have the same ports, which probes and network policies can name.
+    Another setting must keep the workers apart, such as `prefill_on` = "resource:NAME=1".
     """
     room_timeout_s: float = 5.0
-    """How long to wait for another Ray cluster's nodes, which may still be starting. Resources that
-    were just released take a moment too.
+    """How long to wait for the nodes of an existing Ray cluster, which may still be starting, and
+    for resources that were just released.
     """
     ray_autoscales: bool = False
-    """The Ray cluster adds nodes for what is asked of it. Workers that have no room yet are then
-    asked for instead of refused, at the start too. Set `room_timeout_s` to the time that a node
-    takes.
+    """The Ray cluster adds nodes on request. Workers that do not fit yet then cause a request for
+    nodes instead of an error, at the start too. Set `room_timeout_s` to the time that a node takes
+    to start.
     """
     gpus_per_prefill: float = 1.0
     """With `[engine] device` = "cuda": the fraction of a GPU that Ray reserves for a prefill
@@ -123,15 +122,13 @@ class ClusterConfig:
     decode_on: str = ""
     """Where decode workers may run; same format."""
     http: bool = True
-    """Gateways run too: the HTTP front door, next to the routers."""
+    """Whether HTTP gateways run next to the routers."""
     gateways: int = 1
     """Gateways, on consecutive ports from `[gateway] port`. With two, one serves while the other
-    restarts; a load balancer, or the client, chooses.
+    restarts; a load balancer or the client chooses.
     """
     start_timeout_s: float = 600.0
-    """The longest time from a worker's start until it is ready; large checkpoints take long to
-    load.
-    """
+    """Time limit from a worker's start until it is ready; large checkpoints take long to load."""
 
     def __post_init__(self) -> None:
         for name in ("prefill", "decode", "routers", "gateways"):
@@ -184,17 +181,16 @@ class Config:
 
     def __post_init__(self) -> None:
         """Raises InvalidConfig."""
-        for name in ("port", "metrics_port"):
+        routers, gateways = self.cluster.routers, self.cluster.num_gateways
+        for owner, name, port, count in (
+            ("router", "port", self.router.port, routers),
+            ("router", "metrics_port", self.router.metrics_port, routers),
+            ("gateway", "port", max(self.gateway.port, 0), gateways),
+        ):
             try:
-                _check_ports(name, getattr(self.router, name), self.cluster.routers)
+                _check_ports(name, port, count)
             except ValueError as error:
-                raise InvalidConfig(f"[router] {error}") from None
-        if self.gateway.port > 0:
-            try:
-                _check_ports("port", self.gateway.port, self.cluster.num_gateways)
-            except ValueError as error:
-                raise InvalidConfig(f"[gateway] {error}") from None
-
+                raise InvalidConfig(f"[{owner}] {error}") from None
         for role, engine in self.engines.items():
             gpus = getattr(self.cluster, f"gpus_per_{role}")
             if engine.tensor_parallel > 1 and engine.device == "cuda" and gpus != 1.0:
@@ -212,7 +208,7 @@ class Config:
         }
 
     def of_worker(self, role: Role, index: int) -> Config:
-        """With this worker's own cores in `[engine]`, of a role that may have several lists."""
+        """One worker's configuration: `[engine] cores` is its own list of its role's."""
         lists = separated(self.engines[role].cores)
         return replace(
             self,
@@ -223,7 +219,7 @@ class Config:
 
     @property
     def num_worker_processes(self) -> int:
-        """With their ranks."""
+        """Counts each rank."""
         engines, cluster = self.engines, self.cluster
         return (
             cluster.prefill * engines[Role.PREFILL].tensor_parallel
@@ -233,62 +229,25 @@ class Config:
     @classmethod
     def from_sections(cls, sections: Mapping[str, Any]) -> Self:
         """Raises InvalidConfig."""
-        return cls(
-            cluster=section(sections, "cluster", ClusterConfig),
-            checkpoint=section(sections, "checkpoint", CheckpointConfig),
-            gateway=section(sections, "gateway", GatewayConfig),
-            router=section(sections, "router", RouterConfig),
-            security=section(sections, "security", SecurityConfig),
-            engine=section(sections, "engine", EngineConfig),
-            prefill=section(sections, "prefill", PrefillConfig),
-            decode=section(sections, "decode", DecodeConfig),
-            transfer=section(sections, "transfer", TransferConfig),
-            autoscale=section(sections, "autoscale", AutoscaleConfig),
-        )
+        kinds = get_type_hints(cls)
+        return cls(**{name: section(sections, name, kind) for name, kind in kinds.items()})
 
     def to_toml(self) -> str:
-        return describe(
-            {
-                "cluster": self.cluster,
-                "checkpoint": self.checkpoint,
-                "gateway": self.gateway,
-                "router": self.router,
-                "security": self.security,
-                "engine": self.engine,
-                "prefill": self.prefill,
-                "decode": self.decode,
-                "transfer": self.transfer,
-                "autoscale": self.autoscale,
-            }
-        )
+        return describe({one.name: getattr(self, one.name) for one in fields(self)})
 
 
 def configure(
     path: Path | None,
+    flags: Mapping[str, Mapping[str, object | None]],
     *,
-    cluster: Mapping[str, object | None],
-    router: Mapping[str, object | None],
-    decode: Mapping[str, object | None],
-    checkpoint: Mapping[str, object | None] = MappingProxyType({}),
-    gateway: Mapping[str, object | None] = MappingProxyType({}),
-    security: Mapping[str, object | None] = MappingProxyType({}),
-    engine: Mapping[str, object | None] = MappingProxyType({}),
     api_keys: Iterable[str] = (),
 ) -> Config:
-    """The file's settings, overridden by the flags that were given. Of `api_keys`, comma-separated
-    texts, it has the hashes. Raises InvalidConfig and InvalidRequest."""
+    """The file's settings, overridden by `flags`: by section, None if not given. The configuration
+    has the hashes of `api_keys`, which are comma-separated texts. Raises InvalidConfig and
+    InvalidRequest."""
     sections = dict(read_file(path))
-    given_flags = {
-        "cluster": cluster,
-        "router": router,
-        "decode": decode,
-        "checkpoint": checkpoint,
-        "gateway": gateway,
-        "security": security,
-        "engine": engine,
-    }
-    for name, flags in given_flags.items():
-        given = {key: value for key, value in flags.items() if value is not None}
+    for name, settings in flags.items():
+        given = {key: value for key, value in settings.items() if value is not None}
         sections[name] = {**sections.get(name, {}), **given}
     config = Config.from_sections(sections)
     return replace(config, router=config.router.with_keys(api_keys))
