@@ -24,9 +24,9 @@ from segue.internal.v1.worker_pb2_grpc import (
 from segue.wire.convert.drain import adopted_to_wire, prefixes_from_wire
 from segue.wire.convert.same_names import value_of
 from segue.wire.convert.worker import worker_to_wire
-from segue.wire.drain_calls import drained
+from segue.wire.membership_calls import drained
 from segue.wire.server import Services
-from segue.wire.streams.numbered import numbered
+from segue.wire.streams.outbox import numbered
 from segue.worker.process.serving import Presence
 
 Context = grpc.aio.ServicerContext[Any, Any]

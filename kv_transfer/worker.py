@@ -32,7 +32,7 @@ from segue.cache.unit_pool import UnitState
 from segue.engine.config import EngineConfig
 from segue.engine.device.warm_up import PROMPT_TOKENS
 from segue.engine.runner import ModelRunner
-from segue.process.brief_thread import in_brief_thread
+from segue.process.cores import in_brief_thread
 from segue.process.telemetry import Clock
 from segue.process.tracing.tracer import OFF, Tracer
 from segue.worker.drain import Deadline, MoveSessions

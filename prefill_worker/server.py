@@ -25,9 +25,9 @@ from segue.wire.convert.events import prompt_logprobs_to_wire
 from segue.wire.convert.trace import trace_from_wire
 from segue.wire.convert.turns import holder_from_wire, turn_from_wire
 from segue.wire.convert.worker import worker_to_wire
-from segue.wire.drain_calls import drained
+from segue.wire.membership_calls import drained
 from segue.wire.server import Services
-from segue.wire.streams.numbered import numbered
+from segue.wire.streams.outbox import numbered
 from segue.wire.streams.server import CallStream
 from segue.worker.process.serving import Presence
 

@@ -36,8 +36,7 @@ from segue.security.options import add_secret_option, security_of
 from segue.v1.documents_pb2_grpc import add_DocumentsServicer_to_server
 from segue.v1.session_pb2_grpc import add_SessionsServicer_to_server
 from segue.wire.addresses import Hosts
-from segue.wire.metrics import metrics_endpoint
-from segue.wire.server import RunningServer, Services, serving
+from segue.wire.server import RunningServer, Services, metrics_endpoint, serving
 from segue.worker.drain import Draining
 
 logger = logging.getLogger(__name__)

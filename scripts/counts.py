@@ -27,7 +27,7 @@ LATER = {
     ),
     "structured output": (
         "segue/grammar",
-        "segue/api/output",
+        "segue/api/output.py",
         "segue/wire/convert/output.py",
         "segue/worker/grammars.py",
         "segue/kernels/sampling/masks.py",
@@ -60,7 +60,7 @@ LATER = {
         "decode_worker/memory/moving.py",
         "segue/api/cluster/drain.py",
         "segue/wire/convert/drain.py",
-        "segue/wire/drain_calls.py",
+        "segue/wire/membership_calls.py",
         "segue/worker/drain.py",
         "segue/cli/operate.py",
     ),
@@ -78,8 +78,6 @@ LATER = {
     "watchdog and epochs": (
         "segue/worker/watchdog.py",
         "segue/worker/membership/identity.py",
-        "segue/wire/epochs.py",
-        "segue/launch/ray/parts.py",
     ),
     "deployment": ("router/telemetry", "scripts/dashboards", "scripts/helm.py"),
     "traces": (

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from segue.process.brief_thread import in_brief_thread
+from segue.process.cores import in_brief_thread
 
 
 async def test_the_thread_has_ended_with_the_call() -> None:

@@ -18,7 +18,8 @@ from segue.api.types import Role
 from segue.engine.config import EngineConfig
 from segue.launch.config import Config
 from segue.launch.prepare import most_threads
-from segue.process.cores import CoreSets, UsableCores, listed, read_quota, separated
+from segue.process.control_groups import read_quota
+from segue.process.cores import CoreSets, UsableCores, listed, separated
 
 EIGHT = UsableCores(frozenset(range(8)))
 

@@ -25,7 +25,6 @@ from prefill_worker.worker import PrefillWorker
 from router.__main__ import running as running_router
 from segue.engine.served_model import ServedModel
 from segue.launch.config import Config
-from segue.launch.ready import missing_of
 from segue.model.config import ModelConfig
 from segue.sdk.client import Client
 from segue.worker.process.options import WorkerOptions
@@ -146,7 +145,7 @@ async def in_process(folder: Path, config: Config) -> AsyncIterator[InProcess]:
             )
         )
         client = await stack.enter_async_context(Client(router.address))
-        while missing_of(await client.status(), 2):
+        while (await client.status()).missing(2):
             await asyncio.sleep(0.1)
         assert isinstance(prefill.worker, PrefillWorker)
         yield InProcess(client, prefill.worker)

@@ -11,8 +11,7 @@ from kv_transfer.config import TransferConfig
 from kv_transfer.layout import RankMemory
 from segue.engine.config import EngineConfig
 from segue.parallel.followers import Followers
-from segue.process.brief_thread import in_brief_thread
-from segue.process.cores import CoreSets, UsableCores, keep_to
+from segue.process.cores import CoreSets, UsableCores, in_brief_thread, keep_to
 from segue.worker.load import LoadedModel, OtherRanks, load_runner
 from segue.worker.process.options import WorkerOptions
 from segue.worker.process.serving import leave_process

@@ -10,7 +10,7 @@ from router.placement.cluster import Seat
 from router.placement.coefficients import Observation
 from router.placement.estimate import Candidate, Decision
 from router.placement.side import Exclusion, Side, TurnSize
-from segue.api.explanation import CostLine, Explanation, WeighedCandidate, WorkerSpeed
+from segue.api.cluster.explanation import CostLine, Explanation, WeighedCandidate, WorkerSpeed
 from segue.api.turn import TurnResult
 from segue.api.types import SessionId, TurnId, WorkerId
 from segue.cost_line import Line

@@ -20,9 +20,9 @@ from router.placement.node import WorkerNode
 from router.placement.side import Held, Residency
 from router.sessions.histories import Histories
 from router.sessions.history import Completed, History, TurnTokens, history_after, num_rerendered
+from segue.api.cluster.explanation import Explanation
 from segue.api.cluster.status import SessionInfo, WorkerStatus
 from segue.api.errors import NotFound
-from segue.api.explanation import Explanation
 from segue.api.turn import FinishReason, TurnEnd
 from segue.api.types import Epoch, Role, SessionId, WorkerId
 from segue.text.session_prompt import PromptRecord

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from router.placement.explain import Decided, explanation_of
 from router.tenants.tenant import Tenant
-from segue.api.explanation import Explanation, RecentTurn
+from segue.api.cluster.explanation import Explanation, RecentTurn
 from segue.api.turn import TurnEnd
 from segue.process.telemetry import Clock
 

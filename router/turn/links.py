@@ -29,8 +29,7 @@ from segue.wire.convert.turns import turn_to_wire
 from segue.wire.convert.worker import worker_from_wire
 from segue.wire.status import rpc_errors
 from segue.wire.streams.client import Calls
-from segue.wire.streams.numbered import numbered
-from segue.wire.streams.outbox import Outbox
+from segue.wire.streams.outbox import Outbox, numbered
 
 if TYPE_CHECKING:
     # For type annotations only: the generated module does not have these names at run time.

@@ -23,14 +23,14 @@ from segue.api.messages import Continuation as Continuation
 from segue.api.messages import Message as Message
 from segue.api.messages import ToolCall as ToolCall
 from segue.api.messages import require_text
-from segue.api.output.formats import Choice as Choice
-from segue.api.output.formats import Ebnf as Ebnf
-from segue.api.output.formats import JsonObject as JsonObject
-from segue.api.output.formats import JsonSchema as JsonSchema
-from segue.api.output.formats import OutputFormat as OutputFormat
-from segue.api.output.formats import Regex as Regex
-from segue.api.output.formats import ToolCalls as ToolCalls
-from segue.api.output.grammar import Grammar as Grammar
+from segue.api.output import Choice as Choice
+from segue.api.output import Ebnf as Ebnf
+from segue.api.output import Grammar as Grammar
+from segue.api.output import JsonObject as JsonObject
+from segue.api.output import JsonSchema as JsonSchema
+from segue.api.output import OutputFormat as OutputFormat
+from segue.api.output import Regex as Regex
+from segue.api.output import ToolCalls as ToolCalls
 from segue.api.sampling import MAX_LOGPROBS as MAX_LOGPROBS
 from segue.api.sampling import MAX_PROMPT_LOGPROBS as MAX_PROMPT_LOGPROBS
 from segue.api.sampling import MAX_STOP_STRINGS as MAX_STOP_STRINGS

@@ -15,14 +15,14 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError
 
 from segue.api.cluster.status import ClusterStatus
-from segue.api.errors import Unavailable
+from segue.api.errors import SegueError, Unavailable
 from segue.api.types import Role
 from segue.launch.config import Config
 from segue.launch.drain import draining_words, leave_in_order, stop_routers
 from segue.launch.prepare import Prepared, Report, consecutive, most_threads, prepare
 from segue.launch.ray.actors import GatewayActor, RouterActor
-from segue.launch.ray.autoscaler import NodeRequest
 from segue.launch.ray.demand import Demand, demands_of
+from segue.launch.ray.room import NodeRequest
 from segue.launch.ray.start import logs_folder, nodes_in_all, require_room, running_ray
 from segue.launch.ray.starting import StartedWorker, actor_of, await_started, start_worker
 from segue.security.config import Security
@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 SPIN_COUNT = "20000"
 """Rounds of a waiting OpenMP thread: 0.4 ms on a Zen 4 core, 0.9 ms where a pause takes longer."""
 _ASK_TIMEOUT_S = 5.0
+_JOIN_TIMEOUT_S = 30.0
+_LOOK_EVERY_S = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,16 +219,21 @@ def _share_cores(num_threads: int) -> None:
 
 
 def _await_joined(router: Any, config: Config) -> None:
-    """Waits until every worker has joined the router, so that the first turn finds all of them."""
-    from segue.launch.ready import wait_until_ready
+    """Waits until every worker has joined the router, so that the first turn finds all of them.
+    Raises Unavailable, naming what is missing."""
+    num_workers = config.cluster.prefill + config.cluster.decode
+    until = time.monotonic() + _JOIN_TIMEOUT_S
+    while missing := _missing(router, num_workers):
+        if time.monotonic() > until:
+            raise Unavailable(f"the cluster did not become ready: {missing}")
+        time.sleep(_LOOK_EVERY_S)
 
-    wanted = config.cluster.prefill + config.cluster.decode
-    wait_until_ready(
-        lambda: _status_of(router),
-        num_workers=wanted,
-        timeout_s=30.0,
-        clock=time.monotonic,
-    )
+
+def _missing(router: Any, num_workers: int) -> str:
+    try:
+        return _status_of(router).missing(num_workers)
+    except SegueError as error:
+        return str(error)
 
 
 def _status_of(router: Any) -> ClusterStatus:

@@ -192,7 +192,7 @@ def _watch(
     """Reports what dies and comes back, and keeps the number of workers, until `stop` is set. Does
     not return if Ray itself ends and no turn can be served any more.
     """
-    from segue.launch.ray.parts import GCS, RAYLET, ended_parts
+    from segue.launch.ray.ending import GCS, RAYLET, ended_parts
     from segue.launch.watch import Watch
 
     watch = Watch(running.processes())

@@ -1,7 +1,9 @@
-"""The control groups that limit this process: its own and all above it, in either version."""
+"""The control groups that limit this process: its own and all its parents, in either version."""
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +13,7 @@ from pathlib import Path
 class ControlGroup:
     folder: Path
     is_unified: bool
-    """Version 2: one tree for all controllers, with files of other names."""
+    """Version 2: one tree for all controllers, with other file names."""
 
 
 def control_groups(controller: str, root: Path = Path("/")) -> Iterator[ControlGroup]:
@@ -35,3 +37,19 @@ def control_groups(controller: str, root: Path = Path("/")) -> Iterator[ControlG
             yield ControlGroup(folder, is_unified=not controllers)
             if folder == top:
                 break
+
+
+def read_quota(root: Path = Path("/")) -> float:
+    """The tightest quota of this process's control groups, in cores; infinite without one."""
+    quota = math.inf
+    for group in control_groups("cpu", root):
+        with contextlib.suppress(OSError, ValueError):
+            if group.is_unified:
+                # "max" is not a number.
+                used, period = map(int, (group.folder / "cpu.max").read_text().split())
+            else:
+                used = int((group.folder / "cpu.cfs_quota_us").read_text())
+                period = int((group.folder / "cpu.cfs_period_us").read_text())
+            if used > 0 and period > 0:
+                quota = min(quota, used / period)
+    return quota

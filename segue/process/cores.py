@@ -1,22 +1,25 @@
-"""The cores that a worker computes on, and the number of threads that follows from them."""
+"""The cores that a worker computes on, and its threads."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import math
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
+from typing import TypeVar
 
 from segue.api.errors import InvalidConfig
-from segue.process.control_groups import control_groups
+from segue.process.control_groups import read_quota
 
 ALL = "all"
 MAX_CORE = 1 << 16
+Result = TypeVar("Result")
 
 _RANGE = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
 
@@ -97,22 +100,6 @@ class UsableCores:
             )
 
 
-def read_quota(root: Path = Path("/")) -> float:
-    """The tightest quota of this process's control groups, in cores; infinite without one."""
-    quota = math.inf
-    for group in control_groups("cpu", root):
-        with contextlib.suppress(OSError, ValueError):
-            if group.is_unified:
-                # "max" is not a number.
-                used, period = map(int, (group.folder / "cpu.max").read_text().split())
-            else:
-                used = int((group.folder / "cpu.cfs_quota_us").read_text())
-                period = int((group.folder / "cpu.cfs_period_us").read_text())
-            if used > 0 and period > 0:
-                quota = min(quota, used / period)
-    return quota
-
-
 def keep_to(cores: frozenset[int]) -> None:
     """Restricts all threads of this process, and those that they start, to these cores. Raises
     InvalidConfig where the system has no such call."""
@@ -123,3 +110,15 @@ def keep_to(cores: frozenset[int]) -> None:
         # It may have ended.
         with contextlib.suppress(ProcessLookupError):
             os.sched_setaffinity(int(thread), cores)
+
+
+async def in_brief_thread(call: Callable[[], Result]) -> Result:
+    """Runs `call` in a new thread, which has ended when this returns or raises.
+
+    Every thread that computes has its own OpenMP threads, which live as long as it does. If a
+    process has more of them than cores, libgomp stops their spinning: each sleeps until its next
+    part of a product, and waking a core takes as long as a small product. The threads of
+    `asyncio.to_thread` would stay.
+    """
+    with ThreadPoolExecutor(max_workers=1) as executor:
+        return await asyncio.get_running_loop().run_in_executor(executor, call)

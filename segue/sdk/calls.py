@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from segue.api.checks import require_count, require_seconds, require_type
+from segue.api.cluster.explanation import Explanation, RecentTurn
 from segue.api.cluster.status import ClusterStatus, ModelInfo, SessionInfo
 from segue.api.errors import Unavailable
-from segue.api.explanation import Explanation, RecentTurn
 from segue.api.types import ChatInput, Detokenized, TextInput
 from segue.sdk.targets import RouterLink, Targets
 from segue.sdk.turns import TurnRunner

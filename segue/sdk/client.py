@@ -12,17 +12,19 @@ from __future__ import annotations
 import contextlib
 import copy
 import uuid
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Self
 
 from segue.api.api_key import metadata_with, require_api_key
 from segue.api.checks import require_label, require_seconds, require_type
 from segue.api.messages import require_text
-from segue.api.turn import TokenDelta, TurnEnd, TurnEvent
+from segue.api.turn import PromptLogprobs, TokenDelta, TurnEnd, TurnEvent
 from segue.api.types import (
     ChatInput,
     Message,
     OutputFormat,
+    SampledToken,
     SamplingParams,
     SessionId,
     StopConditions,
@@ -32,12 +34,11 @@ from segue.api.types import (
     TurnInput,
     TurnRequest,
 )
-from segue.sdk.answer import Answer, gathered
 from segue.sdk.chat_json import to_json
+from segue.sdk.inputs import tools_as_text
 from segue.sdk.operator_calls import OperatorCalls
 from segue.sdk.session import Session
 from segue.sdk.targets import Targets
-from segue.sdk.tool_declarations import tools_as_text
 from segue.sdk.turns import TurnRunner
 from segue.security.config import Security
 from segue.security.tls import Tls
@@ -60,6 +61,20 @@ __all__ = [
     "TokenInput",
     "TurnEnd",
 ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """A whole turn."""
+
+    turn_id: TurnId
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[SampledToken, ...]
+    """One per token, if requested."""
+    end: TurnEnd
+    prompt_logprobs: PromptLogprobs | None = None
+    """If requested."""
 
 
 class Client(OperatorCalls):
@@ -237,4 +252,31 @@ class Client(OperatorCalls):
             cache_salt=cache_salt,
             priority=priority,
         )
-        return await gathered(TurnId(turn_id), events)
+        return await _gathered(TurnId(turn_id), events)
+
+
+async def _gathered(turn_id: TurnId, events: AsyncIterable[TurnEvent]) -> Answer:
+    text: list[str] = []
+    token_ids: list[int] = []
+    logprobs: list[SampledToken] = []
+    end: TurnEnd | None = None
+    prompt_logprobs: PromptLogprobs | None = None
+    async for event in events:
+        match event:
+            case TokenDelta():
+                text.append(event.text)
+                token_ids.extend(event.token_ids)
+                logprobs.extend(event.logprobs)
+            case PromptLogprobs():
+                prompt_logprobs = event
+            case TurnEnd():
+                end = event
+    assert end is not None, "a stream without an error ends with a TurnEnd"
+    return Answer(
+        turn_id=turn_id,
+        text="".join(text),
+        token_ids=tuple(token_ids),
+        logprobs=tuple(logprobs),
+        end=end,
+        prompt_logprobs=prompt_logprobs,
+    )

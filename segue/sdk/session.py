@@ -22,7 +22,7 @@ from segue.api.types import (
     StopConditions,
     TurnInput,
 )
-from segue.sdk.message_input import MessageInput, as_message, new_messages
+from segue.sdk.inputs import MessageInput, as_message, new_messages
 from segue.text.conversation import read_template_kwargs
 
 

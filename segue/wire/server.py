@@ -1,10 +1,13 @@
-"""Starts a gRPC server with its services, health, reflection and error interceptor."""
+"""Starts a process's gRPC server, with health, reflection and error interceptor, and its metrics
+endpoint.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
@@ -12,9 +15,12 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
+from prometheus_client import CollectorRegistry
 
 from segue.api.errors import InvalidConfig
+from segue.process.metrics_endpoint import MetricsEndpoint
 from segue.security.config import OPEN, Security
+from segue.security.https import https_context
 from segue.wire.addresses import Hosts
 from segue.wire.channel import KEEPALIVE_MS, MAX_MESSAGE_BYTES
 from segue.wire.security.credentials import server_credentials
@@ -157,3 +163,20 @@ def free_port(host: str, port: int, *, option: str = "--port") -> int:
             ) from None
         found: int = probe.getsockname()[1]
     return found
+
+
+def metrics_endpoint(
+    registry: CollectorRegistry, hosts: Hosts, port: int, security: Security
+) -> MetricsEndpoint:
+    """With TLS and client certificates, `/metrics` requires one. The probes do not: Kubernetes
+    presents none. Raises InvalidConfig.
+    """
+    needs_certificate = security.tls is not None and security.client_certificates
+    return MetricsEndpoint(
+        registry,
+        hosts.listen,
+        port,
+        announce=hosts.announce,
+        tls=https_context(security, ssl.CERT_OPTIONAL if needs_certificate else ssl.CERT_NONE),
+        needs_certificate=needs_certificate,
+    )

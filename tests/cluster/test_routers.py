@@ -32,8 +32,7 @@ from segue.api.types import (
     TurnInput,
 )
 from segue.launch.config import Config
-from segue.sdk.answer import Answer
-from segue.sdk.client import Client
+from segue.sdk.client import Answer, Client
 from segue.wire.server import free_port
 from segue.worker.process.options import WorkerOptions
 from tests.cluster.conftest import ENGINE

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
+from segue.api.cluster.explanation import Explanation, RecentTurn, WeighedCandidate
 from segue.api.cluster.status import ClusterStatus, RouterStatus, WorkerStatus
 from segue.api.errors import Overloaded, SegueError, Unauthenticated, Unavailable
-from segue.api.explanation import Explanation, RecentTurn, WeighedCandidate
 from segue.api.types import Epoch, Role, SessionId, TurnId, WorkerId
 from segue.gateway.ui.feed import Feed
 from tests.gateway.faked import faked

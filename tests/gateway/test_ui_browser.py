@@ -15,9 +15,9 @@ from typing import Any, cast
 import pytest
 import pytest_asyncio
 
+from segue.api.cluster.explanation import RecentTurn
 from segue.api.cluster.status import ClusterStatus
 from segue.api.errors import SegueError, Unavailable
-from segue.api.explanation import RecentTurn
 from segue.gateway.__main__ import running_before
 from segue.gateway.config import GatewayConfig
 from segue.sdk.client import Client

@@ -10,8 +10,8 @@ from ray.exceptions import RaySystemError
 
 from segue.api.errors import Unavailable
 from segue.launch.config import ClusterConfig, Config
-from segue.launch.ray.autoscaler import NodeRequest
 from segue.launch.ray.demand import Demand, demands_of
+from segue.launch.ray.room import NodeRequest
 
 
 @dataclass
@@ -71,6 +71,8 @@ def test_a_ray_that_does_not_answer_is_an_error_of_the_order_and_none_at_the_end
     nodes.ask(cluster(cpus_per_worker=1))
     autoscaler.is_away = True
 
-    with pytest.raises(Unavailable, match=r"cannot be asked for nodes: .*no answer"):
+    with pytest.raises(
+        Unavailable, match=r"cannot request nodes from Ray.s autoscaler: .*no answer"
+    ):
         nodes.ask(cluster(cpus_per_worker=2))
     nodes.withdraw()

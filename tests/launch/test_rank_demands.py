@@ -10,7 +10,6 @@ import pytest
 from segue.api.types import Role
 from segue.engine.config import EngineConfig
 from segue.launch.config import ClusterConfig, Config, Pin
-from segue.launch.ray.autoscaler import bundles_of
 from segue.launch.ray.demand import (
     Demand,
     NodeRoom,
@@ -20,6 +19,7 @@ from segue.launch.ray.demand import (
     worker_demand,
 )
 from segue.launch.ray.ranks.placing import bundles_for
+from segue.launch.ray.room import bundles_of
 
 
 def ranks(count: int, *, pin: str = "", index: int = 0, **settings: float) -> Demand:

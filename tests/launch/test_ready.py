@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from segue.api.cluster.status import ClusterStatus, RouterStatus, WorkerHealth, WorkerStatus
 from segue.api.types import Epoch, Role, WorkerId
-from segue.launch.ready import missing_of
 
 
 def cluster(*, ready: bool = True, **healths: WorkerHealth) -> ClusterStatus:
@@ -26,14 +25,14 @@ def cluster(*, ready: bool = True, **healths: WorkerHealth) -> ClusterStatus:
 def test_a_complete_cluster_is_ready() -> None:
     ready = WorkerHealth.READY
 
-    assert missing_of(cluster(prefill_0=ready, decode_0=ready), 2) == ""
+    assert cluster(prefill_0=ready, decode_0=ready).missing(2) == ""
 
 
 def test_a_lost_worker_does_not_count_and_is_named() -> None:
     status = cluster(prefill_0=WorkerHealth.READY, decode_0=WorkerHealth.LOST)
 
-    assert missing_of(status, 2) == "1 of 2 workers are ready, decode-0 is lost"
+    assert status.missing(2) == "1 of 2 workers are ready, decode-0 is lost"
 
 
 def test_missing_workers_are_counted() -> None:
-    assert missing_of(cluster(ready=False), 2) == "0 of 2 workers are ready"
+    assert cluster(ready=False).missing(2) == "0 of 2 workers are ready"

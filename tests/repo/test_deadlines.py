@@ -24,7 +24,7 @@ from segue.gateway.config import GatewayConfig
 from segue.internal.v1 import transfer_pb2, worker_pb2
 from segue.sdk import client
 from segue.v1 import session_pb2
-from segue.wire import channel, drain_calls, epochs, status
+from segue.wire import channel, membership_calls, status
 from segue.wire.streams import join
 from segue.worker import watchdog
 from tests.repo.test_docs import ROOT
@@ -53,7 +53,7 @@ LIMITS = {
     "waiting for the first workers": [s(router._JOINED_WITHIN_S)],
     "compiling a grammar": [s(grammars.MAX_JOB_S)],
     "`Join`": [s(ROUTER.heartbeat_timeout_s), s(join.REJOIN_AFTER_S)],
-    "`LastEpoch`": [s(epochs.LAST_EPOCH_S)],
+    "`LastEpoch`": [s(membership_calls.LAST_EPOCH_S)],
     "`StartTurn`": [s(members.NEWS_WAIT_S)],
     "tokens |": [s(ROUTER.heartbeat_timeout_s)],
     "`Status`": [s(links.STATUS_TIMEOUT_S), s(links.LEASE_TIMEOUT_S)],
@@ -82,7 +82,7 @@ LIMITS = {
     "`DrainWorker`": [f"+ {s(links.DRAIN_SLACK_S)}"],
     "`MoveSessions`": [
         f"{moving._AT_ONCE} sessions",
-        f"+ {s(drain_calls._SLACK_S)}",
+        f"+ {s(membership_calls._SLACK_S)}",
         s(moving._ROUTER_AWAY_S),
     ],
     "`Adopt`": [f"+ {s(links.LEASE_TIMEOUT_S)}"],

@@ -17,7 +17,7 @@ from segue.api.cluster.status import WorkerHealth, WorkerStatus
 from segue.api.errors import InvalidRequest, StaleEpoch
 from segue.api.types import Epoch, Role, WorkerId
 from segue.internal.v1.worker_pb2_grpc import add_MembershipServicer_to_server
-from segue.wire.epochs import last_epoch
+from segue.wire.membership_calls import last_epoch
 from segue.wire.server import serving
 from segue.wire.streams import join
 from segue.wire.streams.join import KeepsNothing

@@ -12,7 +12,7 @@ import pytest
 from segue.api.errors import InvalidRequest
 from segue.api.types import ChatInput, Message
 from segue.sdk.client import Client
-from segue.sdk.tool_declarations import tools_as_text
+from segue.sdk.inputs import tools_as_text
 from segue.text.conversation import read_conversation
 
 TOOL: dict[str, Any] = {

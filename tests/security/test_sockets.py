@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from kv_transfer.transport.loopback_filter import only_from_loopback
-from segue.launch.ray.token import keep_token_private
+from segue.launch.ray.surroundings import keep_token_private
 from segue.wire.addresses import own_address
 from tests.cluster.serving import is_whole, serving, wait_until
 

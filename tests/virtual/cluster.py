@@ -17,8 +17,7 @@ import kv_transfer.peers.calls
 import kv_transfer.writing.writer
 import prefill_worker.worker
 import router.turn.links
-import segue.wire.drain_calls
-import segue.wire.epochs
+import segue.wire.membership_calls
 import segue.wire.streams.join
 import segue.worker.process.serving
 from router.config import RouterConfig
@@ -297,8 +296,7 @@ def in_virtual_time() -> Iterator[list[Cluster]]:
             (router.turn.links, "channel_to", channel_to),
             (kv_transfer.peers.calls, "channel_to", channel_to),
             (segue.wire.streams.join, "channel_to", channel_to),
-            (segue.wire.drain_calls, "channel_to", channel_to),
-            (segue.wire.epochs, "channel_to", channel_to),
+            (segue.wire.membership_calls, "channel_to", channel_to),
             *(
                 (module, "leave_process", lambda error: made[0].leave_process(error))
                 for module in (

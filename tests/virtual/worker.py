@@ -23,7 +23,7 @@ from segue.cache.host.unit_copy import copy_units
 from segue.cache.memory import Memory
 from segue.cache.prefix.eviction_cost import cost_to_prefill
 from segue.cache.tensors import CacheTensors
-from segue.wire.drain_calls import move_sessions
+from segue.wire.membership_calls import move_sessions
 from segue.worker.drain import Draining
 from segue.worker.membership.identity import Identity
 from segue.worker.membership.joining import stay_joined_to

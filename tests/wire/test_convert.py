@@ -8,6 +8,13 @@ from dataclasses import replace
 
 import pytest
 
+from segue.api.cluster.explanation import (
+    CostLine,
+    Explanation,
+    RecentTurn,
+    WeighedCandidate,
+    WorkerSpeed,
+)
 from segue.api.cluster.status import (
     ClusterStatus,
     RouterStatus,
@@ -17,13 +24,6 @@ from segue.api.cluster.status import (
     WorkerStatus,
 )
 from segue.api.errors import InvalidRequest
-from segue.api.explanation import (
-    CostLine,
-    Explanation,
-    RecentTurn,
-    WeighedCandidate,
-    WorkerSpeed,
-)
 from segue.api.prompt import PrefixName, Prompt, salt_of
 from segue.api.turn import (
     FinishReason,

@@ -6,8 +6,8 @@ import pytest
 
 from router.placement.estimate import Mode
 from router.placement.side import Exclusion
+from segue.api.cluster.explanation import WeighedCandidate
 from segue.api.errors import InvalidRequest
-from segue.api.explanation import WeighedCandidate
 from segue.api.types import ChatInput, Message, WorkerId
 from segue.text.conversation import ROLES
 from segue.v1 import session_pb2 as pb

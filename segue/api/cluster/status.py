@@ -154,3 +154,12 @@ class ClusterStatus:
     workers: tuple[WorkerStatus, ...]
     router: RouterStatus
     fleet: FleetStatus = UNKNOWN_FLEET
+
+    def missing(self, num_workers: int) -> str:
+        """What is missing until turns can be served with this number of workers; empty if nothing
+        is."""
+        ready = [worker for worker in self.workers if worker.health is WorkerHealth.READY]
+        if self.ready and len(ready) >= num_workers:
+            return ""
+        others = [f"{w.worker_id} is {w.health}" for w in self.workers if w not in ready]
+        return ", ".join([f"{len(ready)} of {num_workers} workers are ready", *others])

@@ -10,9 +10,9 @@ from typing import Protocol
 
 from pydantic_core import to_json
 
+from segue.api.cluster.explanation import RecentTurn
 from segue.api.cluster.status import ClusterStatus
 from segue.api.errors import Overloaded, SegueError, Unauthenticated
-from segue.api.explanation import RecentTurn
 
 logger = logging.getLogger(__name__)
 

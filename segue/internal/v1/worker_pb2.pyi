@@ -604,7 +604,7 @@ Global___TurnSpec: _TypeAlias = TurnSpec  # noqa: Y015
 
 @_typing.final
 class Grammar(_message.Message):
-    """As segue.api.output.grammar.Grammar."""
+    """As segue.api.output.Grammar."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -1,4 +1,4 @@
-"""Ends Ray here, with all processes that it has started."""
+"""Ray's own processes: which of them have ended, and ending Ray with all that it has started."""
 
 from __future__ import annotations
 
@@ -6,24 +6,50 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import time
 from pathlib import Path
 
 import ray
 
-from segue.launch.ray.parts import RAYLET
-
 logger = logging.getLogger(__name__)
 
+GCS, RAYLET = "gcs_server", "raylet"
+_ANSWER_TIMEOUT_S = 1.0
 _GRACE_S = 3.0
 _LOOK_EVERY_S = 0.05
+
+
+def ended_parts() -> set[str]:
+    """The Ray processes that have ended. Without its GCS, Ray restarts nothing. When a raylet ends,
+    the processes of its node end too."""
+    node = ray._private.worker._global_node
+    if node is None:
+        return set()
+    ended = {kind for kind, _ in node.dead_processes()} & {GCS, RAYLET}
+    # We did not start the GCS of a cluster that we joined.
+    if not node.head and _is_refused(node.gcs_address):
+        ended.add(GCS)
+    return ended
+
+
+def _is_refused(address: str) -> bool:
+    """Whether nothing listens there. A missing answer is no proof: the machine may be busy."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _ANSWER_TIMEOUT_S).close()
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def end_ray() -> None:
     """Leaves the cluster that was joined, or ends the one that was started here.
 
     The agents of a raylet wait for its end, and then for the GCS, to report it. Without a GCS they
-    would stay for good.
+    would stay forever.
     """
     started = descendants_of(_raylet_pids())
     ray.shutdown()
@@ -31,7 +57,7 @@ def end_ray() -> None:
 
 
 def kill_ray() -> None:
-    """Ends what was started here without a word to Ray, which may not answer any more."""
+    """Ends what was started here without calling Ray, which may no longer answer."""
     end_processes(descendants_of(_raylet_pids()), grace_s=0.0)
 
 
@@ -43,11 +69,11 @@ def _raylet_pids() -> set[int]:
 
 
 Process = tuple[int, str]
-"""Its id, and its start in ticks since the machine's: ids are used again."""
+"""Process id, and start in ticks since boot, because ids are reused."""
 
 
 def descendants_of(pids: set[int]) -> set[Process]:
-    """These processes, their children, theirs and so on. Empty where there is no /proc."""
+    """These processes and all their descendants. Empty on a system without /proc."""
     parents: dict[int, int] = {}
     starts: dict[int, str] = {}
     for folder in Path("/proc").glob("[0-9]*"):
@@ -80,7 +106,7 @@ def _is_alive(process: Process) -> bool:
 
 
 def _parent_and_start(pid: int) -> tuple[int, str]:
-    """Raises OSError if it has ended, or has but was not waited for."""
+    """Raises OSError if it has ended, even if it is still a zombie."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     if fields[0] == "Z":
         raise ProcessLookupError(pid)

@@ -18,7 +18,7 @@ from segue.api.errors import Unavailable
 from segue.launch.prepare import Report
 from segue.launch.ray.demand import Demand, NodeRoom, shortage
 from segue.launch.ray.ending import end_ray
-from segue.launch.ray.token import keep_token_private
+from segue.launch.ray.surroundings import keep_token_private
 from segue.process.native_stderr import captured_stderr, silence_native_stderr
 
 logger = logging.getLogger(__name__)

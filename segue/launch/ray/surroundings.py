@@ -1,4 +1,4 @@
-"""Checks what Ray needs from this machine and its address, without importing Ray.
+"""Checks and prepares this machine for Ray, without importing it.
 
 Ray itself would report these errors late, in the middle of a traceback, or not at all.
 """
@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import resource
+import secrets
 import socket
 import tempfile
+from collections.abc import MutableMapping
 from pathlib import Path
 
 from segue.api.errors import InvalidConfig, Unavailable
@@ -101,3 +103,34 @@ def raise_open_files(num_processes: int) -> None:
         )
     if soft not in (resource.RLIM_INFINITY, wanted):
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def keep_token_private(environment: MutableMapping[str, str], home: Path) -> None:
+    """Creates the token that a Ray started here asks of its callers, in a file that only its owner
+    may read: Ray itself would create one that every user of the machine may read.
+
+    Does nothing if the environment names another token or turns tokens off. If the folder cannot be
+    written, sets the token in the environment, which Ray's processes inherit.
+    """
+    if environment.get("RAY_AUTH_MODE", "token").lower() != "token":
+        return
+    if environment.get("RAY_AUTH_TOKEN") or environment.get("RAY_AUTH_TOKEN_PATH"):
+        return
+    path = home / ".ray" / "auth_token"
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        with os.fdopen(descriptor, "r+") as file:
+            os.fchmod(descriptor, 0o600)
+            if not file.read().strip():
+                file.write(secrets.token_hex(32))
+    except OSError:
+        if not _readable(path):
+            environment["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+def _readable(path: Path) -> bool:
+    try:
+        return bool(path.read_text().strip())
+    except OSError:
+        return False

@@ -10,12 +10,12 @@ from segue.api.types import Role
 from segue.launch.cluster import Cluster
 from segue.launch.config import Config
 from segue.launch.prepare import Report
+from segue.launch.ray.room import RayRoom
 from segue.launch.ray.workers import RayRouter, RayWorker
 from segue.launch.scale.controller import Controller
 from segue.launch.scale.fleet import Fleet
 from segue.launch.scale.plan import name_of
 from segue.launch.scale.reload import reloaded
-from segue.launch.scale.room import RayRoom
 
 _TOLD_S = 2.0
 """A router that does not answer for so long is told later."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from segue.api.checks import one_of
-from segue.api.explanation import (
+from segue.api.cluster.explanation import (
     CostLine,
     Explanation,
     RecentTurn,
@@ -13,23 +13,15 @@ from segue.api.explanation import (
 from segue.api.types import WorkerId
 from segue.v1 import session_pb2 as pb
 from segue.wire.convert.events import end_from_wire, end_to_wire
-from segue.wire.convert.same_names import message_of, value_of
+from segue.wire.convert.same_names import enum_tables, message_of, value_of
 
-_MODE_TO_WIRE = {
-    "compute": pb.CANDIDATE_MODE_COMPUTE,
-    "pull": pb.CANDIDATE_MODE_PULL,
-    "local": pb.CANDIDATE_MODE_LOCAL,
-}
-_MODE_FROM_WIRE = {wire: mode for mode, wire in _MODE_TO_WIRE.items()}
-_EXCLUDED_TO_WIRE = {
-    "": pb.EXCLUSION_UNSPECIFIED,
-    "speed": pb.EXCLUSION_SPEED,
-    "memory": pb.EXCLUSION_MEMORY,
-    "avoided": pb.EXCLUSION_AVOIDED,
-    "size": pb.EXCLUSION_SIZE,
-    "not_ready": pb.EXCLUSION_NOT_READY,
-}
-_EXCLUDED_FROM_WIRE = {wire: excluded for excluded, wire in _EXCLUDED_TO_WIRE.items()}
+_MODE_TO_WIRE, _MODE_FROM_WIRE = enum_tables(
+    pb.CandidateMode, {mode: mode.upper() for mode in ("compute", "pull", "local")}
+)
+_EXCLUSIONS = ("speed", "memory", "avoided", "size", "not_ready")
+_EXCLUDED_TO_WIRE, _EXCLUDED_FROM_WIRE = enum_tables(
+    pb.Exclusion, {"": "UNSPECIFIED", **{reason: reason.upper() for reason in _EXCLUSIONS}}
+)
 _LINES = ("compute", "link", "step")
 
 

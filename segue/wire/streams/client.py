@@ -1,7 +1,6 @@
 """Client side of many calls over one gRPC stream: commands go up, events come down.
 
-Each message carries everything that is queued, in both directions. `call_stream` is the server
-side.
+Each message carries everything that is queued, in both directions. `server.py` is the server side.
 """
 
 from __future__ import annotations
@@ -18,8 +17,7 @@ import grpc
 from segue.api.errors import SegueError, Unavailable
 from segue.internal.v1 import worker_pb2
 from segue.v1 import session_pb2
-from segue.wire.streams.numbered import Order
-from segue.wire.streams.outbox import Outbox
+from segue.wire.streams.outbox import Order, Outbox
 from segue.wire.streams.waking import Waking
 
 Command = TypeVar("Command", worker_pb2.TurnCommand, session_pb2.GenerateManyCommand)
@@ -34,9 +32,9 @@ class Call(ABC, Generic[Event]):
         self._error: SegueError | None = None
         self._arrived: asyncio.Future[None] | None = None
         self.is_over = False
-        """The server has sent the call's last event, or was sent a stop."""
+        """The server has sent the call's last event, or has been sent a stop."""
         self.has_tokens = False
-        """The server has sent some."""
+        """The server has sent tokens."""
         self.is_due = False
         """Its reader will be woken."""
 
@@ -105,7 +103,7 @@ class Calls(Generic[Command, Event]):
         self._waking = Waking()
         self._running: asyncio.Task[None] | None = None
         self.is_broken = False
-        """The last stream broke, and no message has come since."""
+        """The last stream broke, and no message has arrived since."""
 
     def start(self, command: Command, make: Callable[[Callable[[], None]], AnyCall]) -> AnyCall:
         """Numbers and sends the command. `make` builds the call from the function that stops it."""
@@ -166,7 +164,7 @@ class Calls(Generic[Command, Event]):
     def _on_event(self, event: Event) -> None:
         call = self._calls.get(event.call)
         if call is None:
-            # It was stopped while the event was in flight.
+            # The call was stopped while the event was in flight.
             return
         is_first = not call.has_tokens
         if call.push(event) and not call.is_due:

@@ -16,8 +16,7 @@ from segue.v1 import session_pb2 as pb
 from segue.wire.convert.trace import outgoing_to_wire
 from segue.wire.error_details import error_from_wire
 from segue.wire.streams.client import Call, Calls
-from segue.wire.streams.numbered import numbered
-from segue.wire.streams.outbox import Outbox
+from segue.wire.streams.outbox import Outbox, numbered
 
 if TYPE_CHECKING:
     # For type annotations only: the generated module does not have this name at run time.

@@ -11,7 +11,7 @@ from segue.api.errors import InvalidRequest
 from segue.process.tracing.context import within
 from segue.v1 import session_pb2 as pb
 from segue.wire.convert.trace import trace_from_wire
-from segue.wire.streams.numbered import numbered
+from segue.wire.streams.outbox import numbered
 from segue.wire.streams.server import CallStream
 
 Answer = Callable[[pb.GenerateRequest, float | None, str], AsyncGenerator[pb.GenerateEvent, None]]

@@ -1,4 +1,9 @@
-"""The send queue of a stream: each message carries everything queued, up to a size."""
+"""The messages of a stream: the send queue, whose items share messages, and the messages' numbers.
+
+The reader uses the numbers to detect a message that is missing or repeated. TCP and HTTP/2 lose and
+repeat nothing, but neither detects a broken proxy: repeated frames of a plaintext stream are valid,
+and would be repeated tokens.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +13,23 @@ from typing import Generic, TypeVar
 
 from google.protobuf.message import Message
 
+from segue.api.errors import Unavailable
+
 # Far below the largest message, because a single prompt may be long.
 _MAX_BYTES = 4 << 20
 # More items than this queue up only if the other side does not read.
 _MANY_ITEMS = 1_000
 
 Item = TypeVar("Item", bound=Message)
+Batch = TypeVar("Batch")
 
 
 class Outbox(Generic[Item]):
     """One event loop owns it; one task sends."""
 
     def __init__(self, *, min_gap_s: float = 0.0, max_bytes: int = _MAX_BYTES) -> None:
-        """`min_gap_s`: shortest time between two batches; an item after a longer pause does not
-        wait. `max_bytes`: largest batch, unless a single item exceeds it."""
+        """`min_gap_s`: shortest time between two batches; an item after a longer pause is sent at
+        once. `max_bytes`: largest batch, unless a single item exceeds it."""
         self._min_gap_s = min_gap_s
         self._max_bytes = max_bytes
         self._not_before = 0.0
@@ -76,3 +84,27 @@ class Outbox(Generic[Item]):
             await asyncio.sleep(wait_s)
         self._not_before = loop.time() + self._min_gap_s
         return self.take()
+
+
+async def numbered(batches: AsyncIterator[Batch]) -> AsyncIterator[tuple[int, Batch]]:
+    """The batches with the numbers of their messages, from 1."""
+    number = 0
+    async for batch in batches:
+        number += 1
+        yield number, batch
+
+
+class Order:
+    """Checks the numbers of one stream's messages."""
+
+    def __init__(self) -> None:
+        self._expected = 1
+
+    def require_next(self, number: int) -> None:
+        """Raises Unavailable. 0 comes from a peer that does not number its messages."""
+        if number not in (0, self._expected):
+            raise Unavailable.unreachable(
+                f"expected message {self._expected} of a stream, got message {number}: something "
+                "between the two processes loses or repeats bytes"
+            )
+        self._expected += 1

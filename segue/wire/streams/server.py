@@ -17,8 +17,7 @@ from segue.v1 import session_pb2 as pb
 from segue.wire.error_details import error_to_wire
 from segue.wire.status import foreseen
 from segue.wire.streams.client import Command, Event
-from segue.wire.streams.numbered import Order
-from segue.wire.streams.outbox import Outbox
+from segue.wire.streams.outbox import Order, Outbox
 
 logger = logging.getLogger(__name__)
 

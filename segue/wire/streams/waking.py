@@ -2,8 +2,8 @@
 
 A message may carry a token for each of a hundred turns, and handling one takes tens of
 microseconds. If all their readers were woken at once, a new request, and the first token of a new
-turn, would wait for all of them. In between, the loop now reads what else has arrived: first tokens
-go ahead of others, and a turn whose reader still waits gets both of its tokens in one piece.
+turn, would wait for all of them. In between, the loop reads what else has arrived: first tokens go
+ahead of others, and a turn whose reader still waits gets both of its tokens in one piece.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Waking:
         (self._first if is_first else self._others).append(wake)
 
     def start(self) -> None:
-        """Wakes what was added."""
+        """Wakes the readers that were added."""
         if not self._is_running:
             self._is_running = True
             self._wake_some()

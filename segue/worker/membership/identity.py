@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from segue.api.errors import DeadlineExceeded, SegueError, Unavailable
 from segue.api.types import Epoch, Role, WorkerId
 from segue.security.config import OPEN, Security
-from segue.wire.epochs import last_epoch
+from segue.wire.membership_calls import last_epoch
 
 logger = logging.getLogger(__name__)
 

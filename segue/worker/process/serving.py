@@ -21,9 +21,8 @@ from segue.api.errors import Unavailable
 from segue.api.types import WorkerId
 from segue.cache.inventory import Inventory
 from segue.cache.strays import Strays
-from segue.wire.drain_calls import move_sessions
-from segue.wire.metrics import metrics_endpoint
-from segue.wire.server import RunningServer, Services, serving
+from segue.wire.membership_calls import move_sessions
+from segue.wire.server import RunningServer, Services, metrics_endpoint, serving
 from segue.worker.drain import Deadline, Draining, MoveSessions
 from segue.worker.membership.identity import Identity
 from segue.worker.membership.joining import stay_joined_to

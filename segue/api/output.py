@@ -1,11 +1,11 @@
-"""What form a client wants its answer to have. The router turns each into a grammar."""
+"""The form of an answer: the formats that clients ask for, and the grammar that workers receive."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from segue.api.checks import require_type
+from segue.api.checks import require, require_type
 from segue.api.errors import InvalidRequest
 from segue.api.messages import require_text
 
@@ -99,3 +99,18 @@ def _check_text(kind: str, text: str) -> None:
             field,
             f"expected at most {MAX_FORMAT_BYTES} bytes, got {len(text.encode())}: shorten it",
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grammar:
+    """Restricts the tokens of an answer. Equal grammars are compiled once."""
+
+    text: str
+    """A structural tag of xgrammar, in JSON."""
+    after_reasoning: bool = False
+    """The prompt ends inside reasoning, and the grammar starts after its end."""
+    without_controls: bool = False
+    """Excludes tokens with control characters other than line ends, such as tabs."""
+
+    def __post_init__(self) -> None:
+        require(bool(self.text), "expected the text of a grammar, got an empty one")

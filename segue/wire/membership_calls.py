@@ -1,4 +1,4 @@
-"""The two calls of a drain: the router's to the worker, and the worker's to move its sessions."""
+"""Single calls between workers and routers: a worker's last epoch, and drains."""
 
 from __future__ import annotations
 
@@ -15,8 +15,20 @@ from segue.wire.channel import channel_to
 from segue.wire.convert.drain import drain_report_to_wire, held_to_wire, moves_from_wire
 from segue.wire.status import rpc_errors
 
+LAST_EPOCH_S = 2.0
 # The router answers when its own time is up; the message takes some more.
 _SLACK_S = 2.0
+
+
+async def last_epoch(router: str, worker_id: WorkerId, *, security: Security = OPEN) -> int:
+    """The greatest epoch of the worker's earlier lives; 0 if the router has seen none. Raises
+    SegueErrors."""
+    request = worker_pb2.LastEpochRequest(worker_id=worker_id)
+    # One channel per call: a worker starts once.
+    async with channel_to(router, security) as channel:
+        with rpc_errors(f"router {router}"):
+            reply = await MembershipStub(channel).LastEpoch(request, timeout=LAST_EPOCH_S)
+    return reply.epoch
 
 
 async def move_sessions(
@@ -28,8 +40,8 @@ async def move_sessions(
     *,
     security: Security = OPEN,
 ) -> MoveReport:
-    """Returns when each session was moved, or is left behind. Any router knows where sessions are:
-    the first one that can be reached is asked. Raises SegueErrors.
+    """Returns when each session has been moved or left behind. Asks the first router that can be
+    reached, since any router knows where sessions are. Raises SegueErrors.
     """
     request = worker_pb2.MoveSessionsRequest(
         worker_id=worker_id,
@@ -59,7 +71,7 @@ async def _ask(
 
 
 class Drains(Protocol):
-    """A worker, to the call that drains it."""
+    """A worker as the call that drains it sees it."""
 
     async def drain(self, timeout_s: float | None, *, move_sessions: bool) -> DrainReport: ...
 

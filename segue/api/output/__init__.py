@@ -1,1 +1,0 @@
-"""The form of an answer: what clients ask for (`formats`), and what workers get (`grammar`)."""
