@@ -9,7 +9,7 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
 
-{{/* (dict "root" $ "component" NAME): what selectors of pods match. */}}
+{{/* (dict "root" $ "component" NAME): the labels that pod selectors match. */}}
 {{- define "segue.selector" -}}
 app.kubernetes.io/name: segue
 app.kubernetes.io/instance: {{ .root.Release.Name }}
@@ -38,7 +38,7 @@ app.kubernetes.io/component: {{ .component }}
 {{ include "segue.name" . }}
 {{- end -}}
 
-{{/* The head's: Ray's autoscaler calls Kubernetes from there. */}}
+{{/* The head's service account: Ray's autoscaler calls Kubernetes from there. */}}
 {{- define "segue.headServiceAccount" -}}
 {{ include "segue.serviceAccount" . }}{{ if .Values.autoscaling.enabled }}-head{{ end }}
 {{- end -}}

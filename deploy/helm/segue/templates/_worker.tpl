@@ -5,7 +5,7 @@
 {{- $nodes := ternary 1 .of.nodes (eq .name "shared") | int -}}
 groupName: {{ .name }}
 {{- if gt $nodes 1 }}
-# Pods of each worker.
+# Pods per worker.
 numOfHosts: {{ $nodes }}
 {{- end }}
 {{- if $root.Values.autoscaling.enabled }}
@@ -15,7 +15,7 @@ numOfHosts: {{ $nodes }}
 {{- if or (lt (int .of.replicas) (int .of.minReplicas)) (gt (int .of.replicas) (int .of.maxReplicas)) }}
 {{- fail (printf "%s.replicas is %d, expected minReplicas (%d) to maxReplicas (%d), since autoscaling is enabled" .name (int .of.replicas) (int .of.minReplicas) (int .of.maxReplicas)) }}
 {{- end }}
-# Their number is Ray's: an upgrade of the release must not set it back.
+# Ray sets the number: an upgrade of the release must not reset it.
 minReplicas: {{ .of.minReplicas }}
 maxReplicas: {{ .of.maxReplicas }}
 {{- else }}
@@ -26,7 +26,7 @@ maxReplicas: {{ .of.replicas }}
 rayStartParams:
   num-cpus: "0"
   num-gpus: {{ .of.gpus | quote }}
-  # In quotes of its own: KubeRay puts it into a shell command.
+  # Quoted again, because KubeRay puts it into a shell command.
   resources: {{ .resources | quote | squote }}
   node-manager-port: "6380"
   object-store-memory: "100000000"
@@ -43,7 +43,7 @@ template:
     {{- end }}
     serviceAccountName: {{ include "segue.serviceAccount" $root }}
     automountServiceAccountToken: false
-    # The drain, then Ray's own end.
+    # The drain, then Ray's own shutdown.
     terminationGracePeriodSeconds: {{ add $root.Values.drainSeconds 45 }}
     securityContext: {{- include "segue.podSecurity" $root | nindent 6 }}
     {{- with $root.Values.image.pullSecrets }}
@@ -70,7 +70,7 @@ template:
           capabilities:
             drop: [ALL]
             {{- if $isRdma }}
-            # Memory that a network card writes into is locked.
+            # RDMA needs locked memory.
             add: [IPC_LOCK]
             {{- end }}
         env:
@@ -78,7 +78,7 @@ template:
           {{- include "segue.modelEnv" $root | nindent 10 }}
           {{- include "segue.tracesEnv" $root | nindent 10 }}
           {{- include "segue.clientEnv" $root | nindent 10 }}
-          # Threads that wait at a barrier spin for a short time only, as where `segue serve` starts Ray.
+          # OpenMP threads spin only briefly, as with a Ray that `segue serve` starts.
           - {name: GOMP_SPINCOUNT, value: "20000"}
           - name: OMP_NUM_THREADS
             valueFrom: {resourceFieldRef: {resource: limits.cpu}}
@@ -102,8 +102,8 @@ template:
           - {name: decode, containerPort: 7430}
           - {name: decode-metrics, containerPort: 7431}
           {{- end }}
-        # The pod lives as long as Ray's node, whose raylet answers gRPC's health checks without a token: Ray
-        # itself restarts a worker in it. It is ready once the worker has loaded its model.
+        # The pod lives as long as its Ray node, in which Ray itself restarts a worker. The raylet answers gRPC
+        # health checks without a token. The pod is ready once the worker has loaded its model.
         startupProbe:
           grpc: {port: 6380}
           periodSeconds: 5
