@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 from time import monotonic
 
-from benchmarks.gpu.report import Report
-from benchmarks.gpu.supervise import Unable, command_of, supervise
-from benchmarks.serving.environment import this_environment
+from benchmarks.gpu.process.report import Report
+from benchmarks.gpu.process.supervise import Unable, command_of, supervise
+from benchmarks.harness.environment import this_environment
 
 # Without typer: on a lent machine few packages are installed.
 
@@ -19,7 +19,7 @@ from benchmarks.serving.environment import this_environment
 def main() -> None:
     options = _options()
     if options.from_item is not None:
-        from benchmarks.gpu.child import run_items
+        from benchmarks.gpu.process.child import run_items
 
         run_items(
             options.from_item, dry=options.dry, with_flashinfer=not options.without_flashinfer

@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.gpu.ceilings import Ceilings
-from benchmarks.gpu.timing import median_s
+from benchmarks.gpu.timing import Ceilings, median_s
 
 REPEATS = 30
 """Runs that must give equal bits: a race in a kernel shows in some of them only."""
@@ -25,14 +24,14 @@ float32 larger, since sums are as long as in a model."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """What `Case.run` must compute."""
+    """The result that `Case.run` must compute."""
 
     exact: Callable[[], Sequence[Tensor]]
     """From the same inputs, in float64; or token ids."""
-    seen: Callable[[Any], Sequence[Tensor]]
-    """From what `run` returned: what to compare with `exact`, including what it wrote."""
     limit: float
     """Of the relative RMS error; of token ids, the share that may differ."""
+    seen: Callable[[Any], Sequence[Tensor]] = lambda out: [out]
+    """From what `run` returned: what to compare with `exact`, including what it wrote."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

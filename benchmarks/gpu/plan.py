@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import gc
+import importlib.util
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.gpu import cases, ceilings, handoff, models, operators, passes, steps, suite, whole
+from benchmarks.gpu import cases, models, operators
 from benchmarks.gpu.bars import operator_bar, step_bar
 from benchmarks.gpu.cases.attention import flashinfer_cases
-from benchmarks.gpu.cases.sizes import DRY, REAL, Sizes
-from benchmarks.gpu.ceilings import Ceilings
+from benchmarks.gpu.cases.setup import DRY, REAL, Make, Setup, Sizes
 from benchmarks.gpu.flashinfer import is_usable
+from benchmarks.gpu.passes import handoff, layers, prompts, steps
+from benchmarks.gpu.timing import Ceilings
 from segue.kernels.compiling import compiling
 
+_ROOT = Path(__file__).parents[2]
+_TESTS = ("tests/kernels", "tests/engine/test_graphs.py", "tests/kv_transfer/test_gpu_memory.py")
+_NEEDED = ("pytest", "pytest_asyncio", "transformers")
+_OUTPUT_CHARS = 2000
 Row = dict[str, Any]
 """A measurement as it is written to JSON, with its `kind`."""
 
@@ -30,7 +41,7 @@ class Settings:
     operator_shapes: Sequence[models.Shape]
     """Those of which operators and layers are checked."""
     sizes: Sizes
-    workload: passes.Workload
+    workload: prompts.Workload
     model_tokens: int
     """Of the prompt for which whole layers are compared with references."""
     repeats: int = operators.REPEATS
@@ -47,7 +58,7 @@ LEASE = Settings(
     shapes=_BY_IMPORTANCE,
     operator_shapes=_BY_IMPORTANCE,
     sizes=REAL,
-    workload=passes.Workload(),
+    workload=prompts.Workload(),
     model_tokens=300,
 )
 TRIAL = Settings(
@@ -57,7 +68,7 @@ TRIAL = Settings(
     # It has all that the dense one has.
     operator_shapes=models.DRY_SHAPES[1:],
     sizes=DRY,
-    workload=passes.DRY_WORKLOAD,
+    workload=prompts.DRY_WORKLOAD,
     model_tokens=5,
     repeats=2,
     with_tests=False,
@@ -78,24 +89,23 @@ def plan(settings: Settings) -> list[Item]:
         items.append(Item("compile all kernels", partial(_compiled, settings)))
     for shape in settings.shapes:
         if shape in settings.operator_shapes:
-            items += _operators(shape, settings)
-            items.append(_whole(shape, settings))
+            makes = cases.all_cases(_setup(shape, settings))
+            items += _measured(shape, settings, "operator", makes)
+            items.append(_layers(shape, settings))
         items.append(_with_weights(shape, settings, "steps"))
     for shape in settings.shapes:
         items.append(_with_weights(shape, settings, "prompts"))
         items.append(_with_weights(shape, settings, "handoff"))
     for shape in settings.shapes:
-        if settings.with_flashinfer and is_usable(shape, passes.PAGE_TOKENS, *_where(settings)):
-            makes = flashinfer_cases(shape, settings.sizes, *_where(settings))
+        if settings.with_flashinfer and is_usable(
+            shape, prompts.PAGE_TOKENS, settings.device, settings.dtype
+        ):
+            makes = flashinfer_cases(_setup(shape, settings))
             items += _measured(shape, settings, "FlashInfer", makes)
             items.append(_with_weights(shape, settings, "prompts by FlashInfer"))
     if settings.with_tests:
         items.append(Item("tests", _tests))
     return items
-
-
-def measured_ceilings(settings: Settings) -> Ceilings:
-    return ceilings.measure(settings.device)
 
 
 def _compiled(settings: Settings, _: Ceilings) -> Iterator[Row]:
@@ -107,25 +117,20 @@ def _compiled(settings: Settings, _: Ceilings) -> Iterator[Row]:
 
     for shape in settings.shapes:
         with compiling(count, ignore_errors=True):
-            for make in cases.all_cases(shape, settings.sizes, *_where(settings)):
+            for make in cases.all_cases(_setup(shape, settings)):
                 make().run()
                 gc.collect()
         yield {"kind": "compiled", "model": shape.name, "num_kernels": num_kernels}
 
 
-def _where(settings: Settings) -> tuple[str, torch.dtype]:
-    return settings.device, settings.dtype
-
-
-def _operators(shape: models.Shape, settings: Settings) -> Iterator[Item]:
-    makes = cases.all_cases(shape, settings.sizes, *_where(settings))
-    return _measured(shape, settings, "operator", makes)
+def _setup(shape: models.Shape, settings: Settings) -> Setup:
+    return Setup(shape, settings.sizes, settings.device, settings.dtype)
 
 
 def _measured(
-    shape: models.Shape, settings: Settings, what: str, makes: Iterator[cases.Make]
+    shape: models.Shape, settings: Settings, what: str, makes: Iterator[Make]
 ) -> Iterator[Item]:
-    def rows(make: cases.Make, limits: Ceilings) -> Iterator[Row]:
+    def rows(make: Make, limits: Ceilings) -> Iterator[Row]:
         case = make()
         row = operators.measure(shape.name, case, limits, settings.device, repeats=settings.repeats)
         bar = operator_bar(shape.name, case.operator, case.size)
@@ -143,9 +148,9 @@ def _measured(
         yield Item(f"{what} {number} of {shape.name}", partial(rows, make))
 
 
-def _whole(shape: models.Shape, settings: Settings) -> Item:
+def _layers(shape: models.Shape, settings: Settings) -> Item:
     def rows(_: Ceilings) -> Iterator[Row]:
-        for row in whole.check(shape, settings.model_tokens, settings.device, settings.dtype):
+        for row in layers.check(shape, settings.model_tokens, settings.device, settings.dtype):
             yield {"kind": "model", **asdict(row), "is_right": row.is_right}
 
     return Item(f"layers of {shape.name}", rows)
@@ -165,10 +170,10 @@ def _with_weights(shape: models.Shape, settings: Settings, what: str) -> Item:
                     "is_right": handed.is_exact,
                 }
             return
-        measures: dict[str, Callable[..., Iterator[passes.PassRow]]] = {
+        measures: dict[str, Callable[..., Iterator[prompts.PassRow]]] = {
             "steps": steps.measure,
-            "prompts": passes.prefill,
-            "prompts by FlashInfer": partial(passes.prefill, by_flashinfer=True),
+            "prompts": prompts.prefill,
+            "prompts by FlashInfer": partial(prompts.prefill, by_flashinfer=True),
         }
         for row in measures[what](shape, weights, workload, limits, device):
             bar = step_bar(shape.name, row.kind, row.num_tokens)
@@ -185,7 +190,26 @@ def _with_weights(shape: models.Shape, settings: Settings, what: str) -> Item:
 
 
 def _tests(_: Ceilings) -> Iterator[Row]:
-    yield {"kind": "tests", "result": suite.run_tests()}
+    yield {"kind": "tests", "result": _test_results()}
+
+
+def _test_results() -> str:
+    """Runs the tests that carry the marker gpu. Returns pytest's last line, after the end of its
+    output if a test failed, or what is not installed.
+    """
+    if lacking := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
+        return f"not run: {', '.join(lacking)} not installed"
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-m", "gpu and not slow", *_TESTS],
+        cwd=_ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    last = re.sub(r"^=+ | =+$", "", done.stdout.strip().splitlines()[-1])
+    return last if done.returncode == 0 else f"{done.stdout[-_OUTPUT_CHARS:]}\n{last}"
 
 
 def release(device: str) -> None:

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu.bars import OPERATORS, STEPS
-from benchmarks.gpu.cases.sizes import REAL
-from benchmarks.gpu.ceilings import Ceilings
+from benchmarks.gpu.cases.setup import REAL
 from benchmarks.gpu.models import SHAPES
 from benchmarks.gpu.operators import Case, Check, measure
-from benchmarks.gpu.report import Report
-from benchmarks.gpu.supervise import supervise
-from benchmarks.serving.environment import this_environment
+from benchmarks.gpu.process.report import Report
+from benchmarks.gpu.process.supervise import supervise
+from benchmarks.gpu.timing import Ceilings
+from benchmarks.harness.environment import this_environment
 
 ROOT = Path(__file__).parents[2]
 

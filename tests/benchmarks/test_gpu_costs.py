@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.gpu.costs import ModelCosts
 from benchmarks.gpu.models import SHAPES, Shape, empty_weights
-from benchmarks.gpu.passes import PAGE_TOKENS
+from benchmarks.gpu.passes.costs import ModelCosts
+from benchmarks.gpu.passes.prompts import PAGE_TOKENS
 from segue.model.cache_layout import cache_layout
 
 

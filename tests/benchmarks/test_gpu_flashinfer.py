@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.gpu import flashinfer, plan
 from benchmarks.gpu.cases.attention import flashinfer_cases
-from benchmarks.gpu.cases.sizes import DRY
+from benchmarks.gpu.cases.setup import DRY, Setup
 from benchmarks.gpu.models import DRY_SHAPES
 from benchmarks.gpu.operators import checked
 from segue.kernels.paged_attention.flashinfer import prompts
@@ -32,7 +32,7 @@ def test_its_results_are_compared_with_float64(
     keys_too_many: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Wrapper, "keys_too_many", keys_too_many)
-    (make,) = flashinfer_cases(SHAPE, DRY, "cpu", torch.float32)
+    (make,) = flashinfer_cases(Setup(SHAPE, DRY, "cpu", torch.float32))
     case = make()
 
     error, is_repeatable = checked(case, repeats=2)

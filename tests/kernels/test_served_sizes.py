@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks.gpu.cases import all_cases
-from benchmarks.gpu.cases.sizes import Sizes
+from benchmarks.gpu.cases.setup import Setup, Sizes
 from benchmarks.gpu.models import SHAPES, Shape
 from benchmarks.gpu.operators import REPEATS, checked
 
@@ -19,7 +19,7 @@ SIZES = Sizes(attention_prefill=((0, 8192), (50_000, 800)))
 @pytest.mark.gpu
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
 def test_served_sizes_are_right_and_have_equal_bits_thirty_times(shape: Shape) -> None:
-    for make in all_cases(shape, SIZES, "cuda", torch.bfloat16):
+    for make in all_cases(Setup(shape, SIZES, "cuda", torch.bfloat16)):
         case = make()
         error, is_repeatable = checked(case, REPEATS)
 

@@ -14,15 +14,12 @@ from benchmarks.gpu.cases import (
     attention,
     decode_step,
     elementwise,
+    experts,
     gdn,
-    gdn_step,
-    mixed,
-    moe,
     products,
-    quantized,
     scaled,
 )
-from benchmarks.gpu.cases.sizes import Sizes
+from benchmarks.gpu.cases.setup import Setup, Sizes
 from benchmarks.gpu.models import Shape
 from benchmarks.gpu.operators import Case, checked
 from segue.kernels.aot import compile_cases
@@ -99,26 +96,30 @@ LONG = Sizes(
 )
 
 
+def setup_of(shape: Shape, sizes: Sizes) -> Setup:
+    return Setup(shape, sizes, DEVICE, DTYPE)
+
+
 def cases() -> Iterator[Callable[[], Case]]:
     """Every operator, with each of the models that makes a difference to it."""
     for shape in (SMALL, MIDDLE):
-        yield from gdn.gdn_cases(shape, SIZES, DEVICE, DTYPE)
-        yield from gdn_step.gdn_step_cases(shape, SIZES, DEVICE, DTYPE)
-        yield from elementwise.elementwise_cases(shape, SIZES, DEVICE, DTYPE)
-    yield from attention.attention_cases(MIDDLE, SIZES, DEVICE, DTYPE)
-    yield from attention.attention_cases(SPARSE, LONG, DEVICE, DTYPE)
+        yield from gdn.gdn_cases(setup_of(shape, SIZES))
+        yield from gdn.gdn_step_cases(setup_of(shape, SIZES))
+        yield from elementwise.elementwise_cases(setup_of(shape, SIZES))
+    yield from attention.attention_cases(setup_of(MIDDLE, SIZES))
+    yield from attention.attention_cases(setup_of(SPARSE, LONG))
     for shape, num_tokens in ((MANY_EXPERTS, 3), (SPARSE, 20)):
         tokens = replace(SIZES, expert_tokens=(num_tokens,))
-        yield from mixed.mixed_cases(shape, tokens, DEVICE, DTYPE)
-    yield from moe.expert_cases(SPARSE, SIZES, DEVICE, DTYPE)
-    yield from quantized.quantized_expert_cases(SPARSE, SIZES, DEVICE, DTYPE)
-    yield from quantized.quantized_cases(SPARSE, SIZES, DEVICE, DTYPE)
-    yield from scaled.scaled_expert_cases(SPARSE, SIZES, DEVICE, DTYPE)
-    yield from scaled.scaled_cases(SPARSE, SIZES, DEVICE, DTYPE)
-    yield from scaled.codes_cases(SPARSE, SIZES, DEVICE, DTYPE)
-    yield from decode_step.decode_step_cases(SMALL, SIZES, DEVICE, DTYPE)
-    yield from products.product_cases(FEW_ROWS, SIZES, DEVICE, DTYPE)
-    yield from elementwise.norm_cases(WIDE, SIZES, DEVICE, DTYPE)
+        yield from experts.mixed_cases(setup_of(shape, tokens))
+    yield from experts.expert_cases(setup_of(SPARSE, SIZES))
+    yield from experts.quantized_expert_cases(setup_of(SPARSE, SIZES))
+    yield from products.quantized_cases(setup_of(SPARSE, SIZES))
+    yield from experts.scaled_expert_cases(setup_of(SPARSE, SIZES))
+    yield from scaled.scaled_cases(setup_of(SPARSE, SIZES))
+    yield from scaled.codes_cases(setup_of(SPARSE, SIZES))
+    yield from decode_step.decode_step_cases(setup_of(SMALL, SIZES))
+    yield from products.product_cases(setup_of(FEW_ROWS, SIZES))
+    yield from elementwise.norm_cases(setup_of(WIDE, SIZES))
 
 
 def assert_right(case: Case) -> None:
@@ -136,7 +137,7 @@ def test_all_that_is_compiled_ahead_is_compared_with_float64(
         assert_right(make())
     for shape, sizes in ((MIDDLE, SIZES), (SPARSE, LONG)):
         codes = replace(sizes, page_dtype=E4M3)
-        for make in attention.attention_cases(shape, codes, DEVICE, DTYPE):
+        for make in attention.attention_cases(setup_of(shape, codes)):
             assert_right(make())
     with monkeypatch.context() as cut:
         cut.setattr(triton_prefill, "cut_for", lambda *_, **__: Cut(BLOCKS_V[0], 3))

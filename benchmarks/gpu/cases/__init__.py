@@ -2,44 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-
-import torch
+from collections.abc import Iterator
 
 from benchmarks.gpu.cases.attention import attention_cases
-from benchmarks.gpu.cases.decode_step import decode_step_cases
+from benchmarks.gpu.cases.decode_step import decode_step_cases, sampling_cases
 from benchmarks.gpu.cases.elementwise import elementwise_cases
-from benchmarks.gpu.cases.gdn import gdn_cases
-from benchmarks.gpu.cases.gdn_step import gdn_step_cases
-from benchmarks.gpu.cases.mixed import mixed_cases
-from benchmarks.gpu.cases.moe import expert_cases
-from benchmarks.gpu.cases.products import product_cases
-from benchmarks.gpu.cases.quantized import quantized_cases, quantized_expert_cases
-from benchmarks.gpu.cases.sampling import sampling_cases
-from benchmarks.gpu.cases.scaled import codes_cases, scaled_cases, scaled_expert_cases
-from benchmarks.gpu.cases.sizes import Sizes
-from benchmarks.gpu.models import Shape
-from benchmarks.gpu.operators import Case
+from benchmarks.gpu.cases.experts import (
+    expert_cases,
+    mixed_cases,
+    quantized_expert_cases,
+    scaled_expert_cases,
+)
+from benchmarks.gpu.cases.gdn import gdn_cases, gdn_step_cases
+from benchmarks.gpu.cases.products import product_cases, quantized_cases
+from benchmarks.gpu.cases.scaled import codes_cases, scaled_cases
+from benchmarks.gpu.cases.setup import Make, Setup
 from segue.model.config import MoeConfig
 
-Make = Callable[[], Case]
-"""Makes a case with its tensors, which may take many GB."""
+_MIXTURES = (mixed_cases, expert_cases, quantized_expert_cases, scaled_expert_cases)
 
 
-def all_cases(shape: Shape, sizes: Sizes, device: str, dtype: torch.dtype) -> Iterator[Make]:
-    where = (shape, sizes, device, dtype)
-    yield from gdn_cases(*where)
-    yield from gdn_step_cases(*where)
-    yield from attention_cases(*where)
-    if isinstance(shape.mlp, MoeConfig):
-        yield from mixed_cases(*where)
-        yield from expert_cases(*where)
-        yield from quantized_expert_cases(*where)
-        yield from scaled_expert_cases(*where)
-    yield from product_cases(*where)
-    yield from quantized_cases(*where)
-    yield from scaled_cases(*where)
-    yield from codes_cases(*where)
-    yield from sampling_cases(*where)
-    yield from decode_step_cases(*where)
-    yield from elementwise_cases(*where)
+def all_cases(setup: Setup) -> Iterator[Make]:
+    for cases in (
+        gdn_cases,
+        gdn_step_cases,
+        attention_cases,
+        *(_MIXTURES if isinstance(setup.shape.mlp, MoeConfig) else ()),
+        product_cases,
+        quantized_cases,
+        scaled_cases,
+        codes_cases,
+        sampling_cases,
+        decode_step_cases,
+        elementwise_cases,
+    ):
+        yield from cases(setup)

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.gpu.cases import exact
-from benchmarks.gpu.cases.sizes import Sizes
+from benchmarks.gpu.cases.setup import Make, Setup
 from benchmarks.gpu.flashinfer import prompt_attention
 from benchmarks.gpu.models import Shape
-from benchmarks.gpu.operators import LIMITS, Case, Check
+from benchmarks.gpu.operators import Case, Check
 from segue.kernels.paged_attention import triton_decode, triton_prefill
 from segue.kernels.paged_attention.e4m3 import E4M3, UNSCALED, Scales, as_bytes
 from segue.kernels.paged_attention.flashinfer.page_lists import Span
@@ -26,46 +26,25 @@ _SCALES: Scales = (0.75, 0.3)
 """Of pages in FP8: any will do."""
 
 
-def attention_cases(
-    shape: Shape, sizes: Sizes, device: str, dtype: torch.dtype
-) -> Iterator[partial[Case]]:
+def attention_cases(setup: Setup) -> Iterator[Make]:
+    shape, sizes = setup.shape, setup.sizes
     for num_sequences, context in sizes.attention_decode:
         if num_sequences * context * 4 * shape.num_kv_heads * shape.head_dim <= MAX_POOL_BYTES:
             for num_rounds in sizes.attention_rounds:
-                yield partial(
-                    _decode,
-                    shape,
-                    sizes,
-                    num_sequences,
-                    context,
-                    num_rounds,
-                    device,
-                    dtype,
-                )
+                yield partial(_decode, setup, num_sequences, context, num_rounds)
     for start, num_tokens in sizes.attention_prefill:
-        yield partial(_prefill, shape, sizes, start, num_tokens, device, dtype)
+        yield partial(_prefill, setup, start, num_tokens)
 
 
-def flashinfer_cases(
-    shape: Shape, sizes: Sizes, device: str, dtype: torch.dtype
-) -> Iterator[partial[Case]]:
+def flashinfer_cases(setup: Setup) -> Iterator[Make]:
     """The prompts of `attention_cases` again."""
-    for start, num_tokens in sizes.attention_prefill:
-        where = (start, num_tokens, device, dtype)
-        yield partial(_prefill, shape, sizes, *where, by_flashinfer=True)
+    for start, num_tokens in setup.sizes.attention_prefill:
+        yield partial(_prefill, setup, start, num_tokens, by_flashinfer=True)
 
 
-def _decode(
-    shape: Shape,
-    sizes: Sizes,
-    num_sequences: int,
-    context: int,
-    num_rounds: int,
-    device: str,
-    dtype: torch.dtype,
-) -> Case:
-    pages, table_DP = _pool(shape, sizes, num_sequences, context, device, dtype)
-    q_TQX = _queries(shape, num_rounds * num_sequences, device, dtype)
+def _decode(setup: Setup, num_sequences: int, context: int, num_rounds: int) -> Case:
+    pages, table_DP = _pool(setup, num_sequences, context)
+    q_TQX = _queries(setup, num_rounds * num_sequences)
     first = context - num_rounds + 1
     rows = exact.some_rows(len(q_TQX), _CHECKED_QUERIES)
 
@@ -86,30 +65,22 @@ def _decode(
             q_TQX,
             pages,
             page_table_DP=table_DP,
-            lengths_D=torch.full((num_sequences,), first, device=device),
+            lengths_D=torch.full((num_sequences,), first, device=setup.device),
             round_sizes=[num_sequences] * num_rounds,
             scales=_scales(pages),
         ),
-        check=Check(exact=expected, seen=_rows(rows), limit=LIMITS[dtype]),
-        num_bytes=_kv_bytes(shape, num_sequences * context, pages.dtype),
+        check=Check(exact=expected, seen=_rows(rows), limit=setup.limit),
+        num_bytes=_kv_bytes(setup.shape, num_sequences * context, pages.dtype),
     )
 
 
-def _prefill(
-    shape: Shape,
-    sizes: Sizes,
-    start: int,
-    num_tokens: int,
-    device: str,
-    dtype: torch.dtype,
-    *,
-    by_flashinfer: bool = False,
-) -> Case:
-    pages, table_1P = _pool(shape, sizes, 1, start + num_tokens, device, dtype)
-    q_TQX = _queries(shape, num_tokens, device, dtype)
+def _prefill(setup: Setup, start: int, num_tokens: int, *, by_flashinfer: bool = False) -> Case:
+    shape = setup.shape
+    pages, table_1P = _pool(setup, 1, start + num_tokens)
+    q_TQX = _queries(setup, num_tokens)
     pairs = num_tokens * start + num_tokens * (num_tokens + 1) / 2
     rows = exact.some_rows(num_tokens, _CHECKED_QUERIES)
-    kv_GLX = torch.randn(shape.num_kv_heads, num_tokens, shape.head_dim, device=device, dtype=dtype)
+    kv_GLX = setup.randn(shape.num_kv_heads, num_tokens, shape.head_dim)
     sdpa = partial(
         F.scaled_dot_product_attention,
         q_TQX.transpose(0, 1)[None],
@@ -126,15 +97,15 @@ def _prefill(
     run: Callable[[], Tensor]
     if by_flashinfer:
         span = Span(start=start, num_tokens=num_tokens, page_ids=table_1P[0].tolist())
-        attention = prompt_attention(shape, sizes.page_tokens, device, dtype)
+        attention = prompt_attention(shape, setup.sizes.page_tokens, setup.device, setup.dtype)
         run = partial(attention.planned([span]), q_TQX, pages)
     else:
         run = partial(
             triton_prefill.attend_prefill,
             q_TQX,
             pages,
-            cu_tokens_N1=torch.tensor([0, num_tokens], device=device),
-            starts_N=torch.tensor([start], device=device),
+            cu_tokens_N1=torch.tensor([0, num_tokens], device=setup.device),
+            starts_N=torch.tensor([start], device=setup.device),
             page_table_NP=table_1P,
             scales=_scales(pages),
         )
@@ -142,8 +113,8 @@ def _prefill(
         operator="attention, prefill by FlashInfer" if by_flashinfer else "attention, prefill",
         size=f"{num_tokens} after {start}",
         run=run,
-        check=Check(exact=expected, seen=_rows(rows), limit=LIMITS[dtype]),
-        num_bytes=2 * q_TQX.nbytes + _kv_bytes(shape, start + num_tokens, pages.dtype),
+        check=Check(exact=expected, seen=_rows(rows), limit=setup.limit),
+        num_bytes=2 * q_TQX.nbytes + _kv_bytes(setup.shape, start + num_tokens, pages.dtype),
         flops=4.0 * shape.num_heads * shape.head_dim * pairs,
         peers={} if start else {"torch SDPA": sdpa},
     )
@@ -167,28 +138,16 @@ def _rows(rows: Sequence[int]) -> Any:
     return lambda out: [out[list(rows)]]
 
 
-def _queries(shape: Shape, num_tokens: int, device: str, dtype: torch.dtype) -> Tensor:
-    return torch.randn(num_tokens, shape.num_heads, shape.head_dim, device=device, dtype=dtype)
+def _queries(setup: Setup, num_tokens: int) -> Tensor:
+    return setup.randn(num_tokens, setup.shape.num_heads, setup.shape.head_dim)
 
 
-def _pool(
-    shape: Shape,
-    sizes: Sizes,
-    num_sequences: int,
-    context: int,
-    device: str,
-    dtype: torch.dtype,
-) -> tuple[Tensor, Tensor]:
+def _pool(setup: Setup, num_sequences: int, context: int) -> tuple[Tensor, Tensor]:
     """Pages in random order, and their owners."""
+    shape, sizes = setup.shape, setup.sizes
     num_pages = -(-context // sizes.page_tokens)
-    pages = torch.randn(
-        num_sequences * num_pages,
-        2,
-        shape.num_kv_heads,
-        sizes.page_tokens,
-        shape.head_dim,
-        device=device,
-        dtype=dtype,
+    pages = setup.randn(
+        num_sequences * num_pages, 2, shape.num_kv_heads, sizes.page_tokens, shape.head_dim
     )
-    table = torch.randperm(len(pages), device=device).view(num_sequences, num_pages)
-    return pages.to(sizes.page_dtype or dtype), table
+    table = torch.randperm(len(pages), device=setup.device).view(num_sequences, num_pages)
+    return pages.to(sizes.page_dtype or setup.dtype), table

@@ -116,7 +116,7 @@ def experts(
     gate_up: Callable[[int], Tensor],
     down: Callable[[int], Tensor],
     experts_per_token: int,
-    rounded: tuple[Rounding, Rounding] = (Tensor.double, Tensor.double),
+    rounded: Rounding = Tensor.double,
 ) -> tuple[Tensor, Tensor]:
     """Outputs [T, A, H] and weights [T, A], with each expert's matrices by its number. `rounded`:
     what the inputs of both products are rounded to."""
@@ -125,8 +125,8 @@ def experts(
     y_TAH = x_TH.new_empty(len(x_TH), experts_per_token, x_TH.shape[1], dtype=torch.float64)
     for t, ids in enumerate(ids_TE[:, :experts_per_token].tolist()):
         for a, expert in enumerate(ids):
-            gate, up = (gate_up(expert).double() @ rounded[0](x_TH[t]).double()).chunk(2)
-            y_TAH[t, a] = down(expert).double() @ rounded[1](F.silu(gate) * up).double()
+            gate, up = (gate_up(expert).double() @ rounded(x_TH[t]).double()).chunk(2)
+            y_TAH[t, a] = down(expert).double() @ rounded(F.silu(gate) * up).double()
     return y_TAH, weights_TA
 
 

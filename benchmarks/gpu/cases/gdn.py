@@ -1,65 +1,70 @@
-"""The gated delta rule and its convolution, compared with flash-linear-attention if installed."""
+"""The gated delta rule, its convolution, and a decode step of both, compared with
+flash-linear-attention if installed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 from unittest import mock
 
 import torch
 from torch import Tensor
 
 from benchmarks.gpu.cases import exact
-from benchmarks.gpu.cases.sizes import Sizes
+from benchmarks.gpu.cases.setup import Make, Setup
 from benchmarks.gpu.models import Shape
 from benchmarks.gpu.operators import LIMITS, Case, Check
 from segue.kernels.causal_conv import triton as conv
 from segue.kernels.causal_conv import triton_decode as conv_decode
 from segue.kernels.gated_delta_rule import triton_decode, triton_parts, triton_prefill
+from segue.kernels.gated_delta_step import StepWeights
+from segue.kernels.gated_delta_step import triton as step
 
-CHUNK_TOKENS = 64
-CONV_WIDTH = 4
+_CHUNK_TOKENS = 64
+_CONV_WIDTH = 4
 _CHECKED_TOKENS = 4096
 """From the start of a prompt: the definition takes token after token."""
-CHECKED_SEQUENCES = 8
+_CHECKED_SEQUENCES = 8
 _RANK_HEADS = 8
 """Of a rank of eight that share 397B. So few heads are scanned in parts."""
 
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
-Makes = Iterator[partial[Case]]
 
 
-def gdn_cases(shape: Shape, sizes: Sizes, device: str, dtype: torch.dtype) -> Makes:
+def gdn_cases(setup: Setup) -> Iterator[Make]:
+    sizes = setup.sizes
     for num_tokens in sizes.gdn_prefill:
-        yield partial(_prefill, shape, num_tokens, device, dtype)
-    if shape.num_v_heads > _RANK_HEADS:
-        rank = replace(shape, num_k_heads=2, num_v_heads=_RANK_HEADS)
+        yield partial(_prefill, setup, num_tokens)
+    if setup.shape.num_v_heads > _RANK_HEADS:
+        rank = replace(setup.shape, num_k_heads=2, num_v_heads=_RANK_HEADS)
         for num_tokens in sizes.gdn_prefill[:1]:
-            yield partial(_prefill, rank, num_tokens, device, dtype)
-    for num_sequences, num_rounds in sizes.gdn_decode:
-        yield partial(_decode, shape, num_sequences, num_rounds, device, dtype)
+            yield partial(_prefill, replace(setup, shape=rank), num_tokens)
+    for size in sizes.gdn_decode:
+        yield partial(_decode, setup, *size)
     for num_tokens in sizes.gdn_prefill[:1]:
-        yield partial(_convolved_prefill, shape, num_tokens, device, dtype)
-    for num_sequences, num_rounds in sizes.gdn_decode:
-        yield partial(_convolved_decode, shape, num_sequences, num_rounds, device, dtype)
+        yield partial(_convolved_prefill, setup, num_tokens)
+    for size in sizes.gdn_decode:
+        yield partial(_convolved_decode, setup, *size)
 
 
-def _prefill(shape: Shape, num_tokens: int, device: str, dtype: torch.dtype) -> Case:
-    inputs = _inputs(shape, num_tokens, device, dtype)
-    states = new_states(shape, 2, device)
-    dim = shape.gdn_dim
+def gdn_step_cases(setup: Setup) -> Iterator[Make]:
+    for size in setup.sizes.gdn_decode:
+        yield partial(_step, setup, *size)
+
+
+def _prefill(setup: Setup, num_tokens: int) -> Case:
+    shape, dim = setup.shape, setup.shape.gdn_dim
+    inputs = _inputs(setup, num_tokens)
+    states = _states(setup, 2)
     # Per token and value head: twice with the chunk's other tokens (keys and queries with keys,
     # corrections), and three times with the state (recalled, read, added).
-    flops_a_head = 2 * (2 * CHUNK_TOKENS * dim + 2 * CHUNK_TOKENS * dim + 3 * dim * dim)
+    flops_a_head = 2 * (2 * _CHUNK_TOKENS * dim + 2 * _CHUNK_TOKENS * dim + 3 * dim * dim)
     num_checked = min(num_tokens, _CHECKED_TOKENS)
     is_whole = num_checked == num_tokens
-    run = partial(
-        triton_prefill.gated_delta_rule_prefill,
-        *inputs,
-        states,
-        **_one_sequence(num_tokens, device),
-    )
+    sequence = _one_sequence(num_tokens, setup.device)
+    run = partial(triton_prefill.gated_delta_rule_prefill, *inputs, states, **sequence)
 
     def run_whole() -> Tensor:
         with mock.patch.object(triton_parts, "MOST_PARTS", 1):
@@ -77,7 +82,7 @@ def _prefill(shape: Shape, num_tokens: int, device: str, dtype: torch.dtype) -> 
             exact=expected,
             seen=lambda out: [out[:num_checked], states[1]] if is_whole else [out[:num_checked]],
             # Products have operands in the inputs' dtype, and their errors add up.
-            limit=2 * LIMITS[dtype],
+            limit=2 * setup.limit,
         ),
         num_bytes=_bytes(inputs) + num_tokens * shape.num_v_heads * dim * 4 + states.nbytes,
         flops=float(num_tokens * shape.num_v_heads * flops_a_head),
@@ -85,14 +90,10 @@ def _prefill(shape: Shape, num_tokens: int, device: str, dtype: torch.dtype) -> 
     )
 
 
-def _decode(
-    shape: Shape, num_sequences: int, num_rounds: int, device: str, dtype: torch.dtype
-) -> Case:
-    num_tokens = num_sequences * num_rounds
-    inputs = _inputs(shape, num_tokens, device, dtype)
-    states = new_states(shape, num_sequences + num_tokens, device)
-    sequences = exact.some_rows(num_sequences, CHECKED_SEQUENCES)
-    rows = [j * num_sequences + d for d in sequences for j in range(num_rounds)]
+def _decode(setup: Setup, num_sequences: int, num_rounds: int) -> Case:
+    inputs = _inputs(setup, num_sequences * num_rounds)
+    states = _states(setup, num_sequences * (1 + num_rounds))
+    sequences, rows = _checked(num_sequences, num_rounds)
 
     def expected() -> Sequence[Tensor]:
         found = [
@@ -108,8 +109,7 @@ def _decode(
             triton_decode.gated_delta_rule_decode,
             *inputs,
             states,
-            **slots_of(num_sequences, num_tokens, device),
-            round_sizes=[num_sequences] * num_rounds,
+            **_rounds(num_sequences, num_rounds, setup.device),
         ),
         check=Check(
             exact=expected,
@@ -121,43 +121,33 @@ def _decode(
     )
 
 
-def _convolved_prefill(shape: Shape, num_tokens: int, device: str, dtype: torch.dtype) -> Case:
-    x_TC, weight_CW, state_SCW = conv_inputs(shape, num_tokens, 2, device, dtype)
+def _convolved_prefill(setup: Setup, num_tokens: int) -> Case:
+    x_TC, weight_CW, state_SCW = _conv_inputs(setup, num_tokens, 2)
+    sequence = _one_sequence(num_tokens, setup.device)
 
     def expected() -> Sequence[Tensor]:
         inputs_TC = torch.cat([state_SCW[0].mT, x_TC])
-        return [exact.causal_conv(inputs_TC, weight_CW), inputs_TC[1 - CONV_WIDTH :].mT.double()]
+        return [exact.causal_conv(inputs_TC, weight_CW), inputs_TC[1 - _CONV_WIDTH :].mT.double()]
 
     return Case(
         operator="convolution, prefill",
         size=f"{num_tokens}",
-        run=partial(
-            conv.causal_conv_prefill,
-            x_TC,
-            weight_CW,
-            state_SCW,
-            **_one_sequence(num_tokens, device),
-        ),
-        check=Check(exact=expected, seen=lambda out: [out, state_SCW[1]], limit=LIMITS[dtype]),
+        run=partial(conv.causal_conv_prefill, x_TC, weight_CW, state_SCW, **sequence),
+        check=Check(exact=expected, seen=lambda out: [out, state_SCW[1]], limit=setup.limit),
         num_bytes=2 * x_TC.nbytes,
     )
 
 
-def _convolved_decode(
-    shape: Shape, num_sequences: int, num_rounds: int, device: str, dtype: torch.dtype
-) -> Case:
+def _convolved_decode(setup: Setup, num_sequences: int, num_rounds: int) -> Case:
     num_tokens = num_sequences * num_rounds
-    x_TC, weight_CW, state_SCW = conv_inputs(
-        shape, num_tokens, num_sequences + num_tokens, device, dtype
-    )
-    sequences = exact.some_rows(num_sequences, CHECKED_SEQUENCES)
-    rows = [j * num_sequences + d for d in sequences for j in range(num_rounds)]
+    x_TC, weight_CW, state_SCW = _conv_inputs(setup, num_tokens, num_sequences + num_tokens)
+    sequences, rows = _checked(num_sequences, num_rounds)
     last = [num_sequences * num_rounds + d for d in sequences]
 
     def expected() -> Sequence[Tensor]:
         inputs = [torch.cat([state_SCW[d].mT, x_TC[d::num_sequences]]) for d in sequences]
         outs = [exact.causal_conv(each, weight_CW) for each in inputs]
-        states = torch.stack([each[1 - CONV_WIDTH :].mT.double() for each in inputs])
+        states = torch.stack([each[1 - _CONV_WIDTH :].mT.double() for each in inputs])
         return [torch.cat(outs), states]
 
     return Case(
@@ -168,43 +158,101 @@ def _convolved_decode(
             x_TC,
             weight_CW,
             state_SCW,
-            **slots_of(num_sequences, num_tokens, device),
-            round_sizes=[num_sequences] * num_rounds,
+            **_rounds(num_sequences, num_rounds, setup.device),
         ),
         check=Check(
-            exact=expected, seen=lambda out: [out[rows], state_SCW[last]], limit=LIMITS[dtype]
+            exact=expected, seen=lambda out: [out[rows], state_SCW[last]], limit=setup.limit
         ),
         num_bytes=2 * x_TC.nbytes + state_SCW.nbytes,
     )
 
 
-def _inputs(shape: Shape, num_tokens: int, device: str, dtype: torch.dtype) -> Inputs:
-    make = partial(torch.randn, device=device, dtype=dtype)
+def _step(setup: Setup, num_sequences: int, num_rounds: int) -> Case:
+    """All between the projections. Its floor is that of one kernel."""
+    num_tokens, num_slots = num_sequences * num_rounds, num_sequences * (1 + num_rounds)
+    num_heads, dim = setup.shape.num_v_heads, setup.shape.gdn_dim
+    x_TC, conv_CW, conv_SCW = _conv_inputs(setup, num_tokens, num_slots)
+    states = _states(setup, num_slots)
+    gate_THV = setup.randn(num_tokens, num_heads, dim)
+    rate_TH, dt_TH = setup.randn(2, num_tokens, num_heads)
+    weights = StepWeights(
+        conv_CW=conv_CW,
+        minus_a_H=-0.1 * setup.randn_float32(num_heads).exp(),
+        dt_bias_H=setup.randn_float32(num_heads),
+        norm_V=setup.randn_float32(dim),
+        eps=1e-6,
+    )
+    sequences, rows = _checked(num_sequences, num_rounds)
+
+    def expected() -> Sequence[Tensor]:
+        found = [
+            exact.delta_step(
+                torch.cat([conv_SCW[d].mT, x_TC[d::num_sequences]]),
+                gate_THV[d::num_sequences],
+                rate_TH[d::num_sequences],
+                dt_TH[d::num_sequences],
+                weights,
+                states[d],
+            )
+            for d in sequences
+        ]
+        return [torch.cat(part) for part in zip(*found, strict=True)]
+
+    return Case(
+        operator="delta step",
+        size=f"{num_sequences} x {num_rounds}",
+        run=partial(
+            step.gated_delta_step,
+            x_TC,
+            gate_THV,
+            rate_TH,
+            dt_TH,
+            weights,
+            states,
+            conv_SCW,
+            **_rounds(num_sequences, num_rounds, setup.device),
+        ),
+        check=Check(
+            exact=expected,
+            seen=lambda out: [out[rows], states[[num_sequences + row for row in rows]]],
+            limit=setup.limit,
+        ),
+        num_bytes=x_TC.nbytes + 2 * gate_THV.nbytes + conv_SCW.nbytes + states.nbytes,
+    )
+
+
+def _inputs(setup: Setup, num_tokens: int) -> Inputs:
+    shape = setup.shape
     heads, dim = shape.num_v_heads, shape.gdn_dim
-    gates = torch.randn(2, num_tokens, heads, device=device)
+    gates = setup.randn_float32(2, num_tokens, heads)
     return (
-        make(num_tokens, shape.num_k_heads, dim),
-        make(num_tokens, shape.num_k_heads, dim),
-        make(num_tokens, heads, dim),
+        setup.randn(num_tokens, shape.num_k_heads, dim),
+        setup.randn(num_tokens, shape.num_k_heads, dim),
+        setup.randn(num_tokens, heads, dim),
         -0.1 * gates[0].exp(),
         gates[1].sigmoid(),
     )
 
 
-def new_states(shape: Shape, num_slots: int, device: str) -> Tensor:
-    return torch.randn(num_slots, shape.num_v_heads, shape.gdn_dim, shape.gdn_dim, device=device)
+def _states(setup: Setup, num_slots: int) -> Tensor:
+    dim = setup.shape.gdn_dim
+    return setup.randn_float32(num_slots, setup.shape.num_v_heads, dim, dim)
 
 
-def conv_inputs(
-    shape: Shape, num_tokens: int, num_slots: int, device: str, dtype: torch.dtype
-) -> tuple[Tensor, Tensor, Tensor]:
+def _conv_inputs(setup: Setup, num_tokens: int, num_slots: int) -> tuple[Tensor, Tensor, Tensor]:
+    shape = setup.shape
     num_channels = (2 * shape.num_k_heads + shape.num_v_heads) * shape.gdn_dim
-    make = partial(torch.randn, device=device, dtype=dtype)
     return (
-        make(num_tokens, num_channels),
-        torch.randn(num_channels, CONV_WIDTH, device=device),
-        make(num_slots, num_channels, CONV_WIDTH - 1),
+        setup.randn(num_tokens, num_channels),
+        setup.randn_float32(num_channels, _CONV_WIDTH),
+        setup.randn(num_slots, num_channels, _CONV_WIDTH - 1),
     )
+
+
+def _checked(num_sequences: int, num_rounds: int) -> tuple[Sequence[int], list[int]]:
+    """Some sequences, and the rows of their tokens, which are round after round."""
+    sequences = exact.some_rows(num_sequences, _CHECKED_SEQUENCES)
+    return sequences, [j * num_sequences + d for d in sequences for j in range(num_rounds)]
 
 
 def _one_sequence(num_tokens: int, device: str) -> dict[str, Tensor]:
@@ -217,9 +265,14 @@ def _one_sequence(num_tokens: int, device: str) -> dict[str, Tensor]:
     }
 
 
-def slots_of(num_sequences: int, num_tokens: int, device: str) -> dict[str, Tensor]:
-    slots = torch.arange(num_sequences + num_tokens, device=device)
-    return {"slots_in_D": slots[:num_sequences], "slots_out_T": slots[num_sequences:]}
+def _rounds(num_sequences: int, num_rounds: int, device: str) -> dict[str, Any]:
+    """Each sequence continues from a slot of its own and leaves a state after each token."""
+    slots = torch.arange(num_sequences * (1 + num_rounds), device=device)
+    return {
+        "slots_in_D": slots[:num_sequences],
+        "slots_out_T": slots[num_sequences:],
+        "round_sizes": [num_sequences] * num_rounds,
+    }
 
 
 def _bytes(inputs: Inputs) -> int:

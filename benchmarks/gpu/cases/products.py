@@ -1,62 +1,93 @@
-"""Products of few rows with plain weights, next to cuBLAS's: what a decode step reads of an MLP, of
+"""Products of few rows, next to cuBLAS's with plain weights: what a decode step reads of an MLP, of
 the mixers' outputs and of the head."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
-import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.gpu.cases import exact
-from benchmarks.gpu.cases.sizes import Sizes
+from benchmarks.gpu.cases.setup import Make, Setup
+from benchmarks.gpu.cases.stored import (
+    FP8,
+    NVFP4,
+    PLAIN,
+    QUANTIZED,
+    num_bytes,
+    values_of,
+    weight_of,
+)
 from benchmarks.gpu.models import Shape
-from benchmarks.gpu.operators import LIMITS, Case, Check
+from benchmarks.gpu.operators import Case, Check
 from segue.kernels.product import reference, triton
 from segue.kernels.product.epilogue import Epilogue
+from segue.kernels.quantized_product import triton as quantized
 from segue.model.config import DenseConfig
 
+Matrix = tuple[str, int, int, Epilogue]
+"""Its name, outputs, columns, and what follows the product."""
+_KERNELS: dict[str, Callable[..., Tensor]] = {
+    PLAIN: triton.product,
+    FP8: quantized.fp8_product,
+    NVFP4: quantized.nvfp4_product,
+}
 
-def product_cases(
-    shape: Shape, sizes: Sizes, device: str, dtype: torch.dtype
-) -> Iterator[partial[Case]]:
+
+def product_cases(setup: Setup) -> Iterator[Make]:
+    shape = setup.shape
     hidden_size, values = shape.hidden_size, shape.num_v_heads * shape.gdn_dim
-    matrices = [("head", shape.vocab_size, hidden_size, Epilogue.FLOAT32)]
-    if isinstance(shape.mlp, DenseConfig):
-        width = shape.mlp.intermediate_size
-        matrices.append(("gate and up", 2 * width, hidden_size, Epilogue.SILU_GATE))
-        matrices.append(("down", hidden_size, width, Epilogue.NONE))
-    matrices.append(("a mixer's output", hidden_size, values, Epilogue.NONE))
-    for num_rows in sizes.few_rows:
-        for name, num_outputs, num_columns, epilogue in matrices:
-            yield partial(
-                _product, name, num_rows, num_outputs, num_columns, epilogue, device, dtype
-            )
+    matrices = [
+        ("head", shape.vocab_size, hidden_size, Epilogue.FLOAT32),
+        *(mlp_matrices(shape) if isinstance(shape.mlp, DenseConfig) else ()),
+        ("a mixer's output", hidden_size, values, Epilogue.NONE),
+    ]
+    for num_rows in setup.sizes.few_rows:
+        for matrix in matrices:
+            yield partial(_product, setup, PLAIN, num_rows, matrix)
 
 
-def _product(
-    name: str,
-    num_rows: int,
-    num_outputs: int,
-    num_columns: int,
-    epilogue: Epilogue,
-    device: str,
-    dtype: torch.dtype,
-) -> Case:
-    x_TK = torch.randn(num_rows, num_columns, device=device, dtype=dtype)
-    weight_NK = torch.randn(num_outputs, num_columns, device=device, dtype=dtype)
-    weight_NK *= num_columns**-0.5
+def quantized_cases(setup: Setup) -> Iterator[Make]:
+    for num_rows in setup.sizes.quantized_rows:
+        for matrix in mlp_matrices(setup.shape):
+            for stored in QUANTIZED:
+                yield partial(_product, setup, stored, num_rows, matrix)
+
+
+def mlp_matrices(shape: Shape) -> tuple[Matrix, ...]:
+    """Those of an MLP or of the shared expert."""
+    width = (
+        shape.mlp.intermediate_size
+        if isinstance(shape.mlp, DenseConfig)
+        else shape.mlp.shared_intermediate_size
+    )
+    return (
+        ("gate and up", 2 * width, shape.hidden_size, Epilogue.SILU_GATE),
+        ("down", shape.hidden_size, width, Epilogue.NONE),
+    )
+
+
+def _product(setup: Setup, stored: str, num_rows: int, matrix: Matrix) -> Case:
+    name, num_outputs, num_columns, epilogue = matrix
+    weight = weight_of(stored, setup, (), num_outputs, num_columns)
+    x_TK = setup.randn(num_rows, num_columns)
+    peers: dict[str, Callable[[], object]]
+    if stored == PLAIN:
+        peers = {"cuBLAS": partial(reference.product, x_TK, weight[0], epilogue)}
+    else:
+        peers = {"torch, plain": partial(F.linear, x_TK, setup.randn(num_outputs, num_columns))}
 
     def expected() -> Sequence[Tensor]:
-        return [exact.product(x_TK, weight_NK.double(), epilogue)]
+        return [exact.product(x_TK, values_of(stored, weight), epilogue)]
 
     return Case(
-        operator=f"product of few rows, {name}",
+        operator=f"product {'of few rows' if stored == PLAIN else f'in {stored}'}, {name}",
         size=f"{num_rows} x {num_columns} x {num_outputs}",
-        run=partial(triton.product, x_TK, weight_NK, epilogue),
-        check=Check(exact=expected, seen=lambda out: [out], limit=LIMITS[dtype]),
-        num_bytes=weight_NK.nbytes + x_TK.nbytes,
-        flops=2.0 * num_rows * weight_NK.numel(),
-        peers={"cuBLAS": partial(reference.product, x_TK, weight_NK, epilogue)},
+        run=partial(_KERNELS[stored], x_TK, *weight, epilogue),
+        check=Check(exact=expected, limit=setup.limit),
+        num_bytes=num_bytes(weight) + x_TK.nbytes,
+        flops=2.0 * num_rows * num_columns * num_outputs,
+        peers=peers,
     )

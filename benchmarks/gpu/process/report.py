@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.serving.environment import Environment
+from benchmarks.harness.environment import Environment
 
 Row = dict[str, Any]
 

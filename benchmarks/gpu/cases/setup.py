@@ -1,10 +1,23 @@
-"""The sizes of the cases: those that are served, and tiny ones that an interpreter can do."""
+"""What all cases of a model have in common: shape, sizes, device and dtype.
+
+The sizes are those that are served, or tiny ones for an interpreter.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias
 
 import torch
+from torch import Tensor
+
+from benchmarks.gpu.models import Shape
+from benchmarks.gpu.operators import LIMITS, Case
+from segue.model.config import MoeConfig
+
+Make: TypeAlias = partial[Case]
+"""Makes a case with its tensors, which may take many GB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,3 +63,28 @@ DRY = Sizes(
     quantized_rows=(2,),
     sampled_rows=(2,),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    shape: Shape
+    sizes: Sizes
+    device: str
+    dtype: torch.dtype
+    """Of activations and plain weights."""
+
+    @property
+    def limit(self) -> float:
+        return LIMITS[self.dtype]
+
+    @property
+    def moe(self) -> MoeConfig:
+        assert isinstance(self.shape.mlp, MoeConfig)
+        return self.shape.mlp
+
+    def randn(self, *size: int) -> Tensor:
+        """In `dtype`."""
+        return torch.randn(size, device=self.device, dtype=self.dtype)
+
+    def randn_float32(self, *size: int) -> Tensor:
+        return torch.randn(size, device=self.device)

@@ -13,7 +13,7 @@ from threading import Thread
 from time import monotonic
 from typing import Any
 
-from benchmarks.gpu.report import Report
+from benchmarks.gpu.process.report import Report
 
 Message = dict[str, Any]
 

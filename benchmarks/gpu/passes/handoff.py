@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu.models import Shape
-from benchmarks.gpu.passes import PAGE_TOKENS, Workload, chunks_of, runner_of
+from benchmarks.gpu.passes.prompts import PAGE_TOKENS, Workload, chunks_of, runner_of
 from benchmarks.gpu.timing import median_s
 from kv_transfer.layout import MemoryMap, memory_map_of
 from kv_transfer.writing.plan import plan_units

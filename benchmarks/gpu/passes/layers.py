@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu.models import Shape, random_weights
-from benchmarks.gpu.passes import PAGE_TOKENS, chunks_of, runner_of
+from benchmarks.gpu.passes.prompts import PAGE_TOKENS, chunks_of, runner_of
 from segue.engine.batch import DecodeChunk
 from segue.kernels import dispatch
 

@@ -30,10 +30,11 @@ def run_items(first: int, *, dry: bool, with_flashinfer: bool = True) -> None:
         # Triton reads it on its first import.
         os.environ["TRITON_INTERPRET"] = "1"
     from benchmarks.gpu import plan
+    from benchmarks.gpu.timing import measure_ceilings
 
     settings = plan.TRIAL if dry else plan.LEASE
     settings = replace(settings, with_flashinfer=with_flashinfer)
-    limits = plan.measured_ceilings(settings)
+    limits = measure_ceilings(settings.device)
     _tell(
         device="cpu, dry" if dry else torch.cuda.get_device_name(),
         copy_bytes_per_s=limits.copy_bytes_per_s,

@@ -12,10 +12,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmarks.gpu.ceilings import Ceilings
-from benchmarks.gpu.costs import ModelCosts
 from benchmarks.gpu.models import Shape
-from benchmarks.gpu.passes import PAGE_TOKENS, PassRow, Workload, runner_of
+from benchmarks.gpu.passes.costs import ModelCosts
+from benchmarks.gpu.passes.prompts import PAGE_TOKENS, PassRow, Workload, runner_of
+from benchmarks.gpu.timing import Ceilings
 from segue.api.types import Sampling
 from segue.engine.device.buckets import Buckets, StepShape
 from segue.engine.device.buffers import RowStart, StepTables

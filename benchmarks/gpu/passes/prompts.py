@@ -11,11 +11,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmarks.gpu.ceilings import Ceilings
-from benchmarks.gpu.costs import ModelCosts
 from benchmarks.gpu.flashinfer import prompt_attention
 from benchmarks.gpu.models import Shape
-from benchmarks.gpu.timing import median_s
+from benchmarks.gpu.passes.costs import ModelCosts
+from benchmarks.gpu.timing import Ceilings, median_s
 from segue.cache.tensors import CacheTensors
 from segue.engine.batch import PrefillChunk
 from segue.engine.device.buffers import ScratchUnits

@@ -1,0 +1,1 @@
+"""The process that measures, its supervisor, and the report that they write."""
