@@ -8,10 +8,12 @@ number. No model and no network: this is what a turn pays for the turns before i
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from collections.abc import Callable
 
+import typer
+
+from benchmarks.harness.output import markdown
 from kv_transfer.layout import MemoryMap
 from kv_transfer.reading.reader import HandoffReader
 from kv_transfer.ticket import PeerIdentity
@@ -72,9 +74,9 @@ class _Tickets:
         self.num_past += 1
 
 
-async def _tickets() -> list[str]:
+async def _tickets() -> str:
     """Milliseconds for a reservation and its commit."""
-    lines = ["| past tickets | reserve + commit |", "| --- | --- |"]
+    rows = []
     desk = _Tickets()
     for num_past in _PAST_TICKETS:
         while desk.num_past < num_past:
@@ -82,8 +84,8 @@ async def _tickets() -> list[str]:
         started_at = time.perf_counter()
         for _ in range(_NUM_MEASURED):
             await desk.turn()
-        lines.append(f"| {num_past:,} | {_ms(started_at, _NUM_MEASURED)} |")
-    return lines
+        rows.append((f"{num_past:,}", _ms(started_at)))
+    return markdown("past tickets | reserve + commit", rows)
 
 
 def _sessions(num_sessions: int) -> PrefixCache:
@@ -106,9 +108,9 @@ def _sessions(num_sessions: int) -> PrefixCache:
     return cache
 
 
-def _leases() -> list[str]:
+def _leases() -> str:
     """Milliseconds for a renewal, a look-up, and for revoking a lease to free a page."""
-    lines = ["| sessions | renew | get | revoke |", "| --- | --- | --- | --- |"]
+    rows = []
     for num_sessions in _SESSIONS:
         cache = _sessions(num_sessions)
         leases = cache.leases
@@ -116,8 +118,8 @@ def _leases() -> list[str]:
         renew = _mean(lambda i, s=sessions, held=leases: held.renew(s[i], time.monotonic() + 600.0))
         get = _mean(lambda i, s=sessions, held=leases: held.get(s[i]))
         revoke = _mean(lambda i, own=cache: own.make_room(i + 1, 0))
-        lines.append(f"| {num_sessions:,} | {renew} | {get} | {revoke} |")
-    return lines
+        rows.append((f"{num_sessions:,}", renew, get, revoke))
+    return markdown("sessions | renew | get | revoke", rows)
 
 
 def _mean(call: Callable[..., object]) -> str:
@@ -125,16 +127,15 @@ def _mean(call: Callable[..., object]) -> str:
     started_at = time.perf_counter()
     for i in range(_NUM_MEASURED):
         call(i)
-    return _ms(started_at, _NUM_MEASURED)
+    return _ms(started_at)
 
 
-def _ms(started_at: float, num_calls: int) -> str:
-    return f"{(time.perf_counter() - started_at) / num_calls * 1e3:.3f} ms"
+def _ms(started_at: float) -> str:
+    return f"{(time.perf_counter() - started_at) / _NUM_MEASURED * 1e3:.3f} ms"
 
 
 def main() -> None:
-    lines = [*asyncio.run(_tickets()), "", *_leases()]
-    sys.stdout.write("\n".join(lines) + "\n")
+    typer.echo(f"{asyncio.run(_tickets())}\n\n{_leases()}")
 
 
 if __name__ == "__main__":

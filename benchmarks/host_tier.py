@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import random
-import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import typer
+
 from benchmarks.agentic.emptied import InProcess, in_process
 from benchmarks.agentic.modes import without_local
-from benchmarks.serving.checkpoint import save_random_checkpoint
+from benchmarks.harness.checkpoint import save_random_checkpoint
+from benchmarks.harness.output import markdown
+from benchmarks.harness.samples import median
 from benchmarks.serving.cluster import answer
-from benchmarks.serving.samples import median
 from benchmarks.serving.scrape import Total, read_metrics, total_of
 from benchmarks.serving.workload import Prompt
 from prefill_worker.config import PrefillConfig
@@ -83,20 +85,16 @@ def _loads(bench: InProcess) -> Total:
     return total_of(text, "segue_host_load_seconds")
 
 
-def _row(length: int, costs: Sequence[Costs]) -> str:
-    def rate(seconds: Iterable[float]) -> str:
-        return f"{length / median(list(seconds)):,.0f}"
-
-    computed, shipped = rate(c.computed_s for c in costs), rate(c.shipped_s for c in costs)
-    return f"| {length:,} | {computed} | {shipped} | {rate(c.loaded_s for c in costs)} |"
+def _row(length: int, costs: Sequence[Costs]) -> list[str]:
+    seconds = zip(*((c.computed_s, c.shipped_s, c.loaded_s) for c in costs), strict=True)
+    return [f"{length:,}", *(f"{length / median(each):,.0f}" for each in seconds)]
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         seen = asyncio.run(measure(save_random_checkpoint(Path(folder), is_quick=False)))
-    lines = ["| tokens | computed tokens/s | shipped | loaded |\n| --- | --- | --- | --- |"]
-    lines += [_row(length, costs) for length, costs in seen.items()]
-    sys.stdout.write("\n".join(lines) + "\n")
+    rows = [_row(length, costs) for length, costs in seen.items()]
+    typer.echo(markdown("tokens | computed tokens/s | shipped | loaded", rows))
 
 
 if __name__ == "__main__":

@@ -8,10 +8,8 @@ the last line of stdout one JSON object.
 from __future__ import annotations
 
 import dataclasses
-import json
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -19,14 +17,14 @@ from typing import Annotated
 import torch
 import typer
 from matplotlib.figure import Figure
-from rich.console import Console
 from rich.table import Table
 
+from benchmarks.harness.environment import Environment, this_environment
+from benchmarks.harness.output import show, show_json, table
+from benchmarks.harness.samples import median, times_s
 from benchmarks.peers.ceilings import Ceilings, measure_ceilings
 from benchmarks.peers.process import peak_rss_bytes
 from benchmarks.peers.shape import checkpoint
-from benchmarks.serving.environment import Environment, this_environment
-from benchmarks.serving.samples import median
 from segue.engine.batch import DecodeChunk, PrefillChunk
 from segue.engine.config import EngineConfig
 from segue.engine.packing import pack
@@ -99,8 +97,8 @@ class Passes:
         )
         return Row(
             context_tokens=context,
-            prefill_s=_median_s(lambda: self.runner.forward([prompt]), 1),
-            decode_s=_median_s(lambda: self.runner.forward([decode]), repeats),
+            prefill_s=median(times_s(lambda: self.runner.forward([prompt]), 1)),
+            decode_s=median(times_s(lambda: self.runner.forward([decode]), repeats)),
             pack_s=self.pack_s(context),
             kv_bytes=context * self.kv_bytes_per_token,
         )
@@ -108,24 +106,14 @@ class Passes:
     def pack_s(self, context: int) -> float:
         chunk = self._decode_chunk(context, range(context // self._page_tokens + 1))
         chunk = dataclasses.replace(chunk, page_ids=list(chunk.page_ids))
-        return _median_s(
-            lambda: pack([chunk], page_tokens=self._page_tokens, device="cpu"), repeats=20
+        return median(
+            times_s(lambda: pack([chunk], page_tokens=self._page_tokens, device="cpu"), repeats=20)
         )
 
     def _decode_chunk(self, context: int, page_ids: Sequence[int]) -> DecodeChunk:
         return DecodeChunk(
             token_ids=(7,), start=context, page_ids=page_ids, slot_in=0, slots_out=(0,)
         )
-
-
-def _median_s(run: Callable[[], object], repeats: int) -> float:
-    run()
-    seconds = []
-    for _ in range(repeats):
-        started_at = time.monotonic()
-        run()
-        seconds.append(time.monotonic() - started_at)
-    return median(seconds)
 
 
 def measure(folder: Path, *, contexts: Sequence[int], threads: int, repeats: int) -> Result:
@@ -152,10 +140,11 @@ def measure(folder: Path, *, contexts: Sequence[int], threads: int, repeats: int
     )
 
 
-def table(result: Result) -> Table:
-    shown = Table(title="One pass after a context", title_justify="left", title_style="bold")
-    for name in ("context", "512 tokens, s", "tokens/s", "decode, ms", "read, GB/s", "pack, ms"):
-        shown.add_column(name, justify="right")
+def passes_table(result: Result) -> Table:
+    shown = table(
+        "One pass after a context",
+        "context | 512 tokens, s | tokens/s | decode, ms | read, GB/s | pack, ms",
+    )
     for row in result.rows:
         num_bytes = result.weight_bytes + row.kv_bytes
         shown.add_row(
@@ -204,16 +193,15 @@ def main(
     folder = checkpoint(models, is_quick=quick)
     contexts = _QUICK_CONTEXTS if quick else _CONTEXTS
     result = measure(folder, contexts=contexts, threads=threads, repeats=3 if quick else 5)
-    out = Console(highlight=False, width=110)
-    out.print(table(result))
-    out.print(
+    show([passes_table(result)], width=110)
+    typer.echo(
         f"keys and values are read at {result.growth_bytes_per_s / 1e9:.1f} GB/s (the machine: "
         f"{result.ceilings.read_bytes_per_s / 1e9:.1f}); peak memory is {result.memory_share:.2f} "
         f"of weights and pools; packing 128k tokens takes {result.pack_128k_s * 1e3:.2f} ms"
     )
     with tempfile.TemporaryDirectory() as scratch:
         save_plot(result, plot or Path(scratch) / "plot.png")
-    typer.echo(json.dumps({**dataclasses.asdict(result), "memory_share": result.memory_share}))
+    show_json({**dataclasses.asdict(result), "memory_share": result.memory_share})
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import cProfile
 import dataclasses
-import json
 import pstats
 import time
 from collections.abc import Callable, Sequence
@@ -23,13 +22,12 @@ from unittest import mock
 
 import torch
 import typer
-from rich.console import Console
 from torch import Tensor
 
 import tests.virtual.cluster
 import tests.virtual.worker
-from benchmarks.serving.samples import median
-from benchmarks.tables import table
+from benchmarks.harness.output import show, show_json, table
+from benchmarks.harness.samples import median
 from prefill_worker.config import PrefillConfig
 from segue.api.types import SessionId, StopConditions, TokenInput, TurnId, TurnRequest
 from segue.engine.batch import DecodeChunk, PrefillChunk
@@ -130,10 +128,10 @@ def main(
     shown = table("A turn of one session, without its model", "context | pages | CPU, ms")
     for row in rows:
         shown.add_row(f"{row.context_tokens:,}", f"{row.pages:,}", f"{row.cpu_ms:.2f}")
-    Console(highlight=False, width=100).print(shown)
+    show([shown], width=100)
     if profiler:
         pstats.Stats(profiler).sort_stats("tottime").print_stats(25)
-    typer.echo(json.dumps([dataclasses.asdict(row) for row in rows]))
+    show_json([dataclasses.asdict(row) for row in rows])
 
 
 if __name__ == "__main__":

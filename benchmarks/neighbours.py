@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import multiprocessing
 import os
 import threading
@@ -28,11 +27,10 @@ from typing import Annotated
 
 import torch
 import typer
-from rich.console import Console
 
-from benchmarks.serving.environment import this_environment
-from benchmarks.serving.samples import median, percentile
-from benchmarks.tables import table
+from benchmarks.harness.environment import this_environment
+from benchmarks.harness.output import show, show_json, table
+from benchmarks.harness.samples import median, percentile
 from segue.api.types import Role
 from segue.demo import checkpoint_dir
 from segue.engine.batch import DecodeChunk, PrefillChunk
@@ -274,14 +272,15 @@ def main(
             f"×{row.prompt_alone / row.prompt_beside:.2f}",
             f"×{row.together:.2f}",
         )
-    Console(highlight=False, width=110).print(shown)
-    result = {
-        "benchmark": "neighbours",
-        "model": model,
-        "environment": dataclasses.asdict(environment),
-        "rows": [dataclasses.asdict(row) for row in rows],
-    }
-    typer.echo(json.dumps(result))
+    show([shown], width=110)
+    show_json(
+        {
+            "benchmark": "neighbours",
+            "model": model,
+            "environment": dataclasses.asdict(environment),
+            "rows": [dataclasses.asdict(row) for row in rows],
+        }
+    )
 
 
 if __name__ == "__main__":

@@ -16,11 +16,10 @@ from typing import Annotated
 
 import torch
 import typer
-from rich.console import Console
-from rich.table import Table
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from benchmarks.harness.output import show, table
 from segue.demo import checkpoint_dir
 from segue.demo.corpus.conversations import conversation
 from segue.demo.corpus.examples import encode
@@ -77,21 +76,21 @@ def main(
     model = folder or checkpoint_dir()
     tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
     chosen = _parts_of(text, tokenizer, samples) if text else _conversations(tokenizer, samples)
-    table, sizes = Table(), {}
-    for column in ("weights", "MiB", "perplexity", "divergence", "same best token"):
-        table.add_column(column)
+    shown = table(
+        f"{model.name}: each way against the first",
+        "weights | MiB | perplexity | divergence | same best token",
+    )
     references: list[Tensor] = []
     for way, engine in WAYS.items():
         runner = _runner(model, engine, max(len(sample.token_ids) for sample in chosen))
-        sizes[way] = runner.weight_bytes
         sums = Sums()
         for number, sample in enumerate(chosen):
             log_TV, next_T = _predictions(runner, sample)
             if len(references) == number:
                 references.append(log_TV)
             sums.add(log_TV, references[number], next_T)
-        table.add_row(way, f"{sizes[way] / 2**20:.1f}", *_numbers(sums))
-    Console().print(table)
+        shown.add_row(way, f"{runner.weight_bytes / 2**20:.1f}", *_numbers(sums))
+    show([shown], width=100)
 
 
 def _numbers(sums: Sums) -> Iterator[str]:

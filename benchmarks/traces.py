@@ -8,10 +8,10 @@ background thread that encodes them, as medians over rounds in which the ways al
 from __future__ import annotations
 
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 
+import typer
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import (
@@ -20,6 +20,7 @@ from opentelemetry.sdk.trace.export import (
     SpanExportResult,
 )
 
+from benchmarks.harness.output import markdown
 from benchmarks.placement.decisions import one_decision
 from kv_transfer.writing.outgoing import ShipResult
 from prefill_worker import traces as of_prefill
@@ -115,23 +116,21 @@ def main() -> None:
         "not sampled": (on, TraceContext(f"{_PARENT}0")),
         "on": (on, TraceContext(f"{_PARENT}1")),
     }
-    write = sys.stdout.write
-    write("| process, µs a turn | " + " | ".join(ways) + " |\n")
-    write("| --- |" + " --- |" * len(ways) + "\n")
+    rows = []
     for name, turn in (("router", _router_turn), ("prefill worker", _prefill_turn)):
         taken: dict[str, list[float]] = {way: [] for way in ways}
         for _ in range(_ROUNDS):
             for way, (tracer, parent) in ways.items():
                 taken[way].append(_cpu_us(turn, tracer, parent))
-        cells = " | ".join(f"{statistics.median(taken[way]):.1f}" for way in ways)
-        write(f"| {name} | {cells} |\n")
+        rows.append((name, *(f"{statistics.median(taken[way]):.1f}" for way in ways)))
+    typer.echo(markdown(" | ".join(("process, µs a turn", *ways)), rows))
     provider.force_flush()
     each = []
     for _ in range(_ROUNDS):
         started = time.thread_time()
         encode_spans(exporter.batch).SerializeToString()
         each.append((time.thread_time() - started) / len(exporter.batch) * 1e6)
-    write(f"background: {statistics.median(each):.1f} µs a span to encode\n")
+    typer.echo(f"background: {statistics.median(each):.1f} µs a span to encode")
     provider.shutdown()
 
 

@@ -32,7 +32,7 @@ LATER = {
         "segue/worker/grammars.py",
         "segue/kernels/sampling/masks.py",
         "router/sessions/grammars.py",
-        "benchmarks/structured",
+        "benchmarks/structured.py",
     ),
     "parsers of answers": (
         "segue/answers/parser.py",

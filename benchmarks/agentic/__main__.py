@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import json
 import tempfile
 from pathlib import Path
-from time import monotonic
 from typing import Annotated
 
 import torch
 import typer
-from rich.console import Console
 
 from benchmarks.agentic.checkpoint import save_agentic_checkpoint, save_small_checkpoint
 from benchmarks.agentic.emptied import LONG, SHORT, SMALL, WIDE, EmptiedRow, try_emptied
 from benchmarks.agentic.modes import Mode
 from benchmarks.agentic.plot import save_plot
 from benchmarks.agentic.result import ModeResult, Result
-from benchmarks.agentic.run import Measured, Report, run_modes
+from benchmarks.agentic.run import Measured, run_modes
 from benchmarks.agentic.show import headline, tables
 from benchmarks.agentic.targets import targets
 from benchmarks.agentic.workload import Workload
-from benchmarks.serving.checkpoint import save_random_checkpoint
-from benchmarks.serving.environment import Environment, this_environment
+from benchmarks.harness.checkpoint import save_random_checkpoint
+from benchmarks.harness.environment import Environment, this_environment
+from benchmarks.harness.output import Report, progress, show, show_json
 from kv_transfer.config import TransferConfig
 from router.config import RouterConfig
 from segue.engine.config import EngineConfig
@@ -34,7 +32,6 @@ from segue.model.checkpoint.source import resolve_model
 from segue.model.config import ModelConfig
 
 RANDOM = "random"
-# A file has no width of its own; the tables fit this.
 _WIDTH = 150
 _QUICK_SCALE = 1 / 500
 _SLOW_GBIT_PER_S = 0.1
@@ -62,12 +59,7 @@ def main(
     quick: Annotated[bool, typer.Option(help="A tiny model, a few turns: does it run?")] = False,
 ) -> None:
     """The published agentic workload through real clusters with parts switched off."""
-    started_at = monotonic()
-    progress = Console(stderr=True, highlight=False)
-
-    def report(stage: str) -> None:
-        progress.print(f"[dim]{monotonic() - started_at:6.1f} s[/] {stage}", soft_wrap=True)
-
+    report = progress()
     environment = this_environment()
     with tempfile.TemporaryDirectory() as scratch:
         if model == RANDOM:
@@ -163,14 +155,10 @@ def _summarise(
 
 
 def _show(result: Result, plot: Path | None) -> None:
-    out = Console(highlight=False, width=_WIDTH)
-    out.print(headline(result))
-    for table in tables(result):
-        out.print()
-        out.print(table)
+    show(tables(result), width=_WIDTH, headline=headline(result))
     if plot is not None:
         save_plot(result, plot)
-    typer.echo(json.dumps(dataclasses.asdict(result)))
+    show_json(dataclasses.asdict(result))
 
 
 if __name__ == "__main__":

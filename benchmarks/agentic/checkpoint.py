@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.serving.checkpoint import QUICK_CHANGES, SHAPE, save_checkpoint
+from benchmarks.harness.checkpoint import QUICK_CHANGES, SHAPE, save_checkpoint
 
 _AGENTIC: dict[str, object] = {
     **SHAPE,

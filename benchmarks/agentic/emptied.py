@@ -11,13 +11,14 @@ import contextlib
 import gc
 import itertools
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.agentic.modes import without_local
+from benchmarks.harness.output import Report
+from benchmarks.harness.samples import Answered, median
 from benchmarks.serving.cluster import answer
-from benchmarks.serving.samples import Answered, median
 from decode_worker.__main__ import running as running_decode
 from prefill_worker.__main__ import running as running_prefill
 from prefill_worker.pull import PullEstimate, estimate_pull
@@ -28,8 +29,6 @@ from segue.launch.config import Config
 from segue.model.config import ModelConfig
 from segue.sdk.client import Client
 from segue.worker.process.options import WorkerOptions
-
-Report = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

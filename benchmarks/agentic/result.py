@@ -16,7 +16,7 @@ from benchmarks.agentic.samples import (
 )
 from benchmarks.agentic.targets import Target
 from benchmarks.agentic.workload import Workload
-from benchmarks.serving.environment import Environment
+from benchmarks.harness.environment import Environment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

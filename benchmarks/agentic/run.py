@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from benchmarks.agentic.modes import Mode, config_of
 from benchmarks.agentic.samples import TurnSample
 from benchmarks.agentic.sessions import run_sessions
 from benchmarks.agentic.workload import Workload
+from benchmarks.harness.output import Report
 from segue.launch.cluster import running_cluster
 from segue.launch.config import Config
 from segue.sdk.client import Client
-
-Report = Callable[[str], None]
 
 # A single one depends on what else the machine does in its first or last seconds.
 _NUM_ALONE = 3

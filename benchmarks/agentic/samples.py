@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.serving.samples import Answered, percentile
+from benchmarks.harness.samples import Answered, percentile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

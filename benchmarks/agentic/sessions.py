@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from benchmarks.agentic.samples import TurnSample
 from benchmarks.agentic.workload import Script
+from benchmarks.harness.output import Report
 from benchmarks.serving.cluster import answer
 from segue.sdk.client import Client
-
-Report = Callable[[str], None]
 
 
 async def run_sessions(

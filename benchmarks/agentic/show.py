@@ -10,7 +10,7 @@ from benchmarks.agentic.emptied import EmptiedRow
 from benchmarks.agentic.result import Result
 from benchmarks.agentic.samples import TurnRow
 from benchmarks.agentic.targets import Target
-from benchmarks.tables import ms, table
+from benchmarks.harness.output import ms, table
 
 MIB = 1 << 20
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from benchmarks.agentic.modes import Mode
 from benchmarks.agentic.samples import TurnSample, hit_rate, theoretical_hit_rate
-from benchmarks.serving.samples import median
+from benchmarks.harness.samples import median
 from segue.cache.layout import CacheLayout
 
 # The number of first and last later turns between which a median's growth is computed: a single

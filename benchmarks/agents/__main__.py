@@ -7,21 +7,20 @@ Prints a table; the last line of stdout is one JSON object with every number.
 from __future__ import annotations
 
 import asyncio
-import json
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from benchmarks.agents.checkpoint import save_agents_checkpoint
 from benchmarks.agents.clients import AGENTS
 from benchmarks.agents.cluster import scripted_cluster
 from benchmarks.agents.run import AgentRun, run_agent
 from benchmarks.agents.show import agents_table, numbers_of
-from benchmarks.serving.environment import this_environment
+from benchmarks.harness.environment import this_environment
+from benchmarks.harness.output import progress, show, show_json
 
 _WIDTH = 110
 _TASKS = (
@@ -46,8 +45,7 @@ def main(
     """Runs qwen-code, opencode, Codex and Claude Code. Needs npm."""
     with tempfile.TemporaryDirectory(prefix="segue-agents-") as folder:
         runs = asyncio.run(_run(Path(folder), clients or Path(folder) / "clients", template))
-    out = Console(highlight=False, width=_WIDTH)
-    out.print(agents_table(runs.items()))
+    show([agents_table(runs.items())], width=_WIDTH)
     result = {
         "environment": asdict(this_environment()),
         "template": template,
@@ -63,14 +61,14 @@ def main(
             for name, tasks in runs.items()
         },
     }
-    typer.echo(json.dumps(result))
+    show_json(result)
 
 
 async def _run(folder: Path, clients: Path, template: str) -> dict[str, list[AgentRun]]:
-    progress = Console(stderr=True, highlight=False)
+    report = progress()
     programs = {}
     for agent in AGENTS:
-        progress.print(f"[dim]npm install {agent.package}[/]")
+        report(f"npm install {agent.package}")
         programs[agent.name] = agent.install(clients)
     model = save_agents_checkpoint(folder / "model", kind=template, cache=folder / "cache")
     runs: dict[str, list[AgentRun]] = {agent.name: [] for agent in AGENTS}
@@ -79,7 +77,7 @@ async def _run(folder: Path, clients: Path, template: str) -> dict[str, list[Age
             program, place = programs[agent.name], folder / agent.program
             for index, commands in enumerate(_TASKS):
                 run = await run_agent(agent, program, cluster, place, commands, resumes=index > 0)
-                progress.print(f"[dim]{agent.name}: exit status {run.exit_status}[/]")
+                report(f"{agent.name}: exit status {run.exit_status}")
                 runs[agent.name].append(run)
     return runs
 

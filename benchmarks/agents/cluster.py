@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.harness.processes import process_cluster
 from benchmarks.load.measure import until_ready
-from benchmarks.load.processes import process_cluster
 from segue.api.turn import TokenDelta, TurnEnd, TurnEvent, TurnStarted
 from segue.api.types import TurnInput, TurnRequest
 from segue.gateway.__main__ import running_before

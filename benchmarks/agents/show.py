@@ -5,30 +5,29 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from rich import box
 from rich.table import Table
 
 from benchmarks.agents.cluster import Turn
 from benchmarks.agents.run import AgentRun
+from benchmarks.harness.output import table
 
 _KIB = 1024
 
 
 def agents_table(runs: Iterable[tuple[str, Sequence[AgentRun]]]) -> Table:
     """A row for each turn of each agent, numbered by task and turn."""
-    table = Table(title="turns of agents", box=box.SIMPLE, title_justify="left")
-    table.add_column("agent")
-    table.add_column("turn")
-    for name in ("prompt", "answer", "computed", "reused", "re-rendered", "shipped", "first token"):
-        table.add_column(name, justify="right")
+    shown = table(
+        "turns of agents",
+        "agent | turn | prompt | answer | computed | reused | re-rendered | shipped | first token",
+    )
     for name, tasks in runs:
         rows = []
         for task, run in enumerate(tasks, 1):
             rows += [(f"{task}, aside", turn) for turn in run.side_requests]
             rows += [(f"{task}.{number}", turn) for number, turn in enumerate(run.conversation, 1)]
         for index, (number, turn) in enumerate(rows):
-            table.add_row(name if index == 0 else "", number, *_cells(turn))
-    return table
+            shown.add_row(name if index == 0 else "", number, *_cells(turn))
+    return shown
 
 
 def numbers_of(turn: Turn) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from benchmarks.budget.facts import GATES
 from benchmarks.budget.report import Handoff, Pass, Report
+from benchmarks.harness.output import markdown
 from segue.cache.layout import E4M3
 from segue.engine.budget import size
 
@@ -33,11 +34,9 @@ def as_json(report: Report) -> dict[str, object]:
     return {**dataclasses.asdict(report), "results": results}
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+def _table(columns: str, *rows: Sequence[str]) -> Iterator[str]:
     yield ""
-    yield f"| {' | '.join(header)} |"
-    yield f"|{' --- |' * len(header)}"
-    yield from (f"| {' | '.join(row)} |" for row in rows)
+    yield markdown(columns, rows)
 
 
 def _memory(report: Report) -> Iterator[str]:
@@ -49,15 +48,13 @@ def _memory(report: Report) -> Iterator[str]:
         f"{dtypes}, context {setup.context:,}, batch {setup.batch}, drafts {setup.num_drafts}"
     )
     yield from _table(
-        ("memory a GPU", "weights", "a session of this context", "sessions that fit"),
-        [
-            (
-                size(memory.total_bytes),
-                size(memory.weight_bytes),
-                size(memory.session_bytes),
-                str(memory.num_sessions),
-            )
-        ],
+        "memory a GPU | weights | a session of this context | sessions that fit",
+        (
+            size(memory.total_bytes),
+            size(memory.weight_bytes),
+            size(memory.session_bytes),
+            str(memory.num_sessions),
+        ),
     )
 
 
@@ -73,8 +70,7 @@ def _passes(report: Report) -> Iterator[str]:
         )
         for each in report.passes
     ]
-    columns = ("launches", "sums + gathers", "received")
-    yield from _table(("a rank", "bytes", "TFLOP", *columns), rows)
+    yield from _table("a rank | bytes | TFLOP | launches | sums + gathers | received", *rows)
 
 
 def _step(step: Pass) -> Iterator[str]:
@@ -86,32 +82,26 @@ def _step(step: Pass) -> Iterator[str]:
     rows.append(("exchanges", "", _ms(seconds.exchanges)))
     rows.append(("captured launches", "", _ms(seconds.launches)))
     rows.append(("**step**", "", f"**{_ms(seconds.total)}**"))
-    yield from _table(("decode step", "bytes", "ms"), rows)
+    yield from _table("decode step | bytes | ms", *rows)
 
 
 def _handoffs(handoffs: Sequence[Handoff]) -> Iterator[str]:
     rows = [(h.name, size(h.num_bytes), _ms(h.nvlink_s), _ms(h.rdma_s)) for h in handoffs]
-    yield from _table(("handoff", "bytes a rank", "NVLink, ms", "RDMA, ms"), rows)
+    yield from _table("handoff | bytes a rank | NVLink, ms | RDMA, ms", *rows)
 
 
 def _results(report: Report) -> Iterator[str]:
-    rows = [
+    yield from _table(
+        "expected tokens a step | tokens/s a user | tokens/min a GPU"
+        " | first token of a turn, ms | of the prompt, ms",
         (
             f"{report.tokens_per_step:.2f}",
             f"{report.tokens_per_s:,.0f}",
             f"{report.tokens_per_minute:,.0f}",
             _ms(report.first_token_s(1)),
             _ms(report.first_token_s(2)),
-        )
-    ]
-    header = (
-        "expected tokens a step",
-        "tokens/s a user",
-        "tokens/min a GPU",
-        "first token of a turn, ms",
-        "of the prompt, ms",
+        ),
     )
-    yield from _table(header, rows)
     yield ""
     gates = ", ".join(f"{rate:.0f} at {context >> 10}k" for context, rate in GATES.items())
     yield (
@@ -125,7 +115,7 @@ def _facts(report: Report) -> Iterator[str]:
         (name, f"{fact.value:.3g}", fact.kind.value, fact.source)
         for name, fact in report.facts.items()
     ]
-    yield from _table(("input", "value", "kind", "source"), rows)
+    yield from _table("input | value | kind | source", *rows)
 
 
 def _ms(seconds: float) -> str:

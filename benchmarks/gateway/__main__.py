@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
+import typer
 import uvloop
 
 from benchmarks.gateway.measure import AT_ONCE, SPREAD, Cell, Plan, measure
-from benchmarks.serving.environment import this_environment
+from benchmarks.harness.environment import this_environment
+from benchmarks.harness.output import markdown, show_json
 from segue.demo import checkpoint_dir
 
 STREAMS = (1, 16, 64)
@@ -21,16 +21,9 @@ STEPS_S = (0.02, 0.002)
 FEWEST_TURNS = 64
 """Of a cell. A first token waits for its worker's next step, and few waits say little about it."""
 _COLUMNS = (
-    "tokens/s of a stream",
-    "streams",
-    "requests come",
-    "client",
-    "first token p50 / p99 ms",
-    "token p50 / p99 ms",
-    "tokens/s",
-    "CPU ms a turn: client, router, gateway",
-    "tokens/s a core of the gateway",
-    "all cores busy",
+    "tokens/s of a stream | streams | requests come | client | first token p50 / p99 ms"
+    " | token p50 / p99 ms | tokens/s | CPU ms a turn: client, router, gateway"
+    " | tokens/s a core of the gateway | all cores busy"
 )
 
 
@@ -70,13 +63,16 @@ def main() -> None:
         if options.only != "latency":
             measured = measure(options.model, STEPS_S[0], costs, gateways=options.processes)
             spent = runner.run(measured)
-    sys.stdout.write(f"{table(cells)}\n\n" if cells else "")
-    sys.stdout.write(cost(*spent) + "\n\n" if spent else "")
-    result = {
-        "environment": asdict(this_environment()),
-        "cells": [asdict(cell) for cell in [*cells, *spent]],
-    }
-    sys.stdout.write(json.dumps(result) + "\n")
+    if cells:
+        typer.echo(f"{table(cells)}\n")
+    if spent:
+        typer.echo(f"{cost(*spent)}\n")
+    show_json(
+        {
+            "environment": asdict(this_environment()),
+            "cells": [asdict(cell) for cell in [*cells, *spent]],
+        }
+    )
 
 
 def spread(streams: int, num_answers: int, num_tokens: int, seed: int) -> Plan:
@@ -92,7 +88,7 @@ def spread(streams: int, num_answers: int, num_tokens: int, seed: int) -> Plan:
 
 
 def table(cells: Sequence[Cell]) -> str:
-    rows = [f"| {' | '.join(_COLUMNS)} |", f"|{' --- |' * len(_COLUMNS)}"]
+    rows = []
     for cell in cells:
         first, token = cell.first_token_s, cell.token_s
         is_http = cell.client == "HTTP"
@@ -100,7 +96,7 @@ def table(cells: Sequence[Cell]) -> str:
         cpu_ms = ", ".join(f"{cell.cpu_s[name] / cell.num_turns * 1e3:.1f}" for name in names)
         a_core = f"{cell.num_tokens / cell.cpu_s['gateway']:,.0f}" if is_http else ""
         several = f", {cell.gateways} gateways" if is_http and cell.gateways > 1 else ""
-        values = (
+        row = (
             f"{1 / cell.step_s:.0f}",
             str(cell.streams),
             cell.arrivals,
@@ -112,24 +108,22 @@ def table(cells: Sequence[Cell]) -> str:
             a_core,
             f"{cell.busy:.0%}",
         )
-        rows.append(f"| {' | '.join(values)} |")
-    return "\n".join(rows)
+        rows.append(row)
+    return markdown(_COLUMNS, rows)
 
 
 def cost(short: Cell, long: Cell) -> str:
     """What a request costs with its first event, and each further event, in CPU time. `short`:
     answers of one token."""
-    rows = ["| CPU µs of | client | router | gateway |", "| --- | --- | --- | --- |"]
-    requests, events = [], []
-    for name in ("client", "router", "gateway"):
+    names = ("client", "router", "gateway")
+    requests, events = ["a request and its first event"], ["a further event"]
+    for name in names:
         a_request = short.cpu_s[name] / short.num_turns
         further = long.num_events - long.num_turns
         an_event = (long.cpu_s[name] - a_request * long.num_turns) / further
         requests.append(f"{a_request * 1e6:,.0f}")
         events.append(f"{an_event * 1e6:,.0f}")
-    rows.append(f"| a request and its first event | {' | '.join(requests)} |")
-    rows.append(f"| a further event | {' | '.join(events)} |")
-    return "\n".join(rows)
+    return markdown(" | ".join(("CPU µs of", *names)), (requests, events))
 
 
 if __name__ == "__main__":

@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.gateway.clients import Arrivals, AskForTokens, OverGrpc, OverHttp
+from benchmarks.harness.processes import ProcessCluster, process_cluster
+from benchmarks.harness.samples import percentile
 from benchmarks.load.measure import Topology, until_ready
-from benchmarks.load.processes import ProcessCluster, process_cluster
 from segue.sdk.client import Client
 
 _TOPOLOGY = Topology(prefill=1, decode=1, is_local=True)
@@ -30,12 +31,7 @@ class Quantiles:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Quantiles:
-        ordered = sorted(values)
-
-        def at(share: float) -> float:
-            return ordered[min(int(len(ordered) * share), len(ordered) - 1)]
-
-        return cls(at(0.5), at(0.99))
+        return cls(percentile(values, 50), percentile(values, 99))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
 
+import typer
+
+from benchmarks.harness.environment import this_environment
+from benchmarks.harness.output import markdown, show_json
 from benchmarks.load.measure import Cell, Relay, Topology, measure_relay, measure_topology
-from benchmarks.serving.environment import this_environment
 from segue.demo import checkpoint_dir
 
 SESSIONS = [1, 4, 16, 64, 128]
@@ -51,61 +53,67 @@ def main() -> None:
                     over_http=over_http,
                 )
             )
-            _say(_load_table(cells[-len(SESSIONS) :]))
+            typer.echo(_load_table(cells[-len(SESSIONS) :]))
     if options.only in (None, "relay"):
         for topology, shapes in ((TOPOLOGIES[0], SHORT), (TOPOLOGIES[1], SHORT + LONG)):
             relays += asyncio.run(
                 measure_relay(topology, model=options.model, code=options.code, shapes=shapes)
             )
-        _say(_relay_table(relays))
+        typer.echo(_relay_table(relays))
     result = {
         "environment": asdict(this_environment()),
         "cells": [asdict(cell) for cell in cells],
         "relays": [asdict(relay) for relay in relays],
     }
-    _say(json.dumps(result))
+    show_json(result)
     failed = sum(sum(cell.failures.values()) for cell in cells)
     sys.exit(failed > 0 or not all(cell.is_idle_after for cell in cells))
 
 
 def _load_table(cells: list[Cell]) -> str:
-    rows = [
-        "| | sessions | turns | failed | refused | turns/s | first token p50 / p99 ms "
-        "| router ms a turn | reused | busiest decode | grown MiB | adds up |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for cell in cells:
-        rows.append(
-            f"| {cell.topology} | {cell.sessions} | {cell.turns:,} | {sum(cell.failures.values())} "
-            f"| {cell.refusals} | {cell.turns / cell.seconds:.0f} "
-            f"| {cell.first_token_p50_s * 1e3:.0f} / {cell.first_token_p99_s * 1e3:.0f} "
-            f"| {cell.router_cpu_s / cell.turns * 1e3:.2f} | {cell.reused_share:.0%} "
-            f"| {cell.busiest_share:.0%} | {max(cell.grown_bytes.values()) / 2**20:.1f} "
-            f"| {'yes' if cell.is_idle_after else 'NO'} |"
+    rows = (
+        (
+            cell.topology,
+            str(cell.sessions),
+            f"{cell.turns:,}",
+            str(sum(cell.failures.values())),
+            str(cell.refusals),
+            f"{cell.turns / cell.seconds:.0f}",
+            f"{cell.first_token_p50_s * 1e3:.0f} / {cell.first_token_p99_s * 1e3:.0f}",
+            f"{cell.router_cpu_s / cell.turns * 1e3:.2f}",
+            f"{cell.reused_share:.0%}",
+            f"{cell.busiest_share:.0%}",
+            f"{max(cell.grown_bytes.values()) / 2**20:.1f}",
+            "yes" if cell.is_idle_after else "NO",
         )
-        rows += [f"  {number} × {failure}" for failure, number in cell.failures.items()]
-    return "\n".join(rows)
+        for cell in cells
+    )
+    columns = (
+        " | sessions | turns | failed | refused | turns/s | first token p50 / p99 ms"
+        " | router ms a turn | reused | busiest decode | grown MiB | adds up"
+    )
+    failures = [f"{num} × {what}" for cell in cells for what, num in cell.failures.items()]
+    return "\n".join([markdown(columns, rows), *failures])
 
 
 def _relay_table(relays: list[Relay]) -> str:
-    rows = [
-        "| workers that compute nothing | turns | tokens each | at a time | turns/s | tokens/s "
-        "| router ms a turn | tokens/s a core of the router |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for relay in relays:
-        tokens_per_s = relay.turns * relay.answer_tokens / relay.seconds
-        rows.append(
-            f"| {relay.topology} | {relay.turns:,} | {relay.answer_tokens} | {relay.concurrent} "
-            f"| {relay.turns / relay.seconds:.0f} | {tokens_per_s:,.0f} "
-            f"| {relay.cpu_s_per_turn * 1e3:.2f} | {relay.tokens_per_core_s:,.0f} |"
-        )
-    return "\n".join(rows)
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+    return markdown(
+        "workers that compute nothing | turns | tokens each | at a time | turns/s | tokens/s"
+        " | router ms a turn | tokens/s a core of the router",
+        (
+            (
+                relay.topology,
+                f"{relay.turns:,}",
+                str(relay.answer_tokens),
+                str(relay.concurrent),
+                f"{relay.turns / relay.seconds:.0f}",
+                f"{relay.turns * relay.answer_tokens / relay.seconds:,.0f}",
+                f"{relay.cpu_ms_per_turn:.2f}",
+                f"{relay.tokens_per_core_s:,.0f}",
+            )
+            for relay in relays
+        ),
+    )
 
 
 if __name__ == "__main__":

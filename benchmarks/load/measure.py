@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import statistics
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.harness.processes import ProcessCluster, process_cluster
+from benchmarks.harness.samples import median, percentile
 from benchmarks.load.drive import Outcome, run_load
 from benchmarks.load.over_http import run_http_load
-from benchmarks.load.processes import ProcessCluster, process_cluster
 from segue.api.cluster.status import ClusterStatus, UnitCounts
 from segue.api.errors import SegueError
 from segue.sdk.client import Client, StopConditions, TokenInput
@@ -122,8 +122,8 @@ async def _measure(
         failures=dict(outcome.failures),
         refusals=outcome.refusals,
         seconds=outcome.seconds,
-        first_token_p50_s=statistics.median(outcome.first_token_s),
-        first_token_p99_s=_quantile(outcome.first_token_s, 0.99),
+        first_token_p50_s=median(outcome.first_token_s),
+        first_token_p99_s=percentile(outcome.first_token_s, 99),
         router_cpu_s=cpu_s,
         reused_share=outcome.cached_tokens / max(outcome.prompt_tokens, 1),
         busiest_share=_busiest(outcome),
@@ -144,19 +144,21 @@ class Relay:
     router_cpu_s: float
 
     @property
-    def cpu_s_per_turn(self) -> float:
-        return self.router_cpu_s / self.turns
+    def cpu_ms_per_turn(self) -> float:
+        return self.router_cpu_s / self.turns * 1e3
 
     @property
     def tokens_per_core_s(self) -> float:
         return self.turns * self.answer_tokens / self.router_cpu_s
 
 
+Shape = tuple[int, int, int]
+"""Turns, tokens per answer, concurrent turns."""
+
+
 async def measure_relay(
-    topology: Topology, *, model: str, code: Path, shapes: list[tuple[int, int, int]]
+    topology: Topology, *, model: str, code: Path, shapes: list[Shape]
 ) -> list[Relay]:
-    """`shapes`: turns, tokens per answer, concurrent turns."""
-    relays = []
     with process_cluster(
         model,
         topology.settings,
@@ -169,20 +171,22 @@ async def measure_relay(
             await until_ready(client, topology.prefill + topology.decode)
             # Like a router that has run for a while: all sessions are known.
             await relay_turns(client, 1_000, 1, max(concurrent for _, _, concurrent in shapes))
-            for turns, answer_tokens, concurrent in shapes:
-                cpu_s, started_at = cluster.router.cpu_s(), time.monotonic()
-                await relay_turns(client, turns, answer_tokens, concurrent)
-                relays.append(
-                    Relay(
-                        topology=str(topology),
-                        turns=turns,
-                        answer_tokens=answer_tokens,
-                        concurrent=concurrent,
-                        seconds=time.monotonic() - started_at,
-                        router_cpu_s=cluster.router.cpu_s() - cpu_s,
-                    )
-                )
-    return relays
+            return [await relay(str(topology), cluster, client, shape) for shape in shapes]
+
+
+async def relay(topology: str, cluster: ProcessCluster, client: Client, shape: Shape) -> Relay:
+    cpu_s, started_at = cluster.router.cpu_s(), time.monotonic()
+    await relay_turns(client, *shape)
+    seconds, cpu_s = time.monotonic() - started_at, cluster.router.cpu_s() - cpu_s
+    turns, answer_tokens, concurrent = shape
+    return Relay(
+        topology=topology,
+        turns=turns,
+        answer_tokens=answer_tokens,
+        concurrent=concurrent,
+        seconds=seconds,
+        router_cpu_s=cpu_s,
+    )
 
 
 async def relay_turns(client: Client, turns: int, answer_tokens: int, concurrent: int) -> None:
@@ -240,7 +244,3 @@ def _is_idle(status: ClusterStatus) -> bool:
 
 def _busiest(outcome: Outcome) -> float:
     return max(outcome.decode_workers.values(), default=0) / max(outcome.num_turns, 1)
-
-
-def _quantile(values: list[float], share: float) -> float:
-    return sorted(values)[min(int(len(values) * share), len(values) - 1)]

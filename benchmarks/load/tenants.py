@@ -9,15 +9,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import statistics
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from benchmarks.harness.environment import this_environment
+from benchmarks.harness.processes import process_cluster
+from benchmarks.harness.samples import median, percentile
 from benchmarks.load.drive import Outcome, run_load
 from benchmarks.load.measure import until_idle, until_ready
-from benchmarks.load.processes import process_cluster
-from benchmarks.serving.environment import this_environment
 from segue.demo import checkpoint_dir
 from segue.sdk.client import Client
 
@@ -52,15 +52,15 @@ class Row:
 
     @classmethod
     def of(cls, tenant: str, outcome: Outcome) -> Row:
-        times = sorted(outcome.first_token_s)
+        times = outcome.first_token_s
         return cls(
             tenant=tenant,
             sessions=_SESSIONS[tenant],
             turns=len(times),
             failures=dict(outcome.failures),
             refusals=outcome.refusals,
-            first_token_p50_s=statistics.median(times),
-            first_token_p99_s=times[int(len(times) * 0.99)],
+            first_token_p50_s=median(times),
+            first_token_p99_s=percentile(times, 99),
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from time import thread_time
 from typing import Any
@@ -24,6 +24,8 @@ from segue.engine.batch import Chunk
 from segue.engine.runner import ModelRunner
 from segue.engine.sampler import SequenceSampler
 from segue.engine.speculation.acceptance import SlotRing
+from segue.grammar.compiler import CompiledGrammar
+from segue.grammar.constraint import Constraint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,12 +34,14 @@ class Prompt:
     max_tokens: int
     eos_ids: tuple[int, ...] = ()
     """The answer ends with one of these."""
+    grammar: CompiledGrammar | None = None
+    """The answer follows it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One step with answers only, and a full batch. Seconds are the thread's processor time: the
-    machine is shared, and torch computes on this thread alone.
+    """One step with answers only, and a full batch. Seconds are processor time, by the runner's
+    clock: the machine is shared, and torch computes on this thread alone.
     """
 
     num_tokens: int
@@ -71,12 +75,13 @@ class Seen:
 class TimedRunner(ModelRunner):
     """Records the time of the trunk's last pass."""
 
+    clock: Callable[[], float] = staticmethod(thread_time)
     started_at = ended_at = 0.0
 
     def forward(self, chunks: Sequence[Chunk], **options: Any) -> Tensor:
-        self.started_at = thread_time()
+        self.started_at = self.clock()
         logits_RV = super().forward(chunks, **options)
-        self.ended_at = thread_time()
+        self.ended_at = self.clock()
         return logits_RV
 
 
@@ -104,7 +109,7 @@ class Drive:
         self._events: list[Event] = []
         self._config = config
         self._engine = DecodeEngine(
-            runner, self._metrics, self._events.extend, config, clock=thread_time
+            runner, self._metrics, self._events.extend, config, clock=runner.clock
         )
         self._numbers = itertools.count()
         self._num_pages = next(
@@ -127,9 +132,9 @@ class Drive:
         num_running = len(sequences)
         while num_running:
             is_counted = num_running == batch_size and not any(s.is_in_prompt for s in sequences)
-            started_at = thread_time()
+            started_at = self._runner.clock()
             self._engine.step(commands)
-            ended_at = thread_time()
+            ended_at = self._runner.clock()
             commands = []
             new_tokens = [event for event in self._events if isinstance(event, NewTokens)]
             num_running -= len(self._events) - len(new_tokens)
@@ -163,6 +168,12 @@ class Drive:
         num_pages = self._num_pages // batch_size
         num_slots = self._config.max_drafts + 2
         slots = tuple(SlotId(place * num_slots + i) for i in range(num_slots))
+        vocab_size = self._runner.config.vocab_size
+        constraint = None
+        if prompt.grammar is not None:
+            constraint = Constraint(
+                vocab_size=vocab_size, end_ids=prompt.eos_ids, grammar=prompt.grammar
+            )
         return DecodeSequence(
             turn=TurnSpec(
                 turn_id=TurnId(str(number)),
@@ -175,8 +186,7 @@ class Drive:
             resident_tokens=0,
             ring=SlotRing(slots=slots, state=slots[0], num_tokens=0),
             answer=AnswerState(stop=stop, tokenizer=None),
-            sampler=SequenceSampler(
-                sampling, vocab_size=self._runner.config.vocab_size, prompt_ids=prompt.token_ids
-            ),
+            sampler=SequenceSampler(sampling, vocab_size=vocab_size, prompt_ids=prompt.token_ids),
             report=ShipReport(),
+            constraint=constraint,
         )

@@ -4,12 +4,12 @@ all alike.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
+from benchmarks.harness.output import Report
+from benchmarks.harness.samples import median
 from benchmarks.mtp.drive import Drive, Seen, Step, TimedRunner, with_whole_head
 from benchmarks.mtp.models import PAGE_TOKENS, Subject
-from benchmarks.serving.samples import median
 from decode_worker.config import DecodeConfig
 from segue.engine.config import EngineConfig
 from segue.engine.served_model import ServedModel
@@ -24,7 +24,6 @@ PRACTICE_ROUNDS = 4
 """Rounds of the adaptive mode alone, before the rounds of all modes."""
 _ALL = 1 << 16
 """Prompt tokens in one step: the answers of a batch start together."""
-Report = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

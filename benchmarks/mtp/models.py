@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
+from benchmarks.harness.checkpoint import save_random_checkpoint
 from benchmarks.mtp.drive import Prompt
 from benchmarks.peers.shape import checkpoint
-from benchmarks.serving.checkpoint import save_random_checkpoint
 from segue.demo import checkpoint_dir
 from segue.demo.evaluate import held_out
 from segue.model.checkpoint.generation import GenerationDefaults

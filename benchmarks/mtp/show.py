@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
+from benchmarks.harness.output import table
 from benchmarks.mtp.coupling import CouplingRow
 from benchmarks.mtp.measure import BatchRow
-from benchmarks.tables import table
 
 
 def batch_table(row: BatchRow) -> Table:

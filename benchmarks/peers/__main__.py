@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import signal
 import sys
 import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from time import monotonic
 from typing import Annotated
 
 import torch
 import typer
-from rich.console import Console
 
+from benchmarks.harness.environment import this_environment
+from benchmarks.harness.output import Report, progress, show, show_json
 from benchmarks.peers.ceilings import measure_ceilings
 from benchmarks.peers.gguf import converted
 from benchmarks.peers.process import RunningSubject, SubjectFailed, SubjectSpec
@@ -32,10 +31,9 @@ from benchmarks.peers.result import (
     measured_of,
     side_result,
 )
-from benchmarks.peers.run import QUICK, Asker, Report, Sample, Side, Workload
+from benchmarks.peers.run import QUICK, Asker, Sample, Side, Workload
 from benchmarks.peers.shape import checkpoint
 from benchmarks.peers.show import headline, tables
-from benchmarks.serving.environment import this_environment
 
 _WIDTH = 110
 _TRANSFORMERS = "transformers"
@@ -63,12 +61,7 @@ def main(
     quick: Annotated[bool, typer.Option(help="A tiny model, one round: does it run?")] = False,
 ) -> None:
     """One checkpoint of 752 M bf16 weights in Segue and in every peer that is given."""
-    started_at = monotonic()
-    progress = Console(stderr=True, highlight=False)
-
-    def report(stage: str) -> None:
-        progress.print(f"[dim]{monotonic() - started_at:6.1f} s[/] {stage}", soft_wrap=True)
-
+    report = progress()
     # So that an end by a signal also ends the processes that are stopped.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     report("making the checkpoint")
@@ -92,21 +85,21 @@ def main(
                 samples += asker.rounds(first=number * workload.runs)
             except SubjectFailed as error:
                 raise SystemExit(str(error)) from None
-    _show(
-        Result(
-            environment=environment,
-            model=folder.name,
-            threads=threads,
-            workload=workload,
-            starts=starts,
-            ceilings=ceilings,
-            cost=Cost.of(folder),
-            sides=tuple(side_result(side, samples, oracle=_TRANSFORMERS) for side in sides),
-            measured=tuple(measured_of(samples, workload, Cost.of(folder), ceilings)),
-            decode_lost_in_cluster=lost_in_cluster(samples, workload),
-            first_token_added_s=added_in_cluster_s(samples, workload),
-        )
+    result = Result(
+        environment=environment,
+        model=folder.name,
+        threads=threads,
+        workload=workload,
+        starts=starts,
+        ceilings=ceilings,
+        cost=Cost.of(folder),
+        sides=tuple(side_result(side, samples, oracle=_TRANSFORMERS) for side in sides),
+        measured=tuple(measured_of(samples, workload, Cost.of(folder), ceilings)),
+        decode_lost_in_cluster=lost_in_cluster(samples, workload),
+        first_token_added_s=added_in_cluster_s(samples, workload),
     )
+    show(tables(result), width=_WIDTH, headline=headline(result))
+    show_json(dataclasses.asdict(result))
 
 
 def _started(
@@ -159,15 +152,6 @@ def _quantized(folder: Path) -> dict[str, SubjectSpec]:
         )
         for how, name in QUANTIZED.items()
     }
-
-
-def _show(result: Result) -> None:
-    out = Console(highlight=False, width=_WIDTH)
-    out.print(headline(result))
-    for table in tables(result):
-        out.print()
-        out.print(table)
-    typer.echo(json.dumps(dataclasses.asdict(result)))
 
 
 if __name__ == "__main__":

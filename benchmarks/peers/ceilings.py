@@ -6,16 +6,13 @@ The bandwidth is the best of three ways to read weights: a sum and a product of 
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
-from benchmarks.serving.ceiling import measure_machine
+from benchmarks.serving.ceiling import best_s, measure_machine
 
-_PASSES = 5
 _ROWS = 512
 
 
@@ -47,22 +44,12 @@ def measure_ceilings() -> Ceilings:
         for matrix in matrices:
             F.linear(row, matrix)
 
-    bf16_row = matrices.nbytes / _best_s(read_all)
+    bf16_row = matrices.nbytes / best_s(read_all)
     return Ceilings(
         read_bytes_per_s=max(machine.read_bytes_per_s, bf16_row),
         bf16_row_bytes_per_s=bf16_row,
-        bf16_flops_per_s=flops / _best_s(lambda: F.linear(rows.bfloat16(), matrices[0])),
+        bf16_flops_per_s=flops / best_s(lambda: F.linear(rows.bfloat16(), matrices[0])),
         float32_flops_per_s=max(
-            machine.matmul_flops_per_s, flops / _best_s(lambda: F.linear(rows, weight))
+            machine.matmul_flops_per_s, flops / best_s(lambda: F.linear(rows, weight))
         ),
     )
-
-
-def _best_s(run: Callable[[], object]) -> float:
-    run()
-    seconds = []
-    for _ in range(_PASSES):
-        started_at = time.monotonic()
-        run()
-        seconds.append(time.monotonic() - started_at)
-    return min(seconds)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import typer
+
+from benchmarks.harness.output import Report
 
 _CONVERTER = Path("vendor") / "llama.cpp" / "convert_hf_to_gguf.py"
 # The converter knows published tokenizers by a hash of what they make of a text. This one has the
@@ -24,7 +25,7 @@ runpy.run_path(converter, run_name="__main__")
 """
 
 
-def converted(folder: Path, source: Path | None, report: Callable[[str], None]) -> Path:
+def converted(folder: Path, source: Path | None, report: Report) -> Path:
     """`folder` as one GGUF file next to it; made on first use, from `source`."""
     made = folder.with_suffix(folder.suffix + ".gguf")
     if made.is_file():

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.harness.samples import Answered
 from benchmarks.peers.subjects.line_server import Request
-from benchmarks.serving.samples import Answered
 
 ROOT = Path(__file__).parents[2]
 _STOP_S = 60.0

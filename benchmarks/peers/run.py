@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from benchmarks.harness.output import Report
+from benchmarks.harness.samples import Answered
 from benchmarks.peers.process import RunningSubject
-from benchmarks.serving.samples import Answered
 
-Report = Callable[[str], None]
 _VOCAB_SIZE = 248_000
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from transformers import Qwen3_5ForCausalLM, Qwen3_5TextConfig
 
-from benchmarks.serving.checkpoint import SHAPE
+from benchmarks.harness.checkpoint import SHAPE
 from tests.real_vocabulary import VOCAB_SIZE, save_text_side, template
 
 FULL: dict[str, object] = {

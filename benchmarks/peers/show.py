@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 from rich.table import Table
 
+from benchmarks.harness.output import table
 from benchmarks.peers.result import Measured, Result
 
 _GIB = 1 << 30
@@ -42,39 +43,32 @@ def _speed(measured: Measured) -> str:
 
 def _by_question(result: Result, title: str, cell: Callable[[Measured], str]) -> Table:
     names = list(dict.fromkeys(measured.question for measured in result.measured))
-    table = _table(title, "", *names)
+    shown = table(title, " | ".join(("", *names)))
     for side in result.sides:
         of = {m.question: m for m in result.measured if m.side == side.name}
-        table.add_row(side.name, *(cell(of[name]) for name in names))
-    return table
+        shown.add_row(side.name, *(cell(of[name]) for name in names))
+    return shown
 
 
 def _sides(result: Result) -> Table:
-    table = _table(
-        "Processes", "", "start, s", "memory (PSS), GiB", "high water (RSS), GiB", "equal tokens"
+    shown = table(
+        "Processes", " | start, s | memory (PSS), GiB | high water (RSS), GiB | equal tokens"
     )
     for side in result.sides:
-        table.add_row(
+        shown.add_row(
             side.name,
             f"{side.start_s:.1f}",
             f"{side.memory.pss_bytes / _GIB:.2f}",
             f"{side.memory.rss_high_bytes / _GIB:.2f}",
             f"{side.equal_first_tokens} of {side.num_compared}" if side.num_compared else "",
         )
-    return table
+    return shown
 
 
 def _cluster(result: Result) -> Table:
-    table = _table("The cluster against the runner", "", "value")
+    shown = table("The cluster against the runner", " | value")
     for name, share in result.decode_lost_in_cluster.items():
-        table.add_row(f"{name}: speed lost", f"{share:.1%}")
+        shown.add_row(f"{name}: speed lost", f"{share:.1%}")
     for name, added_s in result.first_token_added_s.items():
-        table.add_row(f"{name}: first token later by", f"{added_s * 1e3:.0f} ms")
-    return table
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for column in columns:
-        table.add_column(column, justify="right" if table.columns else "left")
-    return table
+        shown.add_row(f"{name}: first token later by", f"{added_s * 1e3:.0f} ms")
+    return shown

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import json
-import time
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from benchmarks.harness.output import progress, show, show_json, table
 from benchmarks.placement.decisions import time_decisions
 from benchmarks.placement.policies import POLICIES
 from benchmarks.placement.result import Result
 from benchmarks.placement.simulate import Simulation
 from benchmarks.placement.spread import Spread, measure_spread
 from benchmarks.placement.workload import DEFAULT, FULL, QUICK, Scale
-from benchmarks.tables import table
 
-# A file has no width of its own; the table fits this.
 _WIDTH = 130
 _SMALL = (2, 3, 4, 8, 16)
 
@@ -48,24 +44,24 @@ def main(
     )
     if decisions:
         times = time_decisions(workers or FULL.num_workers, sessions or FULL.num_sessions)
-        typer.echo(json.dumps({"benchmark": "decisions", **dataclasses.asdict(times)}))
+        show_json({"benchmark": "decisions", **dataclasses.asdict(times)})
         return
     if spread:
         _show_spread([measure_spread(size, sessions or 240) for size in _SMALL])
         return
-    progress = Console(stderr=True, highlight=False)
+    report = progress()
     results = []
     for name in [policy] if policy else POLICIES:
-        started_at = time.monotonic()
         results.append(_run(name, scale))
-        progress.print(f"[dim]{time.monotonic() - started_at:6.1f} s[/] {name}")
-    Console(width=_WIDTH).print(_table(results, scale))
-    report = {
-        "benchmark": "placement",
-        "scale": dataclasses.asdict(scale),
-        "results": [dataclasses.asdict(result) for result in results],
-    }
-    typer.echo(json.dumps(report))
+        report(name)
+    show([_table(results, scale)], width=_WIDTH)
+    show_json(
+        {
+            "benchmark": "placement",
+            "scale": dataclasses.asdict(scale),
+            "results": [dataclasses.asdict(result) for result in results],
+        }
+    )
 
 
 def _show_spread(spreads: list[Spread]) -> None:
@@ -81,10 +77,8 @@ def _show_spread(spreads: list[Spread]) -> None:
             f"{one.shared_prefix_hit_rate:.1%}",
             f"{one.stay_rate:.1%}",
         )
-    Console(width=_WIDTH).print(shown)
-    typer.echo(
-        json.dumps({"benchmark": "spread", "results": [dataclasses.asdict(s) for s in spreads]})
-    )
+    show([shown], width=_WIDTH)
+    show_json({"benchmark": "spread", "results": [dataclasses.asdict(s) for s in spreads]})
 
 
 def _run(name: str, scale: Scale) -> Result:

@@ -8,26 +8,24 @@ prefill worker's memory are real, but there is no model and nothing is computed.
 from __future__ import annotations
 
 import asyncio
-import json
 from dataclasses import asdict
 from pathlib import Path
-from time import monotonic
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from benchmarks.harness.environment import this_environment
+from benchmarks.harness.output import progress, show, show_json
 from benchmarks.reuse.pressure import Pressure, press
 from benchmarks.reuse.show import Sweep, pressure_table, sweep_table
 from benchmarks.reuse.sweep import Reuse, sweep_chats, sweep_ids
-from benchmarks.serving.environment import this_environment
 from segue.demo import checkpoint_dir
 from segue.text.chat import ChatTemplate
 from segue.text.prompt import PromptEncoder
 from segue.text.template.source import TemplateSource
 from segue.text.tokens.tokenizer import Tokenizer
 
-_WIDTH = 130
+_WIDTH = 160
 _PRESSURES = ((96, 20), (48, 20), (24, 20), (8, 4))
 
 
@@ -40,9 +38,7 @@ def main(
     ] = None,
 ) -> None:
     """Tries every length of a first prompt modulo the page, with eleven turns after it."""
-    started_at = monotonic()
-    progress = Console(stderr=True, highlight=False)
-    out = Console(highlight=False, width=_WIDTH)
+    report = progress()
     folder = tokenizer or checkpoint_dir()
     words = Tokenizer.from_folder(folder)
     encoders = {path.stem: _encoder(words, path) for path in template or []}
@@ -52,14 +48,13 @@ def main(
         for enable_thinking in (False, True):
             turns = asyncio.run(sweep_chats(encoder, enable_thinking=enable_thinking))
             sweeps.append(Sweep(name, "on" if enable_thinking else "off", turns))
-            progress.print(f"[dim]{monotonic() - started_at:6.1f} s[/] {name}", soft_wrap=True)
+            report(name)
     sweeps.append(Sweep("token ids", "", asyncio.run(sweep_ids(next(iter(encoders.values()))))))
-    out.print(sweep_table(sweeps))
     pressures = [
         asyncio.run(press(num_slots=slots, num_sessions=sessions, num_turns=40))
         for slots, sessions in _PRESSURES
     ]
-    out.print(pressure_table(pressures))
+    show([sweep_table(sweeps), pressure_table(pressures)], width=_WIDTH)
     result = {
         "environment": asdict(this_environment()),
         "sweeps": [
@@ -68,7 +63,7 @@ def main(
         ],
         "pressures": list(map(_summary, pressures)),
     }
-    typer.echo(json.dumps(result))
+    show_json(result)
 
 
 def _encoder(tokenizer: Tokenizer, path: Path) -> PromptEncoder:

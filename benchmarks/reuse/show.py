@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from rich import box
 from rich.table import Table
 
+from benchmarks.harness.output import table
 from benchmarks.reuse.pressure import Pressure
 from benchmarks.reuse.sweep import PAGE_TOKENS, Reuse
 
@@ -22,41 +22,36 @@ def sweep_table(sweeps: Sequence[Sweep]) -> Table:
     """A row for each template, a column for each length of the first prompt modulo the page: the
     second turn's cached tokens, and its bound if that is larger.
     """
-    table = Table(
-        title="second turn: cached tokens (/ bound where missed), by the first prompt's length mod "
+    lengths = " | ".join(map(str, range(PAGE_TOKENS)))
+    shown = table(
+        "second turn: cached tokens (/ bound where missed), by the first prompt's length mod "
         f"{PAGE_TOKENS}; all turns: missed / number",
-        box=box.SIMPLE,
-        padding=(0, 0),
-        title_justify="left",
+        f"template | think | {lengths} | all turns",
     )
-    table.add_column("template")
-    table.add_column("think")
-    for rest in range(PAGE_TOKENS):
-        table.add_column(str(rest), justify="right")
-    table.add_column("all turns", justify="right")
     for sweep in sweeps:
         second = {t.first_tokens % PAGE_TOKENS: t for t in sweep.turns if t.turn == 2}
         cells = [_cell(second.get(rest)) for rest in range(PAGE_TOKENS)]
         missed = sum(turn.missed_tokens > 0 for turn in sweep.turns)
         all_turns = f"{missed} / {len(sweep.turns)}"
-        table.add_row(sweep.template, sweep.thinking, *cells, all_turns)
-    return table
+        shown.add_row(sweep.template, sweep.thinking, *cells, all_turns)
+    return shown
 
 
 def pressure_table(pressures: Sequence[Pressure]) -> Table:
-    table = Table(title="sessions in turn, in few slots", box=box.SIMPLE, title_justify="left")
-    for name in ("slots", "sessions", "turns", "missed turns", "tokens missed a turn"):
-        table.add_column(name, justify="right")
+    shown = table(
+        "sessions in turn, in few slots",
+        "slots | sessions | turns | missed turns | tokens missed a turn",
+    )
     for pressure in pressures:
         num_turns = len(pressure.turns)
-        table.add_row(
+        shown.add_row(
             str(pressure.num_slots),
             str(pressure.num_sessions),
             str(num_turns),
             str(pressure.missed_turns),
             f"{pressure.missed_tokens / num_turns:.1f}",
         )
-    return table
+    return shown
 
 
 def _cell(turn: Reuse | None) -> str:

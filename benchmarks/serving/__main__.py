@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import json
 import os
 import tempfile
 from pathlib import Path
-from time import monotonic
 from typing import Annotated
 
 import torch
 import typer
-from rich.console import Console
 
-from benchmarks.serving.checkpoint import save_random_checkpoint
-from benchmarks.serving.environment import this_environment
+from benchmarks.harness.checkpoint import save_random_checkpoint
+from benchmarks.harness.environment import this_environment
+from benchmarks.harness.output import Report, progress, show, show_json
 from benchmarks.serving.peer import Transformers
 from benchmarks.serving.result import Result
-from benchmarks.serving.run import Report, Subject, measure, summarise
+from benchmarks.serving.run import Subject, measure, summarise
 from benchmarks.serving.show import headline, tables
 from benchmarks.serving.workload import FULL, QUICK, Workload
 from router.config import RouterConfig
@@ -29,7 +27,6 @@ from segue.launch.config import ClusterConfig, Config
 from segue.model.checkpoint.source import resolve_model
 
 RANDOM = "random"
-# A file has no width of its own; the tables fit this.
 _WIDTH = 110
 
 
@@ -43,12 +40,7 @@ def main(
     quick: Annotated[bool, typer.Option(help="A tiny model, one round: does it run?")] = False,
 ) -> None:
     """The same prompts through a real cluster and through transformers in one process."""
-    started_at = monotonic()
-    progress = Console(stderr=True, highlight=False)
-
-    def report(stage: str) -> None:
-        progress.print(f"[dim]{monotonic() - started_at:6.1f} s[/] {stage}", soft_wrap=True)
-
+    report = progress()
     with tempfile.TemporaryDirectory() as scratch:
         if model == RANDOM:
             report("making a random checkpoint")
@@ -60,7 +52,9 @@ def main(
             router=RouterConfig(port=0),
             engine=EngineConfig(num_threads=threads or os.cpu_count() or 1),
         )
-        _show(_run(config, folder, QUICK if quick else FULL, report))
+        result = _run(config, folder, QUICK if quick else FULL, report)
+    show(tables(result), width=_WIDTH, headline=headline(result))
+    show_json(dataclasses.asdict(result))
 
 
 def _run(config: Config, folder: Path, workload: Workload, report: Report) -> Result:
@@ -72,15 +66,6 @@ def _run(config: Config, folder: Path, workload: Workload, report: Report) -> Re
         subject = Subject.of(folder, cluster=cluster, peer=peer, workload=workload)
         measured = asyncio.run(measure(subject, report))
     return summarise(subject, measured, environment)
-
-
-def _show(result: Result) -> None:
-    out = Console(highlight=False, width=_WIDTH)
-    out.print(headline(result))
-    for table in tables(result):
-        out.print()
-        out.print(table)
-    typer.echo(json.dumps(dataclasses.asdict(result)))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ rotate, so that no cache holds the next one. The best pass of both counts: a cei
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.harness.samples import times_s
 from segue.cache.layout import CacheLayout
 
 _ROTATING_BYTES = 512 << 20
@@ -47,21 +47,15 @@ def measure_machine() -> Machine:
             F.linear(vector, matrix)
 
     return Machine(
-        sum_bytes_per_s=matrices.nbytes / _best_s(lambda: matrices.sum()),
-        gemv_bytes_per_s=matrices.nbytes / _best_s(multiply_vector),
-        matmul_flops_per_s=2 * left.numel() * right.shape[1] / _best_s(lambda: left @ right),
+        sum_bytes_per_s=matrices.nbytes / best_s(lambda: matrices.sum()),
+        gemv_bytes_per_s=matrices.nbytes / best_s(multiply_vector),
+        matmul_flops_per_s=2 * left.numel() * right.shape[1] / best_s(lambda: left @ right),
     )
 
 
-@torch.inference_mode()
-def _best_s(run: Callable[[], object]) -> float:
-    run()
-    seconds = []
-    for _ in range(_PASSES):
-        started_at = time.monotonic()
-        run()
-        seconds.append(time.monotonic() - started_at)
-    return min(seconds)
+def best_s(run: Callable[[], object]) -> float:
+    with torch.inference_mode():
+        return min(times_s(run, _PASSES))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ import time
 import uuid
 from collections.abc import Sequence
 
-from benchmarks.serving.samples import Answered
+from benchmarks.harness.samples import Answered
 from benchmarks.serving.workload import Prompt
 from router.turn.calls import NamedTurn, TurnReserved, WrittenBy
 from router.turn.links import DecodeLink, PrefillLink

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 from transformers.generation.streamers import BaseStreamer
 
-from benchmarks.serving.samples import Answered
+from benchmarks.harness.samples import Answered
 from benchmarks.serving.workload import Prompt
 
 

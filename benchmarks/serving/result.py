@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.serving.ceiling import Machine, ModelCost
-from benchmarks.serving.environment import Environment
-from benchmarks.serving.samples import (
+from benchmarks.harness.environment import Environment
+from benchmarks.harness.samples import (
     Answered,
     Spread,
     median,
     steady_tokens_per_s,
     whole_tokens_per_s,
 )
+from benchmarks.serving.ceiling import Machine, ModelCost
 from benchmarks.serving.workload import Workload
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from benchmarks.harness.environment import Environment
+from benchmarks.harness.output import Report
+from benchmarks.harness.samples import Answered
 from benchmarks.serving.ceiling import (
     Machine,
     ModelCost,
@@ -16,10 +19,8 @@ from benchmarks.serving.ceiling import (
     shipped_bytes,
 )
 from benchmarks.serving.cluster import WithoutRouter, answer, answer_together
-from benchmarks.serving.environment import Environment
 from benchmarks.serving.peer import Transformers
 from benchmarks.serving.result import Alone, Pair, Result, RouterCost, Together
-from benchmarks.serving.samples import Answered
 from benchmarks.serving.scrape import read_metrics, total_of
 from benchmarks.serving.workload import Prompt, Workload
 from segue.cache.layout import CacheLayout
@@ -27,8 +28,6 @@ from segue.engine.served_model import ServedModel
 from segue.launch.cluster import Cluster
 from segue.model.config import ModelConfig
 from segue.sdk.client import Client
-
-Report = Callable[[str], None]
 
 _DISPATCH = "segue_router_dispatch_seconds"
 _RELAY = "segue_router_relay_seconds"

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from rich.table import Table
 
+from benchmarks.harness.output import ms, table
 from benchmarks.serving.result import Result
-from benchmarks.tables import ms, table
 
 MIB = 1 << 20
 

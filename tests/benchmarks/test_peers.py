@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.harness.samples import Answered
 from benchmarks.peers.ceilings import Ceilings
 from benchmarks.peers.result import (
     CLUSTER,
@@ -20,7 +21,6 @@ from benchmarks.peers.result import (
     measured_of,
 )
 from benchmarks.peers.run import Sample, Workload
-from benchmarks.serving.samples import Answered
 
 ROOT = Path(__file__).parents[2]
 WORKLOAD = Workload(prompt_lengths=(100,), turns_together=(2,), answer_tokens=5, runs=1)

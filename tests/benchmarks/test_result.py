@@ -7,10 +7,10 @@ import io
 import pytest
 from rich.console import Console
 
+from benchmarks.harness.environment import Environment
+from benchmarks.harness.samples import Answered
 from benchmarks.serving.ceiling import Machine, ModelCost
-from benchmarks.serving.environment import Environment
 from benchmarks.serving.result import Alone, Pair, Result, RouterCost, Together
-from benchmarks.serving.samples import Answered
 from benchmarks.serving.show import headline, tables
 from benchmarks.serving.workload import QUICK
 from segue.api.turn import FinishReason, Timings, TurnEnd, Usage

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.serving.samples import (
+from benchmarks.harness.samples import (
     Answered,
     Spread,
     percentile,

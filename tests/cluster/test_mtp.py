@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.serving.checkpoint import TEXT_FILES
+from benchmarks.harness.checkpoint import TEXT_FILES
 from decode_worker.config import DecodeConfig
 from segue.api.turn import TokenDelta
 from segue.api.types import SamplingParams, StopConditions, TextInput, TokenInput

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.serving.checkpoint import TEXT_FILES
+from benchmarks.harness.checkpoint import TEXT_FILES
 from segue.api.prompt import Prompt
 from segue.api.types import SessionId, StopConditions, TokenInput
 from segue.demo import checkpoint_dir

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.serving.checkpoint import TEXT_FILES
+from benchmarks.harness.checkpoint import TEXT_FILES
 from decode_worker.config import DecodeConfig
 from scripts.quantize import LAYOUTS, quantize
 from segue.api.types import StopConditions, TokenInput

@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.serving.checkpoint import TEXT_FILES
+from benchmarks.harness.checkpoint import TEXT_FILES
 from decode_worker import __main__ as decode_main
 from decode_worker.config import DecodeConfig
 from kv_transfer.transport.mooncake import open_mooncake

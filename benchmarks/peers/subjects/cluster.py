@@ -12,9 +12,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 
+from benchmarks.harness.samples import Answered
 from benchmarks.peers.subjects.line_server import Answers, Request, serve
 from benchmarks.serving.cluster import answer
-from benchmarks.serving.samples import Answered
 from router.config import RouterConfig
 from segue.engine.config import EngineConfig
 from segue.launch.cluster import running_cluster

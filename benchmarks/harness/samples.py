@@ -1,8 +1,9 @@
-"""Timings of one answer, and of several at once. Pure."""
+"""Timings of answers and of functions, and statistics of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from segue.api.turn import TurnEnd
@@ -77,3 +78,14 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 def median(values: Sequence[float]) -> float:
     return percentile(values, 50)
+
+
+def times_s(run: Callable[[], object], repeats: int) -> list[float]:
+    """Seconds of each run, after one that warms up."""
+    run()
+    seconds = []
+    for _ in range(repeats):
+        started_at = time.monotonic()
+        run()
+        seconds.append(time.monotonic() - started_at)
+    return seconds

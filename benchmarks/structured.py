@@ -1,27 +1,28 @@
-"""`python -m benchmarks.structured`: a table, and as the last line of stdout one JSON object."""
+"""`python -m benchmarks.structured`: what a grammar costs an answer, and the other answers of its
+batch. A table, and as the last line of stdout one JSON object.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import statistics
-import sys
 from pathlib import Path
+from time import process_time
 
 import torch
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks.serving.environment import this_environment
-from benchmarks.structured.drive import Case, Drive, Steps
+from benchmarks.harness.environment import this_environment
+from benchmarks.harness.output import show, show_json, table
+from benchmarks.mtp.drive import Drive, Prompt, Seen, TimedRunner
+from decode_worker.config import DecodeConfig
 from segue.api.types import JsonSchema
 from segue.demo import checkpoint_dir
 from segue.engine.config import EngineConfig
-from segue.engine.runner import ModelRunner
 from segue.engine.served_model import ServedModel
 from segue.grammar.build import Asked, build
-from segue.grammar.compiler import CompiledGrammar, GrammarCompiler
+from segue.grammar.compiler import GrammarCompiler
 from segue.text.tokens.tokenizer import Tokenizer
 
 _BATCHES = (1, 4, 8)
@@ -65,53 +66,43 @@ def measure(num_rounds: int, num_tokens: int) -> list[Row]:
     num_positions = len(tokenizer.encode(_PROMPT)) + num_tokens
     num_pages = most * (num_positions // _PAGE_TOKENS + 1)
     num_slots = most * (max(_DRAFTS) + 2)
-    runner = ModelRunner.load(served, num_pages=num_pages, num_slots=num_slots)
+    runner = TimedRunner.load(served, num_pages=num_pages, num_slots=num_slots)
+    # Masks may be computed by other threads.
+    runner.clock = process_time
     grammar = GrammarCompiler(tokenizer, runner.config.vocab_size).compile(
         build(Asked(output=JsonSchema(json.dumps(_SCHEMA)))).grammar
     )
-    prompt = tuple(tokenizer.encode(_PROMPT))
+    prompt_ids = tuple(tokenizer.encode(_PROMPT))
+    # It stands for the end token, so that answers have their full length.
     unused_id = tokenizer.token_id("<|endoftext|>")
     assert unused_id is not None
+    plain = Prompt(token_ids=prompt_ids, max_tokens=num_tokens, eos_ids=(unused_id,))
+    prompts = {False: plain, True: dataclasses.replace(plain, grammar=grammar)}
     rows = []
     for drafts in _DRAFTS:
-        drive = Drive(runner, max_drafts=drafts, unused_id=unused_id)
+        drive = Drive(runner, DecodeConfig(max_drafts=drafts, adaptive_drafts=False))
         for batch in _BATCHES:
-            rows += _of_batch(drive, drafts, batch, prompt, grammar, num_rounds, num_tokens)
+            rows += _of_batch(drive, drafts, batch, prompts, num_rounds)
     return rows
 
 
 def _of_batch(
-    drive: Drive,
-    drafts: int,
-    batch: int,
-    prompt: tuple[int, ...],
-    grammar: CompiledGrammar,
-    num_rounds: int,
-    num_tokens: int,
+    drive: Drive, drafts: int, batch: int, prompts: dict[bool, Prompt], num_rounds: int
 ) -> list[Row]:
     """Rounds of no, one and only structured turns alternate: the machine's load changes."""
-    counts = sorted({0, 1, batch})
-    found: dict[int, list[Steps]] = {count: [] for count in counts}
+    found: dict[int, list[Seen]] = {count: [] for count in sorted({0, 1, batch})}
     for _ in range(num_rounds):
-        for count in counts:
-            cases = [
-                Case(
-                    prompt=prompt,
-                    num_tokens=num_tokens,
-                    grammar=grammar if i < count else None,
-                )
-                for i in range(batch)
-            ]
-            found[count].append(drive.run(cases))
+        for count, seen in found.items():
+            seen.append(drive.run([prompts[i < count] for i in range(batch)], batch))
     return [
         Row(
             drafts=drafts,
             batch=batch,
             structured=count,
-            step_ms=1e3 * statistics.median(s for steps in found[count] for s in steps.seconds),
-            tokens_per_s=statistics.median(steps.tokens_per_s for steps in found[count]),
+            step_ms=1e3 * statistics.median(step.seconds for one in seen for step in one.steps),
+            tokens_per_s=statistics.median(one.tokens_per_s for one in seen),
         )
-        for count in counts
+        for count, seen in found.items()
     ]
 
 
@@ -120,16 +111,18 @@ def main(quick: bool = False) -> None:
     shared."""
     torch.set_num_threads(1)
     rows = measure(num_rounds=1 if quick else 7, num_tokens=24 if quick else _NUM_TOKENS)
-    table = Table("drafts", "turns", "structured", "ms a step", "tokens/s")
+    shown = table("What a grammar costs", "drafts | turns | structured | ms a step | tokens/s")
     for row in rows:
-        table.add_row(
-            *(str(row.drafts), str(row.batch), str(row.structured)),
-            *(f"{row.step_ms:.2f}", f"{row.tokens_per_s:.0f}"),
-        )
-    Console(file=sys.stdout, width=80).print(table)
-    environment = dataclasses.asdict(this_environment())
-    result = {"benchmark": "structured", "environment": environment}
-    typer.echo(json.dumps({**result, "rows": [dataclasses.asdict(row) for row in rows]}))
+        counts = map(str, (row.drafts, row.batch, row.structured))
+        shown.add_row(*counts, f"{row.step_ms:.2f}", f"{row.tokens_per_s:.0f}")
+    show([shown], width=80)
+    show_json(
+        {
+            "benchmark": "structured",
+            "environment": dataclasses.asdict(this_environment()),
+            "rows": [dataclasses.asdict(row) for row in rows],
+        }
+    )
 
 
 if __name__ == "__main__":

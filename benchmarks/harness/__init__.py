@@ -1,0 +1,1 @@
+"""What several benchmarks share: clusters of processes, checkpoints, statistics, output."""
