@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
-from benchmarks.harness.samples import Answered, percentile
+from benchmarks.harness.samples import Answered, median, percentile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +85,13 @@ class Percentiles:
         )
 
 
+_MEANS = (
+    *("prompt_tokens", "cached_tokens", "pulled_tokens", "resident_tokens", "computed_tokens"),
+    *("shipped_bytes", "pulled_bytes"),
+)
+_MEDIANS = ("queue_s", "prefill_s", "transfer_s", "exposed_transfer_s", "rest_s")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnRow:
     """One turn index, over the sessions that reached it; means unless stated otherwise."""
@@ -112,31 +120,18 @@ class TurnRow:
 
     @classmethod
     def of(cls, turn: int, samples: Sequence[TurnSample]) -> TurnRow:
-        def mean(values: Sequence[float]) -> float:
-            return sum(values) / len(values)
-
-        def p50(values: Sequence[float]) -> float:
-            return percentile(values, 50)
+        def of_each(name: str) -> list[float]:
+            return [getattr(sample, name) for sample in samples]
 
         return cls(
             turn=turn,
             num_samples=len(samples),
-            prompt_tokens=mean([s.prompt_tokens for s in samples]),
-            cached_tokens=mean([s.cached_tokens for s in samples]),
-            pulled_tokens=mean([s.pulled_tokens for s in samples]),
-            resident_tokens=mean([s.resident_tokens for s in samples]),
-            computed_tokens=mean([s.computed_tokens for s in samples]),
-            shipped_bytes=mean([s.shipped_bytes for s in samples]),
-            pulled_bytes=mean([s.pulled_bytes for s in samples]),
+            **{name: fmean(of_each(name)) for name in _MEANS},
+            **{name: median(of_each(name)) for name in _MEDIANS},
             hit_rate=hit_rate(samples),
             theoretical_hit_rate=theoretical_hit_rate(samples),
             first_token_s=Percentiles.of([s.first_token_s for s in samples]),
             inter_token_s=Percentiles.of([gap for s in samples for gap in s.inter_token_s]),
-            queue_s=p50([s.queue_s for s in samples]),
-            prefill_s=p50([s.prefill_s for s in samples]),
-            transfer_s=p50([s.transfer_s for s in samples]),
-            exposed_transfer_s=p50([s.exposed_transfer_s for s in samples]),
-            rest_s=p50([s.rest_s for s in samples]),
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from benchmarks.budget.facts import CAPTURED_S, EAGER_S, EXCHANGE_S, Fact, Gpu
+from benchmarks.budget.facts import CAPTURED_S, EAGER_S, EXCHANGE_S, Gpu
 from benchmarks.budget.launches import sum_launches
 from benchmarks.budget.work import RankModel, Work
 from segue.engine.budget import Room, WorkerNeed
@@ -87,8 +87,3 @@ def memory_of(model: RankModel, gpu: Gpu, *, context: int, num_drafts: int) -> M
         session_bytes=session,
         num_sessions=max(left // session, 0),
     )
-
-
-def handoff_s(num_bytes: int, bytes_per_s: Fact) -> float:
-    """All ranks send at the same time, each what it has."""
-    return num_bytes / bytes_per_s.value

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from benchmarks.budget.estimate import (
     Memory,
     Seconds,
-    handoff_s,
     memory_of,
     num_launches,
     seconds_of,
@@ -76,7 +75,7 @@ class Pass:
 class Handoff:
     name: str
     num_bytes: int
-    """That each rank sends."""
+    """That each rank sends, all at the same time."""
     nvlink_s: float
     rdma_s: float
 
@@ -160,8 +159,8 @@ def _handoff(name: str, model: RankModel, gpu: Gpu, num_tokens: int) -> Handoff:
     return Handoff(
         name=name,
         num_bytes=num_bytes,
-        nvlink_s=handoff_s(num_bytes, gpu.nvlink_bytes_per_s),
-        rdma_s=handoff_s(num_bytes, gpu.rdma_bytes_per_s),
+        nvlink_s=num_bytes / gpu.nvlink_bytes_per_s.value,
+        rdma_s=num_bytes / gpu.rdma_bytes_per_s.value,
     )
 
 

@@ -39,10 +39,6 @@ class Outcome:
     decode_workers: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
 
-    @property
-    def num_failed(self) -> int:
-        return sum(self.failures.values())
-
 
 async def run_load(client: Client, *, num_sessions: int, num_turns: int, seed: int = 1) -> Outcome:
     """`num_turns` turns of one to eight tokens, from `num_sessions` concurrent sessions.

@@ -50,74 +50,65 @@ _REMEMBERED = 2
 
 
 class Simulation:
+    """`_Turn` decides when what happens to its workers and to the router's view of them."""
+
     def __init__(self, scale: Scale, policy: Policy) -> None:
         self.tally = Tally()
         self._policy = policy
         self._scale = scale
-        self._agents = Agents(scale)
-        self._cluster = ClusterModel()
-        self._workers = _workers(scale)
+        self.agents = Agents(scale)
+        self.cluster = ClusterModel()
+        self.workers = _workers(scale)
         self._residency: dict[int, collections.OrderedDict[WorkerId, Held]] = {}
-        self._now = 0.0
+        self.now = 0.0
         self._events: list[Event] = []
         self._order = itertools.count()
         self._sessions_left = scale.num_sessions
 
     def run(self) -> Tally:
-        self._at(0.0, self._heartbeats)
-        self._at(0.0, lambda: self._arrive(0))
+        self.at(0.0, self._heartbeats)
+        self.at(0.0, lambda: self._arrive(0))
         while self._events:
-            self._now, _, happen = heapq.heappop(self._events)
+            self.now, _, happen = heapq.heappop(self._events)
             happen()
-        self.tally.finish(self._workers.values(), self._now)
+        self.tally.finish(self.workers.values(), self.now)
         return self.tally
 
-    def _at(self, when: float, happen: Callable[[], None]) -> None:
+    def at(self, when: float, happen: Callable[[], None]) -> None:
         heapq.heappush(self._events, (when, next(self._order), happen))
 
     def _heartbeats(self) -> None:
-        for worker in self._workers.values():
-            self._cluster.update_worker(worker.status())
+        for worker in self.workers.values():
+            self.cluster.update_worker(worker.status())
         if self._sessions_left:
-            self._at(self._now + HEARTBEAT_S, self._heartbeats)
+            self.at(self.now + HEARTBEAT_S, self._heartbeats)
 
     def _arrive(self, name: int) -> None:
-        session = self._agents.session(name)
+        session = self.agents.session(name)
         self._residency[name] = collections.OrderedDict()
         if name + 1 < self._scale.num_sessions:
-            gap_s = self._agents.arrival_gap_s()
-            self._at(self._now + gap_s, lambda: self._arrive(name + 1))
+            gap_s = self.agents.arrival_gap_s()
+            self.at(self.now + gap_s, lambda: self._arrive(name + 1))
         self._place(session)
 
     def _place(self, session: Session) -> None:
-        shape = self._agents.turn(session)
+        shape = self.agents.turn(session)
         size = TurnSize(shape.prompt_tokens, MAX_TOKENS)
         residency = self._residency[session.name]
         started_ns, started_cpu_ns = time.perf_counter_ns(), time.thread_time_ns()
-        decision = self._policy(self._cluster, session.name, size, residency)
+        decision = self._policy(self.cluster, session.name, size, residency)
         self.tally.decided(
             time.perf_counter_ns() - started_ns, time.thread_time_ns() - started_cpu_ns
         )
         _Turn(self, session, shape, decision)
 
-    # The effects of a turn; `_Turn` decides when they happen.
-
-    def worker(self, worker_id: WorkerId) -> SimWorker:
-        return self._workers[worker_id]
-
-    def take(self, decision: Decision) -> Seat:
-        return self._cluster.take(decision)
-
-    def prefilled(self, seat: Seat) -> None:
-        self._cluster.prefilled(seat)
-
     def ended(self, session: Session, seat: Seat, seen: Observation) -> None:
-        self._cluster.leave(seat)
-        self._cluster.learn(seen)
+        self.cluster.leave(seat)
+        self.cluster.learn(seen)
         session.turns_left -= 1
         session.num_done += 1
         if session.turns_left:
-            self._at(self._now + self._agents.pause_s(session), lambda: self._place(session))
+            self.at(self.now + self.agents.pause_s(session), lambda: self._place(session))
         else:
             del self._residency[session.name]
             self._sessions_left -= 1
@@ -128,19 +119,9 @@ class Simulation:
         tokens = worker.held(session)
         residency[worker.worker_id] = Held(tokens, tokens)
         residency.move_to_end(worker.worker_id)
-        same_role = [one for one in residency if self._workers[one].role is worker.role]
+        same_role = [one for one in residency if self.workers[one].role is worker.role]
         for forgotten in same_role[:-_REMEMBERED]:
             del residency[forgotten]
-
-    @property
-    def now(self) -> float:
-        return self._now
-
-    def at(self, when: float, happen: Callable[[], None]) -> None:
-        self._at(when, happen)
-
-    def noise(self) -> float:
-        return self._agents.noise()
 
 
 class _Turn:
@@ -152,12 +133,12 @@ class _Turn:
         self._world = world
         self._session = session
         self._shape = shape
-        self._seat = world.take(decision)
+        self._seat = world.cluster.take(decision)
         self._estimated_s = decision.chosen.total_s
-        self._prefill = world.worker(decision.chosen.prefill)
-        self._decode = world.worker(decision.chosen.decode)
+        self._prefill = world.workers[decision.chosen.prefill]
+        self._decode = world.workers[decision.chosen.decode]
         source = decision.chosen.source
-        self._dispatch(None if source is None else world.worker(source))
+        self._dispatch(None if source is None else world.workers[source])
 
     def _dispatch(self, source: SimWorker | None) -> None:
         world, prefill, decode = self._world, self._prefill, self._decode
@@ -166,7 +147,7 @@ class _Turn:
         pull_s, pulled_bytes = 0.0, 0
         if source is not None and source.held(name) > cached:
             pulled_bytes = SLOT_BYTES + (source.held(name) - cached) * TOKEN_BYTES
-            pull_s = _link_s(pulled_bytes) * world.noise()
+            pull_s = _link_s(pulled_bytes) * world.agents.noise()
             cached = source.held(name)
         resident = decode.held(name)
         decode.drop(name)
@@ -175,11 +156,11 @@ class _Turn:
         prefill.waiting_tokens += self._computed_tokens
         started_at = max(prefill.free_at, world.now + pull_s)
         compute_s = COMPUTE_FIXED_S + COMPUTE_S_PER_TOKEN * self._computed_tokens
-        compute_s *= prefill.slowness * world.noise()
+        compute_s *= prefill.slowness * world.agents.noise()
         prefill.free_at = started_at + compute_s
         prefill.busy_s += compute_s
         shipped_bytes = SLOT_BYTES + (prompt_tokens - resident) * TOKEN_BYTES
-        move_s = _link_s(shipped_bytes) * world.noise()
+        move_s = _link_s(shipped_bytes) * world.agents.noise()
         pages_share = 1 - SLOT_BYTES / shipped_bytes
         computed_share = min((prompt_tokens - resident) / self._computed_tokens, 1.0)
         hidden_s = HIDDEN_SHARE * min(move_s * pages_share, compute_s * computed_share)
@@ -187,7 +168,7 @@ class _Turn:
         first_token_s = prefill.free_at + exposed_s + OVERHEAD_S - world.now
         # A step's time is that at the moment when the turn joins; it is not updated later.
         step_s = (STEP_FIXED_S + STEP_S_PER_TURN * decode.running_turns) * decode.slowness
-        decode_s = step_s * (self._shape.answer_tokens - 1) * world.noise()
+        decode_s = step_s * (self._shape.answer_tokens - 1) * world.agents.noise()
         seen = Observation(
             prefill=prefill.worker_id,
             decode=decode.worker_id,
@@ -221,7 +202,7 @@ class _Turn:
     def _first_token(self) -> None:
         self._prefill.waiting_tokens -= self._computed_tokens
         self._prefill.keep(self._session.name, self._shape.prompt_tokens)
-        self._world.prefilled(self._seat)
+        self._world.cluster.prefilled(self._seat)
 
     def _end(self, seen: Observation) -> None:
         session, decode = self._session, self._decode

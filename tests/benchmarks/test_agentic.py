@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +14,7 @@ from benchmarks.agentic.targets import Target, growth, new_bytes, targets
 from benchmarks.agentic.workload import Workload
 from segue.cache.layout import CacheField, CacheLayout, Unit
 from segue.launch.config import Config
-
-ROOT = Path(__file__).parents[2]
+from tests.benchmarks.running import result_of
 
 WORKLOAD = Workload(
     scale=1 / 25,
@@ -149,17 +145,8 @@ def test_targets_are_judged_from_turn_two_on() -> None:
 @pytest.mark.slow
 def test_the_last_line_is_one_json_object_with_every_number(tmp_path: Path) -> None:
     plot = tmp_path / "turns.png"
-    run = subprocess.run(
-        [sys.executable, "-m", "benchmarks.agentic", "--quick", "--plot", str(plot)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+    result = result_of("agentic", "--quick", "--plot", str(plot))
 
-    assert run.returncode == 0, run.stderr
-    result = json.loads(run.stdout.splitlines()[-1])
     assert result["environment"].keys() >= {"commit", "date", "cpu", "cores", "versions"}
     assert [mode["mode"] for mode in result["modes"]] == [mode.value for mode in Mode]
     for mode in result["modes"]:

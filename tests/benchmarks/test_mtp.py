@@ -1,9 +1,6 @@
 from __future__ import annotations
 
-import json
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,9 +12,8 @@ from benchmarks.mtp.models import PAGE_TOKENS, Text
 from decode_worker.config import DecodeConfig
 from segue.engine.config import EngineConfig
 from segue.engine.served_model import ServedModel
+from tests.benchmarks.running import result_of
 from tests.checkpoints import VOCAB_SIZE
-
-ROOT = Path(__file__).parents[2]
 
 
 def tokens(seed: int, count: int) -> tuple[int, ...]:
@@ -74,17 +70,8 @@ def test_drafts_break_even_where_their_tokens_are_worth_their_cost(
 
 @pytest.mark.slow
 def test_the_last_line_is_one_json_object_with_every_number() -> None:
-    run = subprocess.run(
-        [sys.executable, "-m", "benchmarks.mtp", "--quick"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+    result = result_of("mtp", "--quick")
 
-    assert run.returncode == 0, run.stderr
-    result = json.loads(run.stdout.splitlines()[-1])
     assert [row["model"] for row in result["batches"]] == ["demo", "random"]
     trained, by_chance = result["batches"]
     assert trained["equal_answers"] == trained["num_answers"] > 0

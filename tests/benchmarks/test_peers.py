@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,8 +18,8 @@ from benchmarks.peers.result import (
     measured_of,
 )
 from benchmarks.peers.run import Sample, Workload
+from tests.benchmarks.running import result_of
 
-ROOT = Path(__file__).parents[2]
 WORKLOAD = Workload(prompt_lengths=(100,), turns_together=(2,), answer_tokens=5, runs=1)
 CEILINGS = Ceilings(
     read_bytes_per_s=2000.0, bf16_row_bytes_per_s=1.0, bf16_flops_per_s=5e4, float32_flops_per_s=1e5
@@ -88,24 +85,8 @@ def test_turns_that_never_decode_together_have_no_speed() -> None:
 
 @pytest.mark.slow
 def test_the_last_line_is_one_json_object_with_every_side(tmp_path: Path) -> None:
-    run = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "benchmarks.peers",
-            "--quick",
-            "--threads=1",
-            f"--models={tmp_path}",
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+    result = result_of("peers", "--quick", "--threads=1", f"--models={tmp_path}")
 
-    assert run.returncode == 0, run.stderr
-    result = json.loads(run.stdout.splitlines()[-1])
     assert [side["name"] for side in result["sides"]] == [
         *("Segue, runner", "Segue, 1P1D", "Segue, local prefill", "transformers")
     ]

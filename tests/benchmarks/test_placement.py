@@ -1,23 +1,14 @@
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 from benchmarks.placement.spread import measure_spread
-
-ROOT = Path(__file__).parents[2]
+from tests.benchmarks.running import result_of
 
 
 def test_the_benchmark_ends_with_one_json_line_and_placement_by_cost_leads() -> None:
-    command = [sys.executable, "-m", "benchmarks.placement", "--quick"]
+    report = result_of("placement", "--quick")
 
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-
-    report = json.loads(done.stdout.splitlines()[-1])
     results = {one["policy"]: one for one in report["results"]}
     ours, blind = results["segue"], results["least loaded"]
     assert len(results) == 5
@@ -39,11 +30,7 @@ def test_new_sessions_spread_over_idle_workers_and_reuse_their_shared_prefixes(
 
 
 def test_decisions_are_timed_separately() -> None:
-    command = [sys.executable, "-m", "benchmarks.placement", "--decisions"]
-    size = ["--workers", "8", "--sessions", "20"]
+    times = result_of("placement", "--decisions", "--workers", "8", "--sessions", "20")
 
-    done = subprocess.run([*command, *size], cwd=ROOT, capture_output=True, text=True, check=True)
-
-    times = json.loads(done.stdout)
     assert times["num_workers"] == 8
     assert 0 < times["p50_us"] <= times["p99_us"]

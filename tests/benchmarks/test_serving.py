@@ -1,30 +1,33 @@
-"""A whole run of the serving benchmark, with a tiny model."""
+"""The serving benchmark: its prompts, and a whole run with a tiny model."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from benchmarks.serving.workload import QUICK
+from tests.benchmarks.running import result_of
+
+
+def test_a_prompt_depends_only_on_its_number_and_length() -> None:
+    first = QUICK.prompt(32, number=1, vocab_size=50)
+
+    assert first == QUICK.prompt(32, number=1, vocab_size=50)
+    assert first != QUICK.prompt(32, number=2, vocab_size=50)
+    assert len(first) == 32
+    assert max(first) < 50
+
+
+def test_an_answer_of_one_token_is_refused() -> None:
+    with pytest.raises(ValueError, match="no decode speed"):
+        replace(QUICK, answer_tokens=1)
 
 
 @pytest.mark.slow
 def test_the_last_line_is_one_json_object_with_every_number() -> None:
-    run = subprocess.run(
-        [sys.executable, "-m", "benchmarks.serving", "--quick", "--threads", "1"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+    result = result_of("serving", "--quick", "--threads", "1")
 
-    assert run.returncode == 0, run.stderr
-    result = json.loads(run.stdout.splitlines()[-1])
     assert result["equal_answers"] == result["num_answers"]
     assert result["environment"].keys() >= {"commit", "date", "cpu", "cores", "versions"}
     assert result["config"]["engine"]["num_threads"] == 1

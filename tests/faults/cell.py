@@ -6,8 +6,7 @@ import asyncio
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 from segue.sdk.client import Client
 from tests.faults import moments, strikes
@@ -63,6 +62,10 @@ class Result:
     wall_s: float = 0.0
     errors: list[str] = field(default_factory=list)
 
+    @classmethod
+    def of(cls, cell: Cell, seed: int) -> Result:
+        return cls(target=cell.target, fault=cell.fault, moment=cell.moment, seed=seed)
+
     @property
     def cell(self) -> str:
         return f"{self.target} {self.fault} {self.moment}"
@@ -80,9 +83,6 @@ class Result:
             return self.ended.startswith("status 1") and not (self.processes or self.num_wrong)
         return bool(self.left_out) or (self.is_tidy and not (self.num_failed or self.num_wrong))
 
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 async def run_cell(
     cell: Cell,
@@ -94,7 +94,7 @@ async def run_cell(
 ) -> Result:
     """`expected`: the same turns, undisturbed. Leaves nothing broken."""
     began_at = time.monotonic()
-    result = Result(target=cell.target, fault=cell.fault, moment=cell.moment, seed=seed)
+    result = Result.of(cell, seed)
     scene = moments.Scene(cluster, monitor)
     turns = await all_say(door, seed, 0)
     moments.arm(cell.moment, cluster)
@@ -217,7 +217,7 @@ async def _until_empty(look: Callable[[], list[str]], timeout_s: float) -> list[
 
 def failed(cell: Cell, seed: int, error: BaseException) -> Result:
     """The result of a cell whose run itself failed."""
-    result = Result(target=cell.target, fault=cell.fault, moment=cell.moment, seed=seed)
+    result = Result.of(cell, seed)
     result.errors = [f"THE RUN FAILED {type(error).__name__}: {error}"]
     result.num_failed = result.num_lost = 1
     return result

@@ -22,10 +22,10 @@ from tests.faults.clients.workload import Door, Heard, SdkDoor, all_say, undistu
 from tests.faults.cluster import nursery
 from tests.faults.cluster.ray_nodes import PINS, RayNodes, environment, ray_nodes
 from tests.faults.matrix import Cell, Fault, Moment, Target
+from tests.faults.strikes import STOPPED_S
 
 _PARTS = {Target.RAYLET: "raylet", Target.GCS: "gcs_server"}
 _NUMBERS = {Fault.KILL: signal.SIGKILL, Fault.TERM: signal.SIGTERM}
-_STOPPED_S = {Fault.STOP_3: 3.0, Fault.STOP_20: 20.0}
 _NUM_NODES = 3
 _SIZES = ("--prefill", "2", "--decode", "2", "--no-http")
 _GONE_S = 20.0
@@ -43,7 +43,7 @@ class RayStage:
 
     async def run(self, cell: Cell, seed: int) -> Result:
         """Two workers of each role, and of several nodes one that is free."""
-        result = Result(target=cell.target, fault=cell.fault, moment=cell.moment, seed=seed)
+        result = Result.of(cell, seed)
         nursery.prepare()
         if self._scene is None:
             self._scene = await asyncio.to_thread(self._start, cell)
@@ -178,7 +178,7 @@ class _Act:
         await self.has_tokens.wait()
         pid = self._pid()
         self.struck_at, self.at = time.monotonic(), time.time()
-        if (stopped_s := _STOPPED_S.get(self.cell.fault)) is not None:
+        if (stopped_s := STOPPED_S.get(self.cell.fault)) is not None:
             os.kill(pid, signal.SIGSTOP)
             await asyncio.sleep(stopped_s)
             with contextlib.suppress(ProcessLookupError):

@@ -52,7 +52,7 @@ class Runner:
     async def run(self, cell: Cell, seed: int) -> Result:
         """Never raises: a run that fails is a result."""
         if reason := why_left_out(cell):
-            result = Result(target=cell.target, fault=cell.fault, moment=cell.moment, seed=seed)
+            result = Result.of(cell, seed)
             result.left_out = reason
             return result
         try:

@@ -16,7 +16,7 @@ from tests.faults.moments import Where
 FAULT_S = 5.0
 """How long a network or a disk fails."""
 LATE_S = 0.3
-_STOPPED_S = {Fault.STOP_3: 3.0, Fault.STOP_20: 20.0}
+STOPPED_S = {Fault.STOP_3: 3.0, Fault.STOP_20: 20.0}
 # After SIGTERM, and after a process's birth: in the middle of its drain or start.
 _INTO_DRAIN_S = 0.1
 _INTO_START_S = 0.3
@@ -69,7 +69,7 @@ def strike(cell: Cell, cluster: ProcessCluster, where: Where) -> asyncio.Task[No
             victim.signal(signal.SIGTERM)
         case Fault.STOP_3 | Fault.STOP_20:
             victim.signal(signal.SIGSTOP)
-            return asyncio.create_task(_continue(victim, victim.pid, _STOPPED_S[cell.fault]))
+            return asyncio.create_task(_continue(victim, victim.pid, STOPPED_S[cell.fault]))
         case Fault.WRITE:
             victim.hold.break_next(FAIL)
         case Fault.CHECKSUM:

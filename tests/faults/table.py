@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 
@@ -93,10 +95,7 @@ def _left_behind(result: Result) -> Iterator[str]:
 
 def left_out(results: Sequence[Result]) -> str:
     """The reasons, each with the number of cells."""
-    counts: dict[str, int] = {}
-    for result in results:
-        if result.left_out:
-            counts[result.left_out] = counts.get(result.left_out, 0) + 1
+    counts = Counter(result.left_out for result in results if result.left_out)
     return "".join(f"- {count} cells: {reason}\n" for reason, count in counts.items())
 
 
@@ -104,18 +103,19 @@ def summary(results: Sequence[Result]) -> str:
     ran = [result for result in results if not (result.left_out or result.missed)]
     noticed = [result.detected_s for result in ran if result.detected_s is not None]
     missed = sum(result.missed for result in results)
+    text = f"{len(ran)} cells, {sum(r.is_good for r in ran)} good, {missed} missed"
+    if not noticed:
+        return text
     return (
-        f"{len(ran)} cells, {sum(r.is_good for r in ran)} good, {missed} missed; "
+        f"{text}; "
         f"{sum(r.num_failed for r in ran)} of {sum(r.num_turns for r in ran)} turns failed, "
         f"{sum(r.num_wrong for r in ran)} wrong; "
         f"noticed after {median(noticed):.2f} s (median of {len(noticed)})"
-        if noticed
-        else f"{len(ran)} cells, {sum(r.is_good for r in ran)} good, {missed} missed"
     )
 
 
 def write_json(path: Path, results: Sequence[Result]) -> None:
-    text = json.dumps([result.as_json() for result in results], indent=1, ensure_ascii=False)
+    text = json.dumps([asdict(result) for result in results], indent=1, ensure_ascii=False)
     path.write_text(text + "\n")
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
@@ -33,6 +34,29 @@ class Answers:
     token_ids: Sequence[Sequence[int]]
     note: str = ""
     """What else to know about them, such as which worker computed the prompts."""
+
+
+def answered(
+    prompts: Sequence[Sequence[int]],
+    num_tokens: int,
+    prefill: Callable[[int, Sequence[int]], int],
+    step: Callable[[list[int], list[int]], list[int]],
+) -> Answers:
+    """One prompt after the other, then all answers together. `prefill` takes a prompt's number and
+    tokens; `step` takes the last token of each answer with its position."""
+    asked_at = time.monotonic()
+    token_ids: list[list[int]] = []
+    token_at: list[list[float]] = []
+    for number, prompt in enumerate(prompts):
+        token_ids.append([prefill(number, prompt)])
+        token_at.append([time.monotonic()])
+    for number in range(num_tokens - 1):
+        positions = [len(prompt) + number for prompt in prompts]
+        next_ids = step([ids[-1] for ids in token_ids], positions)
+        for ids, times, token_id in zip(token_ids, token_at, next_ids, strict=True):
+            ids.append(token_id)
+            times.append(time.monotonic())
+    return Answers(asked_at=asked_at, token_at=token_at, token_ids=token_ids)
 
 
 def serve(load: Callable[[], Callable[[Request], Answers]]) -> None:

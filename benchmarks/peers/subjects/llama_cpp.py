@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.peers.subjects.line_server import Answers, Request, serve
+from benchmarks.peers.subjects.line_server import Answers, Request, answered, serve
 
 _MAX_TURNS = 8
 _BATCH_TOKENS = 2048
@@ -37,26 +36,18 @@ class LlamaCpp:
         self._batch = llama_cpp.llama_batch_init(_BATCH_TOKENS, 0, 1)
 
     def answer(self, request: Request) -> Answers:
-        """One prompt after the other, then all answers together."""
         self._lib.llama_memory_clear(self._lib.llama_get_memory(self._context), True)
-        asked_at = time.monotonic()
-        token_at: list[list[float]] = []
-        token_ids: list[list[int]] = []
-        for turn, prompt in enumerate(request.prompts):
-            rows = [(token_id, at, turn) for at, token_id in enumerate(prompt)]
-            for start in range(0, len(rows), _BATCH_TOKENS):
-                (token_id,) = self._next_tokens(rows[start : start + _BATCH_TOKENS], num_last=1)
-            token_ids.append([token_id])
-            token_at.append([time.monotonic()])
-        for step in range(request.num_tokens - 1):
-            rows = [
-                (token_ids[turn][-1], len(prompt) + step, turn)
-                for turn, prompt in enumerate(request.prompts)
-            ]
-            for turn, token_id in enumerate(self._next_tokens(rows, num_last=len(rows))):
-                token_ids[turn].append(token_id)
-                token_at[turn].append(time.monotonic())
-        return Answers(asked_at=asked_at, token_at=token_at, token_ids=token_ids)
+        return answered(request.prompts, request.num_tokens, self._prefill, self._step)
+
+    def _prefill(self, turn: int, prompt: Sequence[int]) -> int:
+        rows = [(token_id, at, turn) for at, token_id in enumerate(prompt)]
+        for start in range(0, len(rows), _BATCH_TOKENS):
+            (token_id,) = self._next_tokens(rows[start : start + _BATCH_TOKENS], num_last=1)
+        return token_id
+
+    def _step(self, last_ids: list[int], positions: list[int]) -> list[int]:
+        rows = list(zip(last_ids, positions, range(len(last_ids)), strict=True))
+        return self._next_tokens(rows, num_last=len(rows))
 
     def _next_tokens(self, rows: Sequence[tuple[int, int, int]], *, num_last: int) -> list[int]:
         """Computes rows of token, position and turn. Returns the tokens after the last ones."""

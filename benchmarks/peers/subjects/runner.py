@@ -8,11 +8,10 @@ to the system after each use, so there a chunk of 512 tokens faults some 40,000 
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 
-from benchmarks.peers.subjects.line_server import Answers, Request, serve
+from benchmarks.peers.subjects.line_server import Answers, Request, answered, serve
 from prefill_worker.config import PrefillConfig
 from segue.engine.batch import Chunk, DecodeChunk, PrefillChunk
 from segue.engine.config import EngineConfig
@@ -28,29 +27,28 @@ class Runner:
         self._chunk_tokens = PrefillConfig().chunk_tokens
 
     def answer(self, request: Request) -> Answers:
-        """One prompt after the other, then all answers together."""
-        asked_at = time.monotonic()
-        token_at: list[list[float]] = []
-        token_ids: list[list[int]] = []
         pages = self._pages(request)
-        for slot, prompt in enumerate(request.prompts):
-            token_ids.append([self._prefill(prompt, pages[slot], slot)])
-            token_at.append([time.monotonic()])
-        for step in range(request.num_tokens - 1):
-            chunks = [
-                DecodeChunk(
-                    token_ids=(token_ids[slot][-1],),
-                    start=len(prompt) + step,
-                    page_ids=pages[slot],
-                    slot_in=slot,
-                    slots_out=(slot,),
-                )
-                for slot, prompt in enumerate(request.prompts)
-            ]
-            for slot, token_id in enumerate(self._next_tokens(chunks)):
-                token_ids[slot].append(token_id)
-                token_at[slot].append(time.monotonic())
-        return Answers(asked_at=asked_at, token_at=token_at, token_ids=token_ids)
+
+        def prefill(slot: int, prompt: Sequence[int]) -> int:
+            return self._prefill(prompt, pages[slot], slot)
+
+        def step(last_ids: list[int], positions: list[int]) -> list[int]:
+            return self._next_tokens(
+                [
+                    DecodeChunk(
+                        token_ids=(token_id,),
+                        start=position,
+                        page_ids=pages[slot],
+                        slot_in=slot,
+                        slots_out=(slot,),
+                    )
+                    for slot, (token_id, position) in enumerate(
+                        zip(last_ids, positions, strict=True)
+                    )
+                ]
+            )
+
+        return answered(request.prompts, request.num_tokens, prefill, step)
 
     def _pages(self, request: Request) -> list[range]:
         longest = max(map(len, request.prompts)) + request.num_tokens
