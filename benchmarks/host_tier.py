@@ -19,9 +19,9 @@ from benchmarks.agentic.emptied import InProcess, in_process
 from benchmarks.agentic.modes import without_local
 from benchmarks.harness.checkpoint import save_random_checkpoint
 from benchmarks.harness.output import markdown
+from benchmarks.harness.processes import Total, read_metrics, total_of
 from benchmarks.harness.samples import median
 from benchmarks.serving.cluster import answer
-from benchmarks.serving.scrape import Total, read_metrics, total_of
 from benchmarks.serving.workload import Prompt
 from prefill_worker.config import PrefillConfig
 from segue.engine.config import EngineConfig

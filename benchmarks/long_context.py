@@ -19,10 +19,10 @@ import typer
 from matplotlib.figure import Figure
 from rich.table import Table
 
+from benchmarks.harness.ceilings import Ceilings, measure_ceilings
 from benchmarks.harness.environment import Environment, this_environment
 from benchmarks.harness.output import show, show_json, table
 from benchmarks.harness.samples import median, times_s
-from benchmarks.peers.ceilings import Ceilings, measure_ceilings
 from benchmarks.peers.process import peak_rss_bytes
 from benchmarks.peers.shape import checkpoint
 from segue.engine.batch import DecodeChunk, PrefillChunk

@@ -61,9 +61,6 @@ async def _started(
         process_cluster(
             str(checkpoint_dir()),
             _TOPOLOGY.settings + (_section(tls) if tls else ""),
-            prefill=1,
-            decode=1,
-            code=Path(__file__).parents[1],
             worker_command=("benchmarks.load.fakes",),
         )
     )

@@ -11,7 +11,6 @@ from typing import Annotated
 import torch
 import typer
 
-from benchmarks.agentic.checkpoint import save_agentic_checkpoint, save_small_checkpoint
 from benchmarks.agentic.emptied import LONG, SHORT, SMALL, WIDE, EmptiedRow, try_emptied
 from benchmarks.agentic.modes import Mode
 from benchmarks.agentic.plot import save_plot
@@ -20,7 +19,11 @@ from benchmarks.agentic.run import Measured, run_modes
 from benchmarks.agentic.show import headline, tables
 from benchmarks.agentic.targets import targets
 from benchmarks.agentic.workload import Workload
-from benchmarks.harness.checkpoint import save_random_checkpoint
+from benchmarks.harness.checkpoint import (
+    save_agentic_checkpoint,
+    save_random_checkpoint,
+    save_small_checkpoint,
+)
 from benchmarks.harness.environment import Environment, this_environment
 from benchmarks.harness.output import Report, progress, show, show_json
 from kv_transfer.config import TransferConfig

@@ -14,9 +14,8 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.agents.checkpoint import save_agents_checkpoint
 from benchmarks.agents.clients import AGENTS
-from benchmarks.agents.cluster import scripted_cluster
+from benchmarks.agents.cluster import save_agents_checkpoint, scripted_cluster
 from benchmarks.agents.run import AgentRun, run_agent
 from benchmarks.agents.show import agents_table, numbers_of
 from benchmarks.harness.environment import this_environment

@@ -5,6 +5,7 @@ keeps what each turn was asked and what it cost.
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +18,9 @@ from segue.api.types import TurnInput, TurnRequest
 from segue.gateway.__main__ import running_before
 from segue.gateway.config import GatewayConfig
 from segue.sdk.client import Client
+from tests.real_vocabulary import save_real_checkpoint, template
 
-_CODE = Path(__file__).parents[2]
+_MAX_CONTEXT = 131_072
 # One thread each: two workers and a client share two cores.
 _SETTINGS = """
 [engine]
@@ -88,9 +90,6 @@ async def scripted_cluster(model: Path) -> AsyncIterator[ScriptedCluster]:
     with process_cluster(
         str(model),
         _SETTINGS,
-        prefill=1,
-        decode=1,
-        code=_CODE,
         worker_command=("benchmarks.agents.scripted_worker",),
     ) as processes:
         async with (
@@ -100,3 +99,13 @@ async def scripted_cluster(model: Path) -> AsyncIterator[ScriptedCluster]:
             await until_ready(client, len(processes.workers))
             info = await client.model()
             yield ScriptedCluster(f"http://{gateway.address}", info.name, client)
+
+
+def save_agents_checkpoint(folder: Path, *, kind: str, cache: Path) -> Path:
+    """A tiny model behind the real vocabulary and the chat template of `kind`
+    (tests/real_templates.py), with a context that agents' prompts fit into."""
+    save_real_checkpoint(folder, template(kind), cache=cache)
+    config = folder / "config.json"
+    changed = {**json.loads(config.read_text()), "max_position_embeddings": _MAX_CONTEXT}
+    config.write_text(json.dumps(changed))
+    return folder

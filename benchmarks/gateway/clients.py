@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Protocol, cast
+from functools import partial
+from types import SimpleNamespace
+from typing import cast
 
 import httptools
 
@@ -41,53 +43,30 @@ class Answer:
         self.took_s += [now - at for at in sent]
 
 
-class Arrivals(Protocol):
-    """What arrived of one answer."""
-
-    def read(self) -> Answer: ...
-
-
-class AskForTokens(Protocol):
-    async def __call__(self, num_tokens: int) -> Arrivals: ...
+Unread = Callable[[], Answer]
+"""Reads what arrived of one answer."""
+AskForTokens = Callable[[int], Awaitable[Unread]]
+"""Asks for an answer of this number of tokens."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Texts:
-    asked_at: float
-    pieces: list[tuple[float, str]]
-
-    def read(self) -> Answer:
-        answer = Answer(self.asked_at)
-        for now, text in self.pieces:
-            answer.add(text, now)
-        return answer
-
-
-@dataclass(frozen=True, slots=True)
-class _Bytes:
-    """Of an HTTP response."""
-
-    asked_at: float
-    pieces: list[tuple[float, bytes]]
-
-    def read(self) -> Answer:
-        answer = Answer(self.asked_at)
-        _Response(self.pieces, answer)
-        return answer
-
-
-class OverGrpc:
-    def __init__(self, client: Client) -> None:
-        self._client = client
-
-    async def __call__(self, num_tokens: int) -> Arrivals:
-        arrivals = _Texts(time.monotonic(), [])
+def over_grpc(client: Client) -> AskForTokens:
+    async def ask(num_tokens: int) -> Unread:
+        asked_at, pieces = time.monotonic(), list[tuple[float, str]]()
         chat = ChatInput(messages=(Message(role="user", content=QUESTION),))
         stop = StopConditions(max_tokens=num_tokens, ignore_eos=True)
-        async for event in self._client.stream(chat, session_hint="", stop=stop):
+        async for event in client.stream(chat, session_hint="", stop=stop):
             if isinstance(event, TokenDelta):
-                arrivals.pieces.append((time.monotonic(), event.text))
-        return arrivals
+                pieces.append((time.monotonic(), event.text))
+        return partial(_read_texts, asked_at, pieces)
+
+    return ask
+
+
+def _read_texts(asked_at: float, pieces: Iterable[tuple[float, str]]) -> Answer:
+    answer = Answer(asked_at)
+    for now, text in pieces:
+        answer.add(text, now)
+    return answer
 
 
 class OverHttp:
@@ -97,7 +76,7 @@ class OverHttp:
         self._host, self._port, self._model = host, port, model
         self._idle: list[_Connection] = []
 
-    async def __call__(self, num_tokens: int) -> Arrivals:
+    async def __call__(self, num_tokens: int) -> Unread:
         body = json.dumps(
             {
                 "model": self._model,
@@ -110,9 +89,9 @@ class OverHttp:
         # The gateway closes connections that have been idle for some seconds.
         self._idle = [connection for connection in self._idle if connection.is_open]
         connection = self._idle.pop() if self._idle else await self._connect()
-        arrivals = await connection.ask(body)
+        unread = await connection.ask(body)
         self._idle.append(connection)
-        return arrivals
+        return unread
 
     def close(self) -> None:
         for connection in self._idle:
@@ -149,17 +128,17 @@ class _Connection(asyncio.Protocol):
         if self._done is not None and not self._done.done():
             self._done.set_exception(error or ConnectionResetError("the gateway hung up"))
 
-    async def ask(self, body: bytes) -> Arrivals:
+    async def ask(self, body: bytes) -> Unread:
         assert self._transport is not None
-        arrivals = _Bytes(time.monotonic(), [])
-        self._pieces, self._end = arrivals.pieces, b""
+        asked_at = time.monotonic()
+        self._pieces, self._end = [], b""
         self._done = asyncio.get_running_loop().create_future()
         head = (
             f"POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\ncontent-length: {len(body)}\r\n\r\n"
         )
         self._transport.write(head.encode() + body)
         await self._done
-        return arrivals
+        return partial(_read_response, asked_at, self._pieces)
 
     @property
     def is_open(self) -> bool:
@@ -170,20 +149,20 @@ class _Connection(asyncio.Protocol):
             self._transport.close()
 
 
-class _Response:
-    """Reads a stream's events."""
+def _read_response(asked_at: float, pieces: Iterable[tuple[float, bytes]]) -> Answer:
+    """From the bytes of an HTTP response that is a stream of events."""
+    answer, now, rest = Answer(asked_at), 0.0, b""
 
-    def __init__(self, pieces: Iterable[tuple[float, bytes]], answer: Answer) -> None:
-        self._answer = answer
-        self._now = 0.0
-        self._rest = b""
-        parser = httptools.HttpResponseParser(self)
-        for self._now, data in pieces:
-            parser.feed_data(data)
-
-    def on_body(self, body: bytes) -> None:
-        *events, self._rest = (self._rest + body).split(b"\n\n")
+    def on_body(body: bytes) -> None:
+        nonlocal rest
+        *events, rest = (rest + body).split(b"\n\n")
         for event in events:
             if event.startswith(b"data: {"):
                 chunk = json.loads(event.removeprefix(b"data: "))
-                self._answer.add(chunk["choices"][0]["delta"].get("content", ""), self._now)
+                answer.add(chunk["choices"][0]["delta"].get("content", ""), now)
+
+    parser = httptools.HttpResponseParser(SimpleNamespace(on_body=on_body))
+    for arrived_at, data in pieces:
+        now = arrived_at
+        parser.feed_data(data)
+    return answer

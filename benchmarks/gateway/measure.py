@@ -13,14 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.gateway.clients import Arrivals, AskForTokens, OverGrpc, OverHttp
+from benchmarks.gateway.clients import AskForTokens, OverHttp, Unread, over_grpc
 from benchmarks.harness.processes import ProcessCluster, process_cluster
 from benchmarks.harness.samples import percentile
 from benchmarks.load.measure import Topology, until_ready
 from segue.sdk.client import Client
 
 _TOPOLOGY = Topology(prefill=1, decode=1, is_local=True)
-_CODE = Path(__file__).parents[2]
 SPREAD, AT_ONCE = "spread", "at once"
 
 
@@ -86,9 +85,6 @@ async def measure(
     with process_cluster(
         model,
         f"{_TOPOLOGY.settings}\n[gateway]\nprocesses = {gateways}\n",
-        prefill=1,
-        decode=1,
-        code=_CODE,
         worker_command=("benchmarks.load.fakes", "--step-s", str(step_s)),
         has_gateway=True,
     ) as cluster:
@@ -96,7 +92,7 @@ async def measure(
         async with Client(cluster.address) as client:
             await until_ready(client, 2)
             http = OverHttp(host, int(port), (await client.model()).name)
-            ways: dict[str, AskForTokens] = {"gRPC": OverGrpc(client), "HTTP": http}
+            ways: dict[str, AskForTokens] = {"gRPC": over_grpc(client), "HTTP": http}
             most = max(number for plan in plans for number in plan.streams)
             warm = Plan(streams=(most,), num_answers=1, num_tokens=16)
             for ask in ways.values():
@@ -117,7 +113,7 @@ async def _cell(
     arrived = await _answers(ask, streams, plan, step_s)
     seconds = time.monotonic() - started_at
     spent_s = {process: now - cpu_s[process] for process, now in _cpu_s(cluster).items()}
-    answers = [one.read() for one in arrived]
+    answers = [read() for read in arrived]
     took_s = [one for answer in answers for one in answer.took_s]
     assert len(took_s) == streams * plan.num_answers * plan.num_tokens
     return Cell(
@@ -161,8 +157,8 @@ def pauses_s(plan: Plan, streams: int, step_s: float) -> list[list[float]]:
     ]
 
 
-async def _answers(ask: AskForTokens, streams: int, plan: Plan, step_s: float) -> list[Arrivals]:
-    async def one_after_another(pauses: list[float]) -> list[Arrivals]:
+async def _answers(ask: AskForTokens, streams: int, plan: Plan, step_s: float) -> list[Unread]:
+    async def one_after_another(pauses: list[float]) -> list[Unread]:
         answers = []
         for pause_s in pauses:
             if pause_s:

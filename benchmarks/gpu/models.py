@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -104,36 +104,23 @@ SHAPES = (
     ),
 )
 
-DRY_SHAPES = (
-    Shape(
-        name="tiny",
-        hidden_size=64,
-        num_layers=4,
-        num_heads=2,
-        num_kv_heads=1,
-        num_v_heads=4,
-        mlp=DenseConfig(intermediate_size=96),
-        vocab_size=300,
-        head_dim=32,
-        gdn_dim=16,
-        num_k_heads=2,
-    ),
-    Shape(
-        name="tiny MoE",
-        hidden_size=64,
-        num_layers=4,
-        num_heads=2,
-        num_kv_heads=1,
-        num_v_heads=4,
-        mlp=MoeConfig(
-            num_experts=8, experts_per_token=2, intermediate_size=32, shared_intermediate_size=32
-        ),
-        vocab_size=300,
-        head_dim=32,
-        gdn_dim=16,
-        num_k_heads=2,
-    ),
+_TINY = Shape(
+    name="tiny",
+    hidden_size=64,
+    num_layers=4,
+    num_heads=2,
+    num_kv_heads=1,
+    num_v_heads=4,
+    mlp=DenseConfig(intermediate_size=96),
+    vocab_size=300,
+    head_dim=32,
+    gdn_dim=16,
+    num_k_heads=2,
 )
+_TINY_MOE = MoeConfig(
+    num_experts=8, experts_per_token=2, intermediate_size=32, shared_intermediate_size=32
+)
+DRY_SHAPES = (_TINY, replace(_TINY, name="tiny MoE", mlp=_TINY_MOE))
 """For a machine without a GPU: everything runs, but the numbers mean nothing."""
 
 

@@ -1,4 +1,4 @@
-"""A cluster of plain processes, whose CPU time and memory can be read individually."""
+"""A cluster of plain processes, whose CPU time, memory and metrics can be read individually."""
 
 from __future__ import annotations
 
@@ -10,13 +10,18 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from prometheus_client.parser import text_string_to_metric_families
+
+ROOT = Path(__file__).parents[2]
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _START_S = 60.0
 _STOP_S = 30.0
+_SCRAPE_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +80,9 @@ def process_cluster(
     model: str,
     settings: str,
     *,
-    prefill: int,
-    decode: int,
-    code: Path,
+    prefill: int = 1,
+    decode: int = 1,
+    code: Path = ROOT,
     worker_command: Sequence[str] | None = None,
     has_gateway: bool = False,
 ) -> Iterator[ProcessCluster]:
@@ -124,3 +129,32 @@ def _stop(popen: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         popen.kill()
         popen.wait()
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """A histogram's sum and count since its process started."""
+
+    sum: float
+    count: float
+
+    def mean_since(self, earlier: Total) -> float:
+        """Raises ZeroDivisionError if nothing was observed in between."""
+        return (self.sum - earlier.sum) / (self.count - earlier.count)
+
+
+def read_metrics(address: str) -> str:
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=_SCRAPE_S) as reply:
+        text: bytes = reply.read()
+    return text.decode()
+
+
+def total_of(text: str, name: str) -> Total:
+    """Raises KeyError if there is no histogram `name` without labels."""
+    values = {
+        sample.name: sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if family.name == name and not sample.labels
+    }
+    return Total(values[f"{name}_sum"], values[f"{name}_count"])

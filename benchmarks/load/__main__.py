@@ -12,6 +12,7 @@ import typer
 
 from benchmarks.harness.environment import this_environment
 from benchmarks.harness.output import markdown, show_json
+from benchmarks.harness.processes import ROOT
 from benchmarks.load.measure import Cell, Relay, Topology, measure_relay, measure_topology
 from segue.demo import checkpoint_dir
 
@@ -33,7 +34,7 @@ def main() -> None:
     parser.add_argument(
         "--code",
         type=Path,
-        default=Path(__file__).parents[2],
+        default=ROOT,
         help="checkout to run, to compare with an earlier one",
     )
     parser.add_argument("--only", choices=["load", "relay", "http"])

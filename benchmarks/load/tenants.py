@@ -70,9 +70,6 @@ async def measure(path: Path, turns: int) -> tuple[list[Row], int, bool]:
     with process_cluster(
         str(checkpoint_dir()),
         _SETTINGS.format(path=path),
-        prefill=1,
-        decode=1,
-        code=Path(__file__).parents[2],
     ) as cluster:
         async with Client(cluster.address, api_key="sk-many") as client:
             await until_ready(client, 2)

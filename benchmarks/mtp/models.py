@@ -36,14 +36,13 @@ class Subject:
     folder: Path
     prompts: tuple[Prompt, ...]
     """Each round continues where the previous one stopped."""
-    prompts_per_place: int
     min_prompts: int
     batch_sizes: tuple[int, ...]
     num_rounds: int
     simulate_acceptance: float = -1.0
 
     def prompts_of(self, round_number: int, batch_size: int) -> list[Prompt]:
-        count = max(self.prompts_per_place * batch_size, self.min_prompts)
+        count = max(batch_size, self.min_prompts)
         first = round_number * count
         return [self.prompts[i % len(self.prompts)] for i in range(first, first + count)]
 
@@ -84,7 +83,6 @@ def demo(*, is_quick: bool) -> Subject:
             Prompt(token_ids=text.prompt, max_tokens=_MAX_ANSWER_TOKENS, eos_ids=eos_ids)
             for text in demo_texts(folder, 4 if is_quick else 80)
         ),
-        prompts_per_place=1,
         min_prompts=2 if is_quick else 8,
         batch_sizes=(2,) if is_quick else (1, 4, 8),
         num_rounds=1 if is_quick else 8,
@@ -129,7 +127,6 @@ def _accepted_at_random(name: str, folder: Path, *, num_tokens: int, num_rounds:
         name=name,
         folder=folder,
         prompts=prompts,
-        prompts_per_place=1,
         min_prompts=1,
         batch_sizes=(1,),
         num_rounds=num_rounds,

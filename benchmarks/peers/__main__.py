@@ -14,9 +14,9 @@ from typing import Annotated
 import torch
 import typer
 
+from benchmarks.harness.ceilings import measure_ceilings
 from benchmarks.harness.environment import this_environment
 from benchmarks.harness.output import Report, progress, show, show_json
-from benchmarks.peers.ceilings import measure_ceilings
 from benchmarks.peers.gguf import converted
 from benchmarks.peers.process import RunningSubject, SubjectFailed, SubjectSpec
 from benchmarks.peers.result import (

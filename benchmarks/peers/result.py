@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from operator import eq
 from pathlib import Path
 
+from benchmarks.harness.ceilings import Ceilings
 from benchmarks.harness.environment import Environment
 from benchmarks.harness.samples import Spread, median, steady_tokens_per_s
-from benchmarks.peers.ceilings import Ceilings
 from benchmarks.peers.process import Memory
 from benchmarks.peers.run import Sample, Side, Workload
 from segue.model.checkpoint.headers import read_headers

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from benchmarks.harness.ceilings import Machine, ModelCost
 from benchmarks.harness.environment import Environment
 from benchmarks.harness.samples import (
     Answered,
@@ -13,7 +14,6 @@ from benchmarks.harness.samples import (
     steady_tokens_per_s,
     whole_tokens_per_s,
 )
-from benchmarks.serving.ceiling import Machine, ModelCost
 from benchmarks.serving.workload import Workload
 
 

@@ -8,20 +8,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.harness.environment import Environment
-from benchmarks.harness.output import Report
-from benchmarks.harness.samples import Answered
-from benchmarks.serving.ceiling import (
+from benchmarks.harness.ceilings import (
     Machine,
     ModelCost,
     measure_machine,
     model_cost,
     shipped_bytes,
 )
+from benchmarks.harness.environment import Environment
+from benchmarks.harness.output import Report
+from benchmarks.harness.processes import read_metrics, total_of
+from benchmarks.harness.samples import Answered
 from benchmarks.serving.cluster import WithoutRouter, answer, answer_together
 from benchmarks.serving.peer import Transformers
 from benchmarks.serving.result import Alone, Pair, Result, RouterCost, Together
-from benchmarks.serving.scrape import read_metrics, total_of
 from benchmarks.serving.workload import Prompt, Workload
 from segue.cache.layout import CacheLayout
 from segue.engine.served_model import ServedModel

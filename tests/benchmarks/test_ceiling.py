@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.serving.ceiling import Machine, model_cost, shipped_bytes
+from benchmarks.harness.ceilings import Machine, model_cost, shipped_bytes
 from segue.cache.layout import CacheField, CacheLayout, Unit
 from segue.model.cache_layout import cache_layout
 from segue.model.config import ModelConfig

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.harness.ceilings import Ceilings
 from benchmarks.harness.samples import Answered
-from benchmarks.peers.ceilings import Ceilings
 from benchmarks.peers.result import (
     CLUSTER,
     RUNNER,

@@ -7,9 +7,9 @@ import io
 import pytest
 from rich.console import Console
 
+from benchmarks.harness.ceilings import Machine, ModelCost
 from benchmarks.harness.environment import Environment
 from benchmarks.harness.samples import Answered
-from benchmarks.serving.ceiling import Machine, ModelCost
 from benchmarks.serving.result import Alone, Pair, Result, RouterCost, Together
 from benchmarks.serving.show import headline, tables
 from benchmarks.serving.workload import QUICK

@@ -7,7 +7,7 @@ import contextlib
 import pytest
 from prometheus_client import CollectorRegistry, Histogram
 
-from benchmarks.serving.scrape import Total, read_metrics, total_of
+from benchmarks.harness.processes import Total, read_metrics, total_of
 from segue.process.metrics_endpoint import MetricsEndpoint
 
 

@@ -15,9 +15,13 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from benchmarks.agents.checkpoint import save_agents_checkpoint
 from benchmarks.agents.clients import AGENTS, Agent
-from benchmarks.agents.cluster import ScriptedCluster, Turn, scripted_cluster
+from benchmarks.agents.cluster import (
+    ScriptedCluster,
+    Turn,
+    save_agents_checkpoint,
+    scripted_cluster,
+)
 from benchmarks.agents.run import AgentRun, run_agent
 
 pytestmark = [pytest.mark.clients, pytest.mark.asyncio(loop_scope="session")]

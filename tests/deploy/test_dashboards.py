@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import re
 
-from scripts.dashboards.__main__ import FOLDER
+from scripts.dashboards.__main__ import FOLDER, json_of
 from scripts.dashboards.boards import BOARDS
-from scripts.dashboards.grafana import json_of
 from tests.repo.test_metric_names import DECODE, GATEWAY, PREFILL, ROUTER, STANDARD
 
 METRIC = re.compile(r"\b(?:segue|process)_\w+")

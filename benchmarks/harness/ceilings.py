@@ -21,6 +21,7 @@ _ROTATING_BYTES = 512 << 20
 """Far larger than a last-level cache."""
 _MATRIX_SHAPE = (2048, 4096)
 _PASSES = 5
+_PRODUCT_ROWS = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +51,46 @@ def measure_machine() -> Machine:
         sum_bytes_per_s=matrices.nbytes / best_s(lambda: matrices.sum()),
         gemv_bytes_per_s=matrices.nbytes / best_s(multiply_vector),
         matmul_flops_per_s=2 * left.numel() * right.shape[1] / best_s(lambda: left @ right),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ceilings:
+    read_bytes_per_s: float
+    bf16_row_bytes_per_s: float
+    """What torch's bf16 product of one row reads."""
+    bf16_flops_per_s: float
+    float32_flops_per_s: float
+
+    @property
+    def flops_per_s(self) -> float:
+        return max(self.bf16_flops_per_s, self.float32_flops_per_s)
+
+
+@torch.inference_mode()
+def measure_ceilings() -> Ceilings:
+    """With torch's current number of threads. The bandwidth is the best of `measure_machine`'s and
+    that of a product of one row in bf16."""
+    machine = measure_machine()
+    # 512 MiB in matrices of the model's shape, so that no cache holds the next one.
+    matrices = torch.randn(64, 4096, 1024).bfloat16()
+    row = torch.randn(1, 1024).bfloat16()
+    rows = torch.randn(_PRODUCT_ROWS, 1024)
+    flops = 2 * rows.numel() * 4096
+    weight = matrices[0].float()
+
+    def read_all() -> None:
+        for matrix in matrices:
+            F.linear(row, matrix)
+
+    bf16_row = matrices.nbytes / best_s(read_all)
+    return Ceilings(
+        read_bytes_per_s=max(machine.read_bytes_per_s, bf16_row),
+        bf16_row_bytes_per_s=bf16_row,
+        bf16_flops_per_s=flops / best_s(lambda: F.linear(rows.bfloat16(), matrices[0])),
+        float32_flops_per_s=max(
+            machine.matmul_flops_per_s, flops / best_s(lambda: F.linear(rows, weight))
+        ),
     )
 
 
