@@ -1,4 +1,4 @@
-"""What reports of kept prefixes and sessions cost a worker and a router, in processor time.
+"""Processor time of a worker and a router for reports of cached prefixes and sessions.
 
 `python -m benchmarks.inventory` needs no model and no cluster.
 """
@@ -84,7 +84,7 @@ def joining() -> Iterator[str]:
     ):
         messages = [kept_to_wire(one).SerializeToString() for one in changes]
         runs = [_joining_ms(messages) for _ in range(5)]
-        # Of each message the best run: another job may have interrupted the others.
+        # The best run of each message: another job may have interrupted the others.
         ms = [min(some) for some in zip(*runs, strict=True)]
         size = sum(map(len, messages)) / NUM_RECORDS
         yield (

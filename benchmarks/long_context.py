@@ -47,7 +47,7 @@ class Row:
     pack_s: float
     """The part of a decode step outside the model: from page lists to tensors."""
     kv_bytes: int
-    """Of the context, in the attention layers' pages: what a step must read beside the weights."""
+    """The context's keys and values, which a step must read beside the weights."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

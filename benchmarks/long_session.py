@@ -1,11 +1,11 @@
-"""`python -m benchmarks.long_session`: what a turn costs late in a session, without its model.
+"""`python -m benchmarks.long_session`: the cost of a turn late in a session, without its model.
 
 Sessions whose first prompt has 500 to 32,000 tokens, and then some turns each, through a real
 router, a real prefill and a real decode worker, in one process and in virtual time
-(`tests/virtual`), with a runner that computes nothing. So what is counted is processor time of
-everything around the model: names of pages, matching, placing, wire messages, accounts of memory,
-handoffs and steps. A page has 4 tokens here, so 32,000 tokens have the pages of 128,000 in a served
-model. Prints a row per session, and with `--profile` where the last one's time went.
+(`tests/virtual`), with a runner that computes nothing. This counts processor time of everything
+around the model: names of pages, matching, placing, wire messages, accounts of memory, handoffs and
+steps. A page has 4 tokens here, so 32,000 tokens have the pages of 128,000 in a served
+model. Prints a row per session, and with `--profile` the last one's functions.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ async def measure(start: int, profile: cProfile.Profile | None) -> Row:
         for number in range(1, _TURNS + 1):
             prompt += tuple(1 + (number * 31 + i) % 250 for i in range(_NEW_TOKENS))
             request = _request(number, prompt)
-            # Heartbeats and audits are not a turn's: they go on between turns.
+            # Heartbeats and audits do not belong to a turn: they run between turns.
             await asyncio.sleep(0.6)
             if profile:
                 profile.enable()

@@ -1,10 +1,10 @@
 """`python -m benchmarks.neighbours`: decode steps while a prompt is computed on the same cores.
 
-Two processes, as a decode and a prefill worker have them: a runner each, on a thread with the
-niceness, the cores and the number of threads of a setting. One decodes step by step, the other
-computes prompts of 2,048 tokens in chunks of 512. Each round goes through all settings: prompts
-alone, steps alone, then both for some seconds. A prompt's speed is counted in layers, so that it
-need not end. Prints a table, and as the last line of stdout one JSON object.
+Two processes, as of a decode and a prefill worker, each with a runner on a thread of its own with
+the niceness, cores and number of threads of a setting. One decodes step by step, the other computes
+prompts of 2,048 tokens in chunks of 512. Each round goes through all settings: prompts alone, steps
+alone, then both for some seconds. A prompt's speed is counted in layers, so it may be cut
+off. Prints a table, and as the last line of stdout one JSON object.
 
 *Together* adds each side's speed beside the other to its speed alone: below 1, two busy workers
 hinder each other more than they would by taking turns.
@@ -48,7 +48,7 @@ _ALONE_S, _BESIDE_S = 4.0, 10.0
 class Setting:
     threads: int
     niceness: int = 0
-    """Of the prompt's thread."""
+    """The niceness of the prompt's thread."""
     is_pinned: bool = False
     """The first half of the cores decodes, the second half computes prompts."""
 
@@ -67,7 +67,7 @@ class Setting:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """Of one round of one setting."""
+    """One round of one setting."""
 
     prompt_alone: float
     """Tokens a second."""
@@ -88,7 +88,7 @@ class Row:
 
 
 class _Stopped(Exception):
-    """Between two layers."""
+    """Raised between two layers."""
 
 
 class _Side:

@@ -1,4 +1,4 @@
-"""What quantising a checkpoint at load costs in accuracy: `python -m benchmarks.quantization`.
+"""The loss of accuracy by quantising a checkpoint at load: `python -m benchmarks.quantization`.
 
 Each conversation runs through the runner token by token as decode steps do, eight at a time, once
 for each way of storing weights, and every next token is compared with what the plain checkpoint in
@@ -34,10 +34,10 @@ WAYS = {
     "int8": EngineConfig(dtype="bfloat16", quantization="int8"),
     "int4": EngineConfig(dtype="bfloat16", quantization="int4"),
 }
-"""The first is what the others are compared with."""
+"""The others are compared with the first."""
 _STEP_TOKENS = 8
 _TEXT_TOKENS = 512
-"""Of a text, in each of the parts that it is cut into."""
+"""The length of the parts that a text is cut into."""
 # Training counts its seeds up from zero and never reaches this.
 _FIRST_SEED = 10**9 + 500
 

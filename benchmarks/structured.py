@@ -1,5 +1,5 @@
-"""`python -m benchmarks.structured`: what a grammar costs an answer, and the other answers of its
-batch. A table, and as the last line of stdout one JSON object.
+"""`python -m benchmarks.structured`: the cost of a grammar for its answer and for the other answers
+of the batch. A table, and as the last line of stdout one JSON object.
 """
 
 from __future__ import annotations
@@ -107,8 +107,7 @@ def _of_batch(
 
 
 def main(quick: bool = False) -> None:
-    """What a grammar costs, on the demo model. Milliseconds are processor time: the machine is
-    shared."""
+    """The cost of a grammar on the demo model, in processor time."""
     torch.set_num_threads(1)
     rows = measure(num_rounds=1 if quick else 7, num_tokens=24 if quick else _NUM_TOKENS)
     shown = table("What a grammar costs", "drafts | turns | structured | ms a step | tokens/s")

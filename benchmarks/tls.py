@@ -1,8 +1,8 @@
-"""`python -m benchmarks.tls`: what TLS on all of a router's connections costs.
+"""`python -m benchmarks.tls`: the cost of TLS on all of a router's connections.
 
 Two clusters of a router and workers that compute nothing, one with TLS and certificates on every
-connection and one without; both with a secret. Turns go to one and the other in turn, so that a
-noisy machine disturbs both alike.
+connection and one without; both with a secret. Rounds alternate between them, so that other load
+affects both alike.
 """
 
 from __future__ import annotations

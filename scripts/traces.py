@@ -1,4 +1,4 @@
-"""A collector that prints traces, where there is no other: `python -m scripts.traces --port 4317`.
+"""A collector that prints traces, if there is no other: `python -m scripts.traces --port 4317`.
 
 It takes spans over OTLP's gRPC and prints a trace once no span of it has come for some seconds:
 
@@ -30,7 +30,7 @@ _BAR = 26
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """A span as it came. Times in seconds since the epoch."""
+    """A received span. Times are in seconds since the epoch."""
 
     trace_id: str
     span_id: str

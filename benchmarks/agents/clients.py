@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-# Nothing listens there: an agent that asks anyone but the gateway fails.
+# Nothing listens there: an agent's request to any other host than the gateway fails.
 _NOWHERE = "http://127.0.0.1:9"
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
 _INSTALL_S = 300.0
 
 
 class Where(NamedTuple):
-    """What a client is started with."""
+    """The settings that a client is started with."""
 
     home: Path
     """Its HOME, with its settings."""

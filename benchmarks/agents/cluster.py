@@ -78,7 +78,7 @@ class ScriptedCluster:
     _client: KeepingClient = field(repr=False)
 
     def take_turns(self) -> list[Turn]:
-        """Those since the last call, in order of arrival."""
+        """The turns since the last call, in order of arrival."""
         turns = list(self._client.turns)
         self._client.turns.clear()
         return turns

@@ -1,4 +1,4 @@
-"""What the scripted model answers: a function of the prompt's text in Qwen3.5's format.
+"""The scripted model's answer, as a function of the prompt's text in Qwen3.5's format.
 
 A task is a user's message with lines `RUN> COMMAND`. Each answer calls the client's shell tool with
 the next command; when all have run, or without such a tool, the answer is a sentence.

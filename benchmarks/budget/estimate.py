@@ -59,18 +59,18 @@ def tokens_per_step(num_drafts: int, acceptance: float) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
-    """Of one GPU."""
+    """The memory of one GPU."""
 
     total_bytes: int
     weight_bytes: int
     session_bytes: int
     """Pages of the whole context, and the slots of a running sequence."""
     num_sessions: int
-    """That fit, beside weights, activations and the process."""
+    """The number that fits beside weights, activations and the process."""
 
 
 def memory_of(model: RankModel, gpu: Gpu, *, context: int, num_drafts: int) -> Memory:
-    """As `segue serve` plans it."""
+    """The same as `segue serve` plans."""
     total = int(gpu.memory_bytes.value)
     need = WorkerNeed(
         weight_bytes=model.weights.num_bytes,

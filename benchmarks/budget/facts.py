@@ -26,9 +26,9 @@ class Gpu:
     name: str
     memory_bytes: Fact
     bytes_per_s: Fact
-    """That large reads reach."""
+    """The rate of large reads."""
     flops_per_s: Fact
-    """That large bfloat16 products reach. Quantised weights are multiplied in it too."""
+    """The rate of large bfloat16 products, in which quantised weights are multiplied too."""
     nvlink_bytes_per_s: Fact
     """In one direction, to all others together."""
     rdma_bytes_per_s: Fact
@@ -60,7 +60,7 @@ GPUS = {
 
 
 MACHINE_GPUS = 8
-"""That reach each other's memory."""
+"""The number of GPUs that can read each other's memory."""
 EAGER_S = Fact(
     6e-6, Kind.ASSUMED, "the host's time for a launch of a prompt; the GPU computes beside it"
 )

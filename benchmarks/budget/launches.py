@@ -1,5 +1,5 @@
-"""What a decode step starts on the GPU, counted as the code makes it (tests/benchmarks/
-test_budget_launches.py counts the same in an interpreted model)."""
+"""The launches of a decode step, counted by the structure of the code. tests/benchmarks/
+test_budget_launches.py compares them with an interpreted model."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ _STEP_OPERATIONS, _FIRST_DRAFT_OPERATIONS, _DRAFT_OPERATIONS = 11, 4, 1
 @dataclass(frozen=True, slots=True)
 class Launches:
     kernels: int = 0
-    """Ours, of all else."""
+    """Our kernels that are not products."""
     products: int = 0
-    """Of rows with a weight, by our kernels or by a library."""
+    """Products of rows with a weight, by our kernels or by a library."""
     operations: int = 0
-    """PyTorch's other ones."""
+    """PyTorch's other operations."""
 
     def __add__(self, other: Launches) -> Launches:
         return Launches(
@@ -56,7 +56,7 @@ class Launches:
 
 
 def decode_launches(weights: RankWeights, *, batch: int, num_drafts: int) -> Launches:
-    """Of one step: drafts, the pass that verifies them, sampling, acceptance."""
+    """Of one step: drafts, the verify pass, sampling, acceptance."""
     drafts = _draft(weights, batch) * num_drafts
     if num_drafts:
         drafts += Launches(operations=_FIRST_DRAFT_OPERATIONS)

@@ -43,7 +43,7 @@ class Setup:
     draft_vocabulary: int
     dtype: str
     kv_dtype: str = ""
-    """Of keys and values; as `dtype` if it is empty."""
+    """Of keys and values; if empty, `dtype`."""
 
     def __post_init__(self) -> None:
         if self.num_gpus % self.rank.count:
@@ -98,12 +98,12 @@ class Report:
 
     @property
     def tokens_per_minute(self) -> float:
-        """Of one GPU that only decodes."""
+        """For one GPU that only decodes."""
         return 60 * self.tokens_per_s * self.setup.batch / self.setup.rank.count
 
     def first_token_s(self, number: int) -> float:
-        """Of the turn or the prompt in `passes`, with the handoff over RDMA after it, not beside
-        it: an upper bound."""
+        """For the turn or the prompt in `passes`, with the handoff over RDMA after it: an upper
+        bound, because handoffs overlap with computing."""
         return self.passes[number].seconds.total + self.handoffs[number - 1].rdma_s
 
 

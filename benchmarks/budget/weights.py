@@ -44,7 +44,7 @@ class Part(StrEnum):
 class Size:
     num_bytes: float = 0
     parameters: float = 0
-    """Of matrices."""
+    """Parameters of matrices."""
 
     def __add__(self, other: Size) -> Size:
         return Size(self.num_bytes + other.num_bytes, self.parameters + other.parameters)
@@ -55,7 +55,7 @@ class Size:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankWeights:
-    """Of the first rank. Of routed experts: one in each layer."""
+    """The first rank's weights, with one routed expert in each layer."""
 
     own: ModelConfig
     """The rank's part of the model."""
@@ -142,7 +142,7 @@ def _with_experts(config: ModelConfig, num_experts: int) -> ModelConfig:
 
 
 def _names(config: ModelConfig) -> Iterator[str]:
-    """What a checkpoint has, without prefix: each expert by itself."""
+    """The names in a checkpoint, without prefix, with separate experts."""
     mtp = [f"{MTP_PREFIX}fc.weight"] if config.num_mtp_layers else []
     for name in WeightTable.of(config, mtp).pieces:
         yield name

@@ -1,4 +1,4 @@
-"""What one rank reads, computes and exchanges in a decode step and in a prompt's pass. Pure."""
+"""Bytes, FLOPs and exchanges of one rank in a decode step and in a prompt's pass. Pure."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from segue.parallel.group import TWO_STEP_BYTES
 from segue.parallel.rank import Rank
 
 CHUNK_TOKENS = 8192
-"""Of a prompt, in a pass."""
+"""The most prompt tokens in a pass."""
 _LOGIT_BYTES = 4
 _DRAWS = 200
-"""Of routings, for the mean of the fullest group."""
+"""The number of random routings, for the mean of the fullest group."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +31,7 @@ class RankModel:
     rank: Rank
     weights: RankWeights
     layout: CacheLayout
-    """Of what the rank keeps of pages and slots."""
+    """The rank's part of pages and slots."""
     dtype: str
     """Of activations."""
 
@@ -66,7 +66,7 @@ class RankModel:
         )
 
     def kv_bytes(self, *, draft: bool) -> int:
-        """Of a token, in the trunk's layers or in the draft layer."""
+        """Bytes of a token, in the trunk's layers or in the draft layer."""
         fields = self.layout.of_unit(Unit.PAGE)
         is_draft = [field.layer >= self.whole.num_layers for field in fields]
         wanted = [f.unit_bytes for f, it_is in zip(fields, is_draft, strict=True) if it_is == draft]
@@ -96,7 +96,7 @@ class Work:
     """Over the ranks."""
     num_gathers: int
     sum_bytes: float
-    """That a rank receives in all exchanges together."""
+    """The bytes that a rank receives in all exchanges together."""
 
     @property
     def num_bytes(self) -> float:
@@ -139,7 +139,7 @@ def decode_work(model: RankModel, *, batch: int, num_drafts: int, context: int) 
 
 
 def prefill_work(model: RankModel, *, num_tokens: int, resident: int) -> Work:
-    """A prompt of one sequence: `num_tokens` after so many whose pages are there."""
+    """A prompt of one sequence: `num_tokens` after `resident` tokens whose pages are there."""
     num_passes = -(-num_tokens // CHUNK_TOKENS)
     items: list[Item] = []
     launches, received = Launches(), 0.0
@@ -224,7 +224,7 @@ def _experts(name: str, model: RankModel, one_each: Size, tokens: int) -> Item:
 
 
 def _stored_part(model: RankModel) -> Size:
-    """What fills the draft layer's pages: the joined input, and keys and values."""
+    """The weights that fill the draft layer's pages: the joined input, keys and values."""
     own, hidden = model.weights.own.attention, model.whole.hidden_size
     itemsize = DTYPE_BYTES[model.dtype]
     parameters = 2 * hidden * hidden + 2 * own.num_kv_heads * own.head_dim * hidden
@@ -242,7 +242,7 @@ def _num_sums(model: RankModel, num_passes: int) -> int:
 
 
 def _received(model: RankModel, tokens: int, head_rows: int) -> float:
-    """By a rank from the others: outputs of layers, columns of logits."""
+    """Bytes that a rank receives from the others: outputs of layers, columns of logits."""
     count, itemsize = model.rank.count, DTYPE_BYTES[model.dtype]
     of_layer = itemsize * tokens * model.whole.hidden_size
     # Large sums are added up in two steps.

@@ -19,7 +19,8 @@ STREAMS = (1, 16, 64)
 # Seconds between a turn's tokens: as a model would send them, and more than can be relayed.
 STEPS_S = (0.02, 0.002)
 FEWEST_TURNS = 64
-"""Of a cell. A first token waits for its worker's next step, and few waits say little about it."""
+"""The fewest turns of a cell. A first token waits for its worker's next step, so a median of few
+turns is noise."""
 _COLUMNS = (
     "tokens/s of a stream | streams | requests come | client | first token p50 / p99 ms"
     " | token p50 / p99 ms | tokens/s | CPU ms a turn: client, router, gateway"
@@ -113,8 +114,8 @@ def table(cells: Sequence[Cell]) -> str:
 
 
 def cost(short: Cell, long: Cell) -> str:
-    """What a request costs with its first event, and each further event, in CPU time. `short`:
-    answers of one token."""
+    """CPU time of a request with its first event, and of each further event. `short`: answers of
+    one token."""
     names = ("client", "router", "gateway")
     requests, events = ["a request and its first event"], ["a further event"]
     for name in names:

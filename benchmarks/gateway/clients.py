@@ -32,7 +32,7 @@ class Answer:
     took_s: list[float] = field(default_factory=list)
     """For each token, the time since its worker sent it."""
     num_events: int = 0
-    """Those that carried tokens."""
+    """Events that carried tokens."""
 
     def add(self, text: str, now: float) -> None:
         """The texts of tokens are the times when they were sent."""

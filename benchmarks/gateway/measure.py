@@ -1,4 +1,4 @@
-"""What the gateway adds to the first token and to each token, beside the gRPC client.
+"""The time that the gateway adds to the first token and to each token, against the gRPC client.
 
 Router and gateway are real; the workers compute nothing and put the time into each token.
 """
@@ -35,11 +35,11 @@ class Quantiles:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What is measured."""
+    """The requests of one or several cells."""
 
     streams: Sequence[int]
     num_answers: int
-    """Of each stream, one after another."""
+    """Of each stream, sent one after another."""
     num_tokens: int
     """Of each answer."""
     clients: Sequence[str] = ("gRPC", "HTTP")
@@ -61,15 +61,14 @@ class Cell:
     num_turns: int
     num_tokens: int
     num_events: int
-    """Those that carried tokens."""
+    """Events that carried tokens."""
     seconds: float
     first_token_s: Quantiles
-    """From the request on."""
+    """Since the request."""
     token_s: Quantiles
-    """From the worker to the client, of every token."""
+    """From the worker to the client, for every token."""
     cpu_s: dict[str, float]
-    """Of each process, by its name; `client` is this one, `machine` all cores with what else ran
-    on them."""
+    """By process; `client` is this one, `machine` is all processes of the machine."""
 
     @property
     def busy(self) -> float:
@@ -137,7 +136,7 @@ def _cpu_s(cluster: ProcessCluster) -> dict[str, float]:
 
 
 def _machine_s() -> float:
-    """Of all cores together, all but idle time."""
+    """All time of all cores that was not idle."""
     fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
     user, nice, system, _idle, _waiting, irq, softirq, steal = map(int, fields)
     return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")

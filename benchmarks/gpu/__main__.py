@@ -56,7 +56,7 @@ def _options() -> argparse.Namespace:
         "--silence-s",
         type=float,
         default=120.0,
-        help="a measurement without a result for so many seconds is given up (default: 120)",
+        help="end a measurement after this many seconds without a result (default: 120)",
     )
     parser.add_argument(
         "--dry", action="store_true", help="tiny sizes on the CPU, interpreted: does it run?"

@@ -1,4 +1,4 @@
-"""What others have published for the same work on an H200, and what we want to reach.
+"""Published times of others for the same work on an H200, and our goals.
 
 GDN: 16 key and 32 value heads of 128. FlashQLA's times are its own; vLLM's and SGLang's were
 measured by NVIDIA's aiconfigurator-core 0.12.0 (2026-08). Attention: 8 query and 2 key heads of

@@ -29,9 +29,9 @@ class Check:
     exact: Callable[[], Sequence[Tensor]]
     """From the same inputs, in float64; or token ids."""
     limit: float
-    """Of the relative RMS error; of token ids, the share that may differ."""
+    """The largest relative RMS error; for token ids, the share that may differ."""
     seen: Callable[[Any], Sequence[Tensor]] = lambda out: [out]
-    """From what `run` returned: what to compare with `exact`, including what it wrote."""
+    """The tensors to compare with `exact`, from the result of `run`: also those that it wrote."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ class Case:
     operator: str
     size: str
     run: Callable[[], object]
-    """Gives the same result each time: what it writes it does not read."""
+    """Gives the same result each time: it does not read its own output."""
     check: Check
     num_bytes: float
     """The bytes that any implementation must move."""
@@ -59,7 +59,7 @@ class OperatorRow:
     is_repeatable: bool
     """Whether all runs gave equal bits."""
     seconds: float | None
-    """None if a result is wrong: the time of a wrong kernel is worth nothing."""
+    """None if a result is wrong."""
     floor_s: float
     num_bytes: float
     flops: float

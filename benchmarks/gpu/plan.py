@@ -1,4 +1,4 @@
-"""What is checked and measured, most important first: a cut-off run is still worth something."""
+"""The checks and measurements, most important first, because a run may be cut off."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ class Settings:
     dtype: torch.dtype
     shapes: Sequence[models.Shape]
     operator_shapes: Sequence[models.Shape]
-    """Those of which operators and layers are checked."""
+    """The shapes whose operators and layers are checked."""
     sizes: Sizes
     workload: prompts.Workload
     model_tokens: int
-    """Of the prompt for which whole layers are compared with references."""
+    """The length of the prompt for which whole layers are compared with references."""
     repeats: int = operators.REPEATS
     with_tests: bool = True
     with_flashinfer: bool = True
@@ -65,7 +65,7 @@ TRIAL = Settings(
     device="cpu",
     dtype=torch.float32,
     shapes=models.DRY_SHAPES,
-    # It has all that the dense one has.
+    # It has every operator of the dense one.
     operator_shapes=models.DRY_SHAPES[1:],
     sizes=DRY,
     workload=prompts.DRY_WORKLOAD,
@@ -73,7 +73,7 @@ TRIAL = Settings(
     repeats=2,
     with_tests=False,
 )
-"""The same code, interpreted, with tiny sizes: it shows that everything runs."""
+"""The same code, interpreted, with tiny sizes: a check that everything runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class Item:
 
 
 def plan(settings: Settings) -> list[Item]:
-    """One item fails, or is skipped when the time is over, without the others."""
+    """An item that fails, or is skipped when the time is over, does not affect the others."""
     items = list[Item]()
     if settings.device != "cpu":
         items.append(Item("compile all kernels", partial(_compiled, settings)))

@@ -1,1 +1,1 @@
-"""What several benchmarks share: clusters of processes, checkpoints, statistics, output."""
+"""Shared by the benchmarks: clusters of processes, checkpoints, statistics, ceilings, output."""

@@ -58,7 +58,7 @@ def measure_machine() -> Machine:
 class Ceilings:
     read_bytes_per_s: float
     bf16_row_bytes_per_s: float
-    """What torch's bf16 product of one row reads."""
+    """The rate at which torch's bf16 product of one row reads."""
     bf16_flops_per_s: float
     float32_flops_per_s: float
 

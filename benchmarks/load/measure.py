@@ -1,4 +1,4 @@
-"""One cell of the table: a cluster, a number of sessions, and what the turns did to it."""
+"""One cell of the table: the effect of a number of sessions on a cluster."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Two tenants on a cluster that is too small for them: `python -m benchmarks.load.tenants`.
 
 One has many sessions, the other few and limits. Turns wait in the router, the limited tenant is
-refused and tries again, and no turn may fail. The few must not wait like the many.
+refused and retries, and no turn may fail. The tenant with few sessions must not wait as long as the
+other.
 """
 
 from __future__ import annotations

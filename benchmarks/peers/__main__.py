@@ -62,7 +62,7 @@ def main(
 ) -> None:
     """One checkpoint of 752 M bf16 weights in Segue and in every peer that is given."""
     report = progress()
-    # So that an end by a signal also ends the processes that are stopped.
+    # Exits normally on a signal, so that stopped processes are ended too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     report("making the checkpoint")
     models.mkdir(parents=True, exist_ok=True)
@@ -118,7 +118,7 @@ def _started(
 
 
 def _selected(specs: dict[str, SubjectSpec], only: str) -> dict[str, SubjectSpec]:
-    """Those in a list with commas, or all; always transformers, the oracle of the tokens."""
+    """The sides in a list with commas, or all; always transformers, the oracle of the tokens."""
     wanted = set(filter(None, only.split(",")))
     if unknown := wanted - specs.keys():
         raise typer.BadParameter(

@@ -24,13 +24,13 @@ class SubjectSpec:
     name: str
     python: str
     module: str
-    """Of `benchmarks.peers.subjects`."""
+    """A module of `benchmarks.peers.subjects`."""
     model: Path
     options: tuple[str, ...] = ()
     """More arguments of the module."""
     pauses: bool = True
     """Stopped by a signal while others are measured, so that no waiting thread spins. A cluster
-    would take its workers for lost."""
+    would count its stopped workers as lost."""
 
 
 class SubjectFailed(Exception):
@@ -119,7 +119,7 @@ class RunningSubject:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
-    """Of a process and its children."""
+    """Memory of a process and its children."""
 
     pss_bytes: int
     """Private pages and shares of shared ones, after an answer."""

@@ -23,7 +23,7 @@ OURS = (RUNNER, CLUSTER, LOCAL, *QUANTIZED.values())
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """Of the model, whoever computes it."""
+    """The model's cost, whichever implementation runs it."""
 
     weight_bytes_per_step: int
     flops_per_prompt_token: int
@@ -48,7 +48,7 @@ class Cost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """What is asked of all: the time of a prompt, or the speed of answers to short prompts."""
+    """A request to every side: the time of a prompt, or the speed of answers to short prompts."""
 
     prompt_tokens: int
     turns: int

@@ -62,7 +62,7 @@ def time_decisions(num_workers: int, num_sessions: int, seed: int = 0) -> Decisi
 
 
 def one_decision() -> Decision:
-    """Of a later turn, among four workers."""
+    """A decision for a later turn, among four workers."""
     draw = random.Random(0)
     names = {role: [WorkerId(f"{role}-{number}") for number in range(2)] for role in Role}
     return place(TurnSize(2_000, 200), _cluster(names, draw), _residency(names, draw), RULES)

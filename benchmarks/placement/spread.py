@@ -40,7 +40,7 @@ class Spread:
     """The share of sessions on the busiest decode worker; `even_share` is the minimum."""
     even_share: float
     shared_prefix_hit_rate: float
-    """Of the first turns whose shared prefix was computed before, the share placed on its state."""
+    """The share of first turns placed on their shared prefix's state, if it had been computed."""
     stay_rate: float
     """The share of later turns on the previous turn's decode worker."""
 

@@ -124,13 +124,13 @@ async def _beside(
     before = _read(process)
     others = [asyncio.ensure_future(_short_turns(client, f"s{n}", is_over)) for n in range(4)]
     await asyncio.sleep(idle_s / 4)
-    began_at, outcome = time.perf_counter(), "served"
+    started_at, outcome = time.perf_counter(), "served"
     if text is None:
         await asyncio.sleep(idle_s)
     else:
         # Another channel: the client's large message must not delay its own short turns.
         outcome = await asyncio.to_thread(_send_alone, client.target, text)
-    took_s = time.perf_counter() - began_at
+    took_s = time.perf_counter() - started_at
     is_over.set()
     latencies = sorted(latency for times in await asyncio.gather(*others) for latency in times)
     report = _read(process)
@@ -161,9 +161,9 @@ def _send_alone(target: str, text: str) -> str:
 async def _short_turns(client: Client, name: str, is_over: asyncio.Event) -> list[float]:
     latencies = []
     while not is_over.is_set():
-        began_at = time.perf_counter()
+        started_at = time.perf_counter()
         await _one(client, name, ChatInput(messages=(Message(role="user", content="hello"),)))
-        latencies.append(time.perf_counter() - began_at)
+        latencies.append(time.perf_counter() - started_at)
         await asyncio.sleep(0.01)
     return latencies
 

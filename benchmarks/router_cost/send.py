@@ -14,13 +14,13 @@ from segue.sdk.client import Client
 async def _send(target: str, text: str) -> str:
     chat = ChatInput(messages=(Message(role="user", content=text),))
     async with Client(target) as client:
-        began_at = time.perf_counter()
+        started_at = time.perf_counter()
         try:
             answer = await client.generate(chat, session_id="big")
             outcome = f"served, {answer.end.finish_reason}"
         except SegueError as error:
             outcome = f"{type(error).__name__}: {error}"
-    return f"{time.perf_counter() - began_at:.3f} s: {outcome}"
+    return f"{time.perf_counter() - started_at:.3f} s: {outcome}"
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ _RELAY = "segue_router_relay_seconds"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """What is measured, and what is known about it in advance."""
+    """Both sides of the comparison, and the costs that are known in advance."""
 
     cluster: Cluster
     peer: Transformers

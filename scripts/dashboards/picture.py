@@ -27,7 +27,7 @@ _PANEL_INCHES = (5.0, 2.6)
 _DOTS_PER_INCH = 72
 _MOST_IN_LEGEND = 8
 _UNITS = {"short": "", "percentunit": "share", "reqps": "a second"}
-"""Of Grafana's names of units, those that a reader of a picture would not know."""
+"""Grafana's names of units that a reader of a picture would not know."""
 _POINTS = 240
 _PLACEHOLDER = re.compile(r"{{(\w+)}}")
 
@@ -72,7 +72,7 @@ def _draw(axes: Axes, panel: Panel, address: str, minutes: float, interval: str)
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
     axes.set_xlim(-minutes, 0)
     axes.set_xlabel("minutes", size=7)
-    # Of many series most are 0.
+    # Most of many series are 0.
     lines.sort(key=lambda of: of[0], reverse=True)
     named = [line for _, line in lines[:_MOST_IN_LEGEND]]
     axes.legend(handles=named, fontsize=6, loc="upper left")

@@ -1,4 +1,4 @@
-"""A real Prometheus on a port of its own, and what it answers."""
+"""A real Prometheus on a port of its own, and queries to it."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def query(address: str, expression: str) -> list[Result]:
 
 
 def exemplars(address: str, metric: str, since: float) -> list[Result]:
-    """Those of a metric since then, in seconds since the epoch: labels, value and timestamp."""
+    """A metric's exemplars since then (seconds since the epoch): labels, value and timestamp."""
     asked = urllib.parse.urlencode({"query": metric, "start": since, "end": time.time()})
     series = ask(address, f"query_exemplars?{asked}")
     return [exemplar for one in series for exemplar in one["exemplars"]]

@@ -1,7 +1,7 @@
 """Draws all dashboards from a run: `python -m scripts.dashboards.record FOLDER [--seconds 60]`.
 
-It starts a cluster on the demo model and a Prometheus that scrapes it, talks to the cluster, and
-asks Prometheus what each panel shows. Ends with status 1 if a panel is empty that must not be.
+It starts a cluster on the demo model and a Prometheus that scrapes it, sends turns to the cluster,
+and draws each panel from Prometheus. Exits with status 1 if a panel is empty that must not be.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ async def record(
     seconds: float,
     boards: Sequence[Dashboard] = BOARDS,
 ) -> list[str]:
-    """Talks to the routers and gateways at these addresses, and draws each dashboard as
+    """Sends turns to the routers and gateways at these addresses, and draws each dashboard as
     FOLDER/NAME.png. Returns the panels that should not be empty."""
     empty: list[str] = []
     async with Client(target) as client:

@@ -1,4 +1,4 @@
-"""A budget's numbers: by hand, as preflight says them, and as the loader takes them."""
+"""A budget's numbers, compared with arithmetic by hand, preflight and the loader."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ _MOONCAKE_PORTS = range(15000, 17001)
 
 @dataclass(slots=True, kw_only=True)
 class Result:
-    """What a cell has shown; docs/faults.md explains each field."""
+    """The result of a cell; docs/faults.md explains each field."""
 
     target: str
     fault: str
@@ -56,7 +56,7 @@ class Result:
     processes: list[str] = field(default_factory=list)
     sockets: list[str] = field(default_factory=list)
     num_mooncake_sockets: int = 0
-    """Of Mooncake, so far in this cluster: not counted among the others."""
+    """Mooncake's sockets so far in this cluster, which `sockets` does not include."""
     ended: str = ""
     """How `segue serve` ended, if it did."""
     wall_s: float = 0.0
@@ -72,14 +72,14 @@ class Result:
 
     @property
     def is_tidy(self) -> bool:
-        """Nothing is left behind, so that the cluster can serve the next cell."""
+        """Whether nothing is left behind, so that the cluster can serve the next cell."""
         is_whole = self.whole_s is not None
         return is_whole and not (self.units or self.processes or self.sockets or self.missed)
 
     @property
     def is_good(self) -> bool:
         if self.ended:
-            # No worker is left: what counts is a clear end.
+            # No worker is left: the cluster must exit with a clear status.
             return self.ended.startswith("status 1") and not (self.processes or self.num_wrong)
         return bool(self.left_out) or (self.is_tidy and not (self.num_failed or self.num_wrong))
 
@@ -93,7 +93,7 @@ async def run_cell(
     seed: int,
 ) -> Result:
     """`expected`: the same turns, undisturbed. Leaves nothing broken."""
-    began_at = time.monotonic()
+    started_at = time.monotonic()
     result = Result.of(cell, seed)
     scene = moments.Scene(cluster, monitor)
     turns = await all_say(door, seed, 0)
@@ -122,7 +122,7 @@ async def run_cell(
     if why_missed is not None:
         result.errors.append(f"missed: {why_missed!r}")
     await _settle(cell, cluster, monitor, result)
-    result.wall_s = time.monotonic() - began_at
+    result.wall_s = time.monotonic() - started_at
     return result
 
 
@@ -147,7 +147,7 @@ async def _strike(cell: Cell, scene: moments.Scene) -> _Struck:
 
 
 def count(result: Result, turns: Sequence[Heard], expected: Sequence[Heard]) -> None:
-    """Sets what the clients have seen. `expected`: the same turns, undisturbed."""
+    """Sets the fields that the clients observe. `expected`: the same turns, undisturbed."""
     result.num_turns = len(turns)
     result.num_failed = sum(bool(heard.failures) or not heard.is_over for heard in turns)
     result.num_lost = sum(not heard.is_over for heard in turns)
@@ -159,12 +159,12 @@ def count(result: Result, turns: Sequence[Heard], expected: Sequence[Heard]) -> 
 
 
 def detected_s(log: str, victims: Sequence[str], struck_at: float) -> float | None:
-    """Until the router's log says that one of the workers is lost, left or was replaced; None if
+    """Seconds until the router logs that one of the workers is lost, left or was replaced; None if
     never. `struck_at`: by the clock of the log.
     """
     for line in log.splitlines():
-        said = re.search(r"worker (?:lost|left|joined) worker=([\w-]+)", line)
-        at = _time_of(line) if said and said[1] in victims else None
+        found = re.search(r"worker (?:lost|left|joined) worker=([\w-]+)", line)
+        at = _time_of(line) if found and found[1] in victims else None
         if at is not None and at >= struck_at:
             return at - struck_at
     return None
@@ -180,10 +180,10 @@ def _time_of(line: str) -> float | None:
 
 
 async def _settle(cell: Cell, cluster: ProcessCluster, monitor: Client, result: Result) -> None:
-    """Waits for the cluster to be whole and idle, and looks for what is left behind."""
-    began_at = time.monotonic()
+    """Waits for the cluster to be whole and idle, and looks for leaks."""
+    started_at = time.monotonic()
     if await cluster.wait_until_whole(monitor, _WHOLE_S):
-        result.whole_s = time.monotonic() - began_at
+        result.whole_s = time.monotonic() - started_at
         result.units = await cluster.units_in_use(monitor, _IDLE_S.get(cell.fault, 20.0))
     timeout_s = _CLOSED_S.get(cell.fault, 5.0)
     result.processes = await _until_empty(lambda: [*cluster.left_over().values()], timeout_s)
@@ -204,7 +204,7 @@ def _sockets(cluster: ProcessCluster) -> list[str]:
 
 
 def _of_mooncake(connection: sockets.Connection) -> bool:
-    """Its engine keeps one to each peer it wrote to, also after the peer's death."""
+    """Its engine keeps one to each peer that it wrote to, even after the peer's death."""
     return connection.remote[1] in _MOONCAKE_PORTS or connection.local[1] in _MOONCAKE_PORTS
 
 

@@ -1,4 +1,4 @@
-"""Brings about a moment of a turn, and says which workers it concerns.
+"""Brings about a moment of a turn, and names the workers that it concerns.
 
 Most moments last for milliseconds. So a worker is held there (`tests.faults.cluster.worker`) until
 the fault has struck.
@@ -35,7 +35,7 @@ class Where:
 
 @dataclass(slots=True)
 class Scene:
-    """A cluster, and what the clients of one round of turns have heard."""
+    """A cluster, and the answers to one round of turns so far."""
 
     cluster: ProcessCluster
     monitor: Client
@@ -135,7 +135,7 @@ async def _streaming(scene: Scene) -> Where:
 
 
 async def _held(cluster: ProcessCluster, role: Role, point: str) -> tuple[str, str]:
-    """The first worker of the role that waits there, and what it said."""
+    """The first worker of the role that waits there, and the text that it wrote."""
     while True:
         for name in cluster.names(role):
             if (words := cluster[name].hold.held(point)) is not None:

@@ -48,13 +48,13 @@ class RayStage:
         if self._scene is None:
             self._scene = await asyncio.to_thread(self._start, cell)
         scene = self._scene
-        began_at = time.monotonic()
+        started_at = time.monotonic()
         address = await asyncio.to_thread(scene.serving.address)
         async with Client(address) as client:
             if seed not in scene.expected:
                 await asyncio.to_thread(wait_until, address, _has_all)
-                scene.expected[seed] = await undisturbed(SdkDoor(client, f"{began_at}"), seed)
-            act = _Act(cell, scene, SdkDoor(client, f"{cell} {began_at}"), seed)
+                scene.expected[seed] = await undisturbed(SdkDoor(client, f"{started_at}"), seed)
+            act = _Act(cell, scene, SdkDoor(client, f"{cell} {started_at}"), seed)
             turns = await act.play()
             count(result, turns, scene.expected[seed][: len(turns)])
             await act.wait_for_end()
@@ -66,7 +66,7 @@ class RayStage:
             last = next((line for line in text.splitlines() if "error" in line), "")
             result.ended = f"status {code} after {act.ended_at - act.struck_at:.1f} s: {last}"
         await self._leave(cell, result)
-        result.wall_s = time.monotonic() - began_at
+        result.wall_s = time.monotonic() - started_at
         return result
 
     def _start(self, cell: Cell) -> _Scene:
@@ -81,9 +81,9 @@ class RayStage:
         return _Scene(self._stack.enter_context(started), nodes)
 
     async def _settle(self, result: Result, client: Client, address: str, act: _Act) -> None:
-        began_at = time.monotonic()
+        started_at = time.monotonic()
         await asyncio.to_thread(wait_until, address, _has_all)
-        result.whole_s = time.monotonic() - began_at
+        result.whole_s = time.monotonic() - started_at
         status = await wait_until_idle(client)
         result.units = "" if is_idle(status) else str(status)
         result.processes = await _until_gone(act.doomed)
@@ -187,7 +187,7 @@ class _Act:
             os.kill(pid, _NUMBERS[self.cell.fault])
 
     def _pid(self) -> int:
-        """Of the process to be struck. Of nodes, the one of the first decode worker."""
+        """The process id of the victim; of nodes, that of the first decode worker's."""
         nodes = self.scene.nodes
         if nodes is None:
             part = f"/{_PARTS[self.cell.target]}"

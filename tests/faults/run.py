@@ -28,7 +28,7 @@ OnResult = Callable[[Result], None]
 
 
 class Runner:
-    """Keeps the cluster between cells, and what the undisturbed run has said."""
+    """Keeps the cluster between cells, and the answers of the undisturbed run."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Carries a fault out, and undoes it after its time."""
+"""Injects a fault, and undoes it after its time."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _pair(cell: Cell, where: Where) -> Pair:
 
 
 async def lead_in(cell: Cell, cluster: ProcessCluster, where: Where) -> None:
-    """Brings the victim into its drain or its start."""
+    """Puts the victim into its drain or its start."""
     victim = cluster[victim_of(cell, where)]
     if cell.moment is Moment.DRAIN:
         victim.signal(signal.SIGTERM)

@@ -42,8 +42,8 @@ def line_of(result: Result) -> str:
 
 
 def markdown(results: Sequence[Result]) -> str:
-    """A row for each target and fault, a column for each moment, in seconds of silence. Of several
-    runs of a cell the worst is shown.
+    """A row for each target and fault, a column for each moment, in seconds of silence. If a cell
+    ran several times, the worst is shown.
     """
     worst: dict[tuple[str, str, str], Result] = {}
     for result in results:
@@ -124,7 +124,7 @@ def read_json(path: Path) -> list[Result]:
 
 
 def with_newer(known: Sequence[Result], newer: Sequence[Result]) -> list[Result]:
-    """Of a cell with newer results only these, in the order of the matrix."""
+    """Newer results replace those of the same cell. In the order of the matrix."""
     replaced = {result.cell for result in newer}
     places = {str(cell): place for place, cell in enumerate(cells())}
     results = [result for result in known if result.cell not in replaced] + list(newer)

@@ -21,9 +21,9 @@ from segue.kernels.paged_attention.flashinfer.page_lists import Span
 
 MAX_POOL_BYTES = 40 << 30
 _CHECKED_QUERIES = 16
-"""Spread over a batch: each takes all its keys in float64."""
+"""Spread over a batch, because each attends to all its keys in float64."""
 _SCALES: Scales = (0.75, 0.3)
-"""Of pages in FP8: any will do."""
+"""Arbitrary scales of pages in FP8."""
 
 
 def attention_cases(setup: Setup) -> Iterator[Make]:

@@ -40,7 +40,7 @@ _REFERENCE: _Way = (reference.open_step, reference.add_draft, reference.close_st
 _DRAFTS = 3
 _SLOTS = _DRAFTS + 2
 _CONTEXT = 1 << 18
-"""Of the published models: as wide is the page table."""
+"""The published models', which is the width of the page table."""
 
 
 _TOP_K_AND_P = SamplingFeatures(draws=True, top_k=True, top_p=True)
@@ -51,7 +51,7 @@ FEATURES = (
     ("everything", EVERYTHING),
     ("everything, of few", replace(EVERYTHING, draws=False)),
 )
-"""The rows of both kinds are the same: a top-k of 20, from all tokens or from the best alone."""
+"""Rows of both kinds are the same: a top-k of 20, from all tokens or from the best candidates."""
 
 
 def decode_step_cases(setup: Setup) -> Iterator[Make]:

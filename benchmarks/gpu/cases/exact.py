@@ -1,7 +1,7 @@
 """The operators by their definitions in float64, for checks at served sizes.
 
-Written without regard to speed and independent of the references, which compute in float32. Letters
-as in the operators' references.
+Slow, and independent of the references, which compute in float32. Letters are those of the
+operators' references.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Rounding = Callable[[Tensor], Tensor]
 
 
 def rms_norm(x: Tensor, weight_H: Tensor, eps: float) -> Tensor:
-    """With a weight that is an offset from one."""
+    """The weight is an offset from one."""
     return _normed(x.double(), eps) * (1 + weight_H.double())
 
 
@@ -33,8 +33,7 @@ def _normed(x: Tensor, eps: float) -> Tensor:
 
 
 def rotated(x_TNX: Tensor, cos_T1R: Tensor, sin_T1R: Tensor) -> Tensor:
-    """The first dimensions turned, by tables with the signs of both halves; the others as they
-    are."""
+    """Rotates the first dimensions, by tables with the signs of both halves."""
     rotary_dim = cos_T1R.shape[-1]
     turned, rest = x_TNX[..., :rotary_dim].double(), x_TNX[..., rotary_dim:].double()
     first, second = turned.chunk(2, -1)
@@ -43,7 +42,7 @@ def rotated(x_TNX: Tensor, cos_T1R: Tensor, sin_T1R: Tensor) -> Tensor:
 
 
 def causal_conv(inputs_TC: Tensor, weight_CW: Tensor) -> Tensor:
-    """Of inputs with the W - 1 before the first token in front."""
+    """`inputs_TC` starts with the W - 1 inputs before the first token."""
     windows_TCW = inputs_TC.double().unfold(0, weight_CW.shape[1], 1)
     return F.silu((windows_TCW * weight_CW.double()).sum(-1))
 
@@ -78,7 +77,7 @@ def delta_step(
     state_HKV: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Gated outputs and states after each token, of inputs as for `causal_conv`. The convolution is
-    rounded as it is when it is an operator of its own."""
+    rounded as if it were a separate operator."""
     num_heads, k_dim, v_dim = state_HKV.shape
     mixed_TC = causal_conv(inputs_TC, weights.conv_CW).to(inputs_TC.dtype)
     v_width = num_heads * v_dim
@@ -139,7 +138,7 @@ def product(x_TK: Tensor, weight_NK: Tensor, epilogue: Epilogue) -> Tensor:
 
 
 def some_rows(num_rows: int, most: int) -> Sequence[int]:
-    """At most so many row numbers, the first and the last among them."""
+    """At most `most` row numbers, with the first and the last."""
     if num_rows <= most:
         return range(num_rows)
     return sorted({round(i * (num_rows - 1) / (most - 1)) for i in range(most)})

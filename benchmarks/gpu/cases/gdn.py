@@ -25,10 +25,10 @@ from segue.kernels.gated_delta_step import triton as step
 _CHUNK_TOKENS = 64
 _CONV_WIDTH = 4
 _CHECKED_TOKENS = 4096
-"""From the start of a prompt: the definition takes token after token."""
+"""At the start of a prompt: the definition computes one token after the other."""
 _CHECKED_SEQUENCES = 8
 _RANK_HEADS = 8
-"""Of a rank of eight that share 397B. So few heads are scanned in parts."""
+"""The heads of one of eight ranks of the 397B, few enough to be scanned in parts."""
 
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 

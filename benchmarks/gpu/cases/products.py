@@ -1,5 +1,5 @@
-"""Products of few rows, next to cuBLAS's with plain weights: what a decode step reads of an MLP, of
-the mixers' outputs and of the head."""
+"""Products of few rows, as in a decode step: an MLP, a mixer's output, the head. With plain weights
+next to cuBLAS's."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def quantized_cases(setup: Setup) -> Iterator[Make]:
 
 
 def mlp_matrices(shape: Shape) -> tuple[Matrix, ...]:
-    """Those of an MLP or of the shared expert."""
+    """The matrices of an MLP or of the shared expert."""
     width = (
         shape.mlp.intermediate_size
         if isinstance(shape.mlp, DenseConfig)

@@ -1,5 +1,5 @@
-"""Products of many rows with quantised weights whose inputs are quantised too: by our kernels, and
-if this GPU's way is another one by that, next to products of the same weight with plain inputs."""
+"""Products of many rows with quantised weights and quantised inputs, by our kernels and by the way
+that this GPU uses, next to products of the same weight with plain inputs."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from segue.engine.batch import DecodeChunk
 from segue.kernels import dispatch
 
 LIMITS = {torch.float32: 2e-4, torch.bfloat16: 6e-2}
-"""Of the relative RMS error of logits: roundings add up over the layers."""
+"""Limits of the logits' relative RMS error: roundings add up over the layers."""
 _VOCAB_SIZE = 4096
 _CHUNK_TOKENS = 128
 

@@ -65,7 +65,7 @@ class PassRow:
     floor_s: float
     """From bytes and FLOPs, at the measured ceilings."""
     is_right: bool = True
-    """Of a captured step: whether its tokens are those of an eager one."""
+    """Whether a captured step's tokens are those of an eager one."""
 
     @property
     def share(self) -> float:
@@ -120,7 +120,7 @@ def prefill(
     *,
     by_flashinfer: bool = False,
 ) -> Iterator[PassRow]:
-    """`by_flashinfer`: their attention."""
+    """`by_flashinfer`: with FlashInfer's attention."""
     num_pages = max(workload.prompt_tokens) // PAGE_TOKENS + 1
     prompts = None
     if by_flashinfer:

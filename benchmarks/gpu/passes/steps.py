@@ -28,10 +28,10 @@ from segue.kernels.sampling import SamplingFeatures
 
 _WARM_UPS = 3
 _MAX_CONTEXT = 1 << 18
-"""As wide a page table as the published models have."""
+"""The width of the published models' page tables."""
 _GREEDY = SamplingFeatures()
 
-Said = list[list[list[int]]]
+Tokens = list[list[list[int]]]
 """The tokens of each step, by sequence."""
 
 
@@ -54,8 +54,8 @@ def measure(
         device=device,
     )
     costs = ModelCosts.of(runner.config, weights, runner.layout)
-    said: dict[tuple[int, int], Said] = {}
-    # What the cache holds from one run is what the next one starts from.
+    first: dict[tuple[int, int], Tokens] = {}
+    # Each run starts from the same cache.
     before = [tensor.clone() for _, tensor in runner.tensors.fields()]
     for how, run, num_ahead, tables, sampling in _runs(runner, workload, longest, device):
         for batch in workload.batch_sizes:
@@ -75,7 +75,7 @@ def measure(
                     seconds=seconds,
                     tokens_per_s=batch / seconds,
                     floor_s=ceilings.floor_s(num_bytes, 0.0),
-                    is_right=tokens == said.setdefault((batch, num_drafts), tokens),
+                    is_right=tokens == first.setdefault((batch, num_drafts), tokens),
                 )
 
 
@@ -138,15 +138,14 @@ def _start(row: int, context: int, pages_each: int, num_slots: int) -> RowStart:
 
 def _step_s(
     run: Run, num_ahead: int, batch: int, num_drafts: int, workload: Workload
-) -> tuple[float, Said]:
-    """By the host's clock, with results read: the time that a user's token waits for. And the
-    tokens."""
+) -> tuple[float, Tokens]:
+    """Seconds by the host's clock, with results read, as a user's token waits for; and tokens."""
     under_way: deque[Launched] = deque()
     started_at = 0.0
-    said: Said = []
+    seen: Tokens = []
 
     def read() -> None:
-        said.append([[t.token_id for t in one.tokens] for one in under_way.popleft().wait()])
+        seen.append([[t.token_id for t in one.tokens] for one in under_way.popleft().wait()])
 
     for number in range(_WARM_UPS + workload.num_steps):
         if number == _WARM_UPS:
@@ -168,4 +167,4 @@ def _step_s(
             read()
     while under_way:
         read()
-    return (time.perf_counter() - started_at) / workload.num_steps, said
+    return (time.perf_counter() - started_at) / workload.num_steps, seen

@@ -1,8 +1,7 @@
 """The process that measures: prints a JSON object a line for its parent (`supervise`).
 
-A kernel that faults takes its process' GPU context along, and one that hangs never returns. So
-another process writes down what was measured and, after such an end, starts a new one behind that
-item.
+A kernel that faults destroys its process' GPU context, and one that hangs never returns. So another
+process writes down the results and, in these cases, starts a new one after that item.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import Any
 import torch
 
 _STICKY = ("CUDA error", "device-side assert", "illegal memory access")
-"""In a message: after it the context is lost."""
+"""Phrases of errors after which the context is lost."""
 
 
 @torch.inference_mode()
@@ -48,7 +47,7 @@ def run_items(first: int, *, dry: bool, with_flashinfer: bool = True) -> None:
             for row in item.rows(limits):
                 _tell(row=row)
         except Exception as error:
-            # A lease is short: what else works is still measured.
+            # A lease is short: the other items are still measured.
             text = "".join(traceback.format_exception(error, limit=-4))
             _tell(failed=item.name, error=text)
             if any(phrase in str(error) for phrase in _STICKY):

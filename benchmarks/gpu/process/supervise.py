@@ -29,7 +29,7 @@ class Lost(Exception):
 def supervise(command: Sequence[str], report: Report, *, limit_s: float, silence_s: float) -> None:
     """Fills and writes `report` until the plan or the time is over. The command gets the number of
     its first item as its last argument. A process without a message for `silence_s` is killed, and
-    the next one starts behind the item that it was at. Raises Unable.
+    the next one starts after the item that it was at. Raises Unable.
     """
     ends_at = monotonic() + limit_s
     first, item = 0, -1
@@ -47,7 +47,7 @@ def supervise(command: Sequence[str], report: Report, *, limit_s: float, silence
         except Lost as lost:
             report.lost(name, str(lost))
             if item < first:
-                # It did not come to its first item, so the next one would not either.
+                # It did not reach its first item, so the next one would not either.
                 return
             first = item + 1
         except TimeoutError:

@@ -23,7 +23,7 @@ from segue.model.checkpoint.source import CheckpointConfig
 from segue.sdk.client import Client
 
 _START = tuple(range(100, 132))
-"""What a session's first turn computes, so that the next one has something to continue."""
+"""The prompt of a session's first turn, which the next one continues."""
 
 
 class SegueCluster:

@@ -4,7 +4,7 @@
     {"asked_at": s, "token_at": [[s, …], …], "token_ids": [[id, …], …], "note": ""}
 
 Times are of the monotonic clock, which all processes of a machine share. Libraries print to stdout,
-so it is moved to stderr and answers go to the original.
+so stdout is redirected to stderr, and answers go to the original stdout.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Answers:
     token_at: Sequence[Sequence[float]]
     token_ids: Sequence[Sequence[int]]
     note: str = ""
-    """What else to know about them, such as which worker computed the prompts."""
+    """Other facts, such as the worker that computed the prompts."""
 
 
 def answered(
@@ -60,7 +60,7 @@ def answered(
 
 
 def serve(load: Callable[[], Callable[[Request], Answers]]) -> None:
-    """Answers requests until stdin ends. The first line on stdout says that the model is loaded."""
+    """Answers requests until stdin ends. Writes a first line once the model is loaded."""
     answers_to = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     answer = load()

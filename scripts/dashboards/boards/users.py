@@ -1,4 +1,4 @@
-"""What users see, and the processes that they talk to."""
+"""Latency and errors as users see them, and the processes that they connect to."""
 
 from __future__ import annotations
 

@@ -89,24 +89,24 @@ class HttpDoor:
         self, session: int, messages: list[Any], sampling: SamplingParams
     ) -> AsyncGenerator[TurnEvent, None]:
         """The answer's tokens, each once. `Usage.resumed` counts the repeats after a break."""
-        said = _Said()
+        answer = _Answer()
         for num_repeats in range(_MAX_REPEATS + 1):
             index = self._siblings.current
             try:
                 async for ids, more, reason in self._answer(messages, sampling):
-                    yield said.take(ids, more)
+                    yield answer.take(ids, more)
                     if reason:
-                        answer = {"role": "assistant", "content": said.text}
-                        self._messages[session] = [*messages, answer]
+                        message = {"role": "assistant", "content": answer.text}
+                        self._messages[session] = [*messages, message]
                         usage = Usage(resumed=num_repeats)
                         yield TurnEnd(finish_reason=FinishReason(reason), usage=usage)
                         return
             except (openai.APIError, httpx.TransportError):
                 # A request that got no answer was repeated by the client already.
-                if not said.token_ids or num_repeats == _MAX_REPEATS:
+                if not answer.token_ids or num_repeats == _MAX_REPEATS:
                     raise
                 self._siblings.left(index)
-                said.start_again()
+                answer.start_again()
 
     async def _answer(
         self, messages: list[Any], sampling: SamplingParams
@@ -135,19 +135,19 @@ class HttpDoor:
 
 
 @dataclass(slots=True)
-class _Said:
+class _Answer:
     """An answer so far, over several tries."""
 
     token_ids: list[int] = field(default_factory=list)
     text: str = ""
     _again: tuple[list[int], str] = field(default_factory=lambda: ([], ""))
-    """What the present try has said."""
+    """Tokens and text of the present try."""
 
     def start_again(self) -> None:
         self._again = ([], "")
 
     def take(self, ids: Sequence[int], text: str) -> TokenDelta:
-        """What is new in them. Raises RuntimeError if a try differs from those before."""
+        """The new part of them. Raises RuntimeError if a try differs from those before."""
         ids_again, text_again = [*self._again[0], *ids], self._again[1] + text
         self._again = ids_again, text_again
         is_same = all(one == other for one, other in zip(ids_again, self.token_ids, strict=False))

@@ -20,7 +20,7 @@ NUM_SESSIONS = 8
 NUM_TURNS = 3
 STOP = StopConditions(max_tokens=40, ignore_eos=True)
 _TURN_S = 60.0
-# A client sends a turn that failed again, for so long.
+# For this long a client retries a turn that failed.
 _AGAIN_S = 30.0
 _PAUSE_S = 0.2
 # About 600 tokens: more than a decode worker computes itself, and several prefill passes.
@@ -29,10 +29,10 @@ _SYLLABLES = ("ba", "ke", "li", "mo", "nu", "ra", "se", "ti", "vo", "zu")
 
 
 def text_of(seed: int, session: int, turn: int) -> str:
-    """What the user says: words that no other session has."""
+    """The user's message, of words that no other session has."""
     words = random.Random(f"{seed}/{session}/{turn}")
-    said = " ".join("".join(words.choices(_SYLLABLES, k=2)) for _ in range(_NUM_WORDS))
-    return f"{said}. Count from {session + turn} to 60."
+    text = " ".join("".join(words.choices(_SYLLABLES, k=2)) for _ in range(_NUM_WORDS))
+    return f"{text}. Count from {session + turn} to 60."
 
 
 def sampling_of(seed: int, session: int) -> SamplingParams:
@@ -56,7 +56,7 @@ class Heard:
     """Between two events, or the request and the first one; over all tries."""
     failures: list[str] = field(default_factory=list)
     """The error of each try that failed."""
-    begun: list[list[int]] = field(default_factory=list)
+    partial: list[list[int]] = field(default_factory=list)
     """The tokens that came before each of them."""
     resumed: int = 0
     is_over: bool = False
@@ -135,7 +135,7 @@ async def say(door: Door, seed: int, heard: Heard, on_event: OnEvent) -> None:
         # Whatever a client may get is a result, other errors than ours above all.
         except Exception as error:
             heard.failures.append(_words_of(error))
-            heard.begun.append(heard.token_ids)
+            heard.partial.append(heard.token_ids)
             if time.monotonic() > started_at + _AGAIN_S:
                 break
             await asyncio.sleep(_PAUSE_S)
@@ -186,7 +186,7 @@ def _is_right(heard: Heard, whole: Heard) -> bool:
     assert (heard.session, heard.number) == (whole.session, whole.number)
     is_same = heard.token_ids == whole.token_ids and heard.text == whole.text
     return (is_same or not heard.is_over) and all(
-        begun == whole.token_ids[: len(begun)] for begun in heard.begun
+        partial == whole.token_ids[: len(partial)] for partial in heard.partial
     )
 
 

@@ -41,7 +41,7 @@ class _Link:
     writers: tuple[asyncio.StreamWriter, asyncio.StreamWriter]
     task: asyncio.Task[None]
     is_silent: bool = False
-    """Nothing passes any more, the news of its end neither."""
+    """Nothing passes any more, not even its end."""
     num_ended: int = 0
     """How many of the two processes have closed it."""
     duplicating: set[asyncio.StreamWriter] = field(default_factory=set)
@@ -64,7 +64,7 @@ class Network:
         self._servers: list[asyncio.Server] = []
         self._links: set[_Link] = set()
         self._flowing: dict[Pair, asyncio.Event] = {}
-        """Of the pairs that are cut; set when their bytes may pass again."""
+        """For each pair that is cut; set when its bytes may pass again."""
         self._late_s: dict[Pair, float] = {}
 
     async def front(self, name: str, port: int) -> None:
@@ -113,7 +113,7 @@ class Network:
                 await writer.drain()
         link.num_ended += 1
         if link.is_silent:
-            # The other end is not told. `end_silent` ends this.
+            # The other end does not learn of it. `end_silent` ends this.
             await asyncio.Event().wait()
         await self._may_pass(link.pair)
         # A whole connection ends: gRPC closes none halfway.

@@ -34,17 +34,17 @@ class Supervised:
     """A process and those that follow it under the same name."""
 
     name: str
-    begin: Callable[[], ForkServerProcess]
+    spawn: Callable[[], ForkServerProcess]
     log: Path
     hold: Hold
     port: int
     process: ForkServerProcess | None = None
     pids: list[int] = field(default_factory=list)
-    """Of all its lives; the last one is running or about to be followed."""
+    """One for each start; the last one is running or about to be restarted."""
     started_at: float = 0.0
 
     def start(self) -> None:
-        self.process = self.begin()
+        self.process = self.spawn()
         assert self.process.pid is not None, "it was started"
         self.pids.append(self.process.pid)
         self.started_at = time.monotonic()
@@ -73,17 +73,17 @@ class ProcessCluster:
 
     @property
     def address(self) -> str:
-        """Of the router, as workers and clients reach it."""
+        """The router's address for workers and clients."""
         return front_of(self.processes[ROUTER].port)
 
     @property
     def direct_address(self) -> str:
-        """Of the router, without the proxy."""
+        """The router's address without the proxy."""
         return f"{LISTEN}:{self.processes[ROUTER].port}"
 
     @property
     def http_addresses(self) -> list[str]:
-        """Of both gateways."""
+        """The addresses of both gateways."""
         return [front_of(self.processes[name].port) for name in (GATEWAY, SIBLING)]
 
     def __getitem__(self, name: str) -> Supervised:
@@ -93,13 +93,13 @@ class ProcessCluster:
         return [name for name in self.processes if name.startswith(role.value)]
 
     def pids(self) -> dict[int, str]:
-        """Of the processes that are running, and of this one, which is the client."""
+        """Names by process id, with this process as the client."""
         running = {one.pid: name for name, one in self.processes.items() if one.is_alive}
         # The client last: it has all sockets of the proxy.
         return {**running, os.getpid(): CLIENT}
 
     def name_of(self, pid: int | None) -> str:
-        """Of a process that may have ended; empty if it is none of ours."""
+        """The name of a process that may have ended; empty if it is none of ours."""
         if pid == os.getpid():
             return CLIENT
         return next((name for name, one in self.processes.items() if pid in one.pids), "")
@@ -116,7 +116,7 @@ class ProcessCluster:
             where += ["--announce", ANNOUNCE]
         self.processes[name] = one = Supervised(
             name=name,
-            begin=lambda: nursery.start(kind, [*arguments, *where], log=log, folder=folder),
+            spawn=lambda: nursery.start(kind, [*arguments, *where], log=log, folder=folder),
             log=log,
             hold=Hold(folder),
             port=port,

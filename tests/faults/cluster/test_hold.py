@@ -1,4 +1,4 @@
-"""What a test breaks in a worker breaks once, and the test knows whether it has."""
+"""A fault that a test injects in a worker strikes once, and the test knows whether it has."""
 
 from __future__ import annotations
 

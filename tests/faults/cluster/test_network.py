@@ -1,4 +1,4 @@
-"""The proxy that faults break: what passes, what does not, and what an end of a line is told."""
+"""The proxy that faults break: which bytes pass, and what each end observes."""
 
 from __future__ import annotations
 

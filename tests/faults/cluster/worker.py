@@ -1,8 +1,8 @@
 """A prefill or decode worker that a test can hold at a point, or whose writes and passes it can
 break.
 
-The worker is the product's. Only its transport is wrapped, and its forward pass may be made to
-wait or to deadlock. The test speaks through files in a folder of the worker.
+The worker is the real one. Only its transport is wrapped, and its forward pass may be made to wait
+or to deadlock. The test controls it through files in a folder of the worker.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ class Hold:
         self._folder = folder
 
     def arm(self, point: str, *, num_skipped: int = 0) -> None:
-        """The worker will wait at the point when it gets there for the next time, or later."""
+        """The worker will wait at the point the next time that it gets there, or later."""
         (self._folder / f"held-{point}").unlink(missing_ok=True)
         (self._folder / f"hold-{point}").write_text(str(num_skipped))
 
     def held(self, point: str) -> str | None:
-        """What the worker said when it arrived; None before."""
+        """The text that the worker wrote when it arrived; None before."""
         with contextlib.suppress(FileNotFoundError):
             return (self._folder / f"held-{point}").read_text()
         return None
@@ -64,7 +64,7 @@ class Hold:
         return not any((self._folder / how).exists() for how in (FAIL, CORRUPT, STUCK))
 
     def release(self) -> None:
-        """Lets the worker go on. What is to be broken stays so."""
+        """Lets the worker continue. Faults that have not struck remain."""
         for point in (PASS, WRITE):
             (self._folder / f"hold-{point}").unlink(missing_ok=True)
 
