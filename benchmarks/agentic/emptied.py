@@ -66,10 +66,6 @@ class EmptiedRow:
     estimated_compute_s: float
 
     @property
-    def is_pulled(self) -> bool:
-        return 2 * self.num_pulled > self.num_turns
-
-    @property
     def over_warm(self) -> float:
         return self.emptied_s / self.warm_s
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from benchmarks.agentic.emptied import EmptiedRow
 from benchmarks.agentic.samples import (
-    Percentiles,
     TurnRow,
     TurnSample,
     hit_rate,
@@ -17,6 +16,7 @@ from benchmarks.agentic.samples import (
 from benchmarks.agentic.targets import Target
 from benchmarks.agentic.workload import Workload
 from benchmarks.harness.environment import Environment
+from benchmarks.harness.samples import Percentiles
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

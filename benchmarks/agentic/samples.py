@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from benchmarks.harness.samples import Answered, median, percentile
+from benchmarks.harness.samples import Answered, Percentiles, median
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,19 +70,6 @@ class TurnSample:
     @property
     def computed_tokens(self) -> int:
         return self.prompt_tokens - self.reused_tokens
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Percentiles:
-    p50: float
-    p90: float
-    p99: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Percentiles:
-        return cls(
-            p50=percentile(values, 50), p90=percentile(values, 90), p99=percentile(values, 99)
-        )
 
 
 _MEANS = (

@@ -15,22 +15,12 @@ from pathlib import Path
 
 from benchmarks.gateway.clients import AskForTokens, OverHttp, Unread, over_grpc
 from benchmarks.harness.processes import ProcessCluster, process_cluster
-from benchmarks.harness.samples import percentile
+from benchmarks.harness.samples import Percentiles
 from benchmarks.load.measure import Topology, until_ready
 from segue.sdk.client import Client
 
 _TOPOLOGY = Topology(prefill=1, decode=1, is_local=True)
 SPREAD, AT_ONCE = "spread", "at once"
-
-
-@dataclass(frozen=True, slots=True)
-class Quantiles:
-    p50: float
-    p99: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Quantiles:
-        return cls(percentile(values, 50), percentile(values, 99))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,9 +53,9 @@ class Cell:
     num_events: int
     """Events that carried tokens."""
     seconds: float
-    first_token_s: Quantiles
+    first_token_s: Percentiles
     """Since the request."""
-    token_s: Quantiles
+    token_s: Percentiles
     """From the worker to the client, for every token."""
     cpu_s: dict[str, float]
     """By process; `client` is this one, `machine` is all processes of the machine."""
@@ -124,8 +114,8 @@ async def _cell(
         num_tokens=len(took_s),
         num_events=sum(answer.num_events for answer in answers),
         seconds=seconds,
-        first_token_s=Quantiles.of([answer.first_at - answer.asked_at for answer in answers]),
-        token_s=Quantiles.of(took_s),
+        first_token_s=Percentiles.of([answer.first_at - answer.asked_at for answer in answers]),
+        token_s=Percentiles.of(took_s),
         cpu_s=spent_s,
     )
 

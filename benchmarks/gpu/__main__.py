@@ -10,7 +10,7 @@ from pathlib import Path
 from time import monotonic
 
 from benchmarks.gpu.process.report import Report
-from benchmarks.gpu.process.supervise import Unable, command_of, supervise
+from benchmarks.gpu.process.supervise import Unable, supervise
 from benchmarks.harness.environment import this_environment
 
 # Without typer: on a lent machine few packages are installed.
@@ -30,10 +30,12 @@ def main() -> None:
     def show(text: str) -> None:
         sys.stderr.write(f"{monotonic() - started_at:6.1f} s  {text}\n")
 
+    given = {"--dry": options.dry, "--without-flashinfer": options.without_flashinfer}
+    flags = [flag for flag, is_given in given.items() if is_given]
     report = Report(folder=options.out, environment=this_environment(), show=show)
     try:
         supervise(
-            command_of(dry=options.dry, with_flashinfer=not options.without_flashinfer),
+            [sys.executable, "-m", "benchmarks.gpu", *flags, "--from-item"],
             report,
             limit_s=60 * options.minutes,
             silence_s=options.silence_s,

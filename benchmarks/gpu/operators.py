@@ -23,24 +23,17 @@ float32 larger, since sums are as long as in a model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
-    """The result that `Case.run` must compute."""
-
-    exact: Callable[[], Sequence[Tensor]]
-    """From the same inputs, in float64; or token ids."""
-    limit: float
-    """The largest relative RMS error; for token ids, the share that may differ."""
-    seen: Callable[[Any], Sequence[Tensor]] = lambda out: [out]
-    """The tensors to compare with `exact`, from the result of `run`: also those that it wrote."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
     operator: str
     size: str
     run: Callable[[], object]
     """Gives the same result each time: it does not read its own output."""
-    check: Check
+    exact: Callable[[], Sequence[Tensor]]
+    """The right result from the same inputs, in float64; or token ids."""
+    limit: float
+    """The largest relative RMS error; for token ids, the share that may differ."""
+    seen: Callable[[Any], Sequence[Tensor]] = lambda out: [out]
+    """The tensors to compare with `exact`, from the result of `run`: also those that it wrote."""
     num_bytes: float
     """The bytes that any implementation must move."""
     flops: float = 0.0
@@ -74,13 +67,13 @@ def measure(
     model: str, case: Case, ceilings: Ceilings, device: str, *, repeats: int = REPEATS
 ) -> OperatorRow:
     error, is_repeatable = checked(case, repeats)
-    is_right = error <= case.check.limit and is_repeatable
+    is_right = error <= case.limit and is_repeatable
     return OperatorRow(
         model=model,
         operator=case.operator,
         size=case.size,
         error=error,
-        limit=case.check.limit,
+        limit=case.limit,
         is_repeatable=is_repeatable,
         seconds=median_s(case.run, device) if is_right else None,
         floor_s=ceilings.floor_s(case.num_bytes, case.flops),
@@ -95,12 +88,12 @@ def measure(
 
 def checked(case: Case, repeats: int) -> tuple[float, bool]:
     """The largest error of a result, and whether `repeats` runs give equal bits."""
-    first = [tensor.clone() for tensor in case.check.seen(case.run())]
-    pairs = zip(first, case.check.exact(), strict=True)
+    first = [tensor.clone() for tensor in case.seen(case.run())]
+    pairs = zip(first, case.exact(), strict=True)
     error = max(_error(seen, exact) for seen, exact in pairs)
     for _ in range(repeats - 1):
         # Compared as bits: a NaN that is not written is a NaN each time.
-        again = case.check.seen(case.run())
+        again = case.seen(case.run())
         if not all(torch.equal(_bits(a), _bits(b)) for a, b in zip(again, first, strict=True)):
             return error, False
     return error, True

@@ -65,6 +65,19 @@ class Spread:
         return cls(p50=percentile(values, 50), p90=percentile(values, 90), num_samples=len(values))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Percentiles:
+    p50: float
+    p90: float
+    p99: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Percentiles:
+        return cls(
+            p50=percentile(values, 50), p90=percentile(values, 90), p99=percentile(values, 99)
+        )
+
+
 def percentile(values: Sequence[float], percent: float) -> float:
     """By linear interpolation between neighbours, as numpy's default."""
     if not values:

@@ -56,10 +56,6 @@ class Tally:
     num_evicted: int = 0
     virtual_s: float = 0.0
 
-    def decided(self, wall_ns: int, cpu_ns: int) -> None:
-        self.decisions_ns.append(wall_ns)
-        self.decisions_cpu_ns.append(cpu_ns)
-
     def turn(
         self,
         *,

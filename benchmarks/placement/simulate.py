@@ -97,9 +97,8 @@ class Simulation:
         residency = self._residency[session.name]
         started_ns, started_cpu_ns = time.perf_counter_ns(), time.thread_time_ns()
         decision = self._policy(self.cluster, session.name, size, residency)
-        self.tally.decided(
-            time.perf_counter_ns() - started_ns, time.thread_time_ns() - started_cpu_ns
-        )
+        self.tally.decisions_ns.append(time.perf_counter_ns() - started_ns)
+        self.tally.decisions_cpu_ns.append(time.thread_time_ns() - started_cpu_ns)
         _Turn(self, session, shape, decision)
 
     def ended(self, session: Session, seat: Seat, seen: Observation) -> None:

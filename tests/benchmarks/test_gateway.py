@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.gateway.__main__ import cost, spread, table
-from benchmarks.gateway.measure import AT_ONCE, SPREAD, Cell, Plan, Quantiles, measure, pauses_s
+from benchmarks.gateway.measure import AT_ONCE, SPREAD, Cell, Plan, measure, pauses_s
+from benchmarks.harness.samples import Percentiles
 from segue.demo import checkpoint_dir
 
 
@@ -67,8 +68,8 @@ def _cell(*, num_turns: int, num_events: int, cpu_s: float) -> Cell:
         num_tokens=num_events,
         num_events=num_events,
         seconds=1.0,
-        first_token_s=Quantiles(0.0, 0.0),
-        token_s=Quantiles(0.0, 0.0),
+        first_token_s=Percentiles.of([0.0]),
+        token_s=Percentiles.of([0.0]),
         cpu_s=dict.fromkeys(("client", "router", "gateway"), cpu_s),
     )
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from benchmarks.gpu.bars import OPERATORS, STEPS
 from benchmarks.gpu.cases.setup import REAL
 from benchmarks.gpu.models import SHAPES
-from benchmarks.gpu.operators import Case, Check, measure
+from benchmarks.gpu.operators import Case, measure
 from benchmarks.gpu.process.report import Report
 from benchmarks.gpu.process.supervise import supervise
 from benchmarks.gpu.timing import Ceilings
@@ -76,8 +76,9 @@ def test_without_a_gpu_it_explains_what_to_do(tmp_path: Path) -> None:
 
 
 def case_of(run: Callable[[], Tensor], exact: Tensor, limit: float = 1e-6) -> Case:
-    check = Check(exact=lambda: [exact], seen=lambda out: [out], limit=limit)
-    return Case(operator="identity", size="3", run=run, check=check, num_bytes=1.0)
+    return Case(
+        operator="identity", size="3", run=run, exact=lambda: [exact], limit=limit, num_bytes=1.0
+    )
 
 
 LIMITS = Ceilings(copy_bytes_per_s=1.0, matmul_flops_per_s=1.0)

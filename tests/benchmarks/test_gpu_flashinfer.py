@@ -38,7 +38,7 @@ def test_its_results_are_compared_with_float64(
     error, is_repeatable = checked(case, repeats=2)
 
     assert case.operator == "attention, prefill by FlashInfer"
-    assert (error <= case.check.limit) == (keys_too_many == 0)
+    assert (error <= case.limit) == (keys_too_many == 0)
     assert is_repeatable
 
 

@@ -30,16 +30,8 @@ OnResult = Callable[[Result], None]
 class Runner:
     """Keeps the cluster between cells, and the answers of the undisturbed run."""
 
-    def __init__(
-        self,
-        *,
-        prefill: int = 2,
-        decode: int = 2,
-        has_gateways: bool = True,
-        logs: Path | None = None,
-    ) -> None:
-        """`logs`: where the processes' logs of a bad cell are kept."""
-        self._size = {"prefill": prefill, "decode": decode}
+    def __init__(self, *, has_gateways: bool = True, logs: Path | None = None) -> None:
+        """`logs`: the folder for the processes' logs of bad cells."""
         self._has_gateways = has_gateways
         self._logs = logs
         self._stack = contextlib.AsyncExitStack()
@@ -84,7 +76,7 @@ class Runner:
     async def _run(self, cell: Cell, seed: int) -> Result:
         if self._cluster is None:
             self._cluster, self._monitor = await self._stack.enter_async_context(
-                process_cluster(**self._size, has_gateways=self._has_gateways)
+                process_cluster(has_gateways=self._has_gateways)
             )
         cluster, monitor = self._cluster, self._monitor
         assert monitor is not None, "it comes with the cluster"

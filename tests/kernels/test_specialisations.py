@@ -124,7 +124,7 @@ def cases() -> Iterator[Callable[[], Case]]:
 
 def assert_right(case: Case) -> None:
     error, _ = checked(case, 1)
-    assert error <= case.check.limit, f"{case.operator}, {case.size}: relative error {error:.1e}"
+    assert error <= case.limit, f"{case.operator}, {case.size}: relative error {error:.1e}"
 
 
 @pytest.mark.slow

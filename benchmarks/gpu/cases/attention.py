@@ -14,7 +14,7 @@ from benchmarks.gpu.cases import exact
 from benchmarks.gpu.cases.setup import Make, Setup
 from benchmarks.gpu.flashinfer import prompt_attention
 from benchmarks.gpu.models import Shape
-from benchmarks.gpu.operators import Case, Check
+from benchmarks.gpu.operators import Case
 from segue.kernels.paged_attention import triton_decode, triton_prefill
 from segue.kernels.paged_attention.e4m3 import E4M3, UNSCALED, Scales, as_bytes
 from segue.kernels.paged_attention.flashinfer.page_lists import Span
@@ -69,7 +69,9 @@ def _decode(setup: Setup, num_sequences: int, context: int, num_rounds: int) -> 
             round_sizes=[num_sequences] * num_rounds,
             scales=_scales(pages),
         ),
-        check=Check(exact=expected, seen=_rows(rows), limit=setup.limit),
+        exact=expected,
+        seen=_rows(rows),
+        limit=setup.limit,
         num_bytes=_kv_bytes(setup.shape, num_sequences * context, pages.dtype),
     )
 
@@ -113,7 +115,9 @@ def _prefill(setup: Setup, start: int, num_tokens: int, *, by_flashinfer: bool =
         operator="attention, prefill by FlashInfer" if by_flashinfer else "attention, prefill",
         size=f"{num_tokens} after {start}",
         run=run,
-        check=Check(exact=expected, seen=_rows(rows), limit=setup.limit),
+        exact=expected,
+        seen=_rows(rows),
+        limit=setup.limit,
         num_bytes=2 * q_TQX.nbytes + _kv_bytes(setup.shape, start + num_tokens, pages.dtype),
         flops=4.0 * shape.num_heads * shape.head_dim * pairs,
         peers={} if start else {"torch SDPA": sdpa},

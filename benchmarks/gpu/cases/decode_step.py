@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu.cases.setup import Make, Setup
-from benchmarks.gpu.operators import Case, Check
+from benchmarks.gpu.operators import Case
 from segue.kernels import NO_SLOT
 from segue.kernels.decode_step import (
     END_IDS,
@@ -81,7 +81,9 @@ def _opened(num: int, page_tokens: int, device: str, *, has_drafts: bool) -> Cas
         operator=f"decode step, opened{' with drafts' if has_drafts else ''}",
         size=f"{num}",
         run=partial(opened, triton_open.open_step),
-        check=Check(exact=lambda: _parts(opened(reference.open_step)), seen=_parts, limit=0.0),
+        exact=lambda: _parts(opened(reference.open_step)),
+        seen=_parts,
+        limit=0.0,
         num_bytes=2 * memory.pages_RP[:num].nbytes,
     )
 
@@ -119,7 +121,9 @@ def _whole(num: int, page_tokens: int, device: str, num_counts: int) -> Case:
         operator=f"decode step, whole{' with counts' if num_counts else ''}",
         size=f"{num}",
         run=run,
-        check=Check(exact=expected, seen=list, limit=0.0),
+        exact=expected,
+        seen=list,
+        limit=0.0,
         num_bytes=2 * memory.pages_RP[:num].nbytes,
     )
 
@@ -164,9 +168,8 @@ def _sampling(setup: Setup, num_rows: int, name: str, features: SamplingFeatures
         operator=f"sampling, {name}",
         size=f"{num_rows} x {vocab_size}",
         run=partial(triton_sampling.sample, logits_RV, rows, features, ledger),
-        check=Check(
-            exact=lambda: [sampling_reference.sample(logits_RV, rows, features, ledger)], limit=0.0
-        ),
+        exact=lambda: [sampling_reference.sample(logits_RV, rows, features, ledger)],
+        limit=0.0,
         num_bytes=logits_RV.nbytes,
     )
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from benchmarks.gpu.cases import exact
 from benchmarks.gpu.cases.setup import Make, Setup
-from benchmarks.gpu.operators import LIMITS, Case, Check
+from benchmarks.gpu.operators import LIMITS, Case
 from segue.kernels.attention_input import triton as attention_input
 from segue.kernels.gates import triton as gates
 from segue.kernels.rms_norm import triton as rms_norm
@@ -43,7 +43,8 @@ def _norm(setup: Setup, num_tokens: int) -> Case:
         operator="RMS norm",
         size=f"{num_tokens} x {setup.shape.hidden_size}",
         run=partial(rms_norm.rms_norm, x_TH, weight_H, eps=EPS),
-        check=Check(exact=lambda: [exact.rms_norm(x_TH, weight_H, EPS)], limit=setup.limit),
+        exact=lambda: [exact.rms_norm(x_TH, weight_H, EPS)],
+        limit=setup.limit,
         num_bytes=2 * x_TH.nbytes,
     )
 
@@ -60,7 +61,9 @@ def _add_and_norm(setup: Setup, num_tokens: int) -> Case:
         operator="add and RMS norm",
         size=f"{num_tokens} x {setup.shape.hidden_size}",
         run=partial(rms_norm.add_rms_norm, x_TH, y_TH, weight_H, eps=EPS),
-        check=Check(exact=expected, seen=list, limit=setup.limit),
+        exact=expected,
+        seen=list,
+        limit=setup.limit,
         num_bytes=4 * x_TH.nbytes,
     )
 
@@ -77,7 +80,8 @@ def _join(setup: Setup, num_tokens: int) -> Case:
         operator="RMS norms joined",
         size=f"{num_tokens} x 2 x {setup.shape.hidden_size}",
         run=partial(rms_norm.join_rms_norms, x_TH, y_TH, *weights, eps=EPS),
-        check=Check(exact=expected, limit=setup.limit),
+        exact=expected,
+        limit=setup.limit,
         num_bytes=4 * x_TH.nbytes,
     )
 
@@ -91,9 +95,8 @@ def _gated_norm(setup: Setup, num_tokens: int) -> Case:
         operator="gated RMS norm",
         size=f"{num_tokens} x {setup.shape.num_v_heads} x {setup.shape.gdn_dim}",
         run=partial(triton_gated.gated_rms_norm, x_THV, gate_THV, weight_V, eps=EPS),
-        check=Check(
-            exact=lambda: [exact.gated_rms_norm(x_THV, gate_THV, weight_V, EPS)], limit=setup.limit
-        ),
+        exact=lambda: [exact.gated_rms_norm(x_THV, gate_THV, weight_V, EPS)],
+        limit=setup.limit,
         num_bytes=x_THV.nbytes + 2 * gate_THV.nbytes,
     )
 
@@ -141,7 +144,9 @@ def _attention_input(setup: Setup, num_tokens: int, *, with_queries: bool) -> Ca
         operator="attention input" if with_queries else "keys and values to pages",
         size=f"{num_tokens}",
         run=partial(launch, packed_TNX.flatten(1), *norms, *tables, pages, **where, eps=EPS),
-        check=Check(exact=expected, seen=seen, limit=setup.limit),
+        exact=expected,
+        seen=seen,
+        limit=setup.limit,
         # The output gates are not moved.
         num_bytes=2 * packed_TNX.nbytes * (num_heads + 2 * num_kv_heads) / packed_TNX.shape[1],
     )
@@ -158,7 +163,8 @@ def _silu_gate(setup: Setup, num_tokens: int) -> Case:
         operator="SiLU gate",
         size=f"{num_tokens} x {4 * setup.shape.hidden_size}",
         run=partial(gates.silu_gate, gate_up),
-        check=Check(exact=expected, limit=setup.limit),
+        exact=expected,
+        limit=setup.limit,
         num_bytes=1.5 * gate_up.nbytes,
     )
 
@@ -170,9 +176,8 @@ def _sigmoid_gate(setup: Setup, num_tokens: int) -> Case:
         operator="sigmoid gate",
         size=f"{num_tokens} x {setup.shape.num_heads} x {setup.shape.head_dim}",
         run=partial(gates.sigmoid_gate, x_TQX, gate_TQX),
-        check=Check(
-            exact=lambda: [x_TQX.double() * gate_TQX.double().sigmoid()], limit=setup.limit
-        ),
+        exact=lambda: [x_TQX.double() * gate_TQX.double().sigmoid()],
+        limit=setup.limit,
         num_bytes=3 * x_TQX.nbytes,
     )
 
@@ -190,6 +195,8 @@ def _decay_and_rate(setup: Setup, num_tokens: int) -> Case:
         size=f"{num_tokens} x {setup.shape.num_v_heads}",
         run=partial(gates.decay_and_rate, dt_TN, rate_TN, minus_a_N, dt_bias_N),
         # Both results are float32.
-        check=Check(exact=expected, seen=list, limit=LIMITS[torch.float32]),
+        exact=expected,
+        seen=list,
+        limit=LIMITS[torch.float32],
         num_bytes=2 * dt_TN.nbytes + 2 * dt_TN.numel() * 4,
     )

@@ -27,7 +27,7 @@ from benchmarks.gpu.cases.stored import (
     values_of,
     weight_of,
 )
-from benchmarks.gpu.operators import Case, Check
+from benchmarks.gpu.operators import Case
 from segue.kernels import quantized_product
 from segue.kernels.mixed_experts import MixedWeights
 from segue.kernels.mixed_experts import triton as mixed
@@ -113,7 +113,9 @@ def _mixed(setup: Setup, stored: str, num_tokens: int) -> Case:
         operator="mixed experts" if stored == PLAIN else f"mixed experts in {stored}",
         size=f"{num_tokens} x {each} of {num_experts}, {chosen} touched",
         run=partial(mixed.mixed_experts, x_TH, router_logits_TE, weights, experts_per_token=each),
-        check=Check(exact=expected, seen=lambda out: [out[rows]], limit=setup.limit),
+        exact=expected,
+        seen=lambda out: [out[rows]],
+        limit=setup.limit,
         num_bytes=chosen / num_experts * routed + shared + 2 * x_TH.nbytes,
         flops=6.0 * num_tokens * (each * width + shared_width) * hidden_size,
     )
@@ -190,9 +192,9 @@ def _case(
         operator=operator,
         size=f"{num_tokens} x {each} of {num_experts}, {chosen} touched",
         run=partial(run, experts_per_token=each),
-        check=Check(
-            exact=expected, seen=lambda out: [out[0][rows], out[1][rows]], limit=setup.limit
-        ),
+        exact=expected,
+        seen=lambda out: [out[0][rows], out[1][rows]],
+        limit=setup.limit,
         num_bytes=chosen / num_experts * num_bytes(*weights) + x_TH.nbytes * (1 + each),
         flops=6.0 * num_tokens * each * config.intermediate_size * hidden_size / flops_of_bfloat16,
         peers=peers or {},
@@ -213,6 +215,7 @@ def _combined(setup: Setup, num_tokens: int) -> Case:
         operator="experts combined",
         size=f"{num_tokens} x {each} x {hidden_size}",
         run=partial(moe.combine_experts, y_TAH, weights_TA, shared_TH, gate_T1),
-        check=Check(exact=expected, limit=setup.limit),
+        exact=expected,
+        limit=setup.limit,
         num_bytes=y_TAH.nbytes + 2 * shared_TH.nbytes,
     )

@@ -15,7 +15,7 @@ from torch import Tensor
 from benchmarks.gpu.cases import exact
 from benchmarks.gpu.cases.setup import Make, Setup
 from benchmarks.gpu.models import Shape
-from benchmarks.gpu.operators import LIMITS, Case, Check
+from benchmarks.gpu.operators import LIMITS, Case
 from segue.kernels.causal_conv import triton as conv
 from segue.kernels.causal_conv import triton_decode as conv_decode
 from segue.kernels.gated_delta_rule import triton_decode, triton_parts, triton_prefill
@@ -78,12 +78,10 @@ def _prefill(setup: Setup, num_tokens: int) -> Case:
         operator="delta rule, prefill",
         size=f"{num_tokens}" + (", 8 heads" if shape.num_v_heads == _RANK_HEADS else ""),
         run=run,
-        check=Check(
-            exact=expected,
-            seen=lambda out: [out[:num_checked], states[1]] if is_whole else [out[:num_checked]],
-            # Products have operands in the inputs' dtype, and their errors add up.
-            limit=2 * setup.limit,
-        ),
+        exact=expected,
+        seen=lambda out: [out[:num_checked], states[1]] if is_whole else [out[:num_checked]],
+        # Products have operands in the inputs' dtype, and their errors add up.
+        limit=2 * setup.limit,
         num_bytes=_bytes(inputs) + num_tokens * shape.num_v_heads * dim * 4 + states.nbytes,
         flops=float(num_tokens * shape.num_v_heads * flops_a_head),
         peers={**_fla(inputs, shape), "in one part": run_whole},
@@ -111,12 +109,10 @@ def _decode(setup: Setup, num_sequences: int, num_rounds: int) -> Case:
             states,
             **_rounds(num_sequences, num_rounds, setup.device),
         ),
-        check=Check(
-            exact=expected,
-            seen=lambda out: [out[rows], states[[num_sequences + row for row in rows]]],
-            # From the same rounded inputs, and in float32.
-            limit=LIMITS[torch.float32],
-        ),
+        exact=expected,
+        seen=lambda out: [out[rows], states[[num_sequences + row for row in rows]]],
+        # From the same rounded inputs, and in float32.
+        limit=LIMITS[torch.float32],
         num_bytes=_bytes(inputs) + states.nbytes,
     )
 
@@ -133,7 +129,9 @@ def _convolved_prefill(setup: Setup, num_tokens: int) -> Case:
         operator="convolution, prefill",
         size=f"{num_tokens}",
         run=partial(conv.causal_conv_prefill, x_TC, weight_CW, state_SCW, **sequence),
-        check=Check(exact=expected, seen=lambda out: [out, state_SCW[1]], limit=setup.limit),
+        exact=expected,
+        seen=lambda out: [out, state_SCW[1]],
+        limit=setup.limit,
         num_bytes=2 * x_TC.nbytes,
     )
 
@@ -160,9 +158,9 @@ def _convolved_decode(setup: Setup, num_sequences: int, num_rounds: int) -> Case
             state_SCW,
             **_rounds(num_sequences, num_rounds, setup.device),
         ),
-        check=Check(
-            exact=expected, seen=lambda out: [out[rows], state_SCW[last]], limit=setup.limit
-        ),
+        exact=expected,
+        seen=lambda out: [out[rows], state_SCW[last]],
+        limit=setup.limit,
         num_bytes=2 * x_TC.nbytes + state_SCW.nbytes,
     )
 
@@ -212,11 +210,9 @@ def _step(setup: Setup, num_sequences: int, num_rounds: int) -> Case:
             conv_SCW,
             **_rounds(num_sequences, num_rounds, setup.device),
         ),
-        check=Check(
-            exact=expected,
-            seen=lambda out: [out[rows], states[[num_sequences + row for row in rows]]],
-            limit=setup.limit,
-        ),
+        exact=expected,
+        seen=lambda out: [out[rows], states[[num_sequences + row for row in rows]]],
+        limit=setup.limit,
         num_bytes=x_TC.nbytes + 2 * gate_THV.nbytes + conv_SCW.nbytes + states.nbytes,
     )
 

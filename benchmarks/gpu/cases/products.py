@@ -21,7 +21,7 @@ from benchmarks.gpu.cases.stored import (
     weight_of,
 )
 from benchmarks.gpu.models import Shape
-from benchmarks.gpu.operators import Case, Check
+from benchmarks.gpu.operators import Case
 from segue.kernels.product import reference, triton
 from segue.kernels.product.epilogue import Epilogue
 from segue.kernels.quantized_product import triton as quantized
@@ -86,7 +86,8 @@ def _product(setup: Setup, stored: str, num_rows: int, matrix: Matrix) -> Case:
         operator=f"product {'of few rows' if stored == PLAIN else f'in {stored}'}, {name}",
         size=f"{num_rows} x {num_columns} x {num_outputs}",
         run=partial(_KERNELS[stored], x_TK, *weight, epilogue),
-        check=Check(exact=expected, limit=setup.limit),
+        exact=expected,
+        limit=setup.limit,
         num_bytes=num_bytes(weight) + x_TK.nbytes,
         flops=2.0 * num_rows * num_columns * num_outputs,
         peers=peers,

@@ -14,7 +14,7 @@ from benchmarks.gpu.cases import exact
 from benchmarks.gpu.cases.products import Matrix, mlp_matrices
 from benchmarks.gpu.cases.setup import Make, Setup
 from benchmarks.gpu.cases.stored import FP8, NVFP4, QUANTIZED, num_bytes, values_of, weight_of
-from benchmarks.gpu.operators import Case, Check
+from benchmarks.gpu.operators import Case
 from segue.kernels import quantized_product
 from segue.kernels.quantized_product.reference import Format
 from segue.kernels.scaled_product import reference, triton, ways
@@ -76,11 +76,9 @@ def _codes(setup: Setup, stored: str, num_rows: int, *, has_scale: bool) -> Case
         operator=f"inputs to {stored}{', one scale' if has_one else ''}",
         size=f"{num_rows} x {num_columns}",
         run=partial(triton.quantized, x_TK, weight, scale),
-        check=Check(
-            exact=lambda: [as_rounded(x_TK, weight, scale).double()],
-            seen=seen,
-            limit=setup.limit,
-        ),
+        exact=lambda: [as_rounded(x_TK, weight, scale).double()],
+        seen=seen,
+        limit=setup.limit,
         num_bytes=x_TK.nbytes + x_TK.numel() * (33 / 32 if stored == FP8 else 9 / 16),
     )
 
@@ -110,7 +108,9 @@ def _product(setup: Setup, stored: str, num_rows: int, matrix: Matrix) -> Case:
         operator=f"product in {stored} of quantised inputs, {name}",
         size=f"{num_rows} x {num_columns} x {num_outputs}",
         run=partial(triton.scaled_product, x_TK, weight, scale, epilogue),
-        check=Check(exact=expected, seen=lambda out: [out[rows]], limit=setup.limit),
+        exact=expected,
+        seen=lambda out: [out[rows]],
+        limit=setup.limit,
         num_bytes=num_bytes(weight) + x_TK.nbytes,
         flops=2.0 * num_rows * num_columns * num_outputs / FLOPS_OF_BFLOAT16[stored],
         peers=peers,

@@ -92,10 +92,3 @@ def _read(stdout: Any, put: Callable[[str | None], None]) -> None:
             # Some library's.
             sys.stderr.write(line)
     put(None)
-
-
-def command_of(*, dry: bool, with_flashinfer: bool) -> list[str]:
-    """A process of this Python that measures."""
-    flags = ["--dry"] if dry else []
-    flags += [] if with_flashinfer else ["--without-flashinfer"]
-    return [sys.executable, "-m", "benchmarks.gpu", *flags, "--from-item"]

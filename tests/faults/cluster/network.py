@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import socket
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from segue.wire.addresses import Hosts
@@ -124,9 +124,8 @@ class Network:
         while (flowing := self._flowing.get(pair)) is not None:
             await flowing.wait()
 
-    def links(self, pairs: Iterable[Pair]) -> list[_Link]:
-        wanted = set(pairs)
-        return [link for link in self._links if link.pair in wanted]
+    def _links_of(self, pair: Pair) -> list[_Link]:
+        return [link for link in self._links if link.pair == pair]
 
     def cut(self, pair: Pair) -> None:
         """Bytes between the two stand still, as on a line without a signal, until `mend`."""
@@ -142,16 +141,16 @@ class Network:
 
     def silence(self, pair: Pair) -> None:
         """The pair's present connections carry nothing any more. New ones do."""
-        for link in self.links([pair]):
+        for link in self._links_of(pair):
             link.is_silent = True
 
     def reset(self, pair: Pair) -> None:
-        for link in self.links([pair]):
+        for link in self._links_of(pair):
             link.reset()
 
     def duplicate(self, pair: Pair) -> None:
         """The next bytes of the pair's present connections arrive twice, in both directions."""
-        for link in self.links([pair]):
+        for link in self._links_of(pair):
             link.duplicating.update(link.writers)
 
     def num_silent(self) -> int:

@@ -32,10 +32,10 @@ _START_S = 90.0
 
 @contextlib.asynccontextmanager
 async def process_cluster(
-    *, prefill: int = 2, decode: int = 2, has_gateways: bool = True
+    *, has_gateways: bool = True
 ) -> AsyncIterator[tuple[ProcessCluster, Client]]:
-    """The client is connected to the router itself, past the proxy that faults break. Raises
-    RuntimeError if the cluster does not become ready.
+    """Two workers of each role. The client is connected to the router itself, past the proxy that
+    faults break. Raises RuntimeError if the cluster does not become ready.
     """
     nursery.prepare()
     model = str(checkpoint_dir())
@@ -48,8 +48,8 @@ async def process_cluster(
             await cluster.add(ROUTER, "router.__main__", "--model", model)
             for name in (GATEWAY, SIBLING) if has_gateways else ():
                 await cluster.add(name, "segue.gateway.__main__", "--router", cluster.address)
-            for role, count in ((Role.PREFILL, prefill), (Role.DECODE, decode)):
-                for index in range(count):
+            for role in Role:
+                for index in range(2):
                     own = ["--id", f"{role}-{index}", "--model", model]
                     await cluster.add(f"{role}-{index}", role, *own, "--router", cluster.address)
             cluster.supervise()
