@@ -20,6 +20,7 @@ from kv_transfer.ticket import PeerIdentity
 from segue.api.prompt import Prompt
 from segue.api.types import Epoch, SessionId, TurnId, WorkerId
 from segue.cache.layout import CacheField, CacheLayout, Unit
+from segue.cache.memory import UnitPools
 from segue.cache.prefix.cache import PrefixCache
 from segue.cache.prefix.eviction_cost import cost_to_decode
 from segue.cache.unit_pool import UnitState, page_pool, slot_pool
@@ -41,7 +42,7 @@ _SESSIONS = (100, 1_000, 10_000)
 
 class _Tickets:
     def __init__(self) -> None:
-        self._pages, self._slots = page_pool(64), slot_pool(8)
+        self._pools = UnitPools(pages=page_pool(64), slots=slot_pool(8))
         memory_map = MemoryMap(
             worker_id=WorkerId("decode-0"),
             epoch=Epoch(1),
@@ -51,8 +52,7 @@ class _Tickets:
             num_units=(64, 8),
         )
         self._reader = HandoffReader(
-            pages=self._pages,
-            slots=self._slots,
+            pools=self._pools,
             memory_map=memory_map,
             address="127.0.0.1:1",
             verify_checksums=False,
@@ -69,8 +69,7 @@ class _Tickets:
         )
         await self._reader.commit(reservation.ticket.ticket_id, Epoch(1), {})
         arrival = await reservation.arrived()
-        self._pages.give_back(arrival.pages, UnitState.WORKING)
-        self._slots.give_back([arrival.slot], UnitState.WORKING)
+        self._pools.give_back(arrival.pages, [arrival.slot])
         self.num_past += 1
 
 

@@ -5,30 +5,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from collections.abc import AsyncIterator
 
 from decode_worker.config import DecodeConfig
 from decode_worker.metrics import DecodeMetrics
 from decode_worker.worker import DecodeWorker
 from kv_transfer.config import TransferConfig
 from kv_transfer.ranks.starting import HERE, loading
+from kv_transfer.resources import worker_resources
 from kv_transfer.transport.mooncake import open_mooncake
 from kv_transfer.transport.transport import OpenTransport
-from kv_transfer.worker import worker_resources
 from segue.api.types import Role
-from segue.cache.layout import CacheLayout
-from segue.cache.prefix.eviction_cost import EvictionCost, cost_to_decode
-from segue.config import section
+from segue.cache.prefix.eviction_cost import cost_to_decode
 from segue.engine.config import EngineConfig
 from segue.engine.device.launcher import Launcher
 from segue.model.checkpoint.source import AS_PUBLISHED, CheckpointConfig
 from segue.process.tracing.setup import tracer_of
-from segue.text.tokens.tokenizer import Tokenizer
 from segue.worker.load import LoadedModel
 from segue.worker.process.command import run_worker
 from segue.worker.process.options import WorkerOptions
-from segue.worker.process.serving import Presence, RunningWorker, serving_worker
+from segue.worker.process.serving import RunningWorker, serving_worker
 from segue.worker.ranks.leading import LeadingLauncher
 from segue.worker.ranks.starting import FollowersStart
 
@@ -69,8 +65,6 @@ async def running(
                 "timing",
                 extra={"simulate_acceptance": decode.simulate_acceptance},
             )
-        has_text = not checkpoint.skip_tokenizer
-        tokenizer = Tokenizer.from_folder(loaded.folder) if has_text else None
         launcher = None
         if launches_ahead:
             launcher = await asyncio.to_thread(launcher_of, loaded, decode)
@@ -79,41 +73,22 @@ async def running(
                 loaded,
                 identity,
                 options,
-                engine=engine,
                 transfer=transfer,
-                eviction_cost=_eviction_cost,
+                checkpoint=checkpoint,
+                eviction_cost=cost_to_decode,
                 open_transport=open_transport,
                 pass_tokens=decode.max_pass_tokens,
             )
         )
-        made: list[DecodeWorker] = []
-
-        def worker_as(presence: Presence) -> DecodeWorker:
-            presence.operators = resources.runner.operators
-            presence.cores, presence.num_threads = loaded.engine.cores, loaded.engine.num_threads
-            worker = DecodeWorker(
-                presence,
-                resources,
-                decode,
-                metrics,
-                launcher=launcher,
-                tokenizer=tokenizer,
-                tracer=tracer,
-            )
-            made.append(worker)
-            return worker
-
-        async def warm_up() -> None:
-            await made[0].warm_up(resources.runner, decode.max_pass_tokens)
-
         with contextlib.closing(tracer_of("decode", options.worker_id)) as tracer:
             async with serving_worker(
                 identity,
                 metrics.registry,
-                worker_as,
+                lambda presence: DecodeWorker(
+                    presence, resources, decode, metrics, launcher=launcher, tracer=tracer
+                ),
                 options=options,
                 drain_s=decode.drain_s,
-                warm_up=warm_up,
             ) as worker:
                 yield worker
 
@@ -136,29 +111,15 @@ def launcher_of(loaded: LoadedModel, decode: DecodeConfig) -> Launcher:
     return LeadingLauncher.of_all(runner, loaded.followers, **sizes)
 
 
-def _eviction_cost(layout: CacheLayout) -> EvictionCost:
-    return cost_to_decode(
-        layout,
-        # Only proportions matter within one worker.
-        lambda num_tokens: num_tokens * 1e-3,
-        link_bytes_per_s=1e9,
-    )
-
-
-def _from_sections(
-    options: WorkerOptions, sections: Mapping[str, Any]
-) -> contextlib.AbstractAsyncContextManager[RunningWorker]:
-    return running(
-        options,
-        engine=section(sections, "engine", EngineConfig),
-        decode=section(sections, "decode", DecodeConfig),
-        transfer=section(sections, "transfer", TransferConfig),
-        checkpoint=section(sections, "checkpoint", CheckpointConfig),
-    )
-
-
 def main() -> None:
-    run_worker(Role.DECODE, _from_sections)
+    run_worker(
+        Role.DECODE,
+        running,
+        engine=EngineConfig,
+        decode=DecodeConfig,
+        transfer=TransferConfig,
+        checkpoint=CheckpointConfig,
+    )
 
 
 if __name__ == "__main__":

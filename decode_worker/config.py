@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from segue.api.checks import require_count, require_number
 from segue.api.cluster.drain import MAX_DRAIN_S
 from segue.api.errors import InvalidConfig
 from segue.engine.batch import MAX_VERIFY_TOKENS
@@ -14,10 +15,10 @@ from segue.process.cores import CoreSets
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodeConfig:
     max_batch: int = 64
-    """The most sequences in one step; if there are more, they take turns."""
+    """The most sequences in one step; if there are more, they alternate."""
     max_drafts: int = 7
     """The most tokens that the MTP layer drafts per sequence and step: 0 to 7. The actual number
-    is learned, and is 0 if drafts do not pay. Slots are taken for that number."""
+    is learned, and is 0 if drafts do not save time. Slots are taken for that number."""
     adaptive_drafts: bool = True
     """If off, every step drafts `max_drafts` tokens."""
     simulate_acceptance: float = -1.0
@@ -33,7 +34,7 @@ class DecodeConfig:
     """The lease time of a session, whose memory is then evicted last. Each turn renews it."""
 
     tensor_parallel: int = 0
-    """Ranks of each of these workers; 0: as `[engine]` says."""
+    """Ranks of each of these workers; 0: that of `[engine]`."""
     cores: str = ""
     """Cores of these workers, if not those of `[engine]`; same format."""
     drain_s: float = 30.0
@@ -44,10 +45,7 @@ class DecodeConfig:
         for name in ("max_batch", "max_prompt_tokens", "max_waiting"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
-        if not 0 <= self.max_drafts < MAX_VERIFY_TOKENS:
-            raise ValueError(
-                f"max_drafts must be in [0, {MAX_VERIFY_TOKENS}), got {self.max_drafts}"
-            )
+        require_count("max_drafts", self.max_drafts, high=MAX_VERIFY_TOKENS - 1)
         if self.simulate_acceptance > 1:
             raise ValueError(
                 "simulate_acceptance must be a probability in [0, 1], or below 0 for off, "
@@ -57,13 +55,9 @@ class DecodeConfig:
             raise ValueError("simulate_acceptance needs drafts, got max_drafts = 0")
         if self.lease_s <= 0:
             raise ValueError(f"lease_s must be > 0, got {self.lease_s}")
-        if not 0 <= self.tensor_parallel <= MAX_RANKS:
-            raise ValueError(
-                f"tensor_parallel must be in [0, {MAX_RANKS}], got {self.tensor_parallel}"
-            )
+        require_count("tensor_parallel", self.tensor_parallel, high=MAX_RANKS)
         CoreSets.parse(self.cores)
-        if not 0 <= self.drain_s <= MAX_DRAIN_S:
-            raise ValueError(f"drain_s must be in [0, {MAX_DRAIN_S:g}], got {self.drain_s}")
+        require_number("drain_s", self.drain_s, 0.0, MAX_DRAIN_S)
 
     @property
     def simulates_acceptance(self) -> bool:

@@ -3,51 +3,61 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+import math
+from collections.abc import AsyncIterator, Callable, Coroutine
+from functools import partial
 from typing import Any, Protocol
 
 import grpc
 
 from decode_worker.memory.residency import MAX_LEASE_S, Residency
-from decode_worker.stream import TurnRunner, turn_stream
+from decode_worker.turn import Emit, MemoryReserved, PromptSource, TurnNews
 from kv_transfer.ticket import PeerIdentity
-from segue.api.checks import MAX_SESSION_CHARS, require, require_name, require_number
-from segue.api.cluster.drain import MAX_DRAIN_S, Adopted
+from kv_transfer.wire import ticket_to_wire
+from segue.api.checks import require, require_number
+from segue.api.cluster.drain import MAX_DRAIN_S, Adopted, HeldSession
 from segue.api.cluster.status import WorkerStatus
-from segue.api.prompt import PrefixName
+from segue.api.errors import InvalidRequest, SegueError
+from segue.api.prompt import PrefixName, Prompt
+from segue.api.turn import ComputedOnDecode, PrefillStarted, TokenDelta, TurnResult, TurnSpec
 from segue.api.types import SessionId
 from segue.internal.v1 import worker_pb2 as pb
 from segue.internal.v1.worker_pb2_grpc import (
     DecodeWorkerServicer,
     add_DecodeWorkerServicer_to_server,
 )
+from segue.process.telemetry import about_turn
+from segue.process.tracing.context import within
 from segue.wire.convert.drain import adopted_to_wire, prefixes_from_wire
-from segue.wire.convert.same_names import value_of
+from segue.wire.convert.events import delta_to_wire
+from segue.wire.convert.same_names import message_of, value_of
+from segue.wire.convert.trace import trace_from_wire
+from segue.wire.convert.turns import result_to_wire, turn_from_wire
 from segue.wire.convert.worker import worker_to_wire
+from segue.wire.error_details import error_to_wire
 from segue.wire.membership_calls import drained
 from segue.wire.server import Services
 from segue.wire.streams.outbox import numbered
+from segue.wire.streams.server import CallStream
 from segue.worker.process.serving import Presence
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class Decoder(TurnRunner, Protocol):
+class Decoder(Protocol):
     """The interface of a `DecodeWorker` to its gRPC service."""
 
     model_id: str
     residency: Residency
     presence: Presence
 
+    def find_prefix(self, prefix: PrefixName) -> Prompt: ...
+    async def answer(
+        self, turn: TurnSpec, source: PromptSource, emit: Emit, *, timeout_s: float
+    ) -> None: ...
     def status(self) -> WorkerStatus: ...
     async def adopt(
-        self,
-        session_id: SessionId,
-        source: PeerIdentity,
-        prefixes: Sequence[PrefixName],
-        *,
-        lease_s: float,
-        timeout_s: float,
+        self, session: HeldSession, source: PeerIdentity, *, timeout_s: float
     ) -> Adopted: ...
 
 
@@ -58,7 +68,12 @@ class DecodeFace(DecodeWorkerServicer):
     async def Turns(
         self, request_iterator: AsyncIterator[pb.TurnCommands], context: Context
     ) -> AsyncIterator[pb.TurnEvents]:
-        async with contextlib.aclosing(turn_stream(self._worker).run(request_iterator)) as batches:
+        stream = CallStream(
+            self._make_call,
+            is_last=lambda event: event.WhichOneof("event") in ("end", "error"),
+            failed=lambda status: pb.TurnEvent(error=status),
+        )
+        async with contextlib.aclosing(stream.run(request_iterator)) as batches:
             async for number, events in numbered(batches):
                 yield pb.TurnEvents(events=events, number=number)
 
@@ -93,25 +108,66 @@ class DecodeFace(DecodeWorkerServicer):
         return await drained(self._worker.presence, request)
 
     async def Adopt(self, request: pb.AdoptRequest, context: Context) -> pb.AdoptResponse:
-        require_name("session_id", request.session_id, max_chars=MAX_SESSION_CHARS)
         require_number("lease_s", request.lease_s, 0.0, MAX_LEASE_S)
         require_number("timeout_s", request.timeout_s, 0.0, MAX_DRAIN_S)
-        adopted = await self._worker.adopt(
-            SessionId(request.session_id),
-            value_of(PeerIdentity, request.source),
-            prefixes_from_wire(request.prefixes),
-            lease_s=request.lease_s,
-            timeout_s=request.timeout_s,
+        session = HeldSession(
+            session_id=SessionId(request.session_id),
+            prefixes=prefixes_from_wire(request.prefixes),
+            expires_in_s=request.lease_s,
         )
+        source = value_of(PeerIdentity, request.source)
+        adopted = await self._worker.adopt(session, source, timeout_s=request.timeout_s)
         return adopted_to_wire(adopted)
+
+    def _make_call(
+        self, command: pb.TurnCommand, emit: Callable[[pb.TurnEvent], None]
+    ) -> Coroutine[Any, Any, None]:
+        if command.WhichOneof("command") != "start":
+            raise InvalidRequest(f"call {command.call}: expected a turn to start, or to stop")
+        return self._answer(command.start, emit)
+
+    async def _answer(self, request: pb.StartTurn, emit: Callable[[pb.TurnEvent], None]) -> None:
+        with about_turn(request.turn.turn_id), within(trace_from_wire(request.turn.trace)):
+            await self._worker.answer(
+                turn_from_wire(request.turn, self._worker.find_prefix),
+                _source(request),
+                lambda news: emit(_event(news)),
+                timeout_s=_timeout_s(request.timeout_s),
+            )
+
+
+def _event(news: TurnNews) -> pb.TurnEvent:
+    match news:
+        case TokenDelta():
+            return pb.TurnEvent(delta=delta_to_wire(news))
+        case TurnResult():
+            return pb.TurnEvent(end=result_to_wire(news))
+        case MemoryReserved(ticket):
+            reserved = message_of(pb.Reserved, news, ticket=ticket_to_wire(ticket))
+            return pb.TurnEvent(reserved=reserved)
+        case PrefillStarted():
+            return pb.TurnEvent(prefill_started=message_of(pb.PrefillStarted, news))
+        case SegueError():
+            return pb.TurnEvent(error=error_to_wire(news))
+
+
+def _source(request: pb.StartTurn) -> PromptSource:
+    match request.WhichOneof("prompt_from"):
+        case "writer":
+            return value_of(PeerIdentity, request.writer)
+        case "max_computed_tokens":
+            return ComputedOnDecode(request.max_computed_tokens)
+        case _:
+            raise InvalidRequest("expected the turn's writer or max_computed_tokens, got neither")
+
+
+def _timeout_s(seconds: float) -> float:
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise InvalidRequest(f"timeout_s must be a number above 0, got {seconds}")
+    return seconds
 
 
 def services(worker: Decoder) -> Services:
     """The services that the router calls."""
     face = DecodeFace(worker)
-    return [
-        (
-            "segue.internal.v1.DecodeWorker",
-            lambda server: add_DecodeWorkerServicer_to_server(face, server),
-        ),
-    ]
+    return [("segue.internal.v1.DecodeWorker", partial(add_DecodeWorkerServicer_to_server, face))]

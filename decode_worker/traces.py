@@ -1,4 +1,4 @@
-"""A turn's spans on a decode worker, made of its times when it has left, however it ended."""
+"""A turn's spans on a decode worker, made from its times after it has ended or failed."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from segue.process.tracing.tracer import Happened, Span, Stage, Tracer, Value
 
 @dataclass(slots=True)
 class TurnTimes:
-    """When a turn's stages ended, as far as it came. Times in seconds of the worker's clock; 0.0
-    for a stage that has not ended."""
+    """When the stages that a turn reached have ended, in seconds of the worker's clock; 0.0 for a
+    stage that has not ended."""
 
     asked_at: float
     reserved_at: float = 0.0
@@ -29,7 +29,7 @@ class TurnTimes:
 
 @contextlib.contextmanager
 def traced(tracer: Tracer, spec: TurnSpec, clock: Clock) -> Iterator[TurnTimes]:
-    """Traces a turn on this worker. The block notes its times."""
+    """Traces a turn on this worker. The block fills in its times."""
     times = TurnTimes(clock())
     with tracer.span("answer", clock) as span:
         try:
@@ -55,11 +55,11 @@ def _describe(span: Span, spec: TurnSpec, times: TurnTimes) -> None:
 
 
 def stages_of(spec: TurnSpec, times: TurnTimes, now: float) -> list[Stage]:
-    """Those that have begun; the last one may have been cut off."""
+    """The stages that have started; the last one may have been cut off."""
     reserved_at = times.reserved_at or now
     stages = [Stage(name="reserve", started_at=times.asked_at, ended_at=reserved_at)]
     if times.reserved_at and times.is_shipped:
-        # From here on the prompt may be written; it is here, and verified, at the end.
+        # From the reservation until the prompt is here and verified.
         stages.append(
             Stage(name="receive", started_at=reserved_at, ended_at=times.started_at or now)
         )

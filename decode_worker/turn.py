@@ -1,4 +1,4 @@
-"""A turn on a decode worker, as the event loop sees it."""
+"""Turns on a decode worker: their events, their memory, and the sequences that answer them."""
 
 from __future__ import annotations
 
@@ -30,15 +30,8 @@ from segue.process.cancellation import Interruptible
 from segue.text.tokens.tokenizer import Tokenizer
 from segue.worker.validation import check_turn
 
-
-@dataclass(frozen=True, slots=True)
-class WrittenByPrefill:
-    """A prefill worker ships the prompt."""
-
-    writer: PeerIdentity
-
-
-PromptSource = WrittenByPrefill | ComputedOnDecode
+PromptSource = PeerIdentity | ComputedOnDecode
+"""The prefill worker that writes the prompt here, or how much of it may be computed here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +69,9 @@ class DecodeTurn:
     def pages(self) -> Sequence[PageId]:
         return (*self.hold.pages, *(self.own_pages or ()))
 
+    def interrupt(self, error: SegueError) -> None:
+        self.work.interrupt(error)
+
 
 class Sequences:
     """Makes the sequences that the engine runs."""
@@ -91,66 +87,42 @@ class Sequences:
         check_turn(spec, self._model)
         self._answer(spec)
 
-    def arrived(
-        self,
-        turn: DecodeTurn,
-        pages: Sequence[PageId],
-        slot: SlotId,
-        outcome: PrefillOutcome,
-        spare_slots: Sequence[SlotId],
-    ) -> DecodeSequence:
-        """A prefill worker computed the whole prompt."""
-        turn.own_pages = pages
-        return DecodeSequence(
-            turn=turn.spec,
-            pages=turn.pages,
-            resident_tokens=turn.hold.num_tokens,
-            ring=SlotRing(
-                slots=(slot, *spare_slots),
-                state=slot,
-                num_tokens=len(turn.spec.context),
-            ),
-            answer=self._answer(turn.spec),
-            sampler=self._sampler(turn.spec),
-            report=outcome.report,
-            first_token=outcome.first_token,
-            answer_ids=list(turn.spec.answered_ids),
-        )
-
-    def resumed(
+    def make(
         self,
         turn: DecodeTurn,
         own_pages: Sequence[PageId],
-        slot: SlotId,
-        spare_slots: Sequence[SlotId],
-        prompt_states: Mapping[int, SlotId],
+        slots: Sequence[SlotId],
+        *,
+        outcome: PrefillOutcome | None = None,
+        prompt_states: Mapping[int, SlotId] | None = None,
     ) -> DecodeSequence:
-        """The rest of the prompt is computed here, from the held checkpoint."""
+        """With an `outcome`, a prefill worker has computed the whole prompt, and its state is in
+        the first slot. Without one, the rest of it is computed here, from the held checkpoint.
+        """
         turn.own_pages = own_pages
-        checkpoint = turn.hold.checkpoint
+        spec, hold = turn.spec, turn.hold
+        num_cached = len(spec.context) if outcome else hold.num_tokens
         return DecodeSequence(
-            turn=turn.spec,
+            turn=spec,
             pages=turn.pages,
-            resident_tokens=turn.hold.num_tokens,
-            ring=SlotRing(slots=(slot, *spare_slots), state=slot, num_tokens=turn.hold.num_tokens),
-            answer=self._answer(turn.spec),
-            sampler=self._sampler(turn.spec),
-            report=ShipReport(),
-            resume_slot=checkpoint.slot if checkpoint else None,
-            prompt_states=prompt_states,
-            answer_ids=list(turn.spec.answered_ids),
+            resident_tokens=hold.num_tokens,
+            ring=SlotRing(slots=tuple(slots), state=slots[0], num_tokens=num_cached),
+            answer=self._answer(spec),
+            sampler=SequenceSampler(
+                spec.sampling,
+                vocab_size=self._model.vocab_size,
+                prompt_ids=spec.prompt_ids,
+                answer_ids=spec.answered_ids,
+                device=self._device,
+            ),
+            report=outcome.report if outcome else ShipReport(),
+            first_token=outcome.first_token if outcome else None,
+            resume_slot=hold.checkpoint.slot if hold.checkpoint else None,
+            prompt_states=prompt_states or {},
+            answer_ids=list(spec.answered_ids),
         )
 
     def _answer(self, spec: TurnSpec) -> AnswerState:
         answer = AnswerState(stop=spec.stop, tokenizer=self._tokenizer)
         answer.resume(spec.answered_ids)
         return answer
-
-    def _sampler(self, spec: TurnSpec) -> SequenceSampler:
-        return SequenceSampler(
-            spec.sampling,
-            vocab_size=self._model.vocab_size,
-            prompt_ids=spec.prompt_ids,
-            answer_ids=spec.answered_ids,
-            device=self._device,
-        )

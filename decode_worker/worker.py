@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from decode_worker.config import DecodeConfig
 from decode_worker.engine.engine import DecodeEngine
@@ -21,41 +21,26 @@ from decode_worker.engine.sequence import DecodeSequence
 from decode_worker.memory.adoption import Adoptions
 from decode_worker.memory.moving import move_away
 from decode_worker.memory.reservation import Reservations
-from decode_worker.memory.residency import Residency, checkpoint_tokens, with_what_stays
+from decode_worker.memory.residency import Residency, checkpoint_tokens, with_kept
 from decode_worker.metrics import DecodeMetrics
 from decode_worker.server import services
 from decode_worker.traces import traced
-from decode_worker.turn import (
-    DecodeTurn,
-    Emit,
-    MemoryReserved,
-    PromptSource,
-    Sequences,
-    WrittenByPrefill,
-)
+from decode_worker.turn import DecodeTurn, Emit, MemoryReserved, PromptSource, Sequences
+from kv_transfer.resources import WorkerResources
 from kv_transfer.ticket import PeerIdentity
-from kv_transfer.worker import HandoffWorker, WorkerResources
-from segue.api.cluster.drain import Adopted, DrainReport, MoveReport
-from segue.api.cluster.status import WorkerStatus
-from segue.api.errors import (
-    DeadlineExceeded,
-    InvalidRequest,
-    Overloaded,
-    SegueError,
-    Unavailable,
-)
-from segue.api.prompt import PrefixName
+from kv_transfer.worker import HandoffWorker
+from segue.api.cluster.drain import Adopted, DrainReport, HeldSession, MoveReport
+from segue.api.errors import DeadlineExceeded, InvalidRequest, Overloaded, SegueError
 from segue.api.turn import ComputedOnDecode, PrefillStarted, TurnSpec
-from segue.api.types import SessionId, TurnId
+from segue.api.types import TurnId
 from segue.engine.device.launcher import Launcher
 from segue.process.cancellation import uninterrupted
 from segue.process.telemetry import Clock
 from segue.process.tracing.tracer import OFF, Tracer
-from segue.text.tokens.tokenizer import Tokenizer
 from segue.wire.server import Services
 from segue.worker.drain import Deadline, MoveSessions
 from segue.worker.engine_thread import Drop, EngineLoop
-from segue.worker.grammars import Grammars, Making, made
+from segue.worker.grammars import Making, made
 from segue.worker.process.serving import Presence, leave_process
 
 logger = logging.getLogger(__name__)
@@ -70,7 +55,6 @@ class DecodeWorker(HandoffWorker[DecodeTurn, Command]):
         metrics: DecodeMetrics,
         *,
         launcher: Launcher | None = None,
-        tokenizer: Tokenizer | None = None,
         tracer: Tracer = OFF,
         clock: Clock = time.monotonic,
     ) -> None:
@@ -92,16 +76,15 @@ class DecodeWorker(HandoffWorker[DecodeTurn, Command]):
             runner, metrics, self._publish, config, progress, launcher=launcher, clock=clock
         )
         self._reservations = Reservations(
+            self._memory,
             self.residency,
             self._exchange.reader,
-            Sequences(runner.config, tokenizer, device=runner.device),
-            runner.layout,
+            Sequences(runner.config, resources.tokenizer, device=runner.device),
             worker=self.name,
-            num_drafts=lambda: engine.draft_reach,
+            num_drafts=lambda: engine.draft_count.reach,
         )
         self._engine = EngineLoop("decode-engine", engine.step, leave_process, progress)
-        self._grammars = Grammars(tokenizer, runner.config.vocab_size)
-        self._adoptions = Adoptions(self._exchange, self._memory, self.residency, runner.layout)
+        self._adoptions = Adoptions(self._exchange, self._memory.cache, self.residency)
 
     def services(self) -> Services:
         return [*services(self), *self._exchange.services()]
@@ -117,9 +100,9 @@ class DecodeWorker(HandoffWorker[DecodeTurn, Command]):
         cancellation, the turn is gone; memory that the writer may still write is in quarantine.
         """
         with traced(self._tracer, spec, self._clock) as times:
-            if isinstance(source, WrittenByPrefill):
+            if isinstance(source, PeerIdentity):
                 times.is_shipped = True
-                await self._exchange.members.require(source.writer)
+                await self._exchange.members.require(source)
             constraint = self._grammars.start(spec)
             if isinstance(source, ComputedOnDecode):
                 # Memory that is taken then belongs to the engine at once.
@@ -132,7 +115,7 @@ class DecodeWorker(HandoffWorker[DecodeTurn, Command]):
     async def _find_room(
         self, spec: TurnSpec, source: PromptSource, emit: Emit, timeout_s: float
     ) -> DecodeTurn:
-        """Waits until the turn has all the memory that it needs until its end."""
+        """Waits until there is room for the whole turn, and takes it."""
         self._check_admissible(spec)
         started_at = self._clock()
 
@@ -158,7 +141,7 @@ class DecodeWorker(HandoffWorker[DecodeTurn, Command]):
 
     def _check_admissible(self, turn: TurnSpec) -> None:
         if self._is_draining:
-            raise self._drains()
+            raise self._draining_error()
         if turn.turn_id in self._turns:
             raise InvalidRequest(f"turn {turn.turn_id} is here already; stop it first")
 
@@ -166,8 +149,8 @@ class DecodeWorker(HandoffWorker[DecodeTurn, Command]):
         self, spec: TurnSpec, source: PromptSource, emit: Emit, *, lifetime_s: float
     ) -> DecodeTurn:
         match source:
-            case WrittenByPrefill(writer):
-                return self._reservations.for_handoff(spec, emit, writer, lifetime_s)
+            case PeerIdentity():
+                return self._reservations.for_handoff(spec, emit, source, lifetime_s)
             case ComputedOnDecode(max_tokens):
                 return self._reservations.to_compute(spec, emit, max_tokens)
 
@@ -183,7 +166,7 @@ class DecodeWorker(HandoffWorker[DecodeTurn, Command]):
         try:
             await turn.over.wait()
         except asyncio.CancelledError:
-            # Its memory is in use until the engine has released it.
+            # The engine uses its memory until it has released the turn.
             self._engine.submit(Drop(turn.spec.turn_id))
             await uninterrupted(turn.over.wait())
             raise
@@ -202,8 +185,8 @@ class DecodeWorker(HandoffWorker[DecodeTurn, Command]):
                 sequence.constraint = constraint.result()
                 return sequence
             except BaseException:
-                # A bug may have left more than what arrived without an owner.
-                self.residency.reclaim(turn_id)
+                # A bug may have left more units than the arrived ones without an owner.
+                self._memory.reclaim(turn_id)
                 raise
         except BaseException:
             self._forget(turn_id)
@@ -224,55 +207,47 @@ class DecodeWorker(HandoffWorker[DecodeTurn, Command]):
             except Exception as error:
                 # A bug that affects one turn: its memory is freed, and the others continue.
                 logger.exception("a turn failed", extra={"turn_id": event.turn_id})
-                self.residency.reclaim(event.turn_id)
+                self._memory.reclaim(event.turn_id)
                 turn.emit(SegueError(f"turn {event.turn_id}: {type(error).__name__}: {error}"))
             self._forget(event.turn_id)
 
     def _leave(self, turn: DecodeTurn, event: Left) -> None:
-        """Keeps what was computed, unless the turn failed."""
+        """Caches the computed pages and states, unless the turn failed."""
         assert turn.own_pages is not None, "the engine had it"
         turn.times.left = event
         if event.error is not None:
-            # What it computed last may be half written.
-            self.residency.give_back(turn.own_pages, event.sequence.slots)
+            # Its last pages and states may be half written.
+            self._memory.give_back(turn.own_pages, event.sequence.slots)
             turn.emit(event.error)
             return
         self.residency.keep(turn.spec.session_id, event.sequence, turn.own_pages, turn.hold)
         if event.result is not None:
-            turn.emit(with_what_stays(event.result, turn.spec, turn.hold))
+            turn.emit(with_kept(event.result, turn.spec, turn.hold))
 
     def _forget(self, turn_id: TurnId) -> None:
         turn = self._turns.pop(turn_id)
-        self.residency.release(turn.hold)
+        self._memory.cache.release(turn.hold)
         turn.over.set()
         self._room.wake()
 
     async def adopt(
-        self,
-        session_id: SessionId,
-        source: PeerIdentity,
-        prefixes: Sequence[PrefixName],
-        *,
-        lease_s: float,
-        timeout_s: float,
+        self, session: HeldSession, source: PeerIdentity, *, timeout_s: float
     ) -> Adopted:
         """Takes a session over from a worker that drains. Raises Unavailable if this one drains
         too, and what `Adoptions.adopt` raises.
         """
         if self._is_draining:
-            raise self._drains()
+            raise self._draining_error()
         if len(self._room):
             raise Overloaded(f"turns wait for memory on {self.name}: it takes no session over")
         try:
-            return await self._adoptions.adopt(
-                session_id, source, prefixes, lease_s=lease_s, timeout_s=timeout_s
-            )
+            return await self._adoptions.adopt(session, source, timeout_s=timeout_s)
         finally:
             self._room.wake()
 
     async def drain(self, until: Deadline, move: MoveSessions | None) -> DrainReport:
         self._is_draining = True
-        await self._adoptions.stop(self._drains())
+        await self._adoptions.stop(self._draining_error())
         return await super().drain(until, move)
 
     async def _move_sessions(self, until: Deadline, move: MoveSessions | None) -> MoveReport:
@@ -284,26 +259,11 @@ class DecodeWorker(HandoffWorker[DecodeTurn, Command]):
             clock=self._clock,
         )
 
-    def _drains(self) -> Unavailable:
-        return Unavailable(f"{self.name} is draining; place the turn elsewhere")
-
     def _owners(self) -> set[str]:
         return {*super()._owners(), *self._adoptions.owners()}
 
-    def status(self) -> WorkerStatus:
-        return self._status(
-            running_turns=len(self._turns),
-            waiting_tokens=0,
-            tokens_per_s=self._metrics.rate.per_second(),
-        )
-
-    def _interrupt_all(self, turns: Mapping[TurnId, DecodeTurn]) -> None:
-        for turn in turns.values():
-            turn.work.interrupt(Unavailable(f"{self.name} stopped; place the turn elsewhere"))
-
     async def close(self) -> None:
-        # No session may return from the host tier while it closes.
+        # No session may be loaded back while the host tier closes.
         self.residency.close()
-        self._grammars.close()
-        await self._adoptions.stop(self._drains())
+        await self._adoptions.stop(self._draining_error())
         await super().close()

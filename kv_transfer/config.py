@@ -10,7 +10,7 @@ PROTOCOLS = ("tcp", "rdma")
 MIN_TRANSFER_TIMEOUT_S = 5
 """Mooncake's own minimum: it treats smaller values as this one."""
 MIN_PORTS = 8
-"""For one worker: two engines with two ports each, and as many for engines that were replaced."""
+"""For one worker: two engines with two ports each, and the same for replaced engines."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +43,7 @@ class TransferConfig:
                 f"transfer_timeout_s must be >= {MIN_TRANSFER_TIMEOUT_S}, "
                 f"got {self.transfer_timeout_s}"
             )
-        # Otherwise Mooncake may still send a "failed" write, from memory that has been reused.
+        # Otherwise Mooncake may still send a "failed" write from memory that has been reused.
         if not 1 <= self.progress_timeout_s < self.transfer_timeout_s:
             raise InvalidConfig(
                 "progress_timeout_s must be at least 1 and below transfer_timeout_s "

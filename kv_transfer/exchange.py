@@ -1,4 +1,4 @@
-"""All handoffs of one worker: what it sends, what it fetches, what it lends.
+"""All handoffs of one worker: it sends prompts, and fetches and lends prefixes.
 
 Prefill writes to decode. Decode writes to prefill when prefill pulls a prefix. So every worker has
 a writer, and a reader with its fencer. Each handoff is one block:
@@ -16,13 +16,14 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial, reduce
 
 from kv_transfer.peers.members import Members
-from kv_transfer.ranks.sending import RanksWriter, Sending, Writer
+from kv_transfer.ranks.leading import RanksWriter, Sending, Writer
 from kv_transfer.reading.fencer import Fencer
 from kv_transfer.reading.reader import HandoffReader
 from kv_transfer.server import ReaderServicer, SourceServicer, WriterServicer
-from kv_transfer.ticket import Arrival, PeerIdentity, Ticket
+from kv_transfer.ticket import PeerIdentity, Ticket
 from kv_transfer.transport.transport import Endpoint
 from kv_transfer.writing.writer import HandoffWriter
 from segue.api.cluster.status import WorkerStatus
@@ -30,13 +31,14 @@ from segue.api.errors import NotFound, SegueError, TransferFailed
 from segue.api.prompt import PrefixName, Prompt, page_digest
 from segue.api.types import PageId, SlotId, TurnId
 from segue.cache.memory import Memory
+from segue.cache.prefix.cache import Hold
 from segue.internal.v1.transfer_pb2_grpc import (
     add_HandoffReaderServicer_to_server,
     add_HandoffSourceServicer_to_server,
     add_HandoffWriterServicer_to_server,
 )
 from segue.process.cancellation import uninterrupted
-from segue.process.tracing.tracer import OFF, Tracer
+from segue.process.tracing.tracer import Tracer
 from segue.wire.server import Services
 from segue.worker.process.serving import exit_on_failure
 
@@ -49,10 +51,6 @@ SLOWEST_BYTES_PER_S = 50e6
 
 _FENCE_TIMEOUT_S = 5.0
 _GREET_TIMEOUT_S = 2.0
-
-
-async def _is_here(prefix: PrefixName) -> None:
-    pass
 
 
 class Exchange:
@@ -68,16 +66,16 @@ class Exchange:
         verify_checksums: bool,
         freed: Callable[[], None],
         clock: Callable[[], float],
-        stepped: Callable[[str, str], None] = lambda left, entered: None,
-        load: Callable[[PrefixName], Awaitable[None]] = _is_here,
-        tracer: Tracer = OFF,
+        stepped: Callable[[str, str], None],
+        load: Callable[[PrefixName], Awaitable[None]],
+        tracer: Tracer,
     ) -> None:
-        """`freed`, `stepped`: see `HandoffReader`. `load` brings back what was offloaded of a
-        prefix, before it is lent.
+        """`freed`, `stepped`: see `HandoffReader`. `load` loads back the offloaded parts of a
+        prefix before it is lent.
         """
         memory_map = endpoint.memory_map
         self._layout = memory_map.layout
-        self._cache = memory.cache
+        self._memory, self._cache = memory, memory.cache
         self._peers = endpoint.peers
         self._load = load
         self._tracer, self._clock = tracer, clock
@@ -92,8 +90,7 @@ class Exchange:
         followers = endpoint.followers
         self.writer: Writer = RanksWriter(own, followers) if followers else own
         self.reader = HandoffReader(
-            pages=memory.pages,
-            slots=memory.slots,
+            pools=memory,
             memory_map=memory_map,
             address=address,
             memory=endpoint.memory,
@@ -138,32 +135,38 @@ class Exchange:
             await uninterrupted(self._give_up(outgoing, ticket, error))
             raise
 
-    async def fetch(
-        self,
-        turn_id: TurnId,
-        source: PeerIdentity,
-        prefix: PrefixName,
-        *,
-        resident_tokens: int,
-    ) -> Arrival:
-        """Makes `source` send a prefix: its pages after the resident tokens, and the state at its
-        end.
+    async def fetch(self, owner: TurnId, source: PeerIdentity, tokens: Prompt, hold: Hold) -> int:
+        """Makes `source` send `tokens`, at whose end it has a state, and caches them. `hold` is the
+        part of them that is here, without their last page; afterwards it reaches to their end.
 
-        Raises what `HandoffReader.reserve` and `PeerCalls.pull` raise.
+        The caller has made room: for the missing pages, and a slot. `owner` owns the units until
+        they are cached. Returns the bytes that were moved. Raises what `HandoffReader.reserve` and
+        `PeerCalls.pull` raise.
         """
-        num_pages = (prefix.num_tokens - resident_tokens) // self._layout.page_tokens
-        num_bytes = num_pages * self._layout.page_bytes + self._layout.slot_bytes
+        num_pages = (len(tokens) - hold.num_tokens) // self._layout.page_tokens
+        num_bytes = self._layout.num_bytes(num_pages, 1)
         timeout_s = _timeout_s(num_bytes)
+        prefix = self._cache.tree.name(hold.node, tokens)
         with self.reader.reserve(
-            turn_id,
-            num_prompt_tokens=prefix.num_tokens,
+            owner,
+            num_prompt_tokens=len(tokens),
             extra_tokens=0,
             writer=source,
             lifetime_s=timeout_s,
-            resident_tokens=resident_tokens,
+            resident_tokens=hold.num_tokens,
         ) as reservation:
             await self._peers.pull(source, reservation.ticket, prefix, timeout_s=timeout_s)
-            return await reservation.arrived()
+            arrival = await reservation.arrived()
+        try:
+            left = self._cache.insert(
+                tokens, arrival.pages, hold=hold, checkpoints={len(tokens): arrival.slot}
+            )
+            assert not left, "a prefix that is fetched ends at a page boundary"
+        except BaseException:
+            # The owner has nothing else yet: all its working units were fetched for it.
+            self._memory.reclaim(owner)
+            raise
+        return num_bytes
 
     async def lend(self, ticket: Ticket, prefix: PrefixName) -> None:
         """Sends a prefix that is cached here: the holder's side of `fetch`.
@@ -192,12 +195,10 @@ class Exchange:
             self._cache.release(hold)
 
     async def read(self, source: PeerIdentity, prefix: PrefixName) -> Prompt:
-        """The tokens of a prefix that `source` holds. Raises NotFound, and TransferFailed if what
-        came is not that prefix."""
+        """The tokens of a prefix that `source` holds. Raises NotFound, and TransferFailed if the
+        reply is not that prefix."""
         keys = await self._peers.read_prefix(source, prefix, timeout_s=CALL_TIMEOUT_S)
-        digest = b""
-        for key in keys:
-            digest = page_digest(digest, key)
+        digest = reduce(page_digest, keys, b"")
         if digest != prefix.digest or len(keys) * self._layout.page_tokens != prefix.num_tokens:
             raise TransferFailed(
                 f"{source.worker_id} was asked for a prefix of {prefix.num_tokens} tokens and sent "
@@ -216,7 +217,7 @@ class Exchange:
 
     @property
     def is_sending(self) -> bool:
-        """Whether a write from here is in flight, or will be."""
+        """Whether a write from here is in flight or may start."""
         return self.writer.is_shipping
 
     @property
@@ -234,21 +235,21 @@ class Exchange:
         return [
             (
                 "segue.internal.v1.HandoffReader",
-                lambda server: add_HandoffReaderServicer_to_server(reader, server),
+                partial(add_HandoffReaderServicer_to_server, reader),
             ),
             (
                 "segue.internal.v1.HandoffWriter",
-                lambda server: add_HandoffWriterServicer_to_server(writer, server),
+                partial(add_HandoffWriterServicer_to_server, writer),
             ),
             (
                 "segue.internal.v1.HandoffSource",
-                lambda server: add_HandoffSourceServicer_to_server(source, server),
+                partial(add_HandoffSourceServicer_to_server, source),
             ),
         ]
 
     async def greet(self) -> None:
-        """Meets the members that are there, so that the first handoff to each finds a connection
-        and its memory map. One that does not answer is met when it is needed."""
+        """Meets the current members, so that the first handoff to each finds a connection and its
+        memory map. One that does not answer is met when it is needed."""
         await asyncio.gather(*(self._greet(peer) for peer in self.members.alive()))
 
     async def _greet(self, peer: PeerIdentity) -> None:
@@ -259,8 +260,8 @@ class Exchange:
                 logger.info("not met yet", extra={"peer": peer.worker_id, "error": str(error)})
 
     def members_changed(self, workers: Sequence[WorkerStatus]) -> None:
-        """A writer that returns in a new epoch no longer writes in its old one, and a reader that
-        is gone needs no connections."""
+        """A writer that returns in a new epoch no longer writes in its old one. Connections to a
+        reader that is gone are closed."""
         self.members.changed(workers)
         alive = {peer.worker_id: peer.epoch for peer in self.members.alive()}
         self.reader.members_changed(alive)

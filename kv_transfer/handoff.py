@@ -22,7 +22,7 @@ from segue.api.types import PageId, SlotId
 
 @dataclass(frozen=True, slots=True)
 class Units:
-    """What a reservation holds: the pages of prompt and answer, and one slot."""
+    """The units of a reservation: the pages of prompt and answer, and one slot."""
 
     pages: tuple[PageId, ...]
     slot: SlotId
@@ -37,14 +37,14 @@ class Reserved:
 
 @dataclass(frozen=True, slots=True)
 class Verifying:
-    """The writer has committed; we compare checksums."""
+    """The writer has committed; the reader compares checksums."""
 
     units: Units
 
 
 @dataclass(frozen=True, slots=True)
 class Quarantined:
-    """We have given up, but the writer may still write."""
+    """The reader has given up, but the writer may still write."""
 
     units: Units
     reason: str
@@ -101,12 +101,12 @@ class Expired:
 
 @dataclass(frozen=True, slots=True)
 class WriterFenced:
-    """The writer answered our fence: no write is in flight and none will start."""
+    """The writer answered a fence: no write is in flight and none will start."""
 
 
 @dataclass(frozen=True, slots=True)
 class WriterDied:
-    """That life of the writer has ended, and its connections are closed."""
+    """The writer's process has ended, and its connections are closed."""
 
 
 ReaderEvent = (

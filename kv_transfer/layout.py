@@ -1,4 +1,4 @@
-"""Where a worker's cache lies in memory, so that another worker can write to it.
+"""The addresses of a worker's cache, which other workers need to write to it.
 
 `segue.cache.layout` defines the bytes of a page and a slot; a `MemoryMap` adds one base address per
 field of that layout:
@@ -15,7 +15,7 @@ No torch here: an array is anything with `data_ptr()` and a shape.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -54,6 +54,7 @@ class FieldRegion:
         return self.num_units * self.unit_bytes
 
     def address(self, unit: int) -> int:
+        """The unit's first byte. Raises IndexError if there is no such unit."""
         if not 0 <= unit < self.num_units:
             raise IndexError(f"{self.field.unit} {unit} is not one of {self.num_units}")
         return self.base_address + unit * self.unit_bytes
@@ -71,7 +72,7 @@ class RankMemory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryMap:
-    """A worker's cache as others see it. Addresses and counts are in `layout.fields` order."""
+    """A worker's cache for other workers. Addresses and counts are in `layout.fields` order."""
 
     worker_id: WorkerId
     epoch: Epoch
@@ -99,7 +100,7 @@ class MemoryMap:
 
     @property
     def memories(self) -> tuple[RankMemory, ...]:
-        """Of each rank."""
+        """One per rank."""
         own = RankMemory(segment=self.segment, base_addresses=self.base_addresses)
         return (own, *self.followers)
 
@@ -109,7 +110,7 @@ class MemoryMap:
         return tuple(Rank(index=index, count=count) for index in range(count))
 
     def region(self, field_index: int, rank: Rank = FIRST_OF_ONE) -> FieldRegion:
-        """Of this rank's part of the units."""
+        """The region of this rank's part of the units."""
         field, base_addresses = self.layout.fields[field_index], self.base_addresses
         if self.followers:
             field = field_of_rank(self.layout, field, rank)
@@ -124,36 +125,6 @@ class MemoryMap:
         """In the layout's field order: those of rank 0."""
         first = self.ranks[0]
         return (self.region(index, first) for index in range(len(self.layout.fields)))
-
-    def address(self, field_index: int, unit: int) -> int:
-        """The address of a unit's first byte. Raises IndexError if there is no such unit."""
-        return self.region(field_index).address(unit)
-
-
-def memory_map_of(
-    fields: Iterable[tuple[CacheField, Array]],
-    *,
-    worker_id: WorkerId,
-    epoch: Epoch,
-    segment: str,
-    layout: CacheLayout,
-    followers: tuple[RankMemory, ...] = (),
-) -> MemoryMap:
-    """Describes allocated arrays [num_units, *shape], given in layout order. With followers these
-    are rank 0's, and `layout` is that of whole units.
-
-    The map holds addresses, not the arrays: the caller must keep them alive.
-    """
-    arrays = [array for _, array in fields]
-    return MemoryMap(
-        worker_id=worker_id,
-        epoch=epoch,
-        segment=segment,
-        layout=layout,
-        base_addresses=tuple(array.data_ptr() for array in arrays),
-        num_units=tuple(array.shape[0] for array in arrays),
-        followers=followers,
-    )
 
 
 def require_same_layout(ours: MemoryMap, theirs: MemoryMap) -> None:

@@ -12,7 +12,7 @@ import grpc
 
 from kv_transfer.layout import require_same_layout
 from kv_transfer.peers.members import Members
-from kv_transfer.ranks.sending import Writer
+from kv_transfer.ranks.leading import Writer
 from kv_transfer.reading.reader import HandoffReader
 from kv_transfer.ticket import Ticket
 from kv_transfer.wire import (
@@ -53,7 +53,7 @@ class ReaderServicer(rpc.HandoffReaderServicer):
 
     async def Meet(self, request: pb.MeetRequest, context: Context) -> pb.MeetResponse:
         ours, theirs = self._reader.memory_map, memory_map_from_wire(request.writer)
-        # Only members learn where the cache is: whoever knows it may write into it.
+        # Only members get the addresses: a process that knows them can write into the cache.
         await self._require_life(theirs.worker_id, theirs.epoch)
         require_same_layout(ours, theirs)
         self._reader.met(theirs)

@@ -1,10 +1,10 @@
 """A reader's permission for a writer to write into its memory, and the values sent about it.
 
-A ticket is sealed by its reader. A handoff's bytes go where its ticket says, without a check by the
-reader: one page number altered on the way would overwrite another session's pages, which gives
-wrong text without an error. So the reader seals its tickets with a key for its current life, and
-sends the key to the workers that meet it. A writer checks the seal before it writes. Workers do not
-authenticate yet, so any process that can meet a reader can also seal tickets.
+A handoff's bytes go to the pages that its ticket names, and the reader cannot check them: one page
+number altered on the way would overwrite another session's pages, which gives wrong text without an
+error. So the reader seals its tickets with a key for its current life, and sends the key to the
+workers that meet it. A writer checks the seal before it writes. Workers do not authenticate yet, so
+any process that can meet a reader can also seal tickets.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class Arrival:
     """The pages of the prompt after the resident ones, then those for the answer, in order."""
     slot: SlotId
     outcome: PrefillOutcome | None
-    """What the writer sent with the commit."""
+    """Sent by the writer with the commit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

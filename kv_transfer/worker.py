@@ -1,145 +1,58 @@
-"""What prefill and decode workers have in common: memory, handoffs, heartbeats and shutdown."""
+"""The common parts of prefill and decode workers: memory, handoffs, heartbeats and shutdown."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import functools
-import time
-from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from typing import Generic, Protocol, TypeVar
 
-from kv_transfer.config import TransferConfig
 from kv_transfer.exchange import Exchange
-from kv_transfer.ranks.starting import opened
-from kv_transfer.transport.transport import Endpoint, OpenTransport, open_endpoint
+from kv_transfer.resources import WorkerResources
 from segue.api.cluster.drain import DrainReport, MoveReport
 from segue.api.cluster.status import WorkerHealth, WorkerLoad, WorkerStatus
-from segue.api.errors import UnknownPrefix
+from segue.api.errors import SegueError, Unavailable, UnknownPrefix
 from segue.api.prompt import PrefixName, Prompt
 from segue.api.types import TurnId
 from segue.cache.admission_queue import AdmissionQueue
 from segue.cache.host.copying import all_pages
-from segue.cache.host.tier import HostTier, Tiers
+from segue.cache.host.tier import HostTier
 from segue.cache.inventory import Inventory
-from segue.cache.layout import CacheLayout
+from segue.cache.memory import Strays
 from segue.cache.prefix.cache import PrefixCache
-from segue.cache.prefix.eviction_cost import EvictionCost
-from segue.cache.strays import Strays
-from segue.cache.unit_pool import UnitState
-from segue.engine.config import EngineConfig
 from segue.engine.device.warm_up import PROMPT_TOKENS
-from segue.engine.runner import ModelRunner
 from segue.process.cores import in_brief_thread
 from segue.process.telemetry import Clock
 from segue.process.tracing.tracer import OFF, Tracer
 from segue.worker.drain import Deadline, MoveSessions
 from segue.worker.engine_thread import EngineLoop
-from segue.worker.load import LoadedModel
-from segue.worker.membership.identity import Identity
-from segue.worker.memory import tiers_of
+from segue.worker.grammars import Grammars
 from segue.worker.metrics import WorkerMetrics
-from segue.worker.process.options import WorkerOptions
 from segue.worker.process.serving import Presence
-from segue.worker.watchdog import Patience, Watchdog
+from segue.worker.watchdog import Watchdog
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerResources:
-    """What a worker holds before it serves: the model, its memory, and its end of the transport."""
-
-    runner: ModelRunner
-    endpoint: Endpoint
-    tiers: Tiers
-    max_running: int
-    verify_checksums: bool = True
-    patience: Patience = field(default_factory=Patience)
-
-
-@contextlib.asynccontextmanager
-async def worker_resources(
-    loaded: LoadedModel,
-    identity: Identity,
-    options: WorkerOptions,
-    *,
-    engine: EngineConfig,
-    transfer: TransferConfig,
-    eviction_cost: Callable[[CacheLayout], EvictionCost],
-    open_transport: OpenTransport,
-    pass_tokens: int,
-) -> AsyncIterator[WorkerResources]:
-    """Allocates the host tier and registers the cache with the transport, until the block ends.
-    `pass_tokens`: the most in one pass.
-
-    Raises InvalidConfig.
-    """
-    runner = loaded.runner
-    tiers = await in_brief_thread(
-        lambda: tiers_of(loaded, engine, worth=eviction_cost(runner.layout), clock=time.monotonic)
-    )
-    device = runner.tensors.device.type
-    host, followers = options.hosts.announce, loaded.followers
-    memories = await in_brief_thread(lambda: opened(followers, transfer, host))
-    transport = open_transport(transfer, host=host, device=device)
-    with open_endpoint(
-        transport,
-        runner.tensors,
-        worker_id=identity.worker_id,
-        epoch=identity.epoch,
-        security=options.security,
-        layout=runner.layout,
-        followers=followers,
-        memories=memories,
-    ) as endpoint:
-        if followers is not None:
-            followers.tell("serve", endpoint.memory_map, transfer.verify_checksums)
-        yield WorkerResources(
-            runner=runner,
-            endpoint=endpoint,
-            tiers=tiers,
-            max_running=loaded.engine.max_running,
-            verify_checksums=transfer.verify_checksums,
-            patience=_patience(loaded, pass_tokens, transfer),
-        )
-
-
-def _patience(loaded: LoadedModel, pass_tokens: int, transfer: TransferConfig) -> Patience:
-    runner, config = loaded.runner, loaded.runner.config
-    num_tokens = loaded.sizes.num_pages * runner.layout.page_tokens
-    return Patience.of(
-        num_params=runner.num_params,
-        num_layers=config.num_layers,
-        width=config.hidden_size,
-        vocab_size=config.vocab_size,
-        max_context=min(config.max_position_embeddings, num_tokens),
-        pass_tokens=pass_tokens,
-        device=runner.tensors.device.type,
-        write_s=transfer.transfer_timeout_s,
-    )
-
-
-# How long a drain whose time is up waits for writes in flight, and any drain for fences.
+# How long a drain waits for writes in flight after its deadline, and any drain for fences.
 _SETTLE_S = 5.0
 _ANSWER_S = 1.0
 _WARM_UP = "warm-up"
 """Owns the units of the first passes."""
-# Without a router there is nobody to meet.
+# Without a router there are no members to meet.
 _MEMBERS_WAIT_S = 2.0
 
 
 class RunningTurn(Protocol):
     @property
     def over(self) -> asyncio.Event: ...
+    def interrupt(self, error: SegueError) -> None: ...
 
 
 AnyTurn = TypeVar("AnyTurn", bound=RunningTurn)
 Command = TypeVar("Command")
 
 
-class HandoffWorker(ABC, Generic[AnyTurn, Command]):
-    """One event loop owns it. A subclass sets `_engine`, runs turns, and keeps them in `_turns`."""
+class HandoffWorker(Generic[AnyTurn, Command]):
+    """One event loop owns it. A subclass sets `_engine`, runs turns and lists them in `_turns`."""
 
     _engine: EngineLoop[Command]
 
@@ -156,6 +69,8 @@ class HandoffWorker(ABC, Generic[AnyTurn, Command]):
     ) -> None:
         """`stepped`: see `HandoffReader`."""
         runner, self._tiers = resources.runner, resources.tiers
+        presence.operators = runner.operators
+        presence.cores, presence.num_threads = resources.engine.cores, resources.engine.num_threads
         self.presence = presence
         self.name = presence.identity.worker_id
         self.layout = runner.layout
@@ -181,27 +96,29 @@ class HandoffWorker(ABC, Generic[AnyTurn, Command]):
         )
         self.inventory = Inventory((self._memory.cache, self._tier.cache))
         self._turns: dict[TurnId, AnyTurn] = {}
+        self._waiting_tokens = 0
         self._is_draining = False
         self._worker_metrics = metrics
-        self._max_running = resources.max_running
+        self._grammars = Grammars(resources.tokenizer, runner.config.vocab_size)
+        self._max_running = resources.engine.max_running
+        self._runner, self._pass_tokens = runner, resources.pass_tokens
         self.watchdog = Watchdog(resources.patience)
 
-    async def warm_up(self, runner: ModelRunner, pass_tokens: int) -> None:
-        """Runs the first passes, and meets the workers that it will exchange pages with. To be
-        called before the first turn: passes then have the runner for themselves. `pass_tokens`: the
-        most in one pass."""
-        await self._first_passes(runner, pass_tokens)
+    async def warm_up(self) -> None:
+        """Runs the first passes, and meets the other workers. Call it before the first turn: the
+        passes then have the runner to themselves."""
+        await self._first_passes()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_MEMBERS_WAIT_S):
                 await self._exchange.members.known()
         await self._exchange.greet()
 
-    async def _first_passes(self, runner: ModelRunner, pass_tokens: int) -> None:
+    async def _first_passes(self) -> None:
+        runner, pass_tokens = self._runner, self._pass_tokens
         memory, page_tokens = self._memory, self.layout.page_tokens
         num_tokens = min(PROMPT_TOKENS, pass_tokens, memory.pages.total * page_tokens - 1)
         num_pages = num_tokens // page_tokens + 1
-        pages = memory.pages.take(num_pages, UnitState.WORKING, owner=_WARM_UP)
-        slots = memory.slots.take(1, UnitState.WORKING, owner=_WARM_UP)
+        pages, slots = memory.take(num_pages, 1, owner=_WARM_UP)
         run = functools.partial(
             runner.first_passes,
             pages=pages,
@@ -212,39 +129,42 @@ class HandoffWorker(ABC, Generic[AnyTurn, Command]):
         try:
             await in_brief_thread(run)
         finally:
-            memory.pages.give_back(pages, UnitState.WORKING)
-            memory.slots.give_back(slots, UnitState.WORKING)
+            memory.give_back(pages, slots)
 
     def find_prefix(self, prefix: PrefixName) -> Prompt:
         """The tokens of a prefix that is cached here. Raises UnknownPrefix."""
         return self._tiers.find(prefix)
 
-    def _status(
-        self, *, running_turns: int, waiting_tokens: int, tokens_per_s: float
-    ) -> WorkerStatus:
-        counts = self._tier.counts(self._owners())
+    def status(self) -> WorkerStatus:
+        owners = self._owners()
+        pages, slots = self._memory.counts(owners)
+        host_pages, host_slots = self._tier.memory.counts(owners)
         load = WorkerLoad(
-            pages=counts.pages,
-            slots=counts.slots,
-            host_pages=counts.host_pages,
-            host_slots=counts.host_slots,
-            running_turns=running_turns,
+            pages=pages,
+            slots=slots,
+            host_pages=host_pages,
+            host_slots=host_slots,
+            running_turns=self._num_running,
             waiting_turns=len(self._room),
-            waiting_tokens=waiting_tokens,
-            tokens_per_s=tokens_per_s,
+            waiting_tokens=self._waiting_tokens,
+            tokens_per_s=self._worker_metrics.rate.per_second(),
             page_tokens=self.layout.page_tokens,
             max_turns=self._max_running,
             leased_sessions=len(
                 self._memory.cache.leases.sessions() | self._tier.cache.leases.sessions()
             ),
         )
-        self._worker_metrics.set_load(load)
-        self._worker_metrics.set_engine(self.watchdog.silent_s)
-        self._worker_metrics.set_cache(self._memory.cache, self._tier)
+        self._worker_metrics.update(
+            load, self._memory.cache, self._tier, engine_silent_s=self.watchdog.silent_s
+        )
         return self.presence.status(load)
 
+    @property
+    def _num_running(self) -> int:
+        return len(self._turns)
+
     async def _load_back(self, prefix: PrefixName) -> None:
-        """Loads what the host has of a prefix that another worker pulls, if no lease is revoked."""
+        """Loads the host's part of a prefix that another worker pulls, if this revokes no lease."""
         if self._tier.is_there:
             with contextlib.suppress(UnknownPrefix):
                 tokens = self.find_prefix(prefix)
@@ -255,7 +175,7 @@ class HandoffWorker(ABC, Generic[AnyTurn, Command]):
 
     async def drain(self, until: Deadline, move: MoveSessions | None) -> DrainReport:
         """Takes no more turns, waits for the running ones, and moves its sessions away. When the
-        time is up, the turns that still run are interrupted, and their router goes on with them
+        time is up, the turns that still run are interrupted, and their router continues them
         elsewhere. Returns when nothing runs and no write is in flight here, or a few seconds after
         the deadline.
         """
@@ -266,34 +186,38 @@ class HandoffWorker(ABC, Generic[AnyTurn, Command]):
         moving = asyncio.ensure_future(self._move_sessions(until, move))
         try:
             await until.until(lambda: not self._turns)
-            late = dict(self._turns)
-            self._interrupt_all(late)
-            for turn in late.values():
-                await turn.over.wait()
-            # The router's answer may come a moment after the deadline.
+            num_late = await self._interrupt_turns()
+            # The router may answer shortly after the deadline.
             await asyncio.wait({moving}, timeout=until.left_s + _ANSWER_S)
             moves = moving.result() if moving.done() else MoveReport()
         finally:
             moving.cancel()
-        # Those that read from here finish before the memory goes.
+        # Workers that read from here finish before the memory is freed.
         sending = until.another(max(_SETTLE_S, until.left_s))
         await sending.until(lambda: not self._exchange.is_sending)
         await until.another(_SETTLE_S).until(lambda: not self._exchange.is_receiving)
-        return DrainReport.of(moves, ended_turns=num_turns - len(late), moved_turns=len(late))
+        return DrainReport.of(moves, ended_turns=num_turns - num_late, moved_turns=num_late)
 
     async def _move_sessions(self, until: Deadline, move: MoveSessions | None) -> MoveReport:
-        """A prefill worker has none: its cache serves others for as long as it lives."""
+        """Does nothing on a prefill worker: its cache serves others until it stops."""
         return MoveReport()
 
-    @abstractmethod
-    def _interrupt_all(self, turns: Mapping[TurnId, AnyTurn]) -> None:
-        """Ends these turns with an error."""
+    async def _interrupt_turns(self) -> int:
+        """Ends all turns, and returns how many there were."""
+        turns = list(self._turns.values())
+        for turn in turns:
+            # Not Cancelled: their clients still want them, so they are placed again.
+            turn.interrupt(Unavailable(f"{self.name} stopped; place the turn elsewhere"))
+        for turn in turns:
+            await turn.over.wait()
+        return len(turns)
+
+    def _draining_error(self) -> Unavailable:
+        return Unavailable(f"{self.name} is draining; place the turn elsewhere")
 
     async def close(self) -> None:
-        turns = dict(self._turns)
-        self._interrupt_all(turns)
-        for turn in turns.values():
-            await turn.over.wait()
+        self._grammars.close()
+        await self._interrupt_turns()
         await self._engine.close()
         await self._exchange.close()
         await self._tier.close()

@@ -1,7 +1,7 @@
 """The engine thread of a prefill worker: receive, schedule, forward (and ship), sample, publish.
 
-The thread owns a sequence from its submission until it calls the sequence's `done`, exactly once;
-until then their pages and slot are in use.
+The thread owns a sequence from its submission until it calls the sequence's `done`, exactly once.
+Until then the sequence's pages and slot are in use.
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ import time
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypedDict
 
-from kv_transfer.ranks.sending import Sending
+from kv_transfer.ranks.leading import Sending
 from prefill_worker.metrics import PrefillMetrics
 from prefill_worker.scheduler import (
     SCORED_TOKEN_COST,
@@ -29,8 +28,7 @@ from segue.engine.runner import ModelRunner
 from segue.engine.sampler import SamplerRow, SequenceSampler, sample
 from segue.engine.scoring import TokenScores
 from segue.process.telemetry import Clock
-from segue.worker.engine_thread import Drop
-from segue.worker.failures import Failures
+from segue.worker.engine_thread import Drop, Failures
 from segue.worker.grammars import Making
 from segue.worker.watchdog import EngineProgress
 
@@ -62,9 +60,9 @@ class PrefillSequence:
     """The first token to compute; the state before it is in `state_slot`."""
     state_slot: SlotId | None = None
     checkpoints: Mapping[int, SlotId] = field(default_factory=dict)
-    """The states to keep on the way: position to slot."""
+    """Slots for states at positions on the way: position to slot."""
     constraint: Making | None = None
-    """Which token may be the first. The last chunk waits for it."""
+    """Restricts the first token. The last chunk waits for it."""
     num_computed: int = field(default=0)
     started_at: float = field(default=0.0)
     num_chunks: int = field(default=0)
@@ -93,11 +91,6 @@ class ConstraintMade:
 
 
 Command = PrefillSequence | Drop | ConstraintMade
-
-
-class Shipped(TypedDict):
-    pages: range
-    with_slot: bool
 
 
 class PrefillEngine:
@@ -155,8 +148,8 @@ class PrefillEngine:
             for sequence, chunk in batch:
                 if sequence.turn.turn_id not in failed:
                     try:
-                        shipped = self._shipped(sequence, chunk)
-                        sequence.outgoing.layer_ready(layer, **shipped)
+                        pages, is_last = self._shipped(sequence, chunk)
+                        sequence.outgoing.layer_ready(layer, pages=pages, with_slot=is_last)
                     except Exception as error:
                         failed[sequence.turn.turn_id] = self._failures.of_sequence(error)
             self._progress.beat()
@@ -187,13 +180,14 @@ class PrefillEngine:
     def _announce(
         self, batch: Sequence[tuple[PrefillSequence, ScheduledChunk]], started_at: float
     ) -> dict[TurnId, SegueError]:
-        """Says what the pass will ship. Returns the sequences for which that failed."""
+        """Announces what the pass will ship. Returns the errors of those for which that failed."""
         failed: dict[TurnId, SegueError] = {}
         for sequence, chunk in batch:
             if chunk.start == sequence.start:
                 sequence.started_at = started_at
             try:
-                sequence.outgoing.announce(**self._shipped(sequence, chunk))
+                pages, is_last = self._shipped(sequence, chunk)
+                sequence.outgoing.announce(pages=pages, with_slot=is_last)
             except Exception as error:
                 failed[sequence.turn.turn_id] = self._failures.of_sequence(error)
         return failed
@@ -203,7 +197,7 @@ class PrefillEngine:
         ended: Sequence[tuple[int, PrefillSequence]],
         failed: dict[TurnId, SegueError],
     ) -> list[tuple[int, PrefillSequence, SamplerRow]]:
-        """How to sample the first tokens of the sequences that have not failed."""
+        """The sampler rows of the first tokens, for the sequences that have not failed."""
         asked = []
         for row, sequence in ended:
             turn_id = sequence.turn.turn_id
@@ -214,8 +208,8 @@ class PrefillEngine:
                     failed[turn_id] = self._failures.of_sequence(error)
         return asked
 
-    def _shipped(self, sequence: PrefillSequence, chunk: ScheduledChunk) -> Shipped:
-        """What a layer's part of this chunk makes ready."""
+    def _shipped(self, sequence: PrefillSequence, chunk: ScheduledChunk) -> tuple[range, bool]:
+        """The pages that each layer of this chunk completes, and whether the state is final too."""
         is_last = chunk.end == len(sequence.turn.context)
         pages = complete_pages(
             # The cached pages are shipped with the first computed ones.
@@ -224,7 +218,7 @@ class PrefillEngine:
             is_last=is_last,
             page_tokens=self._runner.layout.page_tokens,
         )
-        return {"pages": pages, "with_slot": is_last}
+        return pages, is_last
 
     def _row(self, sequence: PrefillSequence) -> SamplerRow:
         turn = sequence.turn

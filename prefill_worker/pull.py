@@ -1,4 +1,4 @@
-"""Fetches a prefix from the worker that holds it, if computing it is expected to take longer."""
+"""Pulls a prefix from the worker that holds it, if computing it is expected to take longer."""
 
 from __future__ import annotations
 
@@ -6,20 +6,19 @@ import logging
 from dataclasses import dataclass, field
 
 from kv_transfer.exchange import Exchange
-from kv_transfer.prefix_fetch import PrefixFetcher
 from kv_transfer.ticket import PeerIdentity
 from segue.api.errors import SegueError
 from segue.api.turn import PrefixHolder, ShipReport, TurnSpec
 from segue.cache.layout import CacheLayout
-from segue.cache.memory import Memory
+from segue.cache.prefix.cache import PrefixCache
 from segue.cost_line import Line, prior_line
 from segue.process.telemetry import Clock
 
 logger = logging.getLogger(__name__)
 
-# Cost of a pull beyond its transfer, until one is measured: calls, waiting for memory, checksums.
+# Cost of a pull besides its transfer, until one is measured: calls, waiting for memory, checksums.
 _CALLS_S = 0.01
-# One stalled pull must not end pulling for good: a pull counts as at most this multiple of a
+# One stalled pull must not stop all later ones: a pull counts as at most this multiple of a
 # handoff's cost, which is measured all the time.
 _MAX_OVER_HANDOFF = 4.0
 
@@ -29,12 +28,12 @@ class Rates:
     """Recent costs of computing and moving on this worker, in seconds."""
 
     compute: Line = field(default_factory=lambda: prior_line(0.02, 1e-3))
-    """Cost of a prompt over its computed tokens. The prior is that of a mid-sized model on a CPU.
-    The fixed part is paid with or without a pull, so only the slope counts."""
+    """Cost of a prompt by its computed tokens. The prior is for a mid-sized model on a CPU. The
+    fixed part is the same with and without a pull, so only the slope counts."""
     move: Line = field(default_factory=lambda: prior_line(0.002, 1e-9))
-    """Cost of a handoff's transfer over its bytes. It shares the cores with computing."""
+    """Cost of a handoff's transfer by its bytes. It shares the cores with computing."""
     pull: Line = field(default_factory=lambda: prior_line(_CALLS_S, 1e-9))
-    """Cost of a pull over its bytes, from the decision until the prefix is in the cache."""
+    """Cost of a pull by its bytes, from the decision until the prefix is in the cache."""
 
     def computed(self, num_tokens: int, seconds: float) -> None:
         self.compute = self.compute.observed(num_tokens, seconds)
@@ -47,7 +46,8 @@ class Rates:
         self.pull = self.pull.observed(num_bytes, seconds)
 
     def pull_s(self, num_bytes: int) -> float:
-        """The expected time of a pull. Until one is measured: that of a handoff and some calls."""
+        """The expected time of a pull. Until one is measured: the time of a handoff and some
+        calls."""
         as_handoff_s = _CALLS_S + self.move.at(num_bytes)
         if not self.pull.num_observed:
             return as_handoff_s
@@ -76,10 +76,9 @@ def estimate_pull(
     would compute from `resume_tokens` on.
     """
     num_pages = max(held_tokens - matched_tokens, 0) // layout.page_tokens
-    num_bytes = num_pages * layout.page_bytes + layout.slot_bytes
     return PullEstimate(
         compute_s=max(held_tokens - resume_tokens, 0) * rates.compute.per_unit,
-        move_s=rates.pull_s(num_bytes),
+        move_s=rates.pull_s(layout.num_bytes(num_pages, 1)),
     )
 
 
@@ -87,15 +86,11 @@ class Puller:
     """The event loop owns it. It puts fetched prefixes into the cache."""
 
     def __init__(
-        self,
-        exchange: Exchange,
-        memory: Memory,
-        layout: CacheLayout,
-        clock: Clock,
+        self, exchange: Exchange, cache: PrefixCache, layout: CacheLayout, clock: Clock
     ) -> None:
         self.rates = Rates()
-        self._fetcher = PrefixFetcher(exchange, memory, layout)
-        self._memory = memory
+        self._exchange = exchange
+        self._cache = cache
         self._layout = layout
         self._clock = clock
 
@@ -104,7 +99,7 @@ class Puller:
 
         A failed pull costs only its time: the prompt is computed instead.
         """
-        cache = self._memory.cache
+        cache = self._cache
         held_tokens = holder.checkpoint_tokens
         here = cache.find(turn.context, held_tokens)
         resume = here.checkpoint.num_tokens if here.checkpoint else 0
@@ -123,11 +118,11 @@ class Puller:
         started_at = self._clock()
         try:
             tokens = turn.context[:held_tokens]
-            cache.make_room(self._fetcher.num_missing_pages(tokens, hold), 1)
+            cache.make_room((held_tokens - hold.num_tokens) // self._layout.page_tokens, 1)
             source = PeerIdentity(
                 worker_id=holder.worker_id, epoch=holder.epoch, address=holder.address
             )
-            num_bytes = await self._fetcher.fetch(turn.turn_id, source, tokens, hold)
+            num_bytes = await self._exchange.fetch(turn.turn_id, source, tokens, hold)
         except SegueError as error:
             logger.info("prefix not pulled", extra={"error": str(error)})
             return ShipReport()

@@ -1,4 +1,4 @@
-"""Which tokens of which turns the next forward pass computes. Pure."""
+"""Chooses the tokens that the next forward pass computes. Pure."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ class ScheduledChunk:
 
 SCORED_TOKEN_COST = 2
 """A token that gets logits counts as this many in a pass: with a large vocabulary, the head and the
-log-probabilities take up to as long as the layers of a small model."""
+log-probabilities can take as much time as the layers of a small model."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a sequence's prompt is computed."""
+    """The computed part of a sequence's prompt."""
 
     num_computed: int
     num_prompt: int
     token_cost: int = 1
-    """What each token counts in a pass."""
+    """How many tokens each token counts as in a pass."""
 
     @property
     def num_left(self) -> int:
@@ -35,11 +35,11 @@ class Progress:
 
 
 def plan_chunks(waiting: Sequence[Progress], chunk_tokens: int) -> list[ScheduledChunk]:
-    """Half of a pass goes to the prompts with the fewest tokens left, the rest in arrival order.
+    """Gives half of a pass to the prompts with the fewest tokens left, the rest in arrival order.
 
-    So a short prompt does not wait for a long one before it, and the long one still progresses.
-    The last prompt in each half may get only part of what it needs. `chunk_tokens` counts each
-    token as often as its `token_cost` says, rounded so that it may be exceeded by less than one.
+    So a short prompt does not wait for an earlier long one, and the long one still progresses.
+    The last prompt in each half may get only a part. A token counts `token_cost` times, and the
+    total may exceed `chunk_tokens` by less than the cost of one token.
     """
     given = [0] * len(waiting)
 

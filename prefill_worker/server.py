@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Callable, Coroutine
+from functools import partial
 from typing import Any, Protocol
 
 import grpc
@@ -92,9 +93,4 @@ class PrefillFace(PrefillWorkerServicer):
 def services(worker: Prefiller) -> Services:
     """The services that the router calls."""
     face = PrefillFace(worker)
-    return [
-        (
-            "segue.internal.v1.PrefillWorker",
-            lambda server: add_PrefillWorkerServicer_to_server(face, server),
-        ),
-    ]
+    return [("segue.internal.v1.PrefillWorker", partial(add_PrefillWorkerServicer_to_server, face))]

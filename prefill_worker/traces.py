@@ -1,4 +1,4 @@
-"""A prompt's spans on a prefill worker, made of its times when they are all known, or it failed."""
+"""A prompt's spans on a prefill worker, made from its times after it has ended or failed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from segue.process.tracing.tracer import Stage, Tracer, Value
 
 @dataclass(slots=True)
 class PromptTimes:
-    """When a prompt's stages ended, as far as it came. Times in seconds of the worker's clock."""
+    """When the stages that a prompt reached have ended, in seconds of the worker's clock."""
 
     received_at: float
     pulled: ShipReport = field(default_factory=ShipReport)
@@ -30,7 +30,7 @@ class PromptTimes:
 
 @contextlib.contextmanager
 def traced(tracer: Tracer, turn: TurnSpec, clock: Clock) -> Iterator[PromptTimes]:
-    """Traces a prompt on this worker. The block notes its times."""
+    """Traces a prompt on this worker. The block fills in its times."""
     times = PromptTimes(clock())
     with tracer.span("prefill", clock) as span:
         try:
@@ -43,7 +43,8 @@ def traced(tracer: Tracer, turn: TurnSpec, clock: Clock) -> Iterator[PromptTimes
 
 
 def stages_of(times: PromptTimes, now: float) -> list[Stage]:
-    """Those that have ended. Computing and moving overlap; a pull is a part of the queue's time."""
+    """The stages that have ended. Computing and moving overlap; a pull is part of the queue
+    time."""
     stages = []
     computed, shipped = times.computed, times.shipped
     queued_until = now if computed is None else computed.started_at
@@ -96,7 +97,7 @@ def _transfer(shipped: ShipResult) -> Stage:
 
 
 def hidden_share(shipped: ShipResult) -> float:
-    """The part of the transfer that ran under computing, from 0 to 1."""
+    """The share of the transfer that overlapped with computing, from 0 to 1."""
     took_s = shipped.arrived_at - shipped.started_at
     if took_s <= 0:
         return 0.0

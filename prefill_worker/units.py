@@ -1,5 +1,5 @@
-"""Prompts' memory on a prefill worker: a shared prefix, units of their own, and what is kept.
-Also the checks of a turn, its ticket and its holder before that."""
+"""Prompts' memory on a prefill worker: a shared prefix, units of their own, and the cached result.
+Also checks a turn, its ticket and its holder."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ from segue.cache.layout import CacheLayout
 from segue.cache.memory import Memory
 from segue.cache.prefix.cache import Hold, Match
 from segue.cache.prefix.states import SessionStates, resumable_states, states_wanted
-from segue.cache.unit_pool import UnitState
-from segue.cache.until_kept import UntilKept
+from segue.cache.unit_pool import UntilKept
 from segue.model.config import ModelConfig
 from segue.worker.validation import check_turn
 
@@ -34,9 +33,9 @@ class PromptUnits:
     """The cached prefix; computing continues after it."""
     own_pages: Sequence[PageId]
     slot: SlotId
-    """For the state after the prompt."""
+    """Takes the state after the prompt."""
     checkpoints: Mapping[int, SlotId]
-    """For the states that are kept on the way: position to slot."""
+    """Slots for states at positions on the way: position to slot."""
 
     @property
     def pages(self) -> Sequence[PageId]:
@@ -66,7 +65,7 @@ class PromptMemory:
         self.num_running = 0
 
     async def load(self, turn: TurnSpec) -> None:
-        """Loads the longest prefix that has a state back from the host, if that pays."""
+        """Loads the longest prefix that has a state back from the host, if that is faster."""
         if self.resumes(turn):
             await self._tier.load(turn.context[:-1], self._up_to_a_state_that_pays)
 
@@ -109,7 +108,8 @@ class PromptMemory:
                     turn.context, units.own_pages, hold=units.hold, checkpoints=checkpoints
                 )
             except BaseException:
-                # The cache owns what it has inserted; the unit pools know what the turn still owns.
+                # The cache owns the inserted units; the unit pools know which ones the turn still
+                # owns.
                 self._memory.reclaim(turn.turn_id)
                 self._free(units.hold, (), ())
                 raise
@@ -118,7 +118,7 @@ class PromptMemory:
         self._free(units.hold, left, own_slots)
 
     def kept_states(self, turn: TurnSpec, units: PromptUnits) -> tuple[int, ...]:
-        """Positions of the states that a next turn may resume from after `keep`, ascending."""
+        """Positions of the states that the next turn may resume from after `keep`, ascending."""
         if not self._config.prefix_cache:
             return ()
         kept = {*units.hold.node.states(), *units.checkpoints}
@@ -131,7 +131,7 @@ class PromptMemory:
         self._free(units.hold, units.own_pages, [units.slot, *units.checkpoints.values()])
 
     def resumes(self, turn: TurnSpec) -> bool:
-        """Whether the turn may continue from what is cached."""
+        """Whether the turn may continue from a cached prefix."""
         return self._config.prefix_cache and not turn.scores_prompt
 
     def _up_to_a_state_that_pays(self, there: Match, here: Match) -> Wanted:
@@ -146,33 +146,24 @@ class PromptMemory:
     ) -> PromptUnits:
         cache = self._memory.cache
         num_pages -= len(hold.pages)
+        positions: Sequence[int] = ()
+        if self._config.prefix_cache:
+            positions = states_wanted(
+                turn.branch_points,
+                hold.num_tokens,
+                len(turn.context),
+                page_tokens=self._layout.page_tokens,
+                branched_at=branched_at,
+                stride=self._config.checkpoint_stride,
+            )
         # Even without room for states on the way, the turn needs a slot for its final state.
-        positions = self._states_wanted(turn, hold, branched_at)
         positions = positions[: max(cache.num_obtainable_slots - 1, 0)]
         cache.make_room(num_pages, 1 + len(positions))
-        owner, units = turn.turn_id, self._memory
-        with UntilKept() as taken:
-            pages = units.pages.take(num_pages, UnitState.WORKING, owner=owner)
-            taken.callback(units.pages.give_back, pages, UnitState.WORKING)
-            slot, *kept = units.slots.take(1 + len(positions), UnitState.WORKING, owner=owner)
-            taken.keep()
+        pages, (slot, *kept) = self._memory.take(num_pages, 1 + len(positions), owner=turn.turn_id)
         return PromptUnits(hold, pages, slot, dict(zip(positions, kept, strict=True)))
 
-    def _states_wanted(self, turn: TurnSpec, hold: Hold, branched_at: int) -> tuple[int, ...]:
-        if not self._config.prefix_cache:
-            return ()
-        return states_wanted(
-            turn.branch_points,
-            hold.num_tokens,
-            len(turn.context),
-            page_tokens=self._layout.page_tokens,
-            branched_at=branched_at,
-            stride=self._config.checkpoint_stride,
-        )
-
     def _free(self, hold: Hold, pages: Sequence[PageId], slots: Sequence[SlotId]) -> None:
-        self._memory.pages.give_back(pages, UnitState.WORKING)
-        self._memory.slots.give_back(slots, UnitState.WORKING)
+        self._memory.give_back(pages, slots)
         self._memory.cache.release(hold)
         self.num_running -= 1
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 
-from kv_transfer.ranks.sending import Sending
+from kv_transfer.ranks.leading import Sending
+from kv_transfer.resources import WorkerResources
 from kv_transfer.ticket import Ticket
-from kv_transfer.worker import HandoffWorker, WorkerResources
+from kv_transfer.worker import HandoffWorker
 from prefill_worker.config import PrefillConfig
 from prefill_worker.engine import (
     Command,
@@ -23,26 +23,18 @@ from prefill_worker.engine import (
     PrefillSequence,
 )
 from prefill_worker.metrics import PrefillMetrics
-from prefill_worker.pull import Puller, Rates
+from prefill_worker.pull import Puller
 from prefill_worker.server import services
 from prefill_worker.traces import PromptTimes, traced
 from prefill_worker.units import PromptMemory, PromptUnits, check
-from segue.api.cluster.status import WorkerStatus
-from segue.api.errors import (
-    InvalidRequest,
-    SegueError,
-    TransferFailed,
-    Unavailable,
-)
+from segue.api.errors import InvalidRequest, SegueError, TransferFailed
 from segue.api.turn import PrefillOutcome, PrefixHolder, PromptLogprobs, TurnSpec
-from segue.api.types import TurnId
 from segue.process.cancellation import Interruptible, uninterrupted
 from segue.process.telemetry import Clock
 from segue.process.tracing.tracer import OFF, Tracer
-from segue.text.tokens.tokenizer import Tokenizer
 from segue.wire.server import Services
 from segue.worker.engine_thread import Drop, EngineLoop
-from segue.worker.grammars import Grammars, Making
+from segue.worker.grammars import Making
 from segue.worker.process.serving import Presence, leave_process
 
 logger = logging.getLogger(__name__)
@@ -56,7 +48,6 @@ class PrefillWorker(HandoffWorker[Interruptible, Command]):
         config: PrefillConfig,
         metrics: PrefillMetrics,
         *,
-        tokenizer: Tokenizer | None = None,
         tracer: Tracer = OFF,
         clock: Clock = time.monotonic,
     ) -> None:
@@ -72,15 +63,15 @@ class PrefillWorker(HandoffWorker[Interruptible, Command]):
         self._model = runner.config
         self._config = config
         self._metrics = metrics
-        self._waiting_tokens = 0
-        self._puller = Puller(self._exchange, self._memory, runner.layout, clock)
+        self._puller = Puller(self._exchange, self._memory.cache, runner.layout, clock)
+        self.rates = self._puller.rates
         self._prompts = PromptMemory(
             self._memory,
             self._tier,
-            self._puller.rates,
+            self.rates,
             runner.layout,
             config,
-            resources.max_running,
+            self._max_running,
         )
         progress = self.watchdog.progress
         engine = PrefillEngine(
@@ -89,7 +80,6 @@ class PrefillWorker(HandoffWorker[Interruptible, Command]):
         self._engine = EngineLoop(
             "prefill-engine", engine.step, leave_process, progress, niceness=config.niceness
         )
-        self._grammars = Grammars(tokenizer, runner.config.vocab_size)
 
     def services(self) -> Services:
         return [*services(self), *self._exchange.services()]
@@ -104,7 +94,7 @@ class PrefillWorker(HandoffWorker[Interruptible, Command]):
         here, no write is in flight, and the reader got an abort if one could have been.
         """
         if self._is_draining:
-            raise Unavailable(f"{self.name} is draining; place the turn elsewhere")
+            raise self._draining_error()
         if turn.turn_id in self._turns:
             raise InvalidRequest(f"turn {turn.turn_id} is being computed here already")
         check(turn, ticket, holder, model=self._model, page_tokens=self.layout.page_tokens)
@@ -118,7 +108,7 @@ class PrefillWorker(HandoffWorker[Interruptible, Command]):
     async def _run(
         self, turn: TurnSpec, ticket: Ticket, holder: PrefixHolder | None, times: PromptTimes
     ) -> PromptLogprobs | None:
-        # The whole prompt, until it is known how much of it is here.
+        # The whole prompt, until the cached part is known.
         missing_tokens = len(turn.context)
         self._waiting_tokens += missing_tokens
         constraint = self._grammars.start(turn)
@@ -167,7 +157,7 @@ class PrefillWorker(HandoffWorker[Interruptible, Command]):
                 report = replace(
                     pulled,
                     shipped_bytes=shipped.shipped_bytes,
-                    # What was pulled may have been evicted before it was held.
+                    # The pulled part may have been evicted before it was held.
                     cached_tokens=max(start - pulled.pulled_tokens, 0),
                     queue_s=computed.started_at - times.received_at,
                     prefill_s=computed.ended_at - computed.started_at,
@@ -222,28 +212,12 @@ class PrefillWorker(HandoffWorker[Interruptible, Command]):
         if isinstance(computed, SegueError):
             raise computed
         if computed is None:
-            # The engine drops a turn by itself only if its handoff has ended: raise the reason.
+            # The engine drops a turn by itself only if its handoff has ended: raises the reason.
             await outgoing.finish()
             raise TransferFailed(f"the handoff of turn {turn.turn_id} ended early")
         return computed
 
-    def status(self) -> WorkerStatus:
-        return self._status(
-            running_turns=len(self._turns) - len(self._room),
-            waiting_tokens=self._waiting_tokens,
-            tokens_per_s=self._metrics.rate.per_second(),
-        )
-
-    def _interrupt_all(self, turns: Mapping[TurnId, Interruptible]) -> None:
-        for turn_id, work in turns.items():
-            # Not Cancelled: nobody wanted the turn to end, so it is placed again.
-            work.interrupt(Unavailable(f"turn {turn_id} was stopped: {self.name} leaves"))
-
-    async def close(self) -> None:
-        self._grammars.close()
-        await super().close()
-
     @property
-    def rates(self) -> Rates:
-        """Recent costs of computing and moving on this worker."""
-        return self._puller.rates
+    def _num_running(self) -> int:
+        """Without those that wait for memory."""
+        return len(self._turns) - len(self._room)

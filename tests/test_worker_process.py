@@ -17,7 +17,7 @@ from segue.api.cluster.status import WorkerHealth, WorkerLoad, WorkerStatus
 from segue.api.errors import InvalidRequest
 from segue.api.types import Epoch, Role, WorkerId
 from segue.cache.inventory import Inventory
-from segue.cache.strays import Strays
+from segue.cache.memory import Strays
 from segue.wire.server import Services
 from segue.worker.drain import Deadline, MoveSessions
 from segue.worker.membership.identity import Identity
@@ -47,8 +47,9 @@ class IdleWorker:
     model_id = "none"
     name = WorkerId("decode-0")
 
-    def __init__(self, presence: Presence) -> None:
+    def __init__(self, presence: Presence, warm_up: Callable[[], Awaitable[object]]) -> None:
         self.presence = presence
+        self._warm_up = warm_up
         self.inventory = Inventory(())
         self.while_draining: tuple[int, int] | None = None
         self.drains: list[tuple[float, bool]] = []
@@ -58,6 +59,9 @@ class IdleWorker:
 
     def services(self) -> Services:
         return []
+
+    async def warm_up(self) -> None:
+        await self._warm_up()
 
     def status(self) -> WorkerStatus:
         return self.presence.status(WorkerLoad())
@@ -81,18 +85,26 @@ class IdleWorker:
         pass
 
 
-def serving(
-    warm_up: Callable[[], Awaitable[None]] | None = None,
+def starting(
+    warm_up: Callable[[], Awaitable[object]],
 ) -> contextlib.AbstractAsyncContextManager[RunningWorker]:
     return serving_worker(
         Identity(worker_id=WorkerId("decode-0"), role=Role.DECODE, epoch=Epoch(1)),
         CollectorRegistry(),
-        IdleWorker,
+        lambda presence: IdleWorker(presence, warm_up),
         # No router is running: a worker serves without one.
         options=WorkerOptions(worker_id="decode-0", model="m", router_address="127.0.0.1:1"),
         drain_s=20.0,
-        warm_up=warm_up,
     )
+
+
+@contextlib.asynccontextmanager
+async def serving() -> AsyncIterator[RunningWorker]:
+    """A worker that has warmed up."""
+    async with starting(lambda: asyncio.sleep(0)) as running:
+        while running.worker.presence.health is WorkerHealth.WARMING:
+            await asyncio.sleep(0.001)
+        yield running
 
 
 async def test_a_worker_is_ready_until_it_drains() -> None:
@@ -107,10 +119,7 @@ async def test_a_worker_is_ready_until_it_drains() -> None:
 async def test_a_worker_warms_up_before_it_is_ready() -> None:
     is_warm = asyncio.Event()
 
-    async def warm_up() -> None:
-        await is_warm.wait()
-
-    async with serving(warm_up) as running:
+    async with starting(is_warm.wait) as running:
         presence = running.worker.presence
         assert running.worker.status().health is WorkerHealth.WARMING
         assert await probes(presence.metrics_address) == (200, 503)
@@ -121,7 +130,7 @@ async def test_a_worker_warms_up_before_it_is_ready() -> None:
 
 
 async def test_a_worker_that_warms_up_can_be_drained() -> None:
-    async with serving(asyncio.Event().wait) as running:  # type: ignore[arg-type]  # never set
+    async with starting(asyncio.Event().wait) as running:
         assert await running.worker.presence.drain(1.0, move_sessions=True)
         assert running.worker.presence.health is WorkerHealth.DRAINING
 

@@ -33,8 +33,7 @@ from segue.engine.device.launcher import Launched, Launcher
 from segue.engine.device.result import Stepped
 from segue.engine.runner import ModelRunner
 from segue.process.telemetry import Clock
-from segue.worker.engine_thread import Drop
-from segue.worker.failures import Failures
+from segue.worker.engine_thread import Drop, Failures
 from segue.worker.watchdog import EngineProgress
 
 
@@ -64,7 +63,7 @@ class DecodeEngine:
         self._publish = publish
         self._config = config
         self._clock = clock
-        self._draft_count = DraftCount(runner, config)
+        self.draft_count = DraftCount(runner, config)
         self._host: Stepper = HostStepper(runner, config, progress or EngineProgress())
         self._stepper: Stepper = self._host if launcher is None else DeviceStepper(launcher)
         """Steps the answers. The host computes prompt suffixes in any case."""
@@ -73,11 +72,6 @@ class DecodeEngine:
         self._leaving: dict[TurnId, Left] = {}
         """Turns that have ended or were dropped, while a step with them is in flight."""
         self._failures = Failures()
-
-    @property
-    def draft_reach(self) -> int:
-        """How many drafts a sequence that starts now needs slots for. Any thread may read it."""
-        return self._draft_count.reach
 
     def step(self, commands: Sequence[Command]) -> bool:
         """Launches a step, if there is work for one, and reads the results that are due. Returns
@@ -136,7 +130,7 @@ class DecodeEngine:
     def _launch(self, stepper: Stepper, batch: Sequence[DecodeSequence]) -> _Step:
         started_at = self._clock()
         answering = [sequence for sequence in batch if not sequence.is_in_prompt]
-        num_drafts = self._draft_count.choose(answering)
+        num_drafts = self.draft_count.choose(answering)
         if answering:
             self._metrics.drafted(len(answering), num_drafts)
         launched = stepper.launch(batch, num_drafts)
@@ -184,7 +178,7 @@ class DecodeEngine:
         if seconds is None:
             seconds = self._clock() - step.started_at
         if len(verified) == len(step.batch):
-            self._draft_count.stepped(step.num_drafts, seconds, verified)
+            self.draft_count.stepped(step.num_drafts, seconds, verified)
         num_sequences = num_prefilled + len(verified)
         self._metrics.stepped(verified, num_sequences=num_sequences, seconds=seconds)
 

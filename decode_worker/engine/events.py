@@ -21,14 +21,14 @@ class NewTokens:
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """The engine has released a turn, which ended with a result, or was dropped and has none."""
+    """The engine has released a turn. A turn that was dropped has no result."""
 
     turn_id: TurnId
     result: TurnResult | None
     sequence: DecodeSequence
-    """In its final state, from which pages and states may be kept."""
+    """In its final state: its pages and states may be cached."""
     error: SegueError | None = None
-    """Set if the turn failed: then nothing of it is kept."""
+    """Set if the turn failed: then none of its memory is cached."""
 
 
 Command = DecodeSequence | Drop

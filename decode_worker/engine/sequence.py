@@ -36,7 +36,7 @@ class DecodeSequence:
     sampler: SequenceSampler
     report: ShipReport
     constraint: Constraint | None = None
-    """Which tokens may come next, if not all."""
+    """Restricts the next token."""
     first_token: SampledToken | None = None
     """Sampled by the prefill worker. None if the rest of the prompt is computed here."""
     resume_slot: SlotId | None = None
@@ -48,9 +48,9 @@ class DecodeSequence:
     drafts: list[int] = field(default_factory=list)
     """Drafted tokens for the next pass."""
     masks: list[np.ndarray | None] = field(default_factory=list)
-    """Of the rows of the next pass, as far as they are known."""
+    """The masks of the next pass's rows, as far as they are known."""
     is_masked_until_read: bool = False
-    """A device masks its steps since they were resumed."""
+    """The device has masked its steps since they were resumed."""
     in_flight: deque[int] = field(default_factory=deque)
     """For each step in flight with this sequence, the most tokens that it may get."""
     num_drafted: int = 0
@@ -124,13 +124,13 @@ class DecodeSequence:
 
     @property
     def needs(self) -> SamplingFeatures:
-        """For its next token."""
+        """The sampling features of its next token."""
         if self.constraint is None or not self.constraint.is_masking:
             return self.sampler.needs
         return self.sampler.needs | SamplingFeatures(masks=True)
 
     def find_mask(self) -> None:
-        """For the row after the last draft, or for the first of the answer."""
+        """Finds the mask of the row after the last draft, or of the answer's first row."""
         masks = self.constraint is not None and self.constraint.is_masking
         self.masks.append(self.constraint.mask() if self.constraint and masks else None)
 
@@ -140,7 +140,7 @@ class DecodeSequence:
             self.constraint.take([token_id])
 
     def take_drafts_back(self) -> None:
-        """The pass is over: the answer's tokens are taken when they are known."""
+        """Called after the pass: the answer's tokens are taken once they are known."""
         if self.constraint is not None:
             self.constraint.take_back(len(self.drafts))
             self.masks = []

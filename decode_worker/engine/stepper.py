@@ -1,7 +1,7 @@
 """The steppers of an engine, which compute the next tokens of a batch.
 
-HostStepper     draft ─▶ forward ─▶ sample ─▶ accept, each a call; the step is then done
-DeviceStepper   names the rows that take part in one captured step; its result is read later
+HostStepper     draft ─▶ forward ─▶ sample ─▶ accept, one call each; then the step is done
+DeviceStepper   launches one captured step over some rows; its result is read later
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class HostStepper:
         self._config = config
 
     def start(self, sequence: DecodeSequence) -> None:
-        # The sampler was created with the earlier tokens.
+        # The sampler was created with the tokens before these.
         for token_id in sequence.answer_ids[sequence.turn.num_answered :]:
             sequence.sampler.observe(token_id)
 
@@ -153,8 +153,8 @@ class DeviceStepper:
     """Launches steps that run entirely on the device, which also counts tokens for penalties.
     Keeps the row of each sequence.
 
-    A row goes on as long as its mask stays the same; then the host resumes it with another mask. In
-    a grammar that is after each step.
+    A row continues until its mask changes; then the host resumes it with another mask. In a grammar
+    that is after each step.
     """
 
     def __init__(self, launcher: Launcher) -> None:
@@ -214,7 +214,7 @@ class DeviceStepper:
     def _resume(self, sequence: DecodeSequence, constraint: Constraint, num_drafts: int) -> None:
         num_left = _num_left(sequence)
         if constraint.follows_grammar:
-            # One step's: then it needs other masks.
+            # For one step only: the next one needs other masks.
             num_left = min(num_left, num_drafts + 1)
         elif constraint.num_steady is not None:
             num_left = min(num_left, constraint.num_steady)

@@ -1,1 +1,1 @@
-"""What sessions and turns hold in a decode worker's memory."""
+"""The memory of sessions and turns on a decode worker."""

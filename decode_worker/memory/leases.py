@@ -1,8 +1,8 @@
 """Sessions' leases in both tiers, and pauses of sessions.
 
 A session has a lease on the device and, once its pages are copied, on the host as well. While it is
-paused it has a lease on the host only. This moves nothing, but its device memory is evicted first
-when others need room, and is loaded back shortly before the pause ends.
+paused it has a lease on the host only. This copies nothing, but its device memory is the first to
+be evicted when others need room, and is loaded back shortly before the pause ends.
 
     grant ─▶ leased on both ─ pause ─▶ on the host only ─ nearly over, or a turn ─▶ on both
 """
@@ -14,12 +14,11 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from segue.api.errors import NotFound
 from segue.api.types import SessionId
 from segue.cache.host.copying import all_pages
 from segue.cache.host.tier import HostTier
 from segue.cache.prefix.cache import PrefixCache
-from segue.cache.prefix.leases import Lease
+from segue.cache.prefix.leases import Lease, Leases, no_lease
 from segue.cache.prefix.node import PageNode
 from segue.process.telemetry import Clock
 
@@ -59,9 +58,7 @@ class TieredLeases:
         neither.
         """
         expires_at = self._clock() + lease_s
-        leased = [(leases, lease) for leases in self._both if (lease := leases.get(session_id))]
-        if not leased:
-            raise _nothing_left(session_id)
+        leased = self._leased(session_id)
         for leases, _ in leased:
             leases.renew(session_id, expires_at)
         if copy := self._copies.get(session_id):
@@ -88,14 +85,11 @@ class TieredLeases:
 
     def fork(self, session_id: SessionId, child_id: SessionId) -> None:
         """Gives the child a lease on all that the parent has. Raises NotFound as `renew` does."""
-        leased = [leases for leases in self._both if leases.get(session_id)]
-        if not leased:
-            raise _nothing_left(session_id)
-        for leases in leased:
+        for leases, _ in self._leased(session_id):
             leases.fork(session_id, child_id)
 
     def end(self, session_id: SessionId) -> bool:
-        """What was leased becomes ordinary cache. Returns whether there was a lease."""
+        """Turns the leased memory into ordinary cache. Returns whether there was a lease."""
         self._stop_returning(session_id)
         self._copies.pop(session_id, None)
         return sum(leases.end(session_id) for leases in self._both) > 0
@@ -114,6 +108,13 @@ class TieredLeases:
             self._stop_returning(session_id)
         self._copies.clear()
 
+    def _leased(self, session_id: SessionId) -> list[tuple[Leases, Lease]]:
+        """The session's leases, the device's first. Raises NotFound if there is none."""
+        leased = [(leases, lease) for leases in self._both if (lease := leases.get(session_id))]
+        if not leased:
+            raise no_lease(session_id)
+        return leased
+
     def _copy_down(self, session_id: SessionId, copy: _Copy) -> None:
         self._copies[session_id] = copy
         offloading = self._tier.offload(copy.node)
@@ -123,7 +124,7 @@ class TieredLeases:
         self, session_id: SessionId, copy: _Copy, done: asyncio.Task[PageNode | None]
     ) -> None:
         if self._copies.get(session_id) is not copy:
-            return  # The session ended, or had another turn.
+            return  # The session has ended or had another turn.
         del self._copies[session_id]
         last = None if done.cancelled() or done.exception() else done.result()
         if last is not None and last.parent is not None:
@@ -163,9 +164,3 @@ class TieredLeases:
         """Cancels the session's return: a turn came first, or the session has ended."""
         if returning := self._returns.pop(session_id, None):
             returning.cancel()
-
-
-def _nothing_left(session_id: SessionId) -> NotFound:
-    return NotFound(
-        f"session {session_id} has no lease here: it expired, was released or was revoked"
-    )

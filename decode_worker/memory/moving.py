@@ -1,11 +1,10 @@
-"""The way out for a draining worker's sessions: which ones it offers to the router, and when."""
+"""Moves a draining worker's sessions away: chooses which ones to offer to the router, and when."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Sequence
-from typing import NamedTuple
 
 from decode_worker.memory.leases import TieredLeases
 from segue.api.cluster.drain import MAX_PREFIXES, HeldSession, LeftReason, MoveReport
@@ -18,47 +17,39 @@ from segue.worker.drain import Deadline, MoveSessions
 
 logger = logging.getLogger(__name__)
 
-# Sessions in one request to the router. Between two requests, those that were moved are let go, and
+# Sessions in one request to the router. Between two requests, the leases of moved sessions end, and
 # `segue status` shows how many are left.
 _AT_ONCE = 32
-# How long a router may be away, for example because it restarts.
+# How long a router may be unreachable, for example because it restarts.
 _ROUTER_AWAY_S = 5.0
 _TRY_AGAIN_S = 0.25
 
 
-class Offer(NamedTuple):
-    """What a worker holds of its sessions."""
-
-    held: list[HeldSession]
-    """The most recently used first; those that are only on the host last."""
-    without_state: list[SessionId]
-
-
-def sessions_held(leases: TieredLeases, clock: Clock) -> Offer:
-    offer, now = Offer([], []), clock()
+def sessions_held(leases: TieredLeases, clock: Clock) -> tuple[list[HeldSession], list[SessionId]]:
+    """The sessions that can be moved, and those that have no state. The most recently used come
+    first; those that are only on the host come last."""
+    held, without_state, now = [], [], clock()
     for lease in leases.most_recent_first():
-        prefixes = _prefixes_of(lease)
-        if not prefixes:
-            offer.without_state.append(lease.session_id)
-            continue
-        offer.held.append(
-            HeldSession(
-                session_id=lease.session_id,
-                prefixes=prefixes,
-                expires_in_s=max(lease.expires_at - now, 0.0),
+        if prefixes := _prefixes_of(lease):
+            expires_in_s = max(lease.expires_at - now, 0.0)
+            held.append(
+                HeldSession(
+                    session_id=lease.session_id, prefixes=prefixes, expires_in_s=expires_in_s
+                )
             )
-        )
-    return offer
+        else:
+            without_state.append(lease.session_id)
+    return held, without_state
 
 
 def _prefixes_of(lease: Lease) -> tuple[PrefixName, ...]:
-    """Those with a state that the session's next turn may need."""
+    """The prefixes with a state that the session's next turn may need."""
     names = [
         PrefixName(node.num_tokens, node.digest)
         for node in lease.node.upwards()
         if node.checkpoint and not node.checkpoint.is_superseded
     ]
-    # A lease's own state is the deepest, whatever else is wanted.
+    # The deepest state is the lease's own, so it is always among them.
     return tuple(reversed(names[:MAX_PREFIXES]))
 
 
@@ -77,10 +68,10 @@ async def move_away(
     """
     report = MoveReport()
     while True:
-        offer, running = sessions_held(leases, clock), busy()
+        (held, without_state), running = sessions_held(leases, clock), busy()
         done = {*report.moved, *report.left}
-        now = [s for s in offer.held if s.session_id not in running and s.session_id not in done]
-        stateless = [s for s in offer.without_state if s not in running and s not in done]
+        now = [s for s in held if s.session_id not in running and s.session_id not in done]
+        stateless = [s for s in without_state if s not in running and s not in done]
         report |= MoveReport.all_left(stateless, LeftReason.NO_STATE)
         if move is None or not until.left_s:
             reason = LeftReason.NO_TIME if move else LeftReason.NOT_ASKED
@@ -98,7 +89,7 @@ async def move_away(
 
 
 async def _moved(batch: Sequence[HeldSession], until: Deadline, move: MoveSessions) -> MoveReport:
-    """What the router reports about each session of the batch."""
+    """The router's report about each session of the batch."""
     patience = until.another(min(_ROUTER_AWAY_S, until.left_s))
     while True:
         try:

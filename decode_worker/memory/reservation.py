@@ -1,4 +1,4 @@
-"""Takes a turn's memory before it starts: all that it needs until its end, or nothing."""
+"""Takes a turn's memory before it starts: all of it until its end, or none."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from kv_transfer.reading.reader import HandoffReader
 from kv_transfer.ticket import Arrival, PeerIdentity
 from segue.api.errors import NotResident, TransferFailed
 from segue.api.turn import TurnSpec
-from segue.cache.layout import CacheLayout
+from segue.cache.memory import Memory
 from segue.cache.prefix.cache import Hold
-from segue.cache.until_kept import UntilKept
+from segue.cache.unit_pool import UntilKept
 
 
 class Reservations:
@@ -21,20 +21,20 @@ class Reservations:
 
     def __init__(
         self,
+        memory: Memory,
         residency: Residency,
         reader: HandoffReader,
         sequences: Sequences,
-        layout: CacheLayout,
         *,
         worker: str,
         num_drafts: Callable[[], int],
     ) -> None:
         """`worker`: this worker's name in errors. `num_drafts`: how many drafts a sequence that
         starts now needs slots for."""
+        self._memory = memory
         self._residency = residency
         self._reader = reader
         self._sequences = sequences
-        self._layout = layout
         self._worker = worker
         self._num_drafts = num_drafts
 
@@ -48,7 +48,7 @@ class Reservations:
         self._sequences.check(spec)
         with UntilKept() as taken:
             hold = self._residency.hold(spec.context)
-            taken.callback(self._residency.release, hold)
+            taken.callback(self._memory.cache.release, hold)
             self._residency.make_room(self._num_own_pages(spec, hold))
             reservation = self._reader.reserve(
                 spec.turn_id,
@@ -75,7 +75,7 @@ class Reservations:
             )
         with UntilKept() as taken:
             hold, positions = self._residency.hold_checkpoint(spec)
-            taken.callback(self._residency.release, hold)
+            taken.callback(self._memory.cache.release, hold)
             num_missing = len(spec.context) - hold.num_tokens
             if num_missing > max_computed_tokens:
                 raise NotResident(
@@ -84,13 +84,15 @@ class Reservations:
                 )
             owner = spec.turn_id
             pages, slot = self._residency.take(hold, self._num_own_pages(spec, hold), owner)
-            taken.callback(self._residency.give_back, pages, [slot])
+            taken.callback(self._memory.give_back, pages, [slot])
             turn = DecodeTurn(spec=spec, emit=emit, hold=hold)
             spare_slots = self._residency.spare_slots(self._num_drafts(), owner)
-            taken.callback(self._residency.give_back, (), spare_slots)
+            taken.callback(self._memory.give_back, (), spare_slots)
             prompt_states = self._residency.slots_for_states(positions, owner)
-            taken.callback(self._residency.give_back, (), list(prompt_states.values()))
-            turn.sequence = self._sequences.resumed(turn, pages, slot, spare_slots, prompt_states)
+            taken.callback(self._memory.give_back, (), list(prompt_states.values()))
+            turn.sequence = self._sequences.make(
+                turn, pages, (slot, *spare_slots), prompt_states=prompt_states
+            )
             taken.keep()
         return turn
 
@@ -100,19 +102,20 @@ class Reservations:
         If it raises, what arrived is freed.
         """
         with UntilKept() as taken:
-            taken.callback(self._residency.give_back, arrival.pages, [arrival.slot])
+            taken.callback(self._memory.give_back, arrival.pages, [arrival.slot])
             if arrival.outcome is None:
                 raise TransferFailed(
                     f"turn {turn.spec.turn_id}: expected a first token with the commit, got none"
                 )
             spare_slots = self._residency.spare_slots(self._num_drafts(), turn.spec.turn_id)
-            taken.callback(self._residency.give_back, (), spare_slots)
-            sequence = self._sequences.arrived(
-                turn, arrival.pages, arrival.slot, arrival.outcome, spare_slots
+            taken.callback(self._memory.give_back, (), spare_slots)
+            sequence = self._sequences.make(
+                turn, arrival.pages, (arrival.slot, *spare_slots), outcome=arrival.outcome
             )
             taken.keep()
         return sequence
 
     def _num_own_pages(self, spec: TurnSpec, hold: Hold) -> int:
-        """For the rest of the prompt and the longest answer that the turn allows."""
-        return self._layout.num_pages_for(spec.max_context) - len(hold.pages)
+        """Pages for the rest of the prompt and the longest possible answer."""
+        layout = self._reader.memory_map.layout
+        return layout.num_pages_for(spec.max_context) - len(hold.pages)

@@ -1,4 +1,4 @@
-"""Sessions' memory on a decode worker: the resident prefix, and what a turn leaves."""
+"""Sessions' memory on a decode worker: resident prefixes, and the pages and states of turns."""
 
 from __future__ import annotations
 
@@ -20,11 +20,10 @@ from segue.cache.prefix.cache import Hold
 from segue.cache.prefix.node import PageNode
 from segue.cache.prefix.states import SessionStates, resumable_states, states_wanted
 from segue.cache.unit_pool import UnitState
-from segue.cache.until_kept import UntilKept
 from segue.process.telemetry import Clock
 
 MAX_LEASE_S = 86_400.0
-"""The longest lease or pause. A client that asks for more has forgotten the session."""
+"""The longest lease or pause."""
 
 _NOTHING = Prompt()
 
@@ -74,23 +73,19 @@ class Residency:
         Raises Overloaded if there is no room now, InvalidRequest if there never will be; then
         nothing is taken.
         """
-        pages, slots = self._memory.pages, self._memory.slots
-        if len(hold.pages) + num_pages > pages.total:
+        total = self._memory.pages.total
+        if len(hold.pages) + num_pages > total:
             raise InvalidRequest(
                 f"prompt and answer need {len(hold.pages) + num_pages} pages, "
-                f"this decode worker has {pages.total}"
+                f"this decode worker has {total}"
             )
         self.make_room(num_pages)
-        with UntilKept() as taken:
-            own_pages = pages.take(num_pages, UnitState.WORKING, owner=owner)
-            taken.callback(pages.give_back, own_pages, UnitState.WORKING)
-            (slot,) = slots.take(1, UnitState.WORKING, owner=owner)
-            taken.keep()
-        return own_pages, slot
+        pages, (slot,) = self._memory.take(num_pages, 1, owner=owner)
+        return pages, slot
 
     def make_room(self, num_pages: int) -> None:
-        """For the rest of a turn, as far as possible: pages, a slot, and a slot for checkpoints,
-        which is optional and not worth waiting for.
+        """Frees as much as possible of a turn's remaining memory: pages, a slot, and a slot for
+        checkpoints, which is optional and not worth waiting for.
         """
         cache = self._memory.cache
         if not cache.make_room(num_pages, 2):
@@ -141,7 +136,7 @@ class Residency:
                 sequence.cached_tokens, own_pages, hold=hold, checkpoints=checkpoints
             )
             self._session_states.kept(sequence.turn, hold.node, checkpoints)
-        self.give_back(left, slots)
+        self._memory.give_back(left, slots)
         if not self._config.residency:
             return
         if session_id:
@@ -159,17 +154,6 @@ class Residency:
     @property
     def keeps(self) -> bool:
         return self._config.residency
-
-    def give_back(self, pages: Sequence[PageId], slots: Sequence[SlotId]) -> None:
-        self._memory.pages.give_back(pages, UnitState.WORKING)
-        self._memory.slots.give_back(slots, UnitState.WORKING)
-
-    def reclaim(self, owner: TurnId) -> None:
-        """Frees all working units of a turn that failed between taking and keeping them."""
-        self._memory.reclaim(owner)
-
-    def release(self, hold: Hold) -> None:
-        self._memory.cache.release(hold)
 
     def renew(
         self, session_id: SessionId, lease_s: float | None, pause_s: float | None = None
@@ -189,14 +173,14 @@ class Residency:
         return pause_s + lease_s
 
     def extend(self, session_id: SessionId, lease_s: float | None) -> float:
-        """As `renew`, except that a lease that lasts longer stays as it is."""
+        """Like `renew`, but never shortens a lease."""
         lease_s = self._config.lease_s if lease_s is None else lease_s
         _check_seconds("lease_s", lease_s)
         return self.renew(session_id, max(lease_s, self.leases.left_s(session_id)))
 
     def end(self, session_id: SessionId) -> float:
-        """What was leased becomes ordinary cache. Returns how long the lease would have lasted, or
-        0 if there was none."""
+        """Turns the leased memory into ordinary cache. Returns how long the lease would have
+        lasted, or 0 if there was none."""
         left_s = self.leases.left_s(session_id)
         self.leases.end(session_id)
         return left_s
@@ -224,8 +208,9 @@ def checkpoint_tokens(hold: Hold) -> int:
     return checkpoint.num_tokens if checkpoint else 0
 
 
-def with_what_stays(result: TurnResult, spec: TurnSpec, hold: Hold) -> TurnResult:
-    """Adds what was kept. `hold` extends to the last page that `Residency.keep` kept."""
+def with_kept(result: TurnResult, spec: TurnSpec, hold: Hold) -> TurnResult:
+    """Adds the cached tokens and states. `hold` extends to the last page that `Residency.keep`
+    cached."""
     states = hold.node.states()
     return replace(
         result,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import grpc
 
@@ -54,7 +54,7 @@ class PeerCalls(Protocol):
         ...
 
     async def greet(self, peer: PeerIdentity, *, timeout_s: float) -> None:
-        """Meets the peer as a reader, before there is a ticket of it. Raises as `meet`."""
+        """Meets the peer as a reader, before it has issued a ticket. Raises what `meet` raises."""
         ...
 
     async def commit(
@@ -101,13 +101,6 @@ class PeerCalls(Protocol):
     async def close(self) -> None: ...
 
 
-class _Met(NamedTuple):
-    """A reader's reply to `Meet`."""
-
-    memory_map: MemoryMap
-    ticket_key: bytes
-
-
 class Peers:
     """`PeerCalls` over gRPC. The event loop owns it. It meets each life of a reader once."""
 
@@ -115,19 +108,20 @@ class Peers:
         self._memory_map = memory_map
         self._security = security
         self._channels: dict[WorkerId, tuple[str, grpc.aio.Channel]] = {}
-        self._met: dict[WorkerId, _Met] = {}
+        self._met: dict[WorkerId, tuple[MemoryMap, bytes]] = {}
+        """Each reader's memory map and ticket key."""
 
     async def meet(self, ticket: Ticket, *, timeout_s: float) -> MemoryMap:
-        met = await self._meet(ticket.reader, timeout_s)
-        require_seal(ticket, met.ticket_key)
-        return met.memory_map
+        memory_map, ticket_key = await self._meet(ticket.reader, timeout_s)
+        require_seal(ticket, ticket_key)
+        return memory_map
 
     async def greet(self, peer: PeerIdentity, *, timeout_s: float) -> None:
         await self._meet(peer, timeout_s)
 
-    async def _meet(self, reader: PeerIdentity, timeout_s: float) -> _Met:
+    async def _meet(self, reader: PeerIdentity, timeout_s: float) -> tuple[MemoryMap, bytes]:
         known = self._met.get(reader.worker_id)
-        if known is not None and known.memory_map.epoch == reader.epoch:
+        if known is not None and known[0].epoch == reader.epoch:
             return known
         request = pb.MeetRequest(writer=memory_map_to_wire(self._memory_map))
         async with self._calling(reader, timeout_s) as channel:
@@ -135,8 +129,7 @@ class Peers:
         theirs = memory_map_from_wire(reply.reader)
         _require_life(reader, theirs.worker_id, theirs.epoch)
         require_same_layout(self._memory_map, theirs)
-        met = _Met(theirs, reply.ticket_key)
-        self._met[reader.worker_id] = met
+        met = self._met[reader.worker_id] = theirs, reply.ticket_key
         return met
 
     async def commit(
@@ -205,10 +198,10 @@ class Peers:
     async def _calling(
         self, peer: PeerIdentity, timeout_s: float
     ) -> AsyncIterator[grpc.aio.Channel]:
-        """For one call, of at most `timeout_s`. A peer that does not answer in time is Unavailable:
+        """The channel for one call of at most `timeout_s`. A late peer is Unavailable:
         DeadlineExceeded would be the turn's own, which may have time left to go elsewhere.
 
-        Its connection may be half open, so all calls on it end, and the next one opens another.
+        Its connection may be half open, so all calls on it end, and the next call opens another.
         """
         channel = self._channel(peer)
         try:

@@ -1,4 +1,4 @@
-"""Which other workers are in the cluster.
+"""The other workers of the cluster.
 
 A process that may write into a worker's memory must be a member, at the address that the cluster
 knows. Then the reader can fence it when a ticket is withdrawn, and the cluster notices its death.
@@ -10,20 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 from kv_transfer.ticket import PeerIdentity
 from segue.api.cluster.status import WorkerHealth, WorkerStatus
 from segue.api.errors import Unavailable
 from segue.api.types import Epoch, WorkerId
 
-if TYPE_CHECKING:
-    # For type checking only: the generated module does not have these names at run time.
-    pass
-
-
 NEWS_WAIT_S = 2.0
-"""How long to wait for a worker that the router has named but not yet announced as a member."""
+"""The longest wait for a worker that the router has named but not yet announced as a member."""
 
 
 class Members:
@@ -45,7 +39,7 @@ class Members:
         self._changed = asyncio.Event()
 
     async def known(self) -> None:
-        """Returns once a router has told who is in the cluster."""
+        """Returns once a router has sent the members."""
         while not self._alive:
             await self._changed.wait()
 
@@ -58,21 +52,21 @@ class Members:
 
     async def require(self, peer: PeerIdentity) -> None:
         """Waits until the peer is a member. Raises Unavailable after `NEWS_WAIT_S`."""
-        if not await self._news(lambda: self.knows(peer)):
+        if not await self._wait_until(lambda: self.knows(peer)):
             raise self._unknown(peer.worker_id, peer.epoch, peer.address)
 
     async def require_life(self, worker_id: WorkerId, epoch: Epoch) -> None:
-        """As `require`, for a worker that did not name its address."""
+        """Like `require`, for a worker that did not send its address."""
 
         def knows() -> bool:
             known = self._alive.get(worker_id)
             return known is not None and known.epoch == epoch
 
-        if not await self._news(knows):
+        if not await self._wait_until(knows):
             raise self._unknown(worker_id, epoch, "any address")
 
-    async def _news(self, is_so: Callable[[], bool]) -> bool:
-        """Whether it is so, now or after news within `NEWS_WAIT_S`."""
+    async def _wait_until(self, is_so: Callable[[], bool]) -> bool:
+        """Returns whether `is_so()` becomes true within `NEWS_WAIT_S`."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(NEWS_WAIT_S):
                 while not is_so():

@@ -1,10 +1,10 @@
 """A follower of a worker: `python -m kv_transfer.ranks.follower FD`, started by the leader.
 
-receiving thread   what is quick: what a pass will ship, the start of a handoff
+receiving thread   quick calls: announces what a pass will ship, starts a handoff
 engine             passes, drafts and steps, one after another, as the leader runs them
-copying            between the host tier and the device
-event loop         ends of handoffs
-helpers            checksums of what arrived, and pulls, which queue all at once
+copying            copies between the host tier and the device
+event loop         finishes, stops and fences handoffs
+helpers            checksums of arrived bytes, and pulls, which queue everything at once
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from typing import Any
 import torch
 
 from kv_transfer.config import TransferConfig
-from kv_transfer.layout import RankMemory
+from kv_transfer.layout import MemoryMap, RankMemory
 from kv_transfer.ranks.follower_engine import FollowerEngine
 from kv_transfer.ranks.follower_handoffs import FollowerHandoffs
 from kv_transfer.ranks.starting import keep_to_leaders_cores
 from kv_transfer.ticket import TicketId
 from kv_transfer.transport.cache_memory import memory_on
 from kv_transfer.transport.mooncake import open_mooncake
-from kv_transfer.transport.transport import register_fields
-from segue.cache.host.unit_copy import copy_units
+from kv_transfer.transport.transport import Transport, register_fields
 from segue.cache.layout import Unit
+from segue.cache.tensors import copy_units
 from segue.engine.batch import Chunk
 from segue.engine.runner import ModelRunner
 from segue.parallel.following import Handler, Leader
@@ -42,39 +42,47 @@ from segue.worker.ranks.starting import RankSetup, host_tensors, load_rank
 
 
 class Follower:
-    """What the leader may call, each on the thread where it belongs."""
+    """The leader's calls, each on the thread where it belongs."""
 
-    def __init__(self, setup: RankSetup, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, setup: RankSetup, loop: asyncio.AbstractEventLoop, host: str) -> None:
         self._loop = loop
+        self._own_host = host
         self._rank = setup.rank
         if setup.engine.num_threads:
             torch.set_num_threads(setup.engine.num_threads)
         self._runner = load_rank(setup, ModelRunner)
         self._host = host_tensors(self._runner, setup.engine)
-        self._engine = FollowerEngine(self._runner)
+        self._engine = engine = FollowerEngine(self._runner)
         self._engine_thread = ThreadPoolExecutor(1, "engine", give_way, (setup.niceness,))
         self._copying = ThreadPoolExecutor(1, "copying")
         self._helpers = ThreadPoolExecutor(2, "helpers")
-
-    def handlers(self) -> dict[str, Handler]:
-        """Before the memory is open to other workers."""
-        return {
+        self.handlers: dict[str, Handler] = {
             "loaded": lambda: None,
+            "open": self._open,
             "forward": self._forward,
-            "first_passes": _on(self._engine_thread, self._engine.first_passes),
-            "drafter": _on(self._engine_thread, self._engine.start_drafts),
-            "draft": _on(self._engine_thread, self._engine.draft),
-            "launcher": _on(self._engine_thread, self._engine.make_launcher),
-            "start_row": _on(self._engine_thread, self._engine.start_row),
-            "resume_row": _on(self._engine_thread, self._engine.resume_row),
-            "launch": _on(self._engine_thread, self._engine.launch),
-            "masks": self._engine.take_masks,
+            "first_passes": _on(self._engine_thread, engine.first_passes),
+            "drafter": _on(self._engine_thread, engine.start_drafts),
+            "draft": _on(self._engine_thread, engine.draft),
+            "launcher": _on(self._engine_thread, engine.make_launcher),
+            "start_row": _on(self._engine_thread, engine.start_row),
+            "resume_row": _on(self._engine_thread, engine.resume_row),
+            "launch": _on(self._engine_thread, engine.launch),
+            "masks": engine.take_masks,
             "copy": self._copy,
         }
 
-    def handlers_of(self, handoffs: FollowerHandoffs) -> dict[str, Handler]:
-        return {
-            "serve": handoffs.serve,
+    def _open(self, transfer: TransferConfig, leaders_host: str) -> RankMemory:
+        """Registers this rank's memory. `serve` follows once all ranks have done so."""
+        tensors = self._runner.tensors
+        host = self._own_host or leaders_host
+        transport = open_mooncake(transfer, host=host, device=tensors.device.type)
+        self.handlers["serve"] = partial(self._serve, transport)
+        return register_fields(transport, tensors.fields())
+
+    def _serve(self, transport: Transport, memory_map: MemoryMap, verify_checksums: bool) -> None:
+        memory = memory_on(self._runner.tensors.device)
+        handoffs = FollowerHandoffs(transport, memory, self._rank, memory_map, verify_checksums)
+        self.handlers |= {
             "start": handoffs.start,
             "announce": partial(self._announce, handoffs),
             "all_ready": _on(self._helpers, handoffs.all_ready),
@@ -85,18 +93,6 @@ class Follower:
             "checksums": _on(self._helpers, handoffs.checksums),
             "close": _on(self._helpers, handoffs.close),
         }
-
-    def open(self, transfer: TransferConfig, host: str) -> tuple[RankMemory, FollowerHandoffs]:
-        """Registers this rank's memory. Where all ranks have theirs, the leader tells later."""
-        tensors = self._runner.tensors
-        transport = open_mooncake(transfer, host=host, device=tensors.device.type)
-        fields = list(tensors.fields())
-        register_fields(transport, fields)
-        memory = RankMemory(
-            segment=transport.segment,
-            base_addresses=tuple(tensor.data_ptr() for _, tensor in fields),
-        )
-        return memory, FollowerHandoffs(transport, memory_on(tensors.device), self._rank)
 
     def _forward(self, chunks: Sequence[Chunk]) -> Future[None]:
         announced = self._engine.take_announced()
@@ -124,24 +120,15 @@ def _on(thread: ThreadPoolExecutor, call: Callable[..., Any]) -> Handler:
 
 
 def follow(leader: Leader, host: str = "") -> None:
-    """Serves the leader until it is gone. `host`: this machine's address, if the leader has not
-    started this process and may be on another machine."""
+    """Serves the leader until it is gone. `host`: this machine's address, if this process is not a
+    child of the leader and may be on another machine."""
     setup: RankSetup = leader.setup()
     if host:
         setup = setup.on(host)
         keep_to_leaders_cores(setup.engine)
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="event loop", daemon=True).start()
-    follower = Follower(setup, loop)
-    handlers = follower.handlers()
-
-    def open_transport(transfer: TransferConfig, leaders_host: str) -> RankMemory:
-        memory, handoffs = follower.open(transfer, host or leaders_host)
-        handlers.update(follower.handlers_of(handoffs))
-        return memory
-
-    handlers["open"] = open_transport
-    leader.serve(handlers)
+    leader.serve(Follower(setup, loop, host).handlers)
 
 
 def main() -> None:

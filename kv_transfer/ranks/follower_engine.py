@@ -1,10 +1,11 @@
-"""What the engine thread of a follower does: passes, drafts and steps, as its leader does them."""
+"""The engine thread of a follower: passes, drafts and steps, as its leader runs them."""
 
 from __future__ import annotations
 
 import queue
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,8 @@ from segue.engine.speculation.drafter import Drafter
 Masks = Mapping[int, Sequence[np.ndarray]]
 
 
-@dataclass(frozen=True, slots=True)
-class _Announced:
-    outgoing: Outgoing
-    pages: range
-    with_slot: bool
+Ship = Callable[[int], None]
+"""Ships the announced part of a layer."""
 
 
 class FollowerEngine:
@@ -33,25 +31,25 @@ class FollowerEngine:
         self._drafter: Drafter | None = None
         self._launcher: Launcher | None = None
         self._masks: queue.SimpleQueue[Masks] = queue.SimpleQueue()
-        self._announced: list[_Announced] = []
+        self._announced: list[Ship] = []
 
     def announce(self, outgoing: Outgoing, pages: range, with_slot: bool) -> None:
-        """For the next pass. On the receiving thread, as `take_announced`."""
-        self._announced.append(_Announced(outgoing, pages, with_slot))
+        """For the next pass. On the receiving thread, like `take_announced`."""
+        self._announced.append(partial(outgoing.layer_ready, pages=pages, with_slot=with_slot))
 
-    def take_announced(self) -> Sequence[_Announced]:
+    def take_announced(self) -> Sequence[Ship]:
         announced, self._announced = self._announced, []
         return announced
 
-    def forward(self, chunks: Sequence[Chunk], announced: Sequence[_Announced]) -> None:
-        def ship(layer: int) -> None:
-            for one in announced:
-                one.outgoing.layer_ready(layer, pages=one.pages, with_slot=one.with_slot)
+    def forward(self, chunks: Sequence[Chunk], announced: Sequence[Ship]) -> None:
+        def ship_all(layer: int) -> None:
+            for ship in announced:
+                ship(layer)
 
-        # Scores are the leader's, but their logits are computed by all.
+        # The leader uses the scores, but all ranks compute their logits.
         scores = any(isinstance(chunk, PrefillChunk) and chunk.scored_ids for chunk in chunks)
         self._runner.forward(
-            chunks, on_layer=ship, on_scores=(lambda index, scores: None) if scores else None
+            chunks, on_layer=ship_all, on_scores=(lambda index, scores: None) if scores else None
         )
 
     def first_passes(self, passes: Mapping[str, Any]) -> None:
@@ -61,7 +59,7 @@ class FollowerEngine:
         self._drafter = self._runner.drafter(starts)
 
     def draft(self, token_ids: Sequence[int]) -> None:
-        assert self._drafter is not None, "the leader tells where to start first"
+        assert self._drafter is not None, "the leader sends the starts first"
         self._drafter.step(token_ids)
 
     def make_launcher(self, sizes: Mapping[str, int]) -> None:
@@ -79,10 +77,10 @@ class FollowerEngine:
         self.launcher.resume(*arguments, **options)
 
     def launch(self, request: StepRequest, waits_for_masks: bool) -> None:
-        """Its result is the leader's too, who reads it."""
+        """All ranks have the same result; the leader reads it."""
         find = (lambda _: self._masks.get()) if waits_for_masks else None
         self.launcher.launch(replace(request, find_masks=find))
 
     def take_masks(self, masks: Masks) -> None:
-        """On the receiving thread: the engine's waits for them."""
+        """On the receiving thread: the engine thread waits for them."""
         self._masks.put(masks)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from kv_transfer.layout import MemoryMap
 from kv_transfer.ticket import Checksums, Ticket, TicketId
@@ -10,47 +10,42 @@ from kv_transfer.transport.cache_memory import CacheMemory, checksums_of
 from kv_transfer.transport.transport import Transport
 from kv_transfer.writing.outgoing import Outgoing, ShipResult
 from kv_transfer.writing.writer import HandoffWriter
-from segue.api.types import Epoch, PageId, SlotId, WorkerId
+from segue.api.types import PageId, SlotId
 from segue.parallel.rank import Rank
 
 
 class FollowerHandoffs:
     """This rank's part of the worker's handoffs."""
 
-    def __init__(self, transport: Transport, memory: CacheMemory, rank: Rank) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        memory: CacheMemory,
+        rank: Rank,
+        memory_map: MemoryMap,
+        verify_checksums: bool,
+    ) -> None:
+        """`memory_map`: the whole worker's."""
         self._transport = transport
         self._memory = memory
         self._rank = rank
-        self._outgoing: dict[TicketId, Outgoing] = {}
-        self._computes_checksums = True
-        self._writer: HandoffWriter | None = None
-        self._memory_map: MemoryMap | None = None
-
-    def serve(self, memory_map: MemoryMap, verify_checksums: bool) -> None:
-        """`memory_map`: the whole worker's."""
         self._memory_map = memory_map
+        self._outgoing: dict[TicketId, Outgoing] = {}
         self._writer = HandoffWriter(
-            self._transport,
-            memory_map,
-            memory=self._memory,
-            verify_checksums=verify_checksums,
-            rank=self._rank,
+            transport, memory_map, memory=memory, verify_checksums=verify_checksums, rank=rank
         )
-
-    @property
-    def writer(self) -> HandoffWriter:
-        assert self._writer is not None, "the leader sends the memory map first"
-        return self._writer
+        self.fence = self._writer.fence
+        self.members_changed = self._writer.members_changed
 
     def start(
         self, ticket: Ticket, reader: MemoryMap, pages: Sequence[PageId], slot: SlotId
     ) -> None:
-        self._outgoing[ticket.ticket_id] = self.writer.start(
+        self._outgoing[ticket.ticket_id] = self._writer.start(
             ticket, reader, source_pages=pages, source_slot=slot
         )
 
     def get(self, ticket_id: TicketId) -> Outgoing | None:
-        """None once it was finished or stopped."""
+        """None once it has finished or stopped."""
         return self._outgoing.get(ticket_id)
 
     def all_ready(self, ticket_id: TicketId, num_pages: int) -> None:
@@ -67,25 +62,13 @@ class FollowerHandoffs:
         if outgoing := self._outgoing.pop(ticket_id, None):
             await outgoing.stop(reason)
 
-    async def fence(self, ticket_id: TicketId) -> None:
-        await self.writer.fence(ticket_id)
-
-    def members_changed(self, alive: Mapping[WorkerId, Epoch]) -> None:
-        self.writer.members_changed(alive)
-
     def checksums(
         self, page_ids: Sequence[PageId], slot_id: SlotId, sources: Sequence[Rank]
     ) -> Checksums:
-        assert self._memory_map is not None
         return checksums_of(
-            self._memory_map,
-            page_ids,
-            slot_id,
-            self._memory.crcs,
-            sources=sources,
-            target=self._rank,
+            self._memory_map, page_ids, slot_id, self._memory, sources=sources, target=self._rank
         )
 
     def close(self) -> None:
-        self.writer.close()
+        self._writer.close()
         self._transport.close()

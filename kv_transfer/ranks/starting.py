@@ -5,16 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 
-from kv_transfer.config import TransferConfig
-from kv_transfer.layout import RankMemory
 from segue.engine.config import EngineConfig
-from segue.parallel.followers import Followers
 from segue.process.cores import CoreSets, UsableCores, in_brief_thread, keep_to
-from segue.worker.load import LoadedModel, OtherRanks, load_runner
+from segue.worker.load import LoadedModel, load_runner
 from segue.worker.process.options import WorkerOptions
-from segue.worker.process.serving import leave_process
 from segue.worker.ranks.starting import FollowersStart
 
 logger = logging.getLogger(__name__)
@@ -33,18 +29,18 @@ async def loading(
     niceness: int = 0,
     followers: FollowersStart = HERE,
 ) -> AsyncIterator[LoadedModel]:
-    """The model, loaded in a thread, and its other ranks, until the block ends. From then on this
-    process and they keep to the worker's cores. `niceness`: of the engine's thread. Raises
+    """The model, loaded in a thread, and its other ranks, until the block ends. This process and
+    they stay on the worker's cores from then on. `niceness`: of the engine's thread. Raises
     InvalidCheckpoint and InvalidConfig."""
     engine = _on_its_cores(engine)
-    others = OtherRanks(followers=followers, niceness=niceness, on_lost=leave_process)
     loaded = await in_brief_thread(
         lambda: load_runner(
             options.model,
             engine,
             max_drafts=max_drafts,
             with_scratch=with_scratch,
-            others=others,
+            followers=followers,
+            niceness=niceness,
         )
     )
     with contextlib.closing(loaded.runner):
@@ -52,7 +48,7 @@ async def loading(
 
 
 def _on_its_cores(engine: EngineConfig) -> EngineConfig:
-    """Before threads start that compute: those that start later inherit it."""
+    """Call it before computing threads start: they inherit the cores."""
     usable = UsableCores.of_process()
     engine = engine.on(usable, threads_are_set="OMP_NUM_THREADS" in os.environ)
     _restrict(engine, usable)
@@ -64,7 +60,8 @@ def _on_its_cores(engine: EngineConfig) -> EngineConfig:
 
 
 def keep_to_leaders_cores(engine: EngineConfig) -> None:
-    """In a follower that is no child of its leader. Its machine may lack some of these cores."""
+    """For a follower that is not a child of its leader. Its machine may lack some of these
+    cores."""
     _restrict(engine, UsableCores.of_process())
 
 
@@ -73,10 +70,3 @@ def _restrict(engine: EngineConfig, usable: UsableCores) -> None:
     cores = wanted & usable.cores
     if cores and cores != usable.cores:
         keep_to(cores)
-
-
-def opened(
-    followers: Followers | None, transfer: TransferConfig, host: str
-) -> Sequence[RankMemory]:
-    """Where the followers have their memory, which they open to other workers."""
-    return followers.ask_all("open", transfer, host) if followers else ()

@@ -65,15 +65,15 @@ class Fencer:
         try:
             has_stopped = await self._ask_to_stop(fence)
         except SegueError as error:
-            # A connection that breaks or is never made says nothing: the writer may live, and its
-            # write may still be on the way.
+            # A connection that breaks or is never made proves nothing: the writer may be alive, and
+            # its write may still be in flight.
             logger.info(
                 "fence not answered",
                 extra={"ticket_id": fence.ticket_id, "error": str(error)},
             )
             return False
         except Exception:
-            # A bug. It says nothing about the writer, and other tickets' fences must continue.
+            # A bug. It proves nothing about the writer, and other tickets' fences must continue.
             logger.exception("sending a fence failed")
             return False
         if has_stopped:

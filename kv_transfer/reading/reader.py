@@ -32,8 +32,8 @@ from kv_transfer.handoff import (
     advance_reader,
 )
 from kv_transfer.layout import MemoryMap
-from kv_transfer.ranks.receiving import ArrivedBytes
-from kv_transfer.reading.reservations import Holdings, Reservation, TicketBook
+from kv_transfer.ranks.leading import ArrivedBytes
+from kv_transfer.reading.reservations import Reservation, TicketBook, follow
 from kv_transfer.ticket import (
     MAX_LIFETIME_S,
     Arrival,
@@ -48,9 +48,9 @@ from kv_transfer.ticket import (
 from kv_transfer.transport.cache_memory import CacheMemory, HostMemory, difference
 from segue.api.errors import InvalidRequest, NotFound, SegueError, TransferFailed
 from segue.api.turn import PrefillOutcome
-from segue.api.types import Epoch, PageId, SlotId, TurnId, WorkerId
-from segue.cache.unit_pool import UnitPool
-from segue.cache.until_kept import UntilKept
+from segue.api.types import Epoch, TurnId, WorkerId
+from segue.cache.memory import UnitPools
+from segue.cache.unit_pool import UnitState, UntilKept
 from segue.parallel.followers import Followers
 
 logger = logging.getLogger(__name__)
@@ -69,8 +69,7 @@ class HandoffReader:
     def __init__(
         self,
         *,
-        pages: UnitPool[PageId],
-        slots: UnitPool[SlotId],
+        pools: UnitPools,
         memory_map: MemoryMap,
         address: str,
         memory: CacheMemory = HostMemory(),  # noqa: B008  (has no state)
@@ -91,8 +90,9 @@ class HandoffReader:
         self._identity = PeerIdentity(
             worker_id=memory_map.worker_id, epoch=memory_map.epoch, address=address
         )
-        self._holdings = Holdings(pages, slots)
+        self._pools = pools
         self._arrived = ArrivedBytes(memory_map, memory, followers)
+        self.met = self._arrived.met
         self._verify_checksums = verify_checksums
         self._freed = freed
         self._stepped = stepped
@@ -100,10 +100,6 @@ class HandoffReader:
         self._book = TicketBook(self._identity)
         self._members: Mapping[WorkerId, Epoch] | None = None
         self._changed = asyncio.Event()
-
-    def met(self, writer: MemoryMap) -> None:
-        """A writer has asked for the memory map."""
-        self._arrived.met(writer)
 
     def reserve(
         self,
@@ -128,29 +124,31 @@ class HandoffReader:
         num_resident = resident_tokens // layout.page_tokens
         num_prompt_pages = layout.num_pages_for(num_prompt_tokens) - num_resident
         num_pages = layout.num_pages_for(num_prompt_tokens + extra_tokens)
-        if num_pages > self._holdings.max_pages:
+        if num_pages > self._pools.pages.total:
             raise InvalidRequest(
                 f"{num_prompt_tokens} + {extra_tokens} tokens need {num_pages} pages, "
-                f"{self._identity.worker_id} has {self._holdings.max_pages}"
+                f"{self._identity.worker_id} has {self._pools.pages.total}"
             )
         if self._book.live(turn_id) is not None:
             raise InvalidRequest(f"turn {turn_id} has a reservation here; release it first")
         with UntilKept() as taken:
-            units = self._holdings.take(num_pages - num_resident, turn_id)
-            taken.callback(self._holdings.give_back_reserved, units)
+            pages, (slot,) = self._pools.take(
+                num_pages - num_resident, 1, UnitState.RESERVED, owner=turn_id
+            )
+            taken.callback(self._pools.give_back, pages, [slot], UnitState.RESERVED)
             plain = Ticket(
                 ticket_id=self._book.new_ticket_id(),
                 turn_id=turn_id,
                 reader=self._identity,
                 resident_tokens=resident_tokens,
-                page_ids=units.pages[:num_prompt_pages],
-                slot_id=units.slot,
+                page_ids=pages[:num_prompt_pages],
+                slot_id=slot,
                 expires_in_s=lifetime_s,
             )
             ticket = sealed(plain, self.ticket_key)
             reservation = Reservation(
                 ticket,
-                Reserved(units),
+                Reserved(Units(pages, slot)),
                 writer=writer,
                 expires_at=self._clock() + lifetime_s,
                 give_up=self._give_up,
@@ -209,9 +207,9 @@ class HandoffReader:
                 self._step(handoff, WriterDied())
 
     def writer_unreachable(self, ticket_id: TicketId) -> None:
-        """The writer's address refuses connections. If this life of it is no member either, it is
-        dead: the cluster has lost it, or has another life, which may have a smaller epoch if the
-        clock was set back and the router has restarted."""
+        """The writer's address refuses connections. If this life of it is not a member either, it
+        is dead: the cluster has lost it, or has another life. That one may have a smaller epoch if
+        the clock was set back and the router has restarted."""
         handoff = self._book.get(ticket_id)
         if handoff is None or self._members is None:
             return
@@ -265,7 +263,7 @@ class HandoffReader:
 
     def _give_up(self, reservation: Reservation, error: SegueError) -> None:
         if (arrival := reservation.untaken) is not None:
-            self._holdings.give_back_arrived(Units(arrival.pages, arrival.slot))
+            self._pools.give_back(arrival.pages, [arrival.slot])
             reservation.end(error)
             self._freed()
         elif not isinstance(reservation.state, Committed):
@@ -285,7 +283,7 @@ class HandoffReader:
         if before == after:
             return after
         self._book.enter(handoff, after)
-        self._holdings.follow(before, after)
+        follow(self._pools, before, after)
         self._stepped(type(before).__name__.lower(), type(after).__name__.lower())
         if isinstance(after, Quarantined | Freed) and not isinstance(before, Quarantined):
             turn_id = handoff.ticket.turn_id

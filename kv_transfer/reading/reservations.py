@@ -1,9 +1,8 @@
-"""Reservations, the units that they hold, and the book of all reservations in this life of a
-reader.
+"""Reservations, their units, and the book of all reservations in this life of a reader.
 
 The cost of a ticket does not grow with the number of earlier ones: handoffs are indexed by ticket,
-turn and writer, a heap yields the next to expire, and an ended handoff leaves only one line,
-how it ended, for late messages.
+turn and writer, a heap yields the next to expire, and an ended handoff leaves only its outcome, for
+late messages.
 """
 
 from __future__ import annotations
@@ -28,9 +27,9 @@ from kv_transfer.handoff import (
 )
 from kv_transfer.ticket import Arrival, Fence, PeerIdentity, Ticket, TicketId
 from segue.api.errors import Cancelled, NotFound, SegueError, StaleEpoch
-from segue.api.types import Epoch, PageId, SlotId, TurnId, WorkerId
-from segue.cache.unit_pool import UnitPool, UnitState
-from segue.cache.until_kept import UntilKept
+from segue.api.types import Epoch, TurnId, WorkerId
+from segue.cache.memory import UnitPools
+from segue.cache.unit_pool import UnitState
 
 MAX_ENDED = 4096
 """How many ended tickets are remembered with their reasons. Only for error messages: a late message
@@ -105,57 +104,21 @@ class Reservation:
         self.give_up(Cancelled(f"turn {self.ticket.turn_id} was given up: {why}"))
 
 
-class Holdings:
-    """The unit pools' side: units follow the state of their handoff.
+def follow(pools: UnitPools, before: ReaderState, after: ReaderState) -> None:
+    """Moves a handoff's units after a transition.
 
     Reserved, Verifying   reserved units        Committed   the receiver's working units
     Quarantined           quarantined units     Freed       free units
     """
-
-    def __init__(self, pages: UnitPool[PageId], slots: UnitPool[SlotId]) -> None:
-        self._pages = pages
-        self._slots = slots
-
-    @property
-    def max_pages(self) -> int:
-        return self._pages.total
-
-    def take(self, num_pages: int, owner: TurnId) -> Units:
-        """Reserves pages and a slot. Raises Overloaded, and takes neither, if there is no room
-        now.
-        """
-        with UntilKept() as taken:
-            (slot,) = self._slots.take(1, UnitState.RESERVED, owner=owner)
-            taken.callback(self._slots.give_back, [slot], UnitState.RESERVED)
-            units = Units(self._pages.take(num_pages, UnitState.RESERVED, owner=owner), slot)
-            taken.keep()
-        return units
-
-    def give_back_reserved(self, units: Units) -> None:
-        self._give_back(units, UnitState.RESERVED)
-
-    def give_back_arrived(self, units: Units) -> None:
-        self._give_back(units, UnitState.WORKING)
-
-    def follow(self, before: ReaderState, after: ReaderState) -> None:
-        """Moves a handoff's units after a transition."""
-        match before, after:
-            case Reserved(units), Quarantined():
-                self._move(units, UnitState.RESERVED, UnitState.QUARANTINED)
-            case Verifying(units), Committed():
-                self._move(units, UnitState.RESERVED, UnitState.WORKING)
-            case ((Reserved(units) | Verifying(units)), Freed()):
-                self._give_back(units, UnitState.RESERVED)
-            case Quarantined(units), Freed():
-                self._give_back(units, UnitState.QUARANTINED)
-
-    def _move(self, units: Units, from_state: UnitState, to_state: UnitState) -> None:
-        self._pages.move(units.pages, from_state, to_state)
-        self._slots.move([units.slot], from_state, to_state)
-
-    def _give_back(self, units: Units, from_state: UnitState) -> None:
-        self._pages.give_back(units.pages, from_state)
-        self._slots.give_back([units.slot], from_state)
+    match before, after:
+        case Reserved(Units(pages, slot)), Quarantined():
+            pools.move(pages, [slot], UnitState.RESERVED, UnitState.QUARANTINED)
+        case Verifying(Units(pages, slot)), Committed():
+            pools.move(pages, [slot], UnitState.RESERVED, UnitState.WORKING)
+        case ((Reserved(Units(pages, slot)) | Verifying(Units(pages, slot))), Freed()):
+            pools.give_back(pages, [slot], UnitState.RESERVED)
+        case Quarantined(Units(pages, slot)), Freed():
+            pools.give_back(pages, [slot], UnitState.QUARANTINED)
 
 
 class TicketBook:
@@ -168,7 +131,7 @@ class TicketBook:
         self._quarantined: dict[TicketId, Reservation] = {}
         self._by_writer: dict[WorkerId, dict[TicketId, Reservation]] = {}
         self._num_reserved = 0
-        # Also has entries of tickets that were used in time; they are skipped when they come up.
+        # Also has entries of tickets that were used in time; they are skipped when they are due.
         self._expiries: list[tuple[float, int, Reservation]] = []
         self._ended: FIFOCache[TicketId, str] = FIFOCache(MAX_ENDED)
 
@@ -176,7 +139,7 @@ class TicketBook:
         return len(self._handoffs)
 
     def new_ticket_id(self) -> TicketId:
-        """Cannot be guessed from earlier ids: only a process that received the id can name it."""
+        """Cannot be guessed from earlier ids: only a process that received the id knows it."""
         reader = self._reader
         secret = secrets.token_hex(16)
         return TicketId(f"{reader.worker_id}-{reader.epoch}-{next(self._numbers)}-{secret}")

@@ -1,13 +1,13 @@
-"""A worker's cache memory as handoffs see it, on the host or on a GPU, and checksums over it.
+"""Access to a worker's cache memory for handoffs, on the host or on a GPU, and checksums over it.
 
-A thread that computes on a GPU only queues the work, so the shipping thread must wait for what is
-"ready". Those bytes are not in the process's own memory.
+A thread that computes on a GPU only queues the work, so the shipping thread must wait until "ready"
+bytes are computed. They are not in the process's own memory.
 
 Every unit (one page or the slot, of one field) has the CRC-32 of its bytes. A group's checksum is
 the CRC-32 of its units' CRCs, each as four little-endian bytes: fields in layout order, and within
 a field pages in sequence order. So the CRCs may be computed in the order in which units are ready.
-If a worker has several ranks, each pair of a sending and a receiving rank has checksums of its own,
-over the spans of each unit that move between the two, and each span has a CRC.
+With several ranks, each pair of a sending and a receiving rank has checksums of its own, over the
+spans of each unit that move between the two, and each span has a CRC.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from segue.parallel.rank import FIRST_OF_ONE, Rank
 Place = tuple[int, int]
 """An address, and a number of bytes."""
 _GATHERED_BYTES = 64 << 20
-"""Of a GPU's memory that is copied at once."""
+"""Most GPU memory to copy at once."""
 
 
 class CacheMemory(Protocol):
@@ -39,28 +39,29 @@ class CacheMemory(Protocol):
         ...
 
     def queued(self) -> Callable[[], None]:
-        """A function that waits for all work that this thread has queued so far. Any thread may
-        call the function."""
+        """Returns a function that waits for all work that this thread has queued so far. Any thread
+        may call that function."""
         ...
 
 
 class HostMemory:
-    """Host memory, where work is done when the call that computes it returns."""
+    """Host memory: work is done when the call that computes it returns."""
 
     def crc32(self, address: int, num_bytes: int) -> int:
-        return crc32_of_memory(address, num_bytes)
+        """Without a copy: the bytes must stay mapped."""
+        return isal_zlib.crc32((ctypes.c_char * num_bytes).from_address(address))
 
     def crcs(self, places: Sequence[Place]) -> Sequence[int]:
         return [self.crc32(*place) for place in places]
 
     def queued(self) -> Callable[[], None]:
-        return _at_once
+        return lambda: None
 
 
 class GpuMemory:
     """Memory of the process's one GPU. CRCs are computed over copies, made on a separate stream:
-    they do not wait for passes that are queued meanwhile. Many places are one copy, because each
-    copy takes some 60 µs, and a prompt of 50,000 tokens has 28,000 places."""
+    they do not wait for passes that are queued at the same time. Many places are one copy, because
+    a copy takes some 60 µs, and a prompt of 50,000 tokens has 28,000 places."""
 
     def __init__(self) -> None:
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch's
@@ -85,8 +86,8 @@ class GpuMemory:
 
 
 def runs(places: Sequence[Place], most_bytes: int) -> Iterator[tuple[int, list[int], int]]:
-    """Consecutive places of one size, as a first address, offsets from it, and the size: of at most
-    `most_bytes` together, or one place."""
+    """Consecutive places of one size, as a first address, offsets from it, and the size. Together
+    they have at most `most_bytes`, unless it is one place."""
     first = 0
     for end in range(1, len(places) + 1):
         num_bytes = places[first][1]
@@ -98,7 +99,7 @@ def runs(places: Sequence[Place], most_bytes: int) -> Iterator[tuple[int, list[i
 
 
 def gathered(bytes_N: Tensor, offsets: Sequence[int], num_bytes: int) -> Tensor:
-    """The bytes from each offset on as a row [R, num_bytes], by one operation on their device."""
+    """One row [R, num_bytes] for each offset, gathered by one operation on the bytes' device."""
     step = math.gcd(num_bytes, *offsets)
     # Words are gathered faster than bytes.
     is_aligned = step % 8 == 0 and bytes_N.data_ptr() % 8 == 0
@@ -124,15 +125,6 @@ class _Bytes:
             "data": (address, False),
             "version": 2,
         }
-
-
-def _at_once() -> None:
-    pass
-
-
-def crc32_of_memory(address: int, num_bytes: int) -> int:
-    """The CRC-32 of this process's bytes, without a copy. They must stay mapped."""
-    return isal_zlib.crc32((ctypes.c_char * num_bytes).from_address(address))
 
 
 def combine(
@@ -167,14 +159,14 @@ def checksums_of(
     memory_map: MemoryMap,
     page_ids: Sequence[int],
     slot_id: int,
-    crcs: Callable[[Sequence[Place]], Sequence[int]] | None = None,
+    memory: CacheMemory = HostMemory(),  # noqa: B008  (has no state)
     *,
     sources: Sequence[Rank] = (FIRST_OF_ONE,),
     target: Rank = FIRST_OF_ONE,
 ) -> dict[str, int]:
-    """Checksums of what the ranks `sources` have sent to rank `target` of this worker, which runs
-    this: of its units. Takes 0.05 ms per MB; other threads run meanwhile."""
-    layout, crcs = memory_map.layout, crcs or HostMemory().crcs
+    """Checksums of these units as the ranks `sources` have sent them to rank `target` of this
+    worker, which is this process. Takes 0.05 ms per MB; other threads run meanwhile."""
+    layout = memory_map.layout
     regions = [memory_map.region(index, target) for index in range(len(layout.fields))]
     found: dict[str, int] = {}
     for source in sources:
@@ -187,7 +179,7 @@ def checksums_of(
                 for unit in units
                 for part in parts
             ]
-            of_fields.append(iter(crcs(places)))
+            of_fields.append(iter(memory.crcs(places)))
 
         def crcs_of_unit(field_index: int, number: int) -> Sequence[int]:
             # `combine` asks in order.

@@ -88,15 +88,11 @@ class LoopbackTransport:
 
     def __init__(self, network: LoopbackNetwork, segment: str) -> None:
         self._network = network
-        self._segment = segment
+        self.segment = segment
         network.regions[segment] = []
 
-    @property
-    def segment(self) -> str:
-        return self._segment
-
     def register(self, address: int, num_bytes: int) -> None:
-        self._network.regions[self._segment].append(range(address, address + num_bytes))
+        self._network.regions[self.segment].append(range(address, address + num_bytes))
 
     def write(self, target_segment: str, fragments: Sequence[Fragment]) -> None:
         self._network.move(target_segment, fragments)
@@ -105,7 +101,7 @@ class LoopbackTransport:
         """There are no connections."""
 
     def close(self) -> None:
-        self._network.disconnect(self._segment)
+        self._network.disconnect(self.segment)
 
 
 def _failed(target_segment: str, fragments: Sequence[Fragment], why: str) -> TransferFailed:

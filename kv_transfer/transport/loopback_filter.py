@@ -29,7 +29,7 @@ _PROGRAM = (
     (_LOAD_BYTE, 0, 0, _NETWORK),
     (_AND, 0, 0, 0xF0),
     (_JUMP_IF_EQUAL, 0, 2, 0x40),
-    # IPv4: the source address begins with 127.
+    # IPv4: the source address starts with 127.
     (_LOAD_BYTE, 0, 0, _NETWORK + 12),
     (_JUMP_IF_EQUAL, 8, 9, 127),
     # IPv6: the source address is ::1.
@@ -48,8 +48,8 @@ _PROGRAM = (
 
 @contextlib.contextmanager
 def only_from_loopback() -> Iterator[None]:
-    """Sockets that begin to listen on all addresses inside the block accept only connections from
-    this machine afterwards.
+    """Sockets that start to listen on all addresses inside the block will accept only connections
+    from this machine.
     """
     before = {inode for inode, _ in _listening()}
     yield
@@ -62,7 +62,7 @@ def _listening() -> list[tuple[int, int]]:
     """Inode and descriptor of this process's sockets that listen on all addresses."""
     found = []
     for name in os.listdir("/proc/self/fd"):
-        # Other threads open and close descriptors meanwhile, and not all are sockets.
+        # Other threads open and close descriptors at the same time, and not all are sockets.
         with contextlib.suppress(OSError), borrowed(int(name)) as one:
             accepts = one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
             is_ip = one.family in (socket.AF_INET, socket.AF_INET6)

@@ -21,11 +21,10 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kv_transfer.config import TransferConfig
-from kv_transfer.transport.gpu_allocator import require_registrable
 from kv_transfer.transport.loopback_filter import borrowed, only_from_loopback
 from kv_transfer.transport.submission import SubmittedWrites
 from kv_transfer.transport.transport import Transport, paced
@@ -40,6 +39,12 @@ MAX_QUEUED_ITEMS = 1024
 # Every new engine writes these at any log level: glog was not initialised, and the segment that it
 # is about to create does not exist yet.
 _NOISE = ("Logging before InitGoogleLogging()", "Local segment descriptor not found")
+
+_ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
+_REFUSED = {
+    ("expandable_segments", "true"): "memory that is mapped piece by piece",
+    ("backend", "cudamallocasync"): "memory from the driver's pools",
+}
 
 _POLL_PERIOD_S = 0.05
 _TIMEVAL = struct.Struct("ll")
@@ -102,9 +107,9 @@ class MooncakeTransport:
                 )
 
     def disconnect(self, target_segment: str) -> None:
-        """Mooncake keeps four sockets to a peer that has died, in CLOSE_WAIT, for as long as the
-        engine lives, and has no call that closes them. So this drops the engine, with those to the
-        other peers: the next write makes a new one, as after a failure."""
+        """Mooncake keeps four sockets to a dead peer, in CLOSE_WAIT, until the engine is dropped,
+        and has no call that closes them. So this drops the engine, with its connections to the
+        other peers. The next write makes a new one, as after a failure."""
         # On RDMA a new engine registers all memory again, which takes much longer.
         if target_segment in self._connected and self._config.protocol == "tcp":
             self._drop_outbound()
@@ -123,6 +128,20 @@ class MooncakeTransport:
         for address, num_bytes in self._regions:
             _register(engine, address, num_bytes)
         return engine
+
+
+def require_registrable(environment: Mapping[str, str]) -> None:
+    """Raises InvalidConfig if torch is set to allocate GPU memory in a way that RDMA and NVLink
+    transfers cannot register: the registration fails, or is for other memory after a while."""
+    for variable in _ALLOCATOR_VARIABLES:
+        for part in environment.get(variable, "").split(","):
+            name, _, value = part.partition(":")
+            kind = _REFUSED.get((name.strip().lower(), value.strip().lower()))
+            if kind is not None:
+                raise InvalidConfig(
+                    f"{variable} has {part.strip()}, so torch uses {kind}, which cannot be "
+                    "registered for transfers: remove it from the worker's environment"
+                )
 
 
 def _require_cuda() -> None:
@@ -206,13 +225,13 @@ def _register(engine: Any, address: int, num_bytes: int) -> None:
 
 
 def _poll_often(port: int) -> None:
-    """Makes the listener on this port of this process check more often whether it should end.
+    """Makes the listener on this port of this process check more often whether it should stop.
 
     By default it checks once a second. Dropping an engine waits for that check with the GIL held,
-    so no other Python code runs meanwhile.
+    which stops all other Python code.
     """
     for name in os.listdir("/proc/self/fd"):
-        # Other threads open and close descriptors meanwhile, and not all are sockets.
+        # Other threads open and close descriptors at the same time, and not all are sockets.
         with contextlib.suppress(OSError), borrowed(int(name)) as found:
             if _waits_on(found, port):
                 interval = _TIMEVAL.pack(0, round(_POLL_PERIOD_S * 1e6))

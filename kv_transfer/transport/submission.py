@@ -1,8 +1,8 @@
-"""Writes through a Mooncake engine whose end the caller sleeps for.
+"""Writes through a Mooncake engine. The caller sleeps until they end.
 
-Mooncake's own blocking call asks for the status in a loop, on a core of which a CPU's computing
-threads then have half: for the 42 ms of CPU time that 18 MiB of states took so, a prompt of 32
-tokens next to it took 80 ms longer.
+Mooncake's own blocking call polls the status in a loop, on a core that computes on a CPU worker.
+Writing 18 MiB of states took 42 ms of CPU time that way, and made a prompt of 32 tokens that was
+computed at the same time 80 ms slower.
 """
 
 from __future__ import annotations
@@ -18,24 +18,23 @@ from segue.process.telemetry import Clock
 _SHORTEST_SLEEP_S = 50e-6
 _LONGEST_SLEEP_S = 1e-3
 _SLEEP_SHARE = 0.125
-"""Of the time waited so far: a write is noticed at most this much later than it ends."""
+"""Share of the time waited so far, to sleep between two polls: the longest delay after the end."""
 
 _LARGE_BYTES = 256 << 10
-"""From here on the bytes decide how long a write takes."""
+"""For writes of at least this size, the time depends on the bytes."""
 _FIRST_S_PER_BYTE = 1 / 4e9
 _EXPECTED_SHARE = 0.75
-"""Of the time that the fastest of the last large writes would have taken, to sleep before the first
-question. Below 1, so that it gets shorter when writes become faster."""
+"""Share of the time that the fastest of the last large writes would have taken, to sleep before the
+first poll. Below 1, so that the sleep gets shorter when writes become faster."""
 _LONGEST_FIRST_SLEEP_S = 20e-3
 
-# Which of them depends on Mooncake's version. To ask for the status of either ends the process.
+# One or the other, by Mooncake's version. Polling the status of either ends the process.
 _NOT_SUBMITTED = (0, (1 << 64) - 1)
 _PENDING, _ARRIVED = 0, 1
 
 
 class SubmittedWrites:
-    """One thread writes. Asks as seldom as it can: each question takes the GIL from the thread that
-    computes."""
+    """For one thread. It polls rarely: each poll takes the GIL from the thread that computes."""
 
     def __init__(
         self,
@@ -50,8 +49,8 @@ class SubmittedWrites:
     def write_all(
         self, engine: Any, target_segment: str, fragments: Sequence[Fragment], *, timeout_s: float
     ) -> str:
-        """Returns when every fragment has arrived, or else what went wrong. Then some may still be
-        in flight, and the engine must be dropped."""
+        """Returns "" when every fragment has arrived, or an error. After an error some fragments
+        may still be in flight, and the engine must be dropped."""
         started_at = self._clock()
         num_bytes = sum(fragment.num_bytes for fragment in fragments)
         submitted = []

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from kv_transfer.config import TransferConfig
-from kv_transfer.layout import Array, MemoryMap, RankMemory, memory_map_of
+from kv_transfer.layout import Array, MemoryMap, RankMemory
 from kv_transfer.peers.calls import PeerCalls, Peers
 from kv_transfer.transport.cache_memory import CacheMemory, memory_on
 from kv_transfer.writing.plan import Fragment
@@ -45,8 +45,8 @@ class Transport(Protocol):
         ...
 
     def disconnect(self, target_segment: str) -> None:
-        """Closes the connections to a peer that is gone; a later write connects anew. On the
-        thread that writes, between two writes."""
+        """Closes the connections to a peer that is gone; a later write connects again.
+        Called on the thread that writes, between two writes."""
         ...
 
     def close(self) -> None:
@@ -114,22 +114,31 @@ def registered(
     layout: CacheLayout,
     followers: tuple[RankMemory, ...] = (),
 ) -> MemoryMap:
-    """Registers these arrays and nothing else: any process may write into registered memory."""
+    """Registers these arrays [num_units, *shape], in layout order. Nothing else is registered: any
+    process may write into registered memory. With followers the arrays are rank 0's, and `layout`
+    is that of whole units.
+
+    The map holds addresses, not the arrays: the caller must keep them alive.
+    """
     arrays = list(fields)
-    register_fields(transport, arrays)
-    return memory_map_of(
-        arrays,
+    own = register_fields(transport, arrays)
+    return MemoryMap(
         worker_id=worker_id,
         epoch=epoch,
-        segment=transport.segment,
+        segment=own.segment,
         layout=layout,
+        base_addresses=own.base_addresses,
+        num_units=tuple(array.shape[0] for _, array in arrays),
         followers=followers,
     )
 
 
-def register_fields(transport: Transport, fields: Iterable[tuple[CacheField, Array]]) -> None:
+def register_fields(transport: Transport, fields: Iterable[tuple[CacheField, Array]]) -> RankMemory:
+    addresses = []
     for field, array in fields:
-        transport.register(array.data_ptr(), array.shape[0] * field.unit_bytes)
+        addresses.append(array.data_ptr())
+        transport.register(addresses[-1], array.shape[0] * field.unit_bytes)
+    return RankMemory(segment=transport.segment, base_addresses=tuple(addresses))
 
 
 def paced(transport: Transport, max_gbit_per_s: float) -> Transport:
@@ -152,27 +161,18 @@ class PacedTransport:
         clock: Clock = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._transport = transport
+        self._write = transport.write
         self._bytes_per_s = bytes_per_s
         self._clock = clock
         self._sleep = sleep
-
-    @property
-    def segment(self) -> str:
-        return self._transport.segment
-
-    def register(self, address: int, num_bytes: int) -> None:
-        self._transport.register(address, num_bytes)
+        self.segment = transport.segment
+        self.register = transport.register
+        self.disconnect = transport.disconnect
+        self.close = transport.close
 
     def write(self, target_segment: str, fragments: Sequence[Fragment]) -> None:
         ends_at = self._clock() + sum(f.num_bytes for f in fragments) / self._bytes_per_s
-        self._transport.write(target_segment, fragments)
+        self._write(target_segment, fragments)
         left_s = ends_at - self._clock()
         if left_s > 0:
             self._sleep(left_s)
-
-    def disconnect(self, target_segment: str) -> None:
-        self._transport.disconnect(target_segment)
-
-    def close(self) -> None:
-        self._transport.close()

@@ -68,7 +68,7 @@ class ShipResult:
     exposed_transfer_s: float
     """From the last `layer_ready` until everything had arrived."""
     started_at: float
-    """When the first piece was taken up, by the writer's clock."""
+    """When the first piece started, by the writer's clock."""
     arrived_at: float
     checksums: Checksums
     """Empty if checksums are off."""
@@ -76,7 +76,7 @@ class ShipResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShippingTools:
-    """What all handoffs of a process share."""
+    """Shared by all handoffs of a process."""
 
     lane: Lane
     transport: Transport
@@ -109,8 +109,8 @@ class Outgoing:
         self._result: ShipResult | None = None
 
     def announce(self, *, pages: range, with_slot: bool) -> None:
-        """Called before a pass, with what it will make ready in each layer. Only other ranks need
-        to know: see `kv_transfer.ranks.sending`."""
+        """Called before a pass, with the units that it will make ready in each layer. Only other
+        ranks need this: see `kv_transfer.ranks.leading`."""
 
     @property
     def is_open(self) -> bool:
@@ -263,7 +263,7 @@ class Outgoing:
         checksums: dict[str, int] = {}
         if self._tools.computes_checksums:
             for target in self._route.target.ranks:
-                num_pages, source = len(self._route.target_pages), self._route.rank
+                num_pages, source = self._route.num_pages, self._route.rank
                 crcs = partial(self._crcs_of, target)
                 checksums |= combine(layout, num_pages, crcs, source=source, target=target)
         return ShipResult(

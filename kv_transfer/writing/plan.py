@@ -1,4 +1,4 @@
-"""Which bytes of a turn go where: as few fragments as the two memories allow.
+"""Plans which bytes of a turn go where, in as few fragments as the two memories allow.
 
     source units   4 5 6 . 9        pairs (4,0) (5,1) (6,7) (9,8)
     target units   0 1 ... 7 8      ⇒ [4,5]→[0,1]   [6]→[7]   [9]→[8]
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Self
 
 from kv_transfer.layout import FieldRegion, MemoryMap
 from kv_transfer.ticket import Ticket
@@ -109,70 +108,55 @@ class Piece:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """Where a turn's units are here, and where they go. Pages are in sequence order."""
+    """The source and the target of a turn's units."""
 
+    ticket: Ticket
     source: MemoryMap
     target: MemoryMap
-    first_page: int
-    """The sequence's first page to ship; the reader holds the pages before it."""
-    source_pages: tuple[PageId, ...]
-    target_pages: tuple[PageId, ...]
+    source_pages: Sequence[PageId]
+    """All pages of the prompt in sequence order. The reader holds the resident ones already."""
     source_slot: SlotId
-    target_slot: SlotId
     rank: Rank = FIRST_OF_ONE
     """The rank that sends its part from here."""
 
-    @classmethod
-    def of(
-        cls,
-        ticket: Ticket,
-        source: MemoryMap,
-        target: MemoryMap,
-        source_pages: Sequence[PageId],
-        source_slot: SlotId,
-        rank: Rank = FIRST_OF_ONE,
-    ) -> Self:
-        """`source_pages` are all pages of the prompt, the resident ones included.
-
-        Raises InvalidRequest if the ticket names units that do not exist, or too many or few pages.
-        """
-        _require_units(ticket, target)
-        first_page = ticket.resident_tokens // source.layout.page_tokens
-        shipped = tuple(source_pages[first_page:])
-        if len(shipped) != len(ticket.page_ids):
+    def __post_init__(self) -> None:
+        """Raises InvalidRequest if the ticket names units that do not exist, or too many or few
+        pages."""
+        ticket = self.ticket
+        _require_units(ticket, self.target)
+        num_shipped = max(len(self.source_pages) - self.first_page, 0)
+        if num_shipped != self.num_pages:
             raise InvalidRequest(
-                f"ticket {ticket.ticket_id} has {len(ticket.page_ids)} pages after the first "
-                f"{first_page}, the prompt has {len(shipped)}"
+                f"ticket {ticket.ticket_id} has {self.num_pages} pages after the first "
+                f"{self.first_page}, the prompt has {num_shipped}"
             )
-        return cls(
-            source=source,
-            target=target,
-            first_page=first_page,
-            source_pages=shipped,
-            target_pages=ticket.page_ids,
-            source_slot=source_slot,
-            target_slot=ticket.slot_id,
-            rank=rank,
-        )
+
+    @property
+    def first_page(self) -> int:
+        """The sequence's first page to ship."""
+        return self.ticket.resident_tokens // self.source.layout.page_tokens
+
+    @property
+    def num_pages(self) -> int:
+        return len(self.ticket.page_ids)
 
     def parts(self, field_index: int) -> Iterator[tuple[Rank, Sequence[Span]]]:
-        """The target's ranks to which a field's units go from here, with what each gets."""
+        """The target's ranks that get a part of a field's units from here, with these parts."""
         layout = self.source.layout
         for target in self.target.ranks:
             if found := spans(layout, layout.fields[field_index], self.rank, target):
                 yield target, found
 
     def pieces(self, layer: int, pages: range, *, with_slot: bool) -> Iterator[Piece]:
-        """What to ship of a layer when these pages (0 is the sequence's first) are ready."""
+        """The pieces of a layer to ship when these pages (0 is the sequence's first) are ready."""
         first = self.first_page
         numbers = {
             Unit.PAGE: range(max(0, pages.start - first), pages.stop - first),
             Unit.SLOT: range(1 if with_slot else 0),
         }
-        if numbers[Unit.PAGE] and numbers[Unit.PAGE].stop > len(self.target_pages):
+        if numbers[Unit.PAGE] and numbers[Unit.PAGE].stop > self.num_pages:
             raise ValueError(
-                f"pages {pages} are ready, but the ticket ends before page "
-                f"{first + len(self.target_pages)}"
+                f"pages {pages} are ready, but the ticket ends before page {first + self.num_pages}"
             )
         for index, field in enumerate(self.source.layout.fields):
             if field.layer == layer and numbers[field.unit]:
@@ -180,11 +164,12 @@ class Route:
 
     def pairs(self, piece: Piece) -> Iterable[tuple[int, int]]:
         if piece.field.unit is Unit.SLOT:
-            return [(self.source_slot, self.target_slot)]
-        return [(self.source_pages[n], self.target_pages[n]) for n in piece.numbers]
+            return [(self.source_slot, self.ticket.slot_id)]
+        first, target_pages = self.first_page, self.ticket.page_ids
+        return [(self.source_pages[first + n], target_pages[n]) for n in piece.numbers]
 
     def num_units(self, field: CacheField) -> int:
-        return len(self.target_pages) if field.unit is Unit.PAGE else 1
+        return self.num_pages if field.unit is Unit.PAGE else 1
 
 
 def _require_units(ticket: Ticket, target: MemoryMap) -> None:

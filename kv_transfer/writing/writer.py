@@ -20,8 +20,8 @@ from segue.api.types import Epoch, PageId, SlotId, WorkerId
 from segue.parallel.rank import Rank
 
 MAX_ENDED_TICKETS = 65536
-"""How many used tickets are remembered, and how many that were fenced before use, so that none is
-written into again."""
+"""How many used tickets are remembered, and how many that were fenced before use: none may be used
+again."""
 
 
 class HandoffWriter:
@@ -84,8 +84,14 @@ class HandoffWriter:
                 f"{ticket.reader.worker_id}, which is in epoch {reader_map.epoch}"
             )
         require_same_layout(self._memory_map, reader_map)
-        ours = self._memory_map
-        route = Route.of(ticket, ours, reader_map, source_pages, source_slot, self._rank)
+        route = Route(
+            ticket=ticket,
+            source=self._memory_map,
+            target=reader_map,
+            source_pages=tuple(source_pages),
+            source_slot=source_slot,
+            rank=self._rank,
+        )
         ticket_id = ticket.ticket_id
         with self._tools.lane.changed:
             if any(ticket_id in known for known in (self._ended, self._fenced, self._active)):
@@ -106,8 +112,8 @@ class HandoffWriter:
         await outgoing.stop("the reader gave up")
 
     def members_changed(self, alive: Mapping[WorkerId, Epoch]) -> None:
-        """Takes the cluster's members. Connections to others are closed, once no handoff to them is
-        open: a transport may keep those to a dead process for ever."""
+        """Takes the cluster's members. Connections to other processes are closed once no handoff to
+        them is open: a transport may keep connections to a dead process forever."""
         with self._tools.lane.changed:
             self._alive = dict(alive)
             self._disconnect()
@@ -130,7 +136,8 @@ class HandoffWriter:
         self._disconnect()
 
     def _disconnect(self) -> None:
-        """From readers that are gone. The caller must hold the lane's condition."""
+        """Closes connections to readers that are gone. The caller must hold the lane's
+        condition."""
         if self._is_closed or self._alive is None:
             return
         busy = {one for outgoing in self._active.values() for one in outgoing.target_segments}

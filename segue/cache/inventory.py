@@ -1,16 +1,16 @@
-"""What a worker keeps for later turns, in both tiers, as its routers are to know it.
+"""The prefixes and sessions that a worker keeps in both tiers, as its routers know them.
 
     memory changes ─▶ touched ─ settle ─▶ listed, and pending for every router ─ pieces ─▶ messages
 
 Routers learn of a prefix where a turn may resume (a state), where a turn ended (a leaf) and where
-prompts branch. What is in between is part of a longer prefix. A prefix that the device has dropped
-counts as long as the host has it: the worker loads it back.
+prompts branch. Everything in between is part of a longer prefix. A prefix that the device has
+dropped counts while the host has it: the worker loads it back.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from segue.api.cluster.kept import KeptChanges, KeptSession
 from segue.api.types import SessionId
@@ -22,7 +22,7 @@ from segue.cache.prefix.node import PageNode
 _MAX_PREFIXES = 20_000
 # Most prefixes and sessions in one message: they cost a router's event loop 0.3 ms and 1.5 ms.
 _PIECE = 250
-# Changes that may collect while no router asks.
+# Most changes that may collect while no router asks.
 _MANY_TOUCHED = 50_000
 
 
@@ -34,7 +34,8 @@ class Inventory:
         self._caches = caches
         self._max_prefixes = max_prefixes
         self._has_state: dict[bytes, bool] = {}
-        """By the listed prefixes' digests, the least recently changed first."""
+        """Whether a state is kept at the end of each listed prefix. By digest, the least recently
+        changed first."""
         self._sessions: dict[SessionId, KeptSession] = {}
         self._touched: dict[bytes, None] = {}
         self._touched_sessions: dict[SessionId, None] = {}
@@ -44,9 +45,10 @@ class Inventory:
             cache.leases.changed = self._lease_changed
 
     def read(self) -> InventoryReader:
-        """For one more router, which starts with all that is listed. Close it at the end."""
+        """Returns a reader for one more router, which starts with everything listed. Close it at
+        the end."""
         self.settle()
-        reader = InventoryReader(self)
+        reader = InventoryReader(self, self._has_state, self._sessions)
         self._readers.add(reader)
         return reader
 
@@ -62,16 +64,6 @@ class Inventory:
         touched_sessions, self._touched_sessions = self._touched_sessions, {}
         for session_id in touched_sessions:
             self._list_session(session_id)
-
-    def has_state(self, digest: bytes) -> bool | None:
-        """Whether a state is kept at the end of a listed prefix; None if it is not listed."""
-        return self._has_state.get(digest)
-
-    def session(self, session_id: SessionId) -> KeptSession | None:
-        return self._sessions.get(session_id)
-
-    def listed(self) -> tuple[list[bytes], list[SessionId]]:
-        return list(self._has_state), list(self._sessions)
 
     def _node_changed(self, node: PageNode) -> None:
         if not node.digest:
@@ -123,12 +115,17 @@ class Inventory:
 
 
 class InventoryReader:
-    """What one router has not been told yet."""
+    """The changes that one router has not received yet."""
 
-    def __init__(self, inventory: Inventory) -> None:
+    def __init__(
+        self,
+        inventory: Inventory,
+        has_state: Mapping[bytes, bool],
+        sessions: Mapping[SessionId, KeptSession],
+    ) -> None:
         self._inventory = inventory
-        prefixes, sessions = inventory.listed()
-        self.prefixes: dict[bytes, None] = dict.fromkeys(prefixes)
+        self._has_state, self._sessions = has_state, sessions
+        self.prefixes: dict[bytes, None] = dict.fromkeys(has_state)
         self.sessions: dict[SessionId, None] = dict.fromkeys(sessions)
 
     def pieces(self) -> Iterator[KeptChanges]:
@@ -147,8 +144,8 @@ class InventoryReader:
             del self.prefixes[digest]
         for name in names:
             del self.sessions[name]
-        states = [(digest, self._inventory.has_state(digest)) for digest in digests]
-        sessions = [(name, self._inventory.session(name)) for name in names]
+        states = [(digest, self._has_state.get(digest)) for digest in digests]
+        sessions = [(name, self._sessions.get(name)) for name in names]
         return KeptChanges(
             with_state=tuple([digest for digest, state in states if state]),
             without_state=tuple([digest for digest, state in states if state is False]),

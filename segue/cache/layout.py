@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from segue.api.checks import require_count, require_name
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-"""Of weights and activations."""
+"""Sizes of dtypes of weights and activations."""
 E4M3 = "float8_e4m3fn"
 STORED_BYTES = {**DTYPE_BYTES, E4M3: 1}
-"""Of pages and slots."""
+"""Sizes of dtypes of pages and slots."""
 
 # Limits that reject nonsense in layouts received from other processes.
 _MAX_UNIT_BYTES = 1 << 40
@@ -47,8 +47,8 @@ class CacheField:
     unit: Unit
     dtype: str
     shape: tuple[int, ...]
-    """Of one unit. Pages are head-major, [2, kv_heads, page_tokens, head_dim]: the keys of a head
-    are one run of bytes, and so are its values."""
+    """The shape of one unit. Pages are head-major, [2, kv_heads, page_tokens, head_dim]: the keys
+    of a head are one run of bytes, and so are its values."""
 
     def __post_init__(self) -> None:
         if self.dtype not in STORED_BYTES:
@@ -96,6 +96,9 @@ class CacheLayout:
     def slot_bytes(self) -> int:
         """Bytes of one slot over all layers."""
         return sum(f.unit_bytes for f in self.of_unit(Unit.SLOT))
+
+    def num_bytes(self, num_pages: int, num_slots: int) -> int:
+        return num_pages * self.page_bytes + num_slots * self.slot_bytes
 
     def num_pages_for(self, num_tokens: int) -> int:
         return -(-num_tokens // self.page_tokens)

@@ -1,15 +1,15 @@
-"""Which bytes of a page or slot each rank of a worker keeps, and which of them move between ranks.
+"""Splits pages and slots over the ranks of a worker, and finds the bytes that move between ranks.
 
-A unit of a field is a few sections, one after another, and a section is a number of equal things.
-Each rank keeps a part of every section, in the same order:
+A unit of a field consists of a few sections, and a section of equal things. Each rank keeps a part
+of every section, in the same order:
 
     kv         keys of each head, values of each head
     recurrent  each value head
     conv       each channel of the queries, of the keys, of the values
     hidden     one thing, so every rank has it
 
-Two workers may have different numbers of ranks. Ranks that share a thing all have it; each rank of
-the receiver gets it from one of them. Pure. No torch.
+Two workers may have different numbers of ranks. Ranks that share a thing all have it, and each rank
+of the receiver gets it from one of them. Pure. No torch.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Span(NamedTuple):
 
 
 def layout_of_rank(layout: CacheLayout, rank: Rank) -> CacheLayout:
-    """The layout of what a rank keeps. Raises ValueError if a field cannot be split."""
+    """The layout of a rank's part. Raises ValueError if a field cannot be split."""
     if rank.count == 1:
         return layout
     return replace(
@@ -57,8 +57,8 @@ def field_of_rank(layout: CacheLayout, field: CacheField, rank: Rank) -> CacheFi
 
 
 def spans(layout: CacheLayout, field: CacheField, source: Rank, target: Rank) -> tuple[Span, ...]:
-    """What rank `source` of a writer sends to rank `target` of a reader, of each unit. `layout` is
-    the whole one, which they have in common."""
+    """The bytes of each unit that rank `source` of a writer sends to rank `target` of a reader.
+    `layout` is that of whole units, which both workers share."""
     if source.count == target.count == 1:
         return (Span(0, 0, field.unit_bytes),)
     found: list[Span] = []
@@ -116,7 +116,7 @@ def _sections(layout: CacheLayout, field: CacheField) -> tuple[Section, ...]:
             return Section(queries, each), Section(queries, each), Section(values, each)
         case "hidden":
             return (Section(1, field.unit_bytes),)
-    raise ValueError(f"no rule how ranks share {field.group}")
+    raise ValueError(f"no rule for splitting {field.group} over ranks")
 
 
 def _shape_of_rank(layout: CacheLayout, field: CacheField, rank: Rank) -> tuple[int, ...]:

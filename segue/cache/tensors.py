@@ -1,14 +1,13 @@
-"""The cache's memory: one tensor per field of its layout."""
+"""The cache's memory, one tensor per field of its layout, and copies between two such memories."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from segue.cache.allocation.huge_pages import on_huge_pages
-from segue.cache.allocation.pinned import pinned_tensors
+from segue.cache.allocation import on_huge_pages, pinned_tensors
 from segue.cache.layout import E4M3, CacheField, CacheLayout, Unit
 
 TORCH_DTYPES = {
@@ -64,3 +63,38 @@ class CacheTensors:
         """Every field with its tensor, in the layout's order."""
         for field in self.layout.fields:
             yield field, self._tensors[field.group, field.layer]
+
+
+def copy_units(
+    source: CacheTensors,
+    target: CacheTensors,
+    unit: Unit,
+    from_units: Sequence[int],
+    to_units: Sequence[int],
+) -> None:
+    """Copies all fields of `from_units[i]` to `to_units[i]`, between the device and the host.
+    Returns when the copy is complete.
+
+    Any thread may call it: it touches nothing but these units.
+    """
+    spans = list(_spans(from_units, to_units))
+    for field, to in target.fields():
+        if field.unit is unit:
+            tensor = source.of(field.group, field.layer)
+            for from_start, to_start, length in spans:
+                # Without `non_blocking`, copy_ between device and host is synchronous.
+                to[to_start : to_start + length].copy_(tensor[from_start : from_start + length])
+
+
+def _spans(from_units: Sequence[int], to_units: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+    """Merges units that are neighbours on both sides: first source, first target, length."""
+    start = 0
+    for i in range(1, len(from_units) + 1):
+        is_neighbour = (
+            i < len(from_units)
+            and from_units[i] == from_units[i - 1] + 1
+            and to_units[i] == to_units[i - 1] + 1
+        )
+        if not is_neighbour:
+            yield from_units[start], to_units[start], i - start
+            start = i

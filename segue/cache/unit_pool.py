@@ -5,12 +5,13 @@
     free ───▶ reserved ──▶ working                 (from any state)
                   └─────▶ quarantined ────────────────────────▶ free
 
-There is one accountant for pages and one for slots. It only counts: it neither owns memory nor
-waits for room. It has no lock: one thread owns it, and other threads send that thread a message.
+There is one pool for pages and one for slots. It only counts: it neither owns memory nor waits for
+room. It has no lock: one thread owns it, and other threads send that thread a message.
 """
 
 from __future__ import annotations
 
+import contextlib
 import enum
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -73,8 +74,8 @@ class UnitPool(Generic[UnitId]):
         tree's. Neighbours in memory become one fragment on the wire. Raises Overloaded, and changes
         nothing, if fewer than `num_units` are free.
         """
-        _require(num_units >= 0, f"cannot take {num_units} {self.name}s")
-        _require(state is not UnitState.FREE, "taken units must not stay free")
+        require_sound(num_units >= 0, f"cannot take {num_units} {self.name}s")
+        require_sound(state is not UnitState.FREE, "taken units must not stay free")
         if not self.fits(num_units):
             free = self._counts[UnitState.FREE]
             raise Overloaded(
@@ -95,19 +96,19 @@ class UnitPool(Generic[UnitId]):
 
         Only reserved units enter quarantine. They leave it only by `give_back`.
         """
-        _require(UnitState.FREE not in (from_state, to_state), "use take() and give_back()")
-        _require(
+        require_sound(UnitState.FREE not in (from_state, to_state), "use take() and give_back()")
+        require_sound(
             from_state is not UnitState.QUARANTINED, "quarantined units can only be given back"
         )
         if to_state is UnitState.QUARANTINED:
-            _require(
+            require_sound(
                 from_state is UnitState.RESERVED, f"{from_state} units are not written remotely"
             )
         self._enter(ids, from_state, to_state)
 
     def give_back(self, ids: Sequence[UnitId], from_state: UnitState) -> None:
         """Frees units. They must all be in `from_state`."""
-        _require(from_state is not UnitState.FREE, "free units cannot be given back")
+        require_sound(from_state is not UnitState.FREE, "free units cannot be given back")
         self._enter(ids, from_state, UnitState.FREE)
         self._free |= _mask(ids, self.total)
 
@@ -133,10 +134,10 @@ class UnitPool(Generic[UnitId]):
     def check_invariants(self) -> None:
         """Recounts everything: states add up to the total, and the free bits are the free units."""
         recounted = {state: self._states.count(state) for state in UnitState}
-        _require(
+        require_sound(
             recounted == self._counts, f"{self.name}s: counted {recounted}, kept {self._counts}"
         )
-        _require(
+        require_sound(
             sum(recounted.values()) == self.total, f"{self.name}s: {recounted} != {self.total}"
         )
         owned = Counter(
@@ -144,16 +145,16 @@ class UnitPool(Generic[UnitId]):
             for owner, state in zip(self._owners, self._states, strict=True)
             if state not in _OWNERLESS
         )
-        _require(owned == +self._held, f"{self.name}s: owned {owned}, kept {+self._held}")
+        require_sound(owned == +self._held, f"{self.name}s: owned {owned}, kept {+self._held}")
         free = [unit for unit, state in enumerate(self._states) if state is UnitState.FREE]
         kept = list(_lowest(self._free, self._free.bit_count()))
-        _require(free == kept, f"{self.name}s: free are {free}, free bits are {kept}")
+        require_sound(free == kept, f"{self.name}s: free are {free}, free bits are {kept}")
 
     def _enter(self, ids: Sequence[UnitId], from_state: UnitState, to_state: UnitState) -> None:
         if len(set(ids)) != len(ids):
             raise AccountingError(f"{self.name}s named twice in {list(ids)}")
         for unit in ids:
-            # Not `_require`: building its message for every good unit would take most of the time.
+            # Not `require_sound`: building a message for every unit would take most of the time.
             if not 0 <= unit < self.total:
                 raise AccountingError(f"{self.name} {unit} is not one of {self.total}")
             if self._states[unit] is not from_state:
@@ -174,6 +175,23 @@ class UnitPool(Generic[UnitId]):
                 self._owners[unit] = NO_OWNER
         elif from_state is UnitState.CACHED and to_state not in _OWNERLESS:
             self._held[NO_OWNER] += len(ids)
+
+
+class UntilKept(contextlib.ExitStack):
+    """Takes memory in several steps, and gives all of it back unless every step succeeds.
+
+        with UntilKept() as taken:
+            pages = pool.take(num_pages, UnitState.WORKING, owner=turn)
+            taken.callback(pool.give_back, pages, UnitState.WORKING)
+            ...
+            taken.keep()
+
+    Whatever is raised in between, by Segue or by a library, no unit is left without an owner.
+    """
+
+    def keep(self) -> None:
+        """Keeps everything: it all has an owner now."""
+        self.pop_all()
 
 
 def page_pool(num_pages: int) -> UnitPool[PageId]:
@@ -213,6 +231,6 @@ def _mask(ids: Iterable[int], total: int) -> int:
     return int.from_bytes(octets, "little")
 
 
-def _require(condition: bool, message: str) -> None:
+def require_sound(condition: bool, message: str) -> None:
     if not condition:
         raise AccountingError(message)

@@ -1,10 +1,10 @@
-"""Takes a worker out of service: no new turns, the running ones end, its sessions move, it leaves.
+"""Takes a worker out of service: no new turns, running ones end, its sessions move, it leaves.
 
     ready ─ ask ─▶ draining ─ turns over, sessions moved, no write in flight ─▶ drained ─▶ it leaves
                       └────── the deadline: turns go on elsewhere ──────────────────▲
 
-A drain has one deadline, for turns and sessions together. It starts once and is not taken back; a
-later order joins it, and may only shorten it.
+A drain has one deadline, for turns and sessions together. It starts once and cannot be undone. A
+later order joins it, and can only shorten it.
 """
 
 from __future__ import annotations
@@ -12,23 +12,20 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
 
 from segue.api.cluster.drain import DrainOrder, DrainReport, HeldSession, MoveReport
-from segue.api.types import WorkerId
 from segue.process.telemetry import Clock
 
 logger = logging.getLogger(__name__)
 
 MoveSessions = Callable[[Sequence[HeldSession], float], Awaitable[MoveReport]]
-"""Makes the router move sessions to other workers, in at most this many seconds. Raises
-SegueErrors."""
+"""Makes the router move sessions to other workers, within these seconds. Raises SegueErrors."""
 
 _LOOK_EVERY_S = 0.05
 
 
 class Deadline:
-    """May come earlier than it was set, but not later. The event loop owns it."""
+    """A deadline that can be moved forward, but not back. The event loop owns it."""
 
     def __init__(self, timeout_s: float, clock: Clock) -> None:
         self._clock = clock
@@ -42,7 +39,7 @@ class Deadline:
         self._at = min(self._at, self._clock() + timeout_s)
 
     def another(self, timeout_s: float) -> Deadline:
-        """One by the same clock."""
+        """Another deadline by the same clock."""
         return Deadline(timeout_s, self._clock)
 
     async def until(self, is_so: Callable[[], bool]) -> bool:
@@ -54,31 +51,23 @@ class Deadline:
         return True
 
 
-class Drainable(Protocol):
-    """The interface of a worker to its drain."""
-
-    name: WorkerId
-
-    async def drain(self, until: Deadline, move: MoveSessions | None) -> DrainReport: ...
-
-
 class Draining:
     """The drain of one worker. The event loop owns it."""
 
     def __init__(
         self,
-        worker: Drainable,
+        drain: Callable[[Deadline, MoveSessions | None], Awaitable[DrainReport]],
         move: MoveSessions,
         *,
         default_s: float,
         started: Callable[[], Awaitable[None]],
         clock: Clock,
     ) -> None:
-        """`move`: see `MoveSessions`. `default_s`: how long a drain may take, if its order does not
-        say. `started` is called once, before anything else happens."""
+        """`drain`: the worker's. `default_s`: how long a drain may take if its order sets no
+        timeout. `started` is called once, before anything else happens."""
         self.ended = asyncio.Event()
-        """Set when the worker may leave. It does so by itself."""
-        self._worker = worker
+        """Set when the worker may leave, which it then does by itself."""
+        self._drain = drain
         self._move = move
         self._default_s = default_s
         self._started = started
@@ -112,7 +101,7 @@ class Draining:
         )
         try:
             await self._started()
-            report = await self._worker.drain(until, self._move if order.move_sessions else None)
+            report = await self._drain(until, self._move if order.move_sessions else None)
         finally:
             self.ended.set()
         logger.info(

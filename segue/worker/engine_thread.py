@@ -17,7 +17,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from segue.api.errors import SegueError, Unavailable
 from segue.api.types import TurnId
+from segue.parallel.rank import RanksLost
 from segue.worker.watchdog import EngineProgress
 
 logger = logging.getLogger(__name__)
@@ -106,13 +108,47 @@ class EngineLoop(Generic[Command]):
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """A command to both kinds of engines: end the turn without a result."""
+    """A command to either kind of engine: ends the turn without a result."""
 
     turn_id: TurnId
 
 
 def give_way(niceness: int) -> None:
     """Lowers the calling thread's priority, and that of threads which it starts later."""
-    # On Linux, a thread has a priority of its own, and its id in place of a process'.
+    # On Linux, each thread has its own priority, set by the thread's id.
     thread = threading.get_native_id() if sys.platform == "linux" else 0
     os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + niceness)
+
+
+class Failures:
+    """Decides which errors of an engine end a turn, and which end the process. The engine thread
+    owns it.
+
+    An error that concerns one sequence ends that sequence. An error in a pass ends all sequences of
+    that pass: their part of the cache may be half written. If the next pass fails as well, the
+    engine is broken, not a sequence: then the process must not continue.
+    """
+
+    def __init__(self) -> None:
+        self._has_failed = False
+
+    def passed(self) -> None:
+        """A pass succeeded."""
+        self._has_failed = False
+
+    def of_pass(self, error: Exception) -> SegueError:
+        """The error for the sequences of the pass, which may be retried elsewhere. Raises `error`
+        if the previous pass failed too, or if the other ranks are lost.
+        """
+        if self._has_failed or isinstance(error, RanksLost):
+            raise error
+        self._has_failed = True
+        logger.error("a pass failed; its turns end", exc_info=error)
+        return Unavailable(
+            f"a pass over this turn and others failed: {type(error).__name__}: {error}"
+        )
+
+    def of_sequence(self, error: Exception) -> SegueError:
+        """The error for a sequence that failed by itself."""
+        logger.error("a sequence failed; its turn ends", exc_info=error)
+        return SegueError(f"the turn could not be computed: {type(error).__name__}: {error}")

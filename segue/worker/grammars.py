@@ -1,4 +1,4 @@
-"""What restricts the tokens of a worker's turns: grammars, compiled on a thread of their own."""
+"""Constraints on the tokens of a worker's turns. Grammars are compiled on a separate thread."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ Making: TypeAlias = "Future[Constraint | None]"
 
 
 async def made(making: Making) -> Constraint | None:
-    """Waits only if it is not made yet. Raises InvalidRequest."""
+    """Waits only if the constraint is not made yet. Raises InvalidRequest."""
     return making.result() if making.done() else await asyncio.wrap_future(making)
 
 
 class Grammars:
-    """Compiles a grammar once, and one at a time. The router has compiled it before, within a
-    limit of time, so none takes longer here.
+    """Compiles each grammar once, one at a time. The router has compiled it before, within a time
+    limit, so this takes no longer.
     """
 
     def __init__(self, tokenizer: Tokenizer | None, vocab_size: int) -> None:
@@ -34,8 +34,8 @@ class Grammars:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="grammars")
 
     def start(self, turn: TurnSpec) -> Making:
-        """Starts to make the constraint of a turn, which has taken the answer so far; None if the
-        turn may get any token. The result may raise InvalidRequest.
+        """Starts to make the constraint of a turn, advanced past the answer so far. It is None if
+        the turn may get any token. The result may raise InvalidRequest.
         """
         if turn.grammar is None:
             made: Making = Future()

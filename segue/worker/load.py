@@ -15,7 +15,7 @@ from segue.engine.host_memory import MachineMemory, read_host_memory
 from segue.engine.runner import ModelRunner
 from segue.engine.served_model import ServedModel
 from segue.model.checkpoint.source import resolve_model
-from segue.parallel.followers import Followers, OnLost
+from segue.parallel.followers import Followers
 from segue.process.heap import keep_freed_memory
 from segue.worker.ranks.starting import FollowersStart, load_leading
 
@@ -33,25 +33,18 @@ class LoadedModel:
     """The worker's other ranks, if there are any."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OtherRanks:
-    """How other ranks are started, and what they do."""
-
-    followers: FollowersStart
-    niceness: int
-    on_lost: OnLost
-
-
 def load_runner(
     model: str,
     engine: EngineConfig,
     *,
     max_drafts: int = 0,
     with_scratch: bool = False,
-    others: OtherRanks | None = None,
+    followers: FollowersStart | None = None,
+    niceness: int = 0,
 ) -> LoadedModel:
     """`max_drafts`: for each running sequence, if the model can draft. `with_scratch`: see
-    `ModelRunner.load`. `others`: needed for more than one rank. Close the runner afterwards.
+    `ModelRunner.load`. `followers`: needed for more than one rank, whose engine threads then get
+    `niceness`. Close the runner afterwards.
 
     Raises InvalidCheckpoint, InvalidConfig if there is not enough memory or the model cannot be
     split, and RanksLost.
@@ -65,22 +58,21 @@ def load_runner(
     layout = need.layout
     engine = _settled(need, engine)
     sizes = pool_sizes(layout, engine, max_context=need.max_context, max_drafts=need.max_drafts)
-    followers = None
+    started = None
     runner: ModelRunner
     try:
         if engine.tensor_parallel > 1:
-            assert others is not None, "a worker says how its other ranks are started"
+            assert followers is not None, "the caller chooses how other ranks are started"
             runner = load_leading(
                 model,
                 served,
                 engine,
                 sizes,
                 with_scratch=with_scratch,
-                followers=others.followers,
-                niceness=others.niceness,
-                on_lost=others.on_lost,
+                followers=followers,
+                niceness=niceness,
             )
-            followers = runner.followers
+            started = runner.followers
         else:
             runner = ModelRunner.load(
                 served,
@@ -95,7 +87,7 @@ def load_runner(
             f"the memory of {engine.device} is too small for the weights and a cache of [engine] "
             f"cache_bytes = {engine.cache_bytes}: lower it, or serve a smaller checkpoint ({error})"
         ) from error
-    # Not before: weights and pools are mapped each on its own, and go back to the system if freed.
+    # Not before: weights and pools have mappings of their own, and return to the system if freed.
     keep_freed_memory()
     logger.info(
         "cache allocated, sized by [engine] cache_bytes, max_running and the model's context",
@@ -104,13 +96,11 @@ def load_runner(
             "page_tokens": engine.page_tokens,
             "num_slots": sizes.num_slots,
             "max_running": engine.max_running,
-            "num_bytes": (
-                sizes.num_pages * layout.page_bytes + sizes.num_slots * layout.slot_bytes
-            ),
+            "num_bytes": layout.num_bytes(sizes.num_pages, sizes.num_slots),
         },
     )
     return LoadedModel(
-        folder=served.folder, engine=engine, runner=runner, sizes=sizes, followers=followers
+        folder=served.folder, engine=engine, runner=runner, sizes=sizes, followers=started
     )
 
 

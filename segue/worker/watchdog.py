@@ -1,10 +1,10 @@
 """Notices an engine thread that makes no progress, although its process lives.
 
     engine thread    beat ── beat ── beat ── …         a layer of a pass, a step
-    event loop       every second: has it beaten since?
+    event loop       every second: checks for a beat
 
-Heartbeats come from the event loop, which never waits for the engine. So a pass that never ends (a
-device that hangs, a deadlock) would hold its turns until their deadlines, and get more of them.
+Heartbeats come from the event loop, which never waits for the engine. So a worker whose pass never
+ends (a device that hangs, a deadlock) would hold its turns until their deadlines, and get more.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ logger = logging.getLogger(__name__)
 LOOK_EVERY_S = 1.0
 NOTICE_S = 2.0
 """From the report that the engine is stuck to the end of the process: some heartbeats, so that the
-routers know why it ends, and go on with its turns elsewhere before its connections break."""
+routers learn why it ends, and continue its turns elsewhere before its connections break."""
 
-# Far below what any machine reaches that can serve the model: a false alarm ends a process.
+# Far slower than any machine that can serve the model: a false alarm ends a process.
 _SLOWEST_FLOPS = {"cpu": 2e9, "cuda": 1e12}
 # With a short pass it is below `[router] queue_timeout_s`: turns that wait for a place are not
-# refused before those on a stuck worker go on elsewhere.
+# refused before those on a stuck worker continue elsewhere.
 _LEAST_S = 20.0
 # The first pass of a shape compiles kernels, a dozen at worst.
 _COMPILING_S = {"cpu": 0.0, "cuda": 300.0}
@@ -47,7 +47,7 @@ class Patience:
     """How long an engine thread may be silent before it counts as stuck."""
 
     pass_s: float = _LEAST_S
-    """In a pass: for its slowest part."""
+    """In the slowest part of a pass."""
     shipping_s: float = _LEAST_S
     """While it waits until the shipping thread takes what a layer has computed."""
 
@@ -79,7 +79,7 @@ class Patience:
 
 
 class EngineProgress:
-    """The engine thread writes it, the event loop reads it: single values, each complete."""
+    """Written by the engine thread, read by the event loop. Each value is consistent by itself."""
 
     def __init__(self) -> None:
         self.num_beats = 0
@@ -112,8 +112,8 @@ class Watchdog:
         self._seen = -1
 
     def tick(self, elapsed_s: float) -> None:
-        """Takes the time since the last tick. A tick that is late counts as two at most: then the
-        whole process did not run (SIGSTOP, swapping), and the engine could not beat either."""
+        """Takes the time since the last tick. A late tick counts as two at most: then the whole
+        process did not run (SIGSTOP, swapping), and the engine could not beat either."""
         progress = self.progress
         if not progress.is_working or progress.num_beats != self._seen:
             self.silent_s = 0.0
@@ -138,13 +138,14 @@ class Watchdog:
 
 
 class Reported(Protocol):
-    """What others see of the worker."""
+    """The status that the worker reports."""
 
     health: WorkerHealth
 
 
 async def end_when_stuck(watchdog: Watchdog, presence: Reported) -> None:
-    """Raises EngineStuck, a while after the heartbeats have said so. Never returns otherwise."""
+    """Raises EngineStuck, a while after it has reported it in `presence`. Never returns
+    otherwise."""
     loop = asyncio.get_running_loop()
     looked_at = loop.time()
     while not watchdog.is_stuck:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from segue.cache.allocation.huge_pages import on_huge_pages
+from segue.cache.allocation import on_huge_pages
 
 SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 

@@ -1,4 +1,4 @@
-"""What routers are told of a worker's memory equals what is there, whatever happens to it."""
+"""Routers' view of a worker's memory equals the memory, whatever happens to it."""
 
 from __future__ import annotations
 

@@ -7,8 +7,7 @@ import pytest
 from segue.api.cluster.status import UnitCounts
 from segue.api.errors import Overloaded
 from segue.cache.memory import Memory
-from segue.cache.unit_pool import NO_OWNER, AccountingError, UnitState, page_pool
-from segue.cache.until_kept import UntilKept
+from segue.cache.unit_pool import NO_OWNER, AccountingError, UnitState, UntilKept, page_pool
 from tests.cache.prefix_world import PAGE_TOKENS, TO_DECODE, World, prompt
 
 WORKING, RESERVED, CACHED = UnitState.WORKING, UnitState.RESERVED, UnitState.CACHED

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from segue.cache.allocation.pinned import pinned_tensors
+from segue.cache.allocation import pinned_tensors
 
 
 class Runtime:

@@ -4,21 +4,13 @@ stay.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from segue.api.prompt import Prompt
-from segue.api.types import SessionId
+from segue.api.turn import TurnSpec
+from segue.api.types import Sampling, SessionId, StopRules, TurnId
 from segue.cache.prefix.states import SessionStates
 from tests.cache.prefix_world import TO_PREFILL, World, prompt
 
 PAGE = 4
-
-
-@dataclass(frozen=True)
-class Turn:
-    session_id: SessionId
-    context: tuple[int, ...]
-    branch_points: tuple[int, ...] = ()
 
 
 class Desk(World):
@@ -32,8 +24,15 @@ class Desk(World):
         self, session: str, tokens: tuple[int, ...], *new: int, points: tuple[int, ...] = ()
     ) -> int:
         """Returns the position it resumed from."""
-        turn = Turn(SessionId(session), tokens, points)
-        hold = self.cache.hold_checkpoint(self.cache.match(Prompt(tokens)))
+        turn = TurnSpec(
+            turn_id=TurnId("turn"),
+            session_id=SessionId(session),
+            context=Prompt(tokens),
+            sampling=Sampling(),
+            stop=StopRules(max_tokens=1),
+            branch_points=points,
+        )
+        hold = self.cache.hold_checkpoint(self.cache.match(turn.context))
         start = hold.num_tokens
         self.states.used(hold.checkpoint, turn.session_id)
         self.cache.make_room(len(tokens) // PAGE + 1, len(new))

@@ -2,9 +2,8 @@ from __future__ import annotations
 
 import torch
 
-from segue.cache.host.unit_copy import copy_units
 from segue.cache.layout import CacheField, CacheLayout, Unit
-from segue.cache.tensors import CacheTensors
+from segue.cache.tensors import CacheTensors, copy_units
 
 LAYOUT = CacheLayout(
     model_id="m",

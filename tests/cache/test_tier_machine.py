@@ -17,10 +17,10 @@ from segue.cache.host.copying import (
     up_to_a_state,
     what_is_new,
 )
-from segue.cache.host.unit_copy import copy_units
 from segue.cache.layout import Unit
 from segue.cache.memory import Memory
 from segue.cache.prefix.cache import PrefixCache
+from segue.cache.tensors import copy_units
 from segue.cache.unit_pool import UnitState
 from tests.cache.naive_cache import Tokens
 from tests.cache.test_prefix_machine import PAGE_TOKENS, prompts

@@ -9,11 +9,10 @@ from collections.abc import Sequence
 from segue.api.prompt import Prompt
 from segue.api.types import PageId
 from segue.cache.host.tier import CopyUnits, HostTier, Tiers
-from segue.cache.host.unit_copy import copy_units
 from segue.cache.layout import Unit
 from segue.cache.memory import Memory
 from segue.cache.prefix.node import PageNode
-from segue.cache.tensors import CacheTensors
+from segue.cache.tensors import CacheTensors, copy_units
 from tests.cache.naive_cache import Tokens
 from tests.cache.prefix_world import LAYOUT, PAGE_TOKENS, TO_DECODE, World
 

@@ -275,7 +275,7 @@ def raising(*_: object, **__: object) -> Any:
 
 PLACES = [
     "decode_worker.memory.residency.Residency.spare_slots",
-    "decode_worker.turn.Sequences.arrived",
+    "decode_worker.turn.Sequences.make",
     "decode_worker.memory.residency.Residency.keep",
     "kv_transfer.reading.reader.HandoffReader.reserve",
     "kv_transfer.reading.reservations.TicketBook.new_ticket_id",

@@ -29,7 +29,7 @@ from tests.kv_transfer.world import LAYOUT
         ("[engine]\ncache_bytes = 1.5\n", r"\[engine\] cache_bytes must be int or str, got 1.5"),
         ("[engine]\ncache_bytes = 0\n", r"\[engine\] cache_bytes must be >= 1, got 0"),
         ("[engine]\ngpu_share = 0\n", r"gpu_share must be in \(0, 1\], got 0"),
-        ("[prefill]\nniceness = 20\n", r"\[prefill\] niceness must be in \[0, 19\], got 20"),
+        ("[prefill]\nniceness = 20\n", r"\[prefill\] niceness must be between 0 and 19, got 20"),
         ("[checkpoint]\nskip_tokenizer = 1\n", r"skip_tokenizer must be bool, got 1"),
         ("[engine]\nhost_cache_bytes = -1\n", r"host_cache_bytes must be >= 0, got -1"),
         ("[router]\nport = 70000\n", r"\[router\] port must be in \[0, 65536\), got 70000"),

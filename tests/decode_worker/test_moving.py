@@ -22,7 +22,7 @@ a, b, c = SessionId("a"), SessionId("b"), SessionId("c")
 
 
 class Sessions(TieredWorld):
-    """Leases in both tiers, and a router that answers as a test tells it to."""
+    """Leases in both tiers, and a router that answers on command."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ async def sessions() -> Sessions:
 
 async def test_a_session_is_offered_with_its_prefixes_and_lease(sessions: Sessions) -> None:
     await sessions.turn(a, A[:16], 8, 16)
-    (held,) = sessions_held(sessions.leases, lambda: sessions.now + 30.0).held
+    (held,), _ = sessions_held(sessions.leases, lambda: sessions.now + 30.0)
 
     node = sessions.cache.leases.get(a)
     assert node is not None
@@ -84,7 +84,7 @@ async def test_superseded_states_are_not_offered(sessions: Sessions) -> None:
     (checkpoint,) = [n.checkpoint for n in sessions.cache.tree.nodes() if n.num_tokens == 8]
     assert checkpoint is not None
     sessions.cache.pins.supersede(checkpoint)
-    (held,) = sessions_held(sessions.leases, lambda: sessions.now).held
+    (held,), _ = sessions_held(sessions.leases, lambda: sessions.now)
 
     assert [prefix.num_tokens for prefix in held.prefixes] == [16]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from decode_worker.engine.sequence import DecodeSequence
-from decode_worker.memory.residency import with_what_stays
+from decode_worker.memory.residency import with_kept
 from segue.api.prompt import Prompt
 from segue.api.turn import FinishReason, ShipReport, TurnResult, TurnSpec, Usage
 from segue.api.types import PageId, Sampling, SessionId, SlotId, StopRules, TurnId
@@ -58,7 +58,7 @@ class Local(Desk):
         result = TurnResult(
             finish_reason=FinishReason.STOP, usage=Usage(), report=ShipReport(), decode_s=0.0
         )
-        result = with_what_stays(result, sequence.turn, hold)
+        result = with_kept(result, sequence.turn, hold)
         self.cache.release(hold)
         return result
 

@@ -9,7 +9,8 @@ from typing import Any, cast
 import pytest
 
 from decode_worker.server import DecodeFace
-from decode_worker.turn import Emit, PromptSource, TurnNews, WrittenByPrefill
+from decode_worker.turn import Emit, PromptSource, TurnNews
+from kv_transfer.ticket import PeerIdentity
 from segue.api.errors import InvalidRequest, Overloaded, SegueError, UnknownPrefix
 from segue.api.prompt import PrefixName, Prompt, pack_tokens
 from segue.api.turn import (
@@ -260,8 +261,8 @@ async def test_both_sources_of_a_prompt_are_accepted(router: Router) -> None:
     await router.events()
 
     written, computed = router.runner.sources
-    assert isinstance(written, WrittenByPrefill)
-    assert (written.writer.worker_id, written.writer.epoch) == ("prefill-0", 3)
+    assert isinstance(written, PeerIdentity)
+    assert (written.worker_id, written.epoch) == ("prefill-0", 3)
     assert computed == ComputedOnDecode(64)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from segue.api.errors import SegueError, Unavailable
 from segue.parallel.rank import RanksLost
-from segue.worker.failures import Failures
+from segue.worker.engine_thread import Failures
 
 BROKEN = RuntimeError("out of memory")
 

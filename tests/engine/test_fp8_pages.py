@@ -12,9 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from segue.api.errors import InvalidCheckpoint
-from segue.cache.host.unit_copy import copy_units
 from segue.cache.layout import Unit
-from segue.cache.tensors import CacheTensors
+from segue.cache.tensors import CacheTensors, copy_units
 from segue.engine.config import EngineConfig
 from segue.engine.runner import ModelRunner
 from segue.engine.served_model import ServedModel

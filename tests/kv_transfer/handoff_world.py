@@ -14,7 +14,7 @@ from kv_transfer.handoff import Quarantined, ReaderState, Reserved, Verifying
 from kv_transfer.reading.reader import HandoffReader
 from kv_transfer.reading.reservations import Reservation
 from kv_transfer.ticket import Arrival, Fence, TicketId
-from kv_transfer.transport.cache_memory import HostMemory, checksums_of
+from kv_transfer.transport.cache_memory import checksums_of
 from kv_transfer.transport.loopback import LoopbackNetwork
 from kv_transfer.writing.shipment import (
     PieceArrived,
@@ -25,7 +25,7 @@ from kv_transfer.writing.shipment import (
 )
 from segue.api.errors import Cancelled, NotFound, StaleEpoch, TransferFailed
 from segue.api.types import Epoch, TurnId, WorkerId
-from segue.cache.unit_pool import UnitState
+from segue.cache.memory import UnitPools
 from tests.kv_transfer.handoff_messages import (
     Abort,
     Commit,
@@ -67,9 +67,9 @@ class HandoffWorld:
     def start_reader(self) -> None:
         self.reader_epoch += 1
         self.node = Node(self.network, "decode-0", self.reader_epoch, 12, LAYOUT)
+        self.pools = UnitPools(pages=self.node.pages, slots=self.node.slots)
         self.reader = HandoffReader(
-            pages=self.node.pages,
-            slots=self.node.slots,
+            pools=self.pools,
             memory_map=self.node.memory_map,
             address="here:1",
             freed=self.on_freed,
@@ -108,8 +108,7 @@ class HandoffWorld:
         return [one for one in self.used.values() if one is not None and not one.is_over]
 
     def give_back(self, arrival: Arrival) -> None:
-        self.node.pages.give_back(arrival.pages, UnitState.WORKING)
-        self.node.slots.give_back([arrival.slot], UnitState.WORKING)
+        self.pools.give_back(arrival.pages, [arrival.slot])
         self.num_free += len(arrival.pages)
 
     def state_of(self, ticket_id: TicketId) -> ReaderState | None:
@@ -155,7 +154,7 @@ class HandoffWorld:
         node = self.node
         sent: Mapping[str, int] = {}
         if message.is_intact and ticket.reader.epoch == self.reader_epoch:
-            sent = checksums_of(node.memory_map, ticket.page_ids, ticket.slot_id, HostMemory().crcs)
+            sent = checksums_of(node.memory_map, ticket.page_ids, ticket.slot_id)
         reservation = self.every.get(ticket.ticket_id)
         is_due = (
             message.is_intact

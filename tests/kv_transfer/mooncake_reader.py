@@ -24,12 +24,13 @@ from kv_transfer.wire import layout_from_wire, memory_map_to_wire, ticket_to_wir
 from segue.api.errors import SegueError
 from segue.api.types import Epoch, TurnId, WorkerId
 from segue.cache.layout import CacheField, CacheLayout, Unit
+from segue.cache.memory import UnitPools
 from segue.cache.unit_pool import page_pool, slot_pool
 from segue.internal.v1 import transfer_pb2 as pb
 
 
 class Bytes:
-    """An array that `memory_map_of` accepts."""
+    """An array that `registered` accepts."""
 
     def __init__(self, field: CacheField, num_units: int) -> None:
         self._unit_bytes = field.unit_bytes
@@ -45,8 +46,7 @@ class Bytes:
 
 class Target:
     def __init__(self, name: str, layout: CacheLayout, num_pages: int) -> None:
-        self.pages = page_pool(num_pages)
-        self.slots = slot_pool(2)
+        self.pools = UnitPools(pages=page_pool(num_pages), slots=slot_pool(2))
         num_units = {Unit.PAGE: num_pages, Unit.SLOT: 2}
         self.arrays = [(field, Bytes(field, num_units[field.unit])) for field in layout.fields]
         self.transport = MooncakeTransport(TransferConfig())
@@ -54,7 +54,7 @@ class Target:
             self.transport, self.arrays, worker_id=WorkerId(name), epoch=Epoch(1), layout=layout
         )
         self.reader = HandoffReader(
-            pages=self.pages, slots=self.slots, memory_map=self.memory_map, address="unused:1"
+            pools=self.pools, memory_map=self.memory_map, address="unused:1"
         )
         self.reservations: dict[TicketId, Reservation] = {}
 

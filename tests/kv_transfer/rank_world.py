@@ -11,9 +11,9 @@ from typing import Any, cast
 
 import torch
 
-from kv_transfer.layout import MemoryMap, RankMemory
+from kv_transfer.layout import MemoryMap
 from kv_transfer.ranks.follower_handoffs import FollowerHandoffs
-from kv_transfer.ranks.sending import RanksWriter, Writer
+from kv_transfer.ranks.leading import RanksWriter, Writer
 from kv_transfer.reading.reader import HandoffReader
 from kv_transfer.ticket import PeerIdentity
 from kv_transfer.transport.cache_memory import HostMemory
@@ -22,6 +22,7 @@ from kv_transfer.transport.transport import register_fields, registered
 from kv_transfer.writing.writer import HandoffWriter
 from segue.api.types import Epoch, WorkerId
 from segue.cache.layout import E4M3, CacheField, CacheLayout, Unit
+from segue.cache.memory import UnitPools
 from segue.cache.parts import layout_of_rank, spans
 from segue.cache.tensors import CacheTensors
 from segue.cache.unit_pool import page_pool, slot_pool
@@ -82,32 +83,26 @@ class RankedWorker:
         self.ranks = [Rank(index=index, count=count) for index in range(count)]
         self.tensors = [new_tensors(layout_of_rank(LAYOUT, rank)) for rank in self.ranks]
         transports = [LoopbackTransport(network, f"{name}/{rank.index}") for rank in self.ranks]
-        for transport, tensors in zip(transports[1:], self.tensors[1:], strict=True):
+        followers = tuple(
             register_fields(transport, tensors.fields())
+            for transport, tensors in zip(transports[1:], self.tensors[1:], strict=True)
+        )
         self.memory_map: MemoryMap = registered(
             transports[0],
             self.tensors[0].fields(),
             worker_id=WorkerId(name),
             epoch=Epoch(1),
             layout=LAYOUT,
-            followers=tuple(
-                RankMemory(
-                    segment=transport.segment,
-                    base_addresses=tuple(t.data_ptr() for _, t in tensors.fields()),
-                )
-                for transport, tensors in zip(transports[1:], self.tensors[1:], strict=True)
-            ),
+            followers=followers,
         )
         handoffs = [
-            FollowerHandoffs(transport, HostMemory(), rank)
+            FollowerHandoffs(transport, HostMemory(), rank, self.memory_map, True)
             for transport, rank in zip(transports[1:], self.ranks[1:], strict=True)
         ]
-        for one in handoffs:
-            one.serve(self.memory_map, True)
         self.followers = cast(Followers, CalledDirectly(handoffs)) if handoffs else None
         own = HandoffWriter(transports[0], self.memory_map)
         self.writer: Writer = RanksWriter(own, self.followers) if self.followers else own
-        self.pages, self.slots = page_pool(NUM_PAGES), slot_pool(NUM_SLOTS)
+        self.pools = UnitPools(pages=page_pool(NUM_PAGES), slots=slot_pool(NUM_SLOTS))
 
     @property
     def identity(self) -> PeerIdentity:
@@ -115,8 +110,7 @@ class RankedWorker:
 
     def reader(self) -> HandoffReader:
         return HandoffReader(
-            pages=self.pages,
-            slots=self.slots,
+            pools=self.pools,
             memory_map=self.memory_map,
             address="here:1",
             followers=self.followers,

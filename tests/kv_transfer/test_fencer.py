@@ -14,7 +14,7 @@ from tests.kv_transfer.world import Clock, Node, World
 
 
 class Writer:
-    """Answers fences when a test tells it to."""
+    """Answers fences on command."""
 
     def __init__(self) -> None:
         self.asked: list[Fence] = []

@@ -3,8 +3,7 @@ from __future__ import annotations
 import pytest
 
 from kv_transfer.config import TransferConfig
-from kv_transfer.transport.gpu_allocator import require_registrable
-from kv_transfer.transport.mooncake import open_mooncake
+from kv_transfer.transport.mooncake import open_mooncake, require_registrable
 from segue.api.errors import InvalidConfig
 
 

@@ -75,7 +75,7 @@ class HandoffMachine(HandoffWorld, RuleBasedStateMachine):
     @precondition(lambda self: self.is_writer_alive)
     @rule(end=st.sampled_from(["abort", "death", "refusal"]))
     def break_off(self, end: str) -> None:
-        """A handoff that begins and comes to nothing, undisturbed."""
+        """An undisturbed handoff that starts and fails."""
         self.hand_off(1, True)
         if (reservation := self.reservations.get(TurnId(f"turn-{self.num_turns}"))) is None:
             return
@@ -214,7 +214,7 @@ class HandoffMachine(HandoffWorld, RuleBasedStateMachine):
         for pool in (self.node.pages, self.node.slots):
             pool.check_invariants()
             held = set(pool.owners())
-            # An arrival that nobody has taken yet belongs to its reservation.
+            # An arrival that has not been taken yet belongs to its reservation.
             held -= {t for t, r in self.reservations.items() if r.untaken is not None}
             assert held <= owners, held - owners
 

@@ -25,9 +25,10 @@ from kv_transfer.handoff import (
     WriterDied,
     WriterFenced,
 )
-from kv_transfer.reading import reader
+from kv_transfer.reading import reader, reservations
 from kv_transfer.reading.reader import HandoffReader
-from kv_transfer.reading.reservations import Holdings, Reservation, TicketBook
+from kv_transfer.reading.reservations import Reservation, TicketBook
+from segue.cache.memory import UnitPools
 from tests.kv_transfer.test_handoff_machine import HandoffMachine
 
 pytestmark = pytest.mark.slow
@@ -70,13 +71,13 @@ def unreachable(self: HandoffReader, ticket_id: Any) -> None:
 
 
 def follow(skipped: tuple[type, type]) -> tuple[object, str, object]:
-    right = Holdings.follow
+    right = reservations.follow
 
-    def wrong(self: Holdings, before: Any, after: Any) -> None:
+    def wrong(pools: UnitPools, before: Any, after: Any) -> None:
         if (type(before), type(after)) != skipped:
-            right(self, before, after)
+            right(pools, before, after)
 
-    return Holdings, "follow", wrong
+    return reader, "follow", wrong
 
 
 def give_up_without_units(self: HandoffReader, reservation: Reservation, error: Any) -> None:

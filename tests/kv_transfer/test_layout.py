@@ -28,9 +28,9 @@ def memory_map(worker_id: str, layout: CacheLayout) -> MemoryMap:
 def test_a_units_address_is_its_number_times_its_size() -> None:
     ours = memory_map("prefill-0", LAYOUT)
 
-    assert ours.address(1, 3) == (1 << 20) + 3 * KV.unit_bytes
+    assert ours.region(1).address(3) == (1 << 20) + 3 * KV.unit_bytes
     with pytest.raises(IndexError, match="page 8 is not one of 8"):
-        ours.address(1, 8)
+        ours.region(1).address(8)
 
 
 def test_a_map_must_have_an_address_for_every_field() -> None:

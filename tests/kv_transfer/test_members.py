@@ -13,6 +13,7 @@ from kv_transfer.ticket import MAX_LIFETIME_S, PeerIdentity
 from segue.api.cluster.status import WorkerHealth, WorkerStatus
 from segue.api.errors import InvalidRequest, Unavailable
 from segue.api.types import Epoch, Role, TurnId, WorkerId
+from segue.cache.memory import UnitPools
 from tests.kv_transfer.world import Clock, World
 
 PREFILL = WorkerStatus(
@@ -35,8 +36,7 @@ async def members() -> Members:
 def reader_with(members: Members, world: World) -> HandoffReader:
     node = world.node("decode-0")
     return HandoffReader(
-        pages=node.pages,
-        slots=node.slots,
+        pools=UnitPools(pages=node.pages, slots=node.slots),
         memory_map=node.memory_map,
         address="here:1",
         require_writer=members.require_now,

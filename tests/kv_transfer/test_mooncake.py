@@ -241,7 +241,7 @@ def test_more_fragments_than_mooncake_can_queue_arrive_in_batches() -> None:
 
 def test_an_unknown_peer_is_named_in_the_error() -> None:
     with contextlib.closing(Writer(TINY, 8)) as writer:
-        address = writer.memory_map.address(0, 0)
+        address = writer.memory_map.region(0).address(0)
 
         with pytest.raises(TransferFailed) as failed:
             writer.write("127.0.0.1:1", [Fragment(address, 0x1000, 64)])
@@ -251,12 +251,12 @@ def test_an_unknown_peer_is_named_in_the_error() -> None:
 
 def test_memory_that_the_reader_did_not_register_stays_unchanged() -> None:
     with started(TINY, 8) as (writer, reader):
-        address = writer.memory_map.address(0, 0)
+        address = writer.memory_map.region(0).address(0)
         past_the_end = reader.memory_map.region(0).base_address + 8 * 64
         with pytest.raises(TransferFailed, match="has not registered that memory"):
             writer.write(reader.memory_map.segment, [Fragment(address, past_the_end, 64)])
 
-        good = Fragment(address, reader.memory_map.address(0, 3), 64)
+        good = Fragment(address, reader.memory_map.region(0).address(3), 64)
         writer.write(reader.memory_map.segment, [good])
 
 

@@ -8,7 +8,7 @@ import itertools
 import pytest
 import torch
 
-from kv_transfer.ranks.sending import Sending
+from kv_transfer.ranks.leading import Sending
 from kv_transfer.ticket import Ticket
 from kv_transfer.transport.loopback import LoopbackNetwork
 from segue.api.errors import NotFound, TransferFailed
@@ -73,8 +73,8 @@ class Handoff:
         self.network.release()
         for worker in (self.source, self.target):
             worker.writer.close()
-            worker.pages.check_invariants()
-            worker.slots.check_invariants()
+            worker.pools.pages.check_invariants()
+            worker.pools.slots.check_invariants()
 
 
 @pytest.mark.parametrize(("sources", "targets"), PAIRS)

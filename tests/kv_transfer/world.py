@@ -20,6 +20,7 @@ from kv_transfer.writing.writer import HandoffWriter
 from segue.api.errors import Cancelled
 from segue.api.types import Epoch, PageId, SlotId, TurnId, WorkerId
 from segue.cache.layout import CacheField, CacheLayout, Unit
+from segue.cache.memory import UnitPools
 from segue.cache.tensors import CacheTensors
 from segue.cache.unit_pool import UnitPool, page_pool, slot_pool
 
@@ -147,8 +148,7 @@ class World:
     ) -> HandoffReader:
         events = events or Events()
         return HandoffReader(
-            pages=node.pages,
-            slots=node.slots,
+            pools=UnitPools(pages=node.pages, slots=node.slots),
             memory_map=node.memory_map,
             address="here:1",
             freed=events.freed,

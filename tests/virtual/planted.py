@@ -103,11 +103,11 @@ PLANTED = {
     ),
     "an untaken arrival is not freed": Planted(
         "kv_transfer/reading/reader.py",
-        "            self._holdings.give_back_arrived(Units(arrival.pages, arrival.slot))\n",
+        "            self._pools.give_back(arrival.pages, [arrival.slot])\n",
         "",
     ),
     "a turn's prefix stays held": Planted(
-        "decode_worker/worker.py", "        self.residency.release(turn.hold)\n", ""
+        "decode_worker/worker.py", "        self._memory.cache.release(turn.hold)\n", ""
     ),
     "the slots of a failed turn leak": Planted(
         "decode_worker/worker.py", "event.sequence.slots)", "event.sequence.ring.slots)"

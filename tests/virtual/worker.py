@@ -11,18 +11,18 @@ from decode_worker.config import DecodeConfig
 from decode_worker.metrics import DecodeMetrics
 from decode_worker.worker import DecodeWorker
 from kv_transfer.config import TransferConfig
+from kv_transfer.resources import WorkerResources
 from kv_transfer.transport.transport import open_endpoint
-from kv_transfer.worker import WorkerResources
 from prefill_worker.config import PrefillConfig
 from prefill_worker.metrics import PrefillMetrics
 from prefill_worker.worker import PrefillWorker
 from segue.api.cluster.status import WorkerHealth
 from segue.api.types import Role
 from segue.cache.host.tier import Tiers
-from segue.cache.host.unit_copy import copy_units
 from segue.cache.memory import Memory
 from segue.cache.prefix.eviction_cost import cost_to_prefill
-from segue.cache.tensors import CacheTensors
+from segue.cache.tensors import CacheTensors, copy_units
+from segue.engine.config import EngineConfig
 from segue.wire.membership_calls import move_sessions
 from segue.worker.drain import Draining
 from segue.worker.membership.identity import Identity
@@ -91,7 +91,7 @@ class WorkerLife:
             add(server)  # type: ignore[arg-type]  # what adding a service uses of a server
         network.serve(process, server)
         self._draining = Draining(
-            self.worker,
+            self.worker.drain,
             functools.partial(move_sessions, [ROUTER], identity.worker_id, identity.epoch),
             default_s=5.0,
             started=self._drain,
@@ -137,7 +137,8 @@ class WorkerLife:
             runner=self.runner,  # type: ignore[arg-type]  # what a worker uses of one
             endpoint=endpoint,
             tiers=tiers,
-            max_running=MAX_RUNNING,
+            engine=EngineConfig(max_running=MAX_RUNNING),
+            pass_tokens=2 * PAGE_TOKENS,
             patience=PATIENCE,
         )
 

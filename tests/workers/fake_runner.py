@@ -90,6 +90,9 @@ class FakeRunner:
         self.gate = Gate()
         """Before each layer of a prompt's pass."""
 
+    def operators(self) -> str:
+        return "none"
+
     def forward(
         self,
         chunks: Sequence[PrefillChunk | DecodeChunk],

@@ -68,7 +68,8 @@ class Siblings(TwoWorkers):
         return held
 
     def held(self, worker: DecodeWorker) -> list[HeldSession]:
-        return sessions_held(worker.residency.leases, self.clock).held
+        held, _ = sessions_held(worker.residency.leases, self.clock)
+        return held
 
     def source(self) -> PeerIdentity:
         identity = self.decode.presence.identity
@@ -128,11 +129,7 @@ class Move:
 
     async def _pull(self) -> None:
         self.adopted = await self.workers.sibling.adopt(
-            self.held.session_id,
-            self.workers.source(),
-            self.held.prefixes,
-            lease_s=self.held.expires_in_s,
-            timeout_s=60.0,
+            self.held, self.workers.source(), timeout_s=60.0
         )
 
     def is_over(self) -> bool:

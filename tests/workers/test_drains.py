@@ -40,13 +40,7 @@ def move_to_the_sibling(workers: Siblings) -> MoveSessions:
     async def move(sessions: Sequence[HeldSession], timeout_s: float) -> MoveReport:
         moved = {}
         for session in sessions:
-            adopted = await workers.sibling.adopt(
-                session.session_id,
-                workers.source(),
-                session.prefixes,
-                lease_s=session.expires_in_s,
-                timeout_s=timeout_s,
-            )
+            adopted = await workers.sibling.adopt(session, workers.source(), timeout_s=timeout_s)
             moved[session.session_id] = adopted.moved_bytes
         return MoveReport(moved)
 

@@ -1,7 +1,7 @@
 """A session moves from one decode worker to another, with faults between any two of its steps.
 
 Whatever happens, the session's next turn is answered right, on the one that has adopted it or not,
-pages and slots add up, and nobody's lease is lost but the source's own.
+pages and slots add up, and only the source's own lease is lost.
 """
 
 from __future__ import annotations
@@ -331,13 +331,7 @@ async def test_a_move_that_takes_too_long_is_given_up(workers: Siblings) -> None
     scene = await prepared(workers)
     workers.network.hold()
     with pytest.raises(DeadlineExceeded, match=r"did not arrive within 0\.05 s from decode-0"):
-        await workers.sibling.adopt(
-            SESSION,
-            workers.source(),
-            scene.move.held.prefixes,
-            lease_s=60.0,
-            timeout_s=0.05,
-        )
+        await workers.sibling.adopt(scene.move.held, workers.source(), timeout_s=0.05)
     await scene.end()
     assert await scene.wrongs() == []
 
@@ -375,17 +369,15 @@ async def test_only_a_member_is_pulled_from(
     held = await workers.hold_session()
     stranger = PeerIdentity(worker_id=DECODE, epoch=Epoch(7), address="elsewhere:1")
     with pytest.raises(Unavailable, match="is not in the cluster"):
-        await workers.sibling.adopt(SESSION, stranger, held.prefixes, lease_s=60.0, timeout_s=5.0)
+        await workers.sibling.adopt(held, stranger, timeout_s=5.0)
     assert wrongs(workers) == []
 
 
 async def test_a_prefix_that_ends_within_a_page_is_refused(workers: Siblings) -> None:
     held = await workers.hold_session()
-    prefixes = (PrefixName(5, bytes(16)), held.prefixes[-1])
+    held = replace(held, prefixes=(PrefixName(5, bytes(16)), held.prefixes[-1]))
     with pytest.raises(InvalidRequest, match="must end pages of 4 tokens, got"):
-        await workers.sibling.adopt(
-            SESSION, workers.source(), prefixes, lease_s=60.0, timeout_s=5.0
-        )
+        await workers.sibling.adopt(held, workers.source(), timeout_s=5.0)
     assert wrongs(workers) == []
 
 
@@ -393,9 +385,7 @@ async def test_a_worker_that_drains_adopts_nothing(workers: Siblings) -> None:
     held = await workers.hold_session()
     workers.sibling._is_draining = True
     with pytest.raises(Unavailable, match="decode-1 is draining"):
-        await workers.sibling.adopt(
-            SESSION, workers.source(), held.prefixes, lease_s=60.0, timeout_s=5.0
-        )
+        await workers.sibling.adopt(held, workers.source(), timeout_s=5.0)
 
 
 def test_the_prompts_continue_each_other() -> None:

@@ -12,15 +12,15 @@ from typing import Any
 
 from decode_worker.config import DecodeConfig
 from decode_worker.metrics import DecodeMetrics
-from decode_worker.turn import MemoryReserved, TurnNews, WrittenByPrefill
+from decode_worker.turn import MemoryReserved, TurnNews
 from decode_worker.worker import DecodeWorker
 from kv_transfer.config import TransferConfig
 from kv_transfer.layout import MemoryMap
+from kv_transfer.resources import WorkerResources
 from kv_transfer.ticket import PeerIdentity, Ticket
 from kv_transfer.transport.cache_memory import HostMemory
 from kv_transfer.transport.loopback import LoopbackNetwork
 from kv_transfer.transport.transport import Endpoint, open_endpoint
-from kv_transfer.worker import WorkerResources
 from kv_transfer.writing.plan import Fragment
 from prefill_worker.config import PrefillConfig
 from prefill_worker.metrics import PrefillMetrics
@@ -35,6 +35,7 @@ from segue.cache.layout import Unit
 from segue.cache.memory import Memory
 from segue.cache.prefix.eviction_cost import cost_to_prefill
 from segue.cache.unit_pool import UnitState
+from segue.engine.config import EngineConfig
 from segue.worker.membership.identity import Identity
 from segue.worker.process.serving import Presence
 from tests.workers.fake_runner import LAYOUT, PAGE_TOKENS, FakeRunner, Gate
@@ -156,7 +157,8 @@ class TwoWorkers:
                 down=lambda *_: None,
                 up=lambda *_: None,
             ),
-            max_running=4,
+            engine=EngineConfig(max_running=4),
+            pass_tokens=2 * PAGE_TOKENS,
         )
 
     def see_members(self, *absent: WorkerId) -> None:
@@ -237,7 +239,7 @@ class ShippedTurn:
             address=presence.address,
         )
         answering = self.workers.decode.answer(
-            self.turn, WrittenByPrefill(writer), self._on_news, timeout_s=self.timeout_s
+            self.turn, writer, self._on_news, timeout_s=self.timeout_s
         )
         self.at_decode.run(answering, self._decode_failed)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from benchmarks.gpu.models import Shape
 from benchmarks.gpu.passes.prompts import PAGE_TOKENS, Workload, chunks_of, runner_of
 from benchmarks.gpu.timing import median_s
-from kv_transfer.layout import MemoryMap, memory_map_of
+from kv_transfer.layout import MemoryMap
 from kv_transfer.writing.plan import plan_units
 from segue.api.types import Epoch, WorkerId
 from segue.cache.layout import Unit
@@ -150,12 +150,14 @@ def _next(num_tokens: int) -> DecodeChunk:
 
 
 def _map(runner: ModelRunner, name: str) -> MemoryMap:
-    return memory_map_of(
-        runner.tensors.fields(),
+    tensors = [tensor for _, tensor in runner.tensors.fields()]
+    return MemoryMap(
         worker_id=WorkerId(name),
         epoch=Epoch(1),
         segment=name,
         layout=runner.layout,
+        base_addresses=tuple(tensor.data_ptr() for tensor in tensors),
+        num_units=tuple(tensor.shape[0] for tensor in tensors),
     )
 
 

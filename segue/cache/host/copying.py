@@ -4,9 +4,9 @@
                     └────────────▶ abandon    free again
 
 "There" is the source tier and "here" is the target. The target treats a copy like a sequence, which
-holds the prefix it finds, writes its own units and inserts them. So anything may happen in either
-tier meanwhile: the source's units are held, the written units have no other owner, and copies of
-pages that have appeared in the target since are freed.
+holds the prefix it finds, writes its own units and inserts them. So both tiers may change during a
+copy: the source's units are held, the written units have no other owner, and copies of pages that
+have appeared in the target since are freed.
 """
 
 from __future__ import annotations
@@ -20,13 +20,12 @@ from segue.api.types import PageId, SlotId
 from segue.cache.memory import Memory
 from segue.cache.prefix.cache import Hold, Match, PrefixCache
 from segue.cache.prefix.node import Checkpoint, PageNode
-from segue.cache.unit_pool import UnitState
-from segue.cache.until_kept import UntilKept
+from segue.cache.unit_pool import UntilKept
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """What to copy of a prefix: pages up to `num_tokens`, and states."""
+    """The parts of a prefix to copy: pages up to `num_tokens`, and states."""
 
     num_tokens: int
     checkpoints: tuple[Checkpoint, ...]
@@ -54,7 +53,7 @@ class Copying:
     tokens: Prompt
     """Up to the end of the last page that will be here."""
     source_holds: tuple[Hold, ...]
-    """The first one holds all that was found there."""
+    """The first one holds the whole prefix that was found there."""
     target_hold: Hold
     from_pages: tuple[PageId, ...]
     to_pages: tuple[PageId, ...]
@@ -64,7 +63,7 @@ class Copying:
     positions: tuple[int, ...]
     """Number of tokens before each slot's state."""
     owner: str
-    """The accountants' owner of the units here."""
+    """The owner of the target's units, in its pools."""
 
     @property
     def num_units(self) -> int:
@@ -79,7 +78,7 @@ def start(
     choose: Choose,
     make_room: MakeRoom = PrefixCache.make_room,
 ) -> Copying:
-    """Holds and takes what is needed. Copies only as much as there is room for, maybe nothing."""
+    """Holds and takes the units to copy: as many as there is room for, possibly none."""
     there, here = source.cache.find(prefix), target.cache.find(prefix)
     wanted = choose(there, here)
     first, page_tokens = len(here.pages), target.cache.tree.page_tokens
@@ -96,9 +95,7 @@ def start(
             hold(source.cache, source.cache.hold_pages(there)),
             *(hold(source.cache, source.cache.hold_state(c)) for c in checkpoints),
         )
-        to_pages = target.pages.take(num_pages, UnitState.WORKING, owner=owner)
-        taken.callback(target.pages.give_back, to_pages, UnitState.WORKING)
-        to_slots = target.slots.take(len(checkpoints), UnitState.WORKING, owner=owner)
+        to_pages, to_slots = target.take(num_pages, len(checkpoints), owner=owner)
         taken.keep()
     return Copying(
         source=source,
@@ -205,5 +202,6 @@ def _make_twins(here: PageNode, there: PageNode) -> None:
     here, there = here.at(num_tokens), there.at(num_tokens)
     for one, other in zip(here.upwards(), there.upwards(), strict=True):
         if one.twin is other and other.twin is one:
-            return  # Those above are twins too: a node keeps its parent while it is in the tree.
+            # The nodes above are twins too: a node keeps its parent while it is in the tree.
+            return
         one.twin, other.twin = other, one

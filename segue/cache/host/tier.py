@@ -4,7 +4,7 @@
                                       ▲                                               │
                                       └──────── load ◀── a turn needs it ◀────────────┘
 
-Each tier has its own prefix cache, accountants and eviction. Both treat a copy from one to the
+Each tier has its own prefix cache, unit pools and eviction. Both treat a copy from one to the
 other like a sequence (`copying.py`). Prefixes are offloaded as soon as their turn has ended,
 not when memory is needed, which makes eviction instant.
 
@@ -15,12 +15,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
-from segue.api.cluster.status import UnitCounts
 from segue.api.errors import UnknownPrefix
 from segue.api.prompt import PrefixName, Prompt
 from segue.cache.host.copying import Choose, Copying, MakeRoom, abandon, finish, start, what_is_new
@@ -62,15 +61,6 @@ class Tiers:
             f"no prefix of {prefix.num_tokens} tokens with digest {prefix.digest.hex()} is here: "
             "send the whole prompt"
         )
-
-
-class TierCounts(NamedTuple):
-    """Units of both tiers by state."""
-
-    pages: UnitCounts
-    slots: UnitCounts
-    host_pages: UnitCounts
-    host_slots: UnitCounts
 
 
 class HostTier:
@@ -128,7 +118,7 @@ class HostTier:
 
     def load_s(self, num_pages: int, num_slots: int) -> float:
         """Expected seconds of a load of this size, from measured loads."""
-        num_bytes = num_pages * self._layout.page_bytes + num_slots * self._layout.slot_bytes
+        num_bytes = self._layout.num_bytes(num_pages, num_slots)
         return num_bytes * self._measured_s / self._measured_bytes
 
     def prefix_load_s(self, num_tokens: int) -> float:
@@ -142,10 +132,6 @@ class HostTier:
         tier, or if the prefix was evicted from the device before the copy could start.
         """
         return self._spawn(self._offload(node))
-
-    def counts(self, here: Collection[str]) -> TierCounts:
-        """Units of both tiers by state. Units whose owner is not in `here` are strays."""
-        return TierCounts(*self._device.counts(here), *self._host.counts(here))
 
     def owners(self) -> set[str]:
         """The copies in progress: each owns the units that it writes, in either tier."""
@@ -221,9 +207,7 @@ class HostTier:
             await loop.run_in_executor(self._thread, copy, unit, from_units, to_units)
 
     def _measure(self, copying: Copying, seconds: float) -> None:
-        layout = self._layout
-        num_pages, num_slots = len(copying.to_pages), len(copying.to_slots)
-        num_bytes = num_pages * layout.page_bytes + num_slots * layout.slot_bytes
+        num_bytes = self._layout.num_bytes(len(copying.to_pages), len(copying.to_slots))
         self._measured_bytes = self._measured_bytes * _FADING + num_bytes
         self._measured_s = self._measured_s * _FADING + seconds
 

@@ -3,7 +3,7 @@
     match ─▶ hold_pages / hold_checkpoint ─▶ (the sequence reads) ─▶ insert ─▶ release
                                                                         └─▶ leases.grant
 
-Units in the tree are CACHED in the accountants, are never written, and are evicted only by
+Units in the tree are CACHED in the unit pools, are never written, and are evicted only by
 `make_room` and `make_spare_room`. Units that a sequence writes are WORKING, and its own until
 `insert`. One thread owns all of this, and a match is valid only until that thread does something
 else.
@@ -26,7 +26,7 @@ from segue.cache.unit_pool import UnitPool, UnitState
 
 @dataclass(frozen=True, slots=True, repr=False, kw_only=True)
 class Match:
-    """How much of a prompt is cached. A `match` never includes the page of the prompt's last token.
+    """The cached part of a prompt. A `match` never includes the page of the prompt's last token.
 
     That token must be computed for its logits. Computing it writes its page, so the page cannot be
     one that others read.
@@ -45,7 +45,8 @@ class Match:
 
 @dataclass(slots=True, eq=False, repr=False, kw_only=True)
 class Hold:
-    """What a sequence reads: it stays until `release`. Only the cache changes a hold."""
+    """A prefix that a sequence reads. It is not evicted until `release`. Only the cache changes a
+    hold."""
 
     node: PageNode
     pages: tuple[PageId, ...]
@@ -57,7 +58,7 @@ class Hold:
 
 
 class PrefixCache:
-    """Shares both accountants with the code that takes working and reserved units."""
+    """Shares both unit pools with the code that takes working and reserved units."""
 
     def __init__(
         self,
@@ -96,7 +97,8 @@ class PrefixCache:
         return counts.free + counts.cached - self.pins.num_held_checkpoints
 
     def match(self, prompt: Prompt) -> Match:
-        """What is cached for computing `prompt`. Changes nothing, and does not count as a use."""
+        """The cached part of `prompt` when computing it. Changes nothing, and does not count as a
+        use."""
         return self.find(prompt, len(prompt) - 1)
 
     def find(self, prompt: Prompt, num_tokens: int | None = None) -> Match:
@@ -114,11 +116,12 @@ class PrefixCache:
         )
 
     def hold_pages(self, match: Match) -> Hold:
-        """For a sequence that gets its state from elsewhere: all matched pages, no checkpoint."""
+        """Holds all matched pages, but no checkpoint: the sequence gets its state from
+        elsewhere."""
         return self._hold(match.node, match.pages, None)
 
     def hold_checkpoint(self, match: Match) -> Hold:
-        """For a sequence that resumes here: the checkpoint, and the pages before it.
+        """Holds the checkpoint and the pages before it, for a sequence that resumes here.
 
         Without a matched checkpoint it holds nothing, and the sequence starts at token 0.
         """
@@ -130,7 +133,7 @@ class PrefixCache:
         return self._hold(checkpoint.node, match.pages[:num_pages], checkpoint)
 
     def hold_state(self, checkpoint: Checkpoint) -> Hold:
-        """For a copy of the state: holds no pages."""
+        """Holds the state, but no pages, for a copy of the state."""
         return self._hold(checkpoint.node, (), checkpoint)
 
     def release(self, hold: Hold) -> None:
@@ -185,15 +188,15 @@ class PrefixCache:
             return False
         self.leases.expire_due()
         self._evict(num_pages, num_slots, self.leases.revoke_for_page, self.leases.revoke_for_slot)
-        assert self._has_room(num_pages, num_slots), "what is neither held nor leased is evictable"
+        assert self._has_room(num_pages, num_slots), "units without a hold or a lease are evictable"
         return True
 
     def make_spare_room(self, num_pages: int, num_slots: int) -> bool:
-        """For memory that is not needed yet: evicts what it can, but revokes no lease. Returns
-        whether this many pages and slots are free.
+        """Like `make_room`, but revokes no lease, and evicts what it can. Returns whether this many
+        pages and slots are free.
         """
         self.leases.expire_due()
-        self._evict(num_pages, num_slots, _nothing_to_revoke, _nothing_to_revoke)
+        self._evict(num_pages, num_slots, lambda: False, lambda: False)
         return self._has_room(num_pages, num_slots)
 
     def _has_room(self, num_pages: int, num_slots: int) -> bool:
@@ -292,7 +295,3 @@ class PrefixCache:
         checkpoint.node.checkpoint = None
         self.tree.changed(checkpoint.node)
         self.pins.settle_checkpoint(checkpoint)
-
-
-def _nothing_to_revoke() -> bool:
-    return False

@@ -22,6 +22,11 @@ SecondsToCompute = Callable[[int], float]
 """Seconds to compute a prompt's first `num_tokens` tokens from scratch. Must never decrease."""
 
 
+def _proportional(num_tokens: int) -> float:
+    """Only proportions matter within one worker."""
+    return num_tokens * 1e-3
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvictionCost:
     """All in seconds per byte; 0 if losing the item costs no time."""
@@ -33,7 +38,9 @@ class EvictionCost:
     """The worth of all pages of the first `num_tokens` tokens, with the checkpoint at their end."""
 
 
-def cost_to_prefill(layout: CacheLayout, seconds_to_compute: SecondsToCompute) -> EvictionCost:
+def cost_to_prefill(
+    layout: CacheLayout, seconds_to_compute: SecondsToCompute = _proportional
+) -> EvictionCost:
     """Losing a checkpoint, or a page before it, means computing from the checkpoint above.
 
     Losing one page of such a run makes its other pages worthless, so they are weighed together.
@@ -59,7 +66,10 @@ def cost_to_prefill(layout: CacheLayout, seconds_to_compute: SecondsToCompute) -
 
 
 def cost_to_decode(
-    layout: CacheLayout, seconds_to_compute: SecondsToCompute, *, link_bytes_per_s: float
+    layout: CacheLayout,
+    seconds_to_compute: SecondsToCompute = _proportional,
+    *,
+    link_bytes_per_s: float = 1e9,
 ) -> EvictionCost:
     """Losing a page means shipping it again: all bytes are worth the same, so eviction is LRU."""
     return EvictionCost(

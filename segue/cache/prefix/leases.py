@@ -1,4 +1,4 @@
-"""Leases: they mark sessions that will come back, so that their prefixes are evicted last.
+"""Leases mark sessions that will come back, so that their prefixes are evicted last.
 
 A lease pins the last node of its session, and thereby all nodes above it, and the deepest
 checkpoint on that path. It ends when the session is released, when it expires, or when memory is
@@ -108,7 +108,7 @@ class Lease:
     expires_at: float
     """By the cache's clock."""
     tick: int
-    """Grows with each turn, but not with a renewal, which says nothing about the next turn."""
+    """Grows with each turn, but not with a renewal, which does not make the next turn likelier."""
 
     @property
     def num_tokens(self) -> int:
@@ -138,8 +138,8 @@ class Leases:
         )
         pins.node_settled = self._for_page.settled
         pins.checkpoint_settled = self._for_slot.settled
-        self.changed: Callable[[SessionId], None] = _nothing
-        """For `Inventory`: called when a lease was granted, ended, or lost its checkpoint."""
+        self.changed: Callable[[SessionId], None] = lambda session_id: None
+        """Set by `Inventory`: called when a lease was granted, ended, or lost its checkpoint."""
         self.num_revoked = 0
         """Leases, and checkpoints of leases, revoked under memory pressure. For a counter."""
 
@@ -242,11 +242,11 @@ class Leases:
     def _live(self, session_id: SessionId) -> Lease:
         lease = self.get(session_id)
         if lease is None:
-            raise NotFound(
-                f"session {session_id} has no lease here: it expired, was released or was revoked"
-            )
+            raise no_lease(session_id)
         return lease
 
 
-def _nothing(_: SessionId) -> None:
-    pass
+def no_lease(session_id: SessionId) -> NotFound:
+    return NotFound(
+        f"session {session_id} has no lease here: it expired, was released or was revoked"
+    )

@@ -27,9 +27,9 @@ class Pins:
         self.num_held_nodes = 0
         """Nodes at or above the end of a hold. Without the root."""
         self.num_held_checkpoints = 0
-        self.node_settled: Callable[[PageNode], None] = _nothing
-        self.checkpoint_settled: Callable[[Checkpoint], None] = _nothing
-        """For `Leases`: called when a lease may have become able to give up its node, or its
+        self.node_settled: Callable[[PageNode], None] = lambda node: None
+        self.checkpoint_settled: Callable[[Checkpoint], None] = lambda checkpoint: None
+        """Set by `Leases`: called when a lease may now be able to give up its node or
         checkpoint."""
 
     def hold(self, node: PageNode) -> None:
@@ -122,7 +122,3 @@ class Pins:
         else:
             self.checkpoints.discard(checkpoint)
             self.checkpoint_settled(checkpoint)
-
-
-def _nothing(_: object) -> None:
-    pass

@@ -6,17 +6,17 @@ A sequence can resume only from a kept state, and a state is kept only at the en
               ▲             ▲         ▲                ▲ ▲
            opening      branched    the next turn's    again, and the end
 
-A state costs as much memory as the pages of thousands of tokens. So a prompt keeps few, and never
-two in the same page.
+A state needs the memory of thousands of tokens' pages. So a prompt keeps few, and never two in the
+same page.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from typing import Protocol
 
 from cachetools import LRUCache
 
+from segue.api.turn import TurnSpec
 from segue.api.types import SessionId
 from segue.cache.prefix.node import Checkpoint, PageNode
 from segue.cache.prefix.pins import Pins
@@ -80,17 +80,6 @@ def _strides(start: int, end: int, stride: int | None) -> Iterable[int]:
 _MAX_SESSIONS = 10_000
 
 
-class SessionTurn(Protocol):
-    """The fields of a `TurnSpec` that are used here."""
-
-    @property
-    def session_id(self) -> SessionId: ...
-    @property
-    def context(self) -> Sequence[int]: ...
-    @property
-    def branch_points(self) -> Sequence[int]: ...
-
-
 class SessionStates:
     """The states that each session has left, so that superseded ones are evicted first.
 
@@ -120,7 +109,7 @@ class SessionStates:
             checkpoint.session_id = checkpoint.session_id or session_id
         self._left[session_id] = [*self._left.pop(session_id, ()), *reversed(new)]
 
-    def kept(self, turn: SessionTurn, last: PageNode, new: Collection[int]) -> None:
+    def kept(self, turn: TurnSpec, last: PageNode, new: Collection[int]) -> None:
         """A turn has left states at `new` positions, up to `last`. Its session may resume from some
         of these and of its earlier states; the rest of its states are superseded.
         """

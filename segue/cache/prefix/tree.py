@@ -11,6 +11,7 @@ after all the pages that it attends to.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import reduce
 
 from segue.api.prompt import PrefixName, Prompt, page_digest
 from segue.api.types import PageId
@@ -23,9 +24,9 @@ class PrefixTree:
             raise ValueError(f"page_tokens must be >= 1, got {page_tokens}")
         self.page_tokens = page_tokens
         self.root = PageNode(None, b"", PageId(-1), 0)
-        self.changed: Callable[[PageNode], None] = _nothing
-        """For `Inventory`: called for a node whose children or checkpoint have changed, and for one
-        that was cut."""
+        self.changed: Callable[[PageNode], None] = lambda node: None
+        """Set by `Inventory`: called for a node whose children or checkpoint have changed, and for
+        one that was cut."""
         self._by_digest: dict[bytes, PageNode] = {}
 
     def named(self, digest: bytes) -> PageNode | None:
@@ -40,12 +41,10 @@ class PrefixTree:
         return self.prompt(node)
 
     def name(self, node: PageNode, prompt: Prompt) -> PrefixName:
-        """Of the whole pages of `prompt`, of which the first ones are here, up to `node`."""
-        digest = node.digest
+        """The name of all full pages of `prompt`, of which those up to `node` are here."""
         rest = prompt[node.num_tokens :]
         num_pages = len(rest) // self.page_tokens
-        for key in rest.page_keys(self.page_tokens, num_pages):
-            digest = page_digest(digest, key)
+        digest = reduce(page_digest, rest.page_keys(self.page_tokens, num_pages), node.digest)
         return PrefixName(node.num_tokens + num_pages * self.page_tokens, digest)
 
     def prompt(self, node: PageNode) -> Prompt:
@@ -101,7 +100,3 @@ class PrefixTree:
             node = stack.pop()
             yield node
             stack.extend(node.children.values())
-
-
-def _nothing(_: PageNode) -> None:
-    pass

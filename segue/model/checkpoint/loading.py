@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from segue.api.errors import InvalidCheckpoint
-from segue.cache.allocation.huge_pages import on_huge_pages
+from segue.cache.allocation import on_huge_pages
 from segue.model.checkpoint.headers import HEAD_PREFIX, reason_to_skip
 from segue.model.checkpoint.tensors import CheckpointFiles, copy_mapped, open_checkpoint
 from segue.model.checkpoint.typed_json import counted

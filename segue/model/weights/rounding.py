@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from segue.api.errors import InvalidCheckpoint
-from segue.cache.allocation.huge_pages import on_huge_pages
+from segue.cache.allocation import on_huge_pages
 from segue.model.weights.at_load import GROUPS, num_groups
 from segue.model.weights.quantization import WeightFormat
 

@@ -1,7 +1,7 @@
 """A worker's identity in one life: its id, and an epoch greater than those of its earlier lives.
 
-The clock gives the epoch, and the routers say whether it is great enough: a clock may be set back
-between two lives. A router knows no earlier life once it has restarted, and then nobody compares.
+The epoch comes from the clock, and is compared with the last one that the routers know: the clock
+may have been set back between two lives. A router that has restarted knows no earlier life.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ async def take_identity(
     security: Security = OPEN,
     clock_ns: Callable[[], int] = time.time_ns,
 ) -> Identity:
-    """Starts a new life. A router that cannot be reached is not waited for: if it knows a greater
+    """Starts a new life. Does not wait for a router that cannot be reached: if it knows a greater
     epoch, it refuses this one when the worker joins.
     """
     known = await asyncio.gather(*(_known_to(router, worker_id, security) for router in routers))
@@ -59,7 +59,7 @@ async def take_identity(
 
 
 def next_epoch(now_ns: int, latest: int, step: int) -> Epoch:
-    """The time, or `step` (1 or more) after the latest epoch if the clock was set back."""
+    """The time, or the latest epoch plus `step` (1 or more) if the clock was set back."""
     return Epoch(now_ns if now_ns > latest else latest + step)
 
 
@@ -69,6 +69,6 @@ async def _known_to(router: str, worker_id: WorkerId, security: Security) -> int
     except (Unavailable, DeadlineExceeded):
         return 0
     except SegueError as error:
-        # It will refuse the worker for the same reason, and says so each time.
-        logger.warning("a router did not tell the last epoch", extra={"error": str(error)})
+        # It will refuse the worker for the same reason, with the same error.
+        logger.warning("a router did not return the last epoch", extra={"error": str(error)})
         return 0

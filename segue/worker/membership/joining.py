@@ -1,8 +1,8 @@
 """A worker's membership in the cluster: a stream to each router, and one view made of theirs.
 
-A router that cannot reach a worker says that it is lost, although it may be healthy and writing. So
-a worker is a member as long as one router says so. Without any router, the last views hold: running
-handoffs go on, and routers come back.
+A router that cannot reach a worker reports it as lost, although it may be healthy and writing. So a
+worker is a member while at least one router lists it. Without any router, the last views hold:
+running handoffs continue, and routers come back.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from segue.wire.streams.join import KeptReader, stay_joined
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What one router said last."""
+    """The last report of one router."""
 
     workers: Sequence[WorkerStatus]
     is_connected: bool = True
@@ -27,7 +27,7 @@ class View:
 
 def members_of(views: Iterable[View]) -> list[WorkerStatus]:
     """The cluster's workers, by id: each in its latest epoch, and lost only if all routers that are
-    connected and know this epoch say so. If no router is connected, all last views count.
+    connected and know this epoch report so. If no router is connected, all last views count.
     """
     views = list(views)
     current = [view for view in views if view.is_connected] or views

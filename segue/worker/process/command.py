@@ -6,25 +6,29 @@ import argparse
 import asyncio
 import contextlib
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from segue.api.errors import InvalidRequest
 from segue.api.types import Role
-from segue.config import read_file
+from segue.config import read_file, section
 from segue.process.telemetry import setup_logging
 from segue.security.options import add_secret_option, security_of
 from segue.worker.process.options import WorkerOptions
 from segue.worker.process.serving import RunningWorker
 
-Build = Callable[
-    [WorkerOptions, Mapping[str, Any]], contextlib.AbstractAsyncContextManager[RunningWorker]
-]
 
+def run_worker(
+    role: Role,
+    running: Callable[..., contextlib.AbstractAsyncContextManager[RunningWorker]],
+    arguments: Sequence[str] | None = None,
+    **sections: type,
+) -> None:
+    """`python -m prefill_worker` and `python -m decode_worker`: runs until SIGTERM or SIGINT.
 
-def run_worker(role: Role, run: Build, arguments: Sequence[str] | None = None) -> None:
-    """`python -m prefill_worker` and `python -m decode_worker`: runs until SIGTERM or SIGINT."""
+    `running` gets the process's options, and by name the `sections` of the configuration file.
+    """
     program = f"python -m {role}_worker"
     parser = argparse.ArgumentParser(prog=program)
     parser.add_argument("--id", required=True, help=f"unique in the cluster, such as {role}-0")
@@ -38,8 +42,8 @@ def run_worker(role: Role, run: Build, arguments: Sequence[str] | None = None) -
     add_secret_option(parser)
     options = parser.parse_args(arguments)
     setup_logging(options.id)
-    sections = read_file(options.config)
-    security = security_of(sections, options)
+    read = read_file(options.config)
+    security = security_of(read, options)
     try:
         worker_options = WorkerOptions(
             worker_id=options.id,
@@ -53,12 +57,13 @@ def run_worker(role: Role, run: Build, arguments: Sequence[str] | None = None) -
         )
     except InvalidRequest as error:
         parser.error(f"--router: {error}")
-    asyncio.run(_until_signal(run(worker_options, sections)))
+    values: dict[str, Any] = {name: section(read, name, kind) for name, kind in sections.items()}
+    asyncio.run(_until_signal(running(worker_options, **values)))
 
 
 async def _until_signal(running: contextlib.AbstractAsyncContextManager[RunningWorker]) -> None:
-    """Serves until a signal, or until a drain that the router was asked for has ended. A signal
-    starts a drain, and a second one skips what is left of it."""
+    """Serves until a signal, or until a drain that the router has ordered has ended. A signal
+    starts a drain, and a second one skips the rest of it."""
     signals: asyncio.Queue[None] = asyncio.Queue()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -9,7 +9,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -20,7 +20,7 @@ from segue.api.cluster.status import WorkerHealth, WorkerLoad, WorkerStatus
 from segue.api.errors import Unavailable
 from segue.api.types import WorkerId
 from segue.cache.inventory import Inventory
-from segue.cache.strays import Strays
+from segue.cache.memory import Strays
 from segue.wire.membership_calls import move_sessions
 from segue.wire.server import RunningServer, Services, metrics_endpoint, serving
 from segue.worker.drain import Deadline, Draining, MoveSessions
@@ -34,12 +34,12 @@ logger = logging.getLogger(__name__)
 # Recounting takes about 0.1 s of the event loop for 100,000 pages.
 _AUDIT_PERIOD_S = 30.0
 _LEAVE_TIMEOUT_S = 2.0
-DEFAULT_DRAIN_S = 30.0
+_HEARTBEAT_S = 0.5
 
 
 @dataclass(slots=True, kw_only=True)
 class Presence:
-    """How others see a worker. `health` changes when the worker starts to drain, or is stuck."""
+    """A worker's identity and state for others. `health` changes when it drains or is stuck."""
 
     identity: Identity
     address: str
@@ -48,7 +48,7 @@ class Presence:
     draining: Draining | None = None
     """Set once the worker serves."""
     operators: Callable[[], str] = str
-    """As in `WorkerStatus`, as are the next two."""
+    """See `WorkerStatus`, also for the next two."""
     cores: str = ""
     num_threads: int = 0
     serves_since: float = field(default_factory=time.monotonic)
@@ -88,6 +88,7 @@ class Worker(Protocol):
     watchdog: Watchdog
 
     def services(self) -> Services: ...
+    async def warm_up(self) -> None: ...
     def status(self) -> WorkerStatus: ...
     def members_changed(self, workers: Sequence[WorkerStatus]) -> None: ...
     def strays(self) -> Strays: ...
@@ -110,15 +111,13 @@ async def serving_worker(
     worker_as: Callable[[Presence], Worker],
     *,
     options: WorkerOptions,
-    drain_s: float = DEFAULT_DRAIN_S,
-    heartbeat_s: float = 0.5,
-    warm_up: Callable[[], Awaitable[None]] | None = None,
+    drain_s: float,
 ) -> AsyncIterator[RunningWorker]:
     """Serves the worker that `worker_as(presence)` makes, and keeps it joined to its routers. Until
-    `warm_up()` has returned it is WARMING, and gets no turns.
+    its `warm_up()` has returned it is WARMING, and gets no turns.
 
     When the block ends the worker drains, unless it has done so, leaves and closes. It moves no
-    session then: a block that ends without a drain is the end of the whole cluster.
+    session then: a block that ends without a drain means that the whole cluster stops.
     """
     made: list[Worker] = []
 
@@ -141,10 +140,7 @@ async def serving_worker(
             on_serving=endpoint.set_ready,
         ) as server:
             (worker,) = made
-            if warm_up is None:
-                await server.set_serving(True)
-            else:
-                worker.presence.health = WorkerHealth.WARMING
+            worker.presence.health = WorkerHealth.WARMING
 
             async def started() -> None:
                 if worker.presence.health in (WorkerHealth.READY, WorkerHealth.WARMING):
@@ -152,7 +148,7 @@ async def serving_worker(
                 await server.set_serving(False)
 
             draining = worker.presence.draining = Draining(
-                worker,
+                worker.drain,
                 functools.partial(
                     move_sessions,
                     options.routers,
@@ -171,7 +167,7 @@ async def serving_worker(
                     security=security,
                     status=worker.status,
                     model_id=worker.model_id,
-                    heartbeat_s=heartbeat_s,
+                    heartbeat_s=_HEARTBEAT_S,
                     on_members=worker.members_changed,
                     leaving=leaving,
                     kept=worker.inventory.read,
@@ -179,11 +175,10 @@ async def serving_worker(
                 )
             )
             audit = asyncio.ensure_future(audit_when_idle(worker, period_s=_AUDIT_PERIOD_S))
-            warming = asyncio.ensure_future(_warmed(warm_up, worker.presence, server))
-            for task in (joined, audit, warming):
-                task.add_done_callback(exit_on_failure)
+            warming = asyncio.ensure_future(_warm_up(worker, server))
             watch = asyncio.ensure_future(end_when_stuck(worker.watchdog, worker.presence))
-            watch.add_done_callback(exit_on_failure)
+            for task in (joined, audit, warming, watch):
+                task.add_done_callback(exit_on_failure)
             try:
                 yield RunningWorker(worker, server.address, draining)
             finally:
@@ -195,26 +190,22 @@ async def serving_worker(
                 joined.cancel()
                 audit.cancel()
                 await worker.close()
-                # A stuck engine would hold up the drain and the close.
+                # Last, since a stuck engine would block the drain and the close.
                 watch.cancel()
 
 
-async def _warmed(
-    warm_up: Callable[[], Awaitable[None]] | None, presence: Presence, server: RunningServer
-) -> None:
-    if warm_up is None:
-        return
+async def _warm_up(worker: Worker, server: RunningServer) -> None:
     started_at = time.monotonic()
-    await warm_up()
-    if presence.health is WorkerHealth.WARMING:
-        presence.health = WorkerHealth.READY
+    await worker.warm_up()
+    if worker.presence.health is WorkerHealth.WARMING:
+        worker.presence.health = WorkerHealth.READY
         await server.set_serving(True)
         took_s = time.monotonic() - started_at
         logger.info("warmed up; takes turns", extra={"seconds": round(took_s, 3)})
 
 
 def exit_on_failure(task: asyncio.Future[None]) -> None:
-    """Exits the process: a worker that may not join (because of another model) must not stay
+    """Exits the process: a worker that may not join (because of another model) must not go
     unnoticed, and one whose memory does not add up or whose engine is stuck must not continue.
     """
     if not task.cancelled() and (error := task.exception()):
@@ -240,6 +231,6 @@ async def audit_when_idle(worker: Worker, *, period_s: float) -> None:
 
 
 def leave_process(error: BaseException) -> None:
-    """Ends the process at once, so that its supervisor starts it again."""
+    """Ends the process at once, so that its supervisor restarts it."""
     logger.critical("exiting the process", extra={"error": f"{type(error).__name__}: {error}"})
     os._exit(1)

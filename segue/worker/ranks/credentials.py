@@ -1,4 +1,4 @@
-"""How ranks on several machines know each other: as all processes of the cluster do."""
+"""Credentials with which ranks on several machines authenticate each other: the cluster's own."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from segue.security.https import https_context
 
 
 def credentials_of(security: Security) -> Credentials:
-    """Of a process that has the cluster's secret. With TLS the leader shows its certificate to its
-    followers and they theirs to it. Raises InvalidConfig."""
+    """For a process that has the cluster's secret. With TLS, leader and followers show each other
+    their certificates. Raises InvalidConfig."""
     assert security.secret is not None, "`segue serve` makes one if there is none"
     secret = security.secret.text.encode()
     tls = security.tls

@@ -1,4 +1,4 @@
-"""What a leader runs, its followers run too, each with its part of the model: passes and steps."""
+"""Passes and steps that a leader and its followers run together, each on its part of the model."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from segue.parallel.rank import RanksLost
 
 
 class LeadingRunner(ModelRunner):
-    """Tells the followers what to run, then runs it. Ranks wait for each other inside a pass, so
-    what was told must run here too: an error before it does ends the worker."""
+    """Sends each call to the followers, then runs it. Ranks wait for each other inside a pass, so a
+    call that was sent must run here too: an error before that ends the worker."""
 
     followers: Followers
 
@@ -61,8 +61,8 @@ class _LeadingDrafter(Drafter):
 
 
 class LeadingLauncher(Launcher):
-    """Every rank keeps the rows and samples. They have the same logits and draw the same numbers,
-    so only the leader reads a step's result, and nothing waits between two steps."""
+    """Every rank keeps the rows and samples. All have the same logits and draw the same random
+    numbers, so only the leader reads a step's result, and no rank waits between two steps."""
 
     followers: Followers
 
@@ -88,26 +88,26 @@ class LeadingLauncher(Launcher):
         self.followers.tell("launch", replace(request, find_masks=None), find is not None)
         with _or_lost():
             if find is not None:
-                request = replace(request, find_masks=self._told(find))
+                request = replace(request, find_masks=self._find_and_send(find))
             return super().launch(request)
 
-    def _told(self, find: FindMasks) -> FindMasks:
-        """Tells the masks to the followers, who wait for them between the halves of the step."""
+    def _find_and_send(self, find: FindMasks) -> FindMasks:
+        """Also sends the masks to the followers, which wait for them in the middle of the step."""
 
-        def find_and_tell(
+        def find_and_send(
             drafts: Sequence[Sequence[int]],
         ) -> Mapping[int, Sequence[np.ndarray]]:
             masks = find(drafts)
             self.followers.tell("masks", masks)
             return masks
 
-        return find_and_tell
+        return find_and_send
 
 
 @contextlib.contextmanager
 def _or_lost() -> Iterator[None]:
-    """The other ranks run what this one does not finish, and would mistake its next sum for one of
-    that."""
+    """An error in a pass ends the worker: the other ranks are still in that pass, and would take
+    this rank's next sum as part of it."""
     try:
         yield
     except RanksLost:

@@ -20,6 +20,7 @@ from segue.parallel.network import listening_on
 from segue.parallel.rank import Rank, RanksLost
 from segue.process.heap import keep_freed_memory
 from segue.wire.addresses import Hosts
+from segue.worker.process.serving import leave_process
 from segue.worker.ranks.leading import LeadingRunner
 
 Runner = TypeVar("Runner", bound=ModelRunner)
@@ -29,7 +30,7 @@ LOOPBACK = Hosts("127.0.0.1", "127.0.0.1")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankSetup:
-    """What a follower is started with."""
+    """The arguments of a follower."""
 
     rank: Rank
     meeting: Meeting
@@ -43,10 +44,10 @@ class RankSetup:
     with_scratch: bool = False
     """See `ModelRunner.load`."""
     niceness: int = 0
-    """Of the engine's thread."""
+    """The niceness of the engine thread."""
 
     def on(self, host: str) -> RankSetup:
-        """The same on another machine, with that machine's copy of the checkpoint. Raises
+        """The same for another machine, with that machine's copy of the checkpoint. Raises
         InvalidCheckpoint, and RanksLost if it is another checkpoint."""
         folder = resolve_model(self.model, with_weights=True)
         served = ServedModel.of(folder, self.engine)
@@ -60,7 +61,7 @@ class RankSetup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FollowersStart:
-    """How a leader gets its followers."""
+    """How a leader starts its followers."""
 
     start: Callable[[Sequence[RankSetup], OnLost], Followers]
     """Raises RanksLost."""
@@ -69,7 +70,7 @@ class FollowersStart:
 
     @classmethod
     def here(cls, module: str) -> FollowersStart:
-        """As children of this process that run `module`."""
+        """Starts them as children of this process that run `module`."""
 
         def start(setups: Sequence[RankSetup], on_lost: OnLost) -> Followers:
             environments = [
@@ -90,11 +91,10 @@ def load_leading(
     with_scratch: bool,
     followers: FollowersStart,
     niceness: int,
-    on_lost: OnLost,
 ) -> LeadingRunner:
     """Starts the followers. Returns when every rank has loaded its part.
 
-    Raises RanksLost if a follower ends before.
+    Raises RanksLost if a follower ends before. If one ends later, so does this process.
     """
     hosts = followers.hosts
     with contextlib.closing(listening_on(hosts.listen)) as listening:
@@ -112,7 +112,7 @@ def load_leading(
             )
             for rank in engine.ranks
         ]
-        started = followers.start(setups[1:], on_lost)
+        started = followers.start(setups[1:], leave_process)
         try:
             runner = load_rank(setups[0], LeadingRunner, listening)
             runner.followers = started
@@ -142,7 +142,7 @@ def load_rank(
 
 
 def host_tensors(runner: ModelRunner, engine: EngineConfig) -> CacheTensors:
-    """The host tier's memory for what this rank keeps. Raises InvalidConfig if it is too small."""
+    """The host tier's memory of this rank. Raises InvalidConfig if it is too small."""
     layout = runner.tensors.layout
     sizes = host_pool_sizes(layout, engine)
     return CacheTensors.allocate(

@@ -10,21 +10,20 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from kv_transfer.config import TransferConfig
 from kv_transfer.transport.mooncake import open_mooncake
-from kv_transfer.transport.transport import OpenTransport, Transport
+from kv_transfer.transport.transport import Transport
 from kv_transfer.writing.plan import Fragment
 from segue.api.errors import TransferFailed
 from segue.api.types import Role
-from segue.config import section
 from segue.engine.config import EngineConfig
 from segue.engine.runner import ModelRunner
 from segue.worker.process.command import run_worker
-from segue.worker.process.options import WorkerOptions
 
 PASS, WRITE = "pass", "write"
 """Points: before a forward pass, and before a batch of a handoff is written."""
@@ -151,7 +150,15 @@ def main(role: Role, arguments: Sequence[str], folder: Path) -> None:
         return BreakableTransport(open_mooncake(config, host=host, device=device), held)
 
     _hold_passes(held)
-    run_worker(role, _build(role, open_transport), arguments)
+    running, settings = _parts(role)
+    run_worker(
+        role,
+        partial(running, open_transport=open_transport),
+        arguments,
+        engine=EngineConfig,
+        transfer=TransferConfig,
+        **{role.value: settings},
+    )
 
 
 def _hold_passes(held: Held) -> None:
@@ -174,28 +181,14 @@ def _deadlock() -> None:
     lock(mutex)
 
 
-Build = Callable[[WorkerOptions, Mapping[str, Any]], contextlib.AbstractAsyncContextManager[Any]]
+def _parts(role: Role) -> tuple[Callable[..., Any], type]:
+    """A role's worker, and the section of its settings. A process imports only its own role."""
+    if role is Role.PREFILL:
+        from prefill_worker.__main__ import running as running_prefill
+        from prefill_worker.config import PrefillConfig
 
+        return running_prefill, PrefillConfig
+    from decode_worker.__main__ import running as running_decode
+    from decode_worker.config import DecodeConfig
 
-def _build(role: Role, open_transport: OpenTransport) -> Build:
-    def build(
-        options: WorkerOptions, sections: Mapping[str, Any]
-    ) -> contextlib.AbstractAsyncContextManager[Any]:
-        common: dict[str, Any] = {
-            "engine": section(sections, "engine", EngineConfig),
-            "transfer": section(sections, "transfer", TransferConfig),
-            "open_transport": open_transport,
-        }
-        # A process imports only its own role.
-        if role is Role.PREFILL:
-            from prefill_worker.__main__ import running as running_prefill
-            from prefill_worker.config import PrefillConfig
-
-            prefill = section(sections, "prefill", PrefillConfig)
-            return running_prefill(options, prefill=prefill, **common)
-        from decode_worker.__main__ import running as running_decode
-        from decode_worker.config import DecodeConfig
-
-        return running_decode(options, decode=section(sections, "decode", DecodeConfig), **common)
-
-    return build
+    return running_decode, DecodeConfig

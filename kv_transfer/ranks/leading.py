@@ -1,8 +1,10 @@
-"""A handoff that every rank of the writer sends a part of. The leader starts and ends all parts.
+"""The leader's side of handoffs between workers of several ranks.
 
-A pass makes the same pages ready on each rank, layer by layer, but each at its own time. So the
-leader announces before a pass what it will ship, and each rank ships that as its own layers are
-done.
+Every rank of the writer sends a part of each handoff; the leader starts and ends all parts. A pass
+makes the same pages ready on each rank, layer by layer, but each at its own time. So the leader
+announces before a pass what it will ship, and each rank ships that as its own layers are done.
+
+Every rank of the reader verifies the bytes that arrived in its memory.
 """
 
 from __future__ import annotations
@@ -10,49 +12,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any, Protocol
+from typing import Any
 
 from kv_transfer.layout import MemoryMap
-from kv_transfer.ticket import Ticket, TicketId
+from kv_transfer.ticket import Checksums, Ticket, TicketId
+from kv_transfer.transport.cache_memory import CacheMemory, checksums_of
 from kv_transfer.writing.outgoing import Outgoing, ShipResult
 from kv_transfer.writing.writer import HandoffWriter
 from segue.api.turn import PrefillOutcome
 from segue.api.types import Epoch, PageId, SlotId, WorkerId
 from segue.parallel.followers import Followers
-
-
-class Sending(Protocol):
-    """See `Outgoing`."""
-
-    outcome: PrefillOutcome | None
-
-    @property
-    def is_open(self) -> bool: ...
-    def announce(self, *, pages: range, with_slot: bool) -> None: ...
-    def layer_ready(self, layer: int, *, pages: range, with_slot: bool = False) -> None: ...
-    def all_ready(self, num_pages: int) -> None: ...
-    async def finish(self) -> ShipResult: ...
-    async def stop(self, reason: str) -> None: ...
-
-
-class Writer(Protocol):
-    """See `HandoffWriter`."""
-
-    epoch: Epoch
-
-    @property
-    def is_shipping(self) -> bool: ...
-    def start(
-        self,
-        ticket: Ticket,
-        reader_map: MemoryMap,
-        *,
-        source_pages: Sequence[PageId],
-        source_slot: SlotId,
-    ) -> Sending: ...
-    async def fence(self, ticket_id: TicketId) -> None: ...
-    def members_changed(self, alive: Mapping[WorkerId, Epoch]) -> None: ...
-    def close(self) -> None: ...
+from segue.parallel.rank import FIRST_OF_ONE, Rank
 
 
 class RanksSending:
@@ -95,8 +65,9 @@ class RanksSending:
 
 
 def _together(own: ShipResult, of_others: Sequence[ShipResult]) -> ShipResult:
-    """Other ranks' clocks may be those of other machines. But all end their passes together, since
-    they wait for each other in these: a part that is exposed longer arrives later by as much."""
+    """Other ranks may run on other machines, with other clocks. But all end their passes at the
+    same time, since they wait for each other in a pass. So a part that is exposed longer arrives
+    later by the difference."""
     results = [own, *of_others]
     exposed_s = max(result.exposed_transfer_s for result in results)
     return ShipResult(
@@ -129,7 +100,7 @@ class RanksWriter:
         *,
         source_pages: Sequence[PageId],
         source_slot: SlotId,
-    ) -> Sending:
+    ) -> RanksSending:
         own = self._own.start(
             ticket, reader_map, source_pages=source_pages, source_slot=source_slot
         )
@@ -152,3 +123,41 @@ class RanksWriter:
 
 def _all(answers: Sequence[Future[Any]]) -> asyncio.Future[list[Any]]:
     return asyncio.gather(*(asyncio.wrap_future(answer) for answer in answers))
+
+
+Sending = Outgoing | RanksSending
+Writer = HandoffWriter | RanksWriter
+
+
+class ArrivedBytes:
+    """The bytes that arrived in a reader's memory, on all of its ranks."""
+
+    def __init__(
+        self, memory_map: MemoryMap, memory: CacheMemory, followers: Followers | None
+    ) -> None:
+        """`memory`: of rank 0, which is this process."""
+        self._memory_map = memory_map
+        self._memory = memory
+        self._followers = followers
+        self._ranks_of: dict[WorkerId, Sequence[Rank]] = {}
+        """Each writer's ranks: it splits what it sends into as many parts."""
+
+    def met(self, writer: MemoryMap) -> None:
+        """Called when a writer asks for the memory map, which it does before it sends."""
+        self._ranks_of[writer.worker_id] = writer.ranks
+
+    def checksums(self, ticket: Ticket, writer: WorkerId) -> Checksums:
+        """The checksums of the ticket's units, on all ranks. Blocks."""
+        sources = self._ranks_of.get(writer, (FIRST_OF_ONE,))
+        units = (ticket.page_ids, ticket.slot_id)
+        asked = self._followers.ask("checksums", *units, sources) if self._followers else []
+        found = checksums_of(
+            self._memory_map,
+            *units,
+            self._memory,
+            sources=sources,
+            target=self._memory_map.ranks[0],
+        )
+        for answer in asked:
+            found |= answer.result()
+        return found

@@ -1,1 +1,0 @@
-"""How the memory of caches and weights is allocated."""
