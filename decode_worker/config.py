@@ -39,7 +39,7 @@ class DecodeConfig:
     """Cores of these workers, if not those of `[engine]`; same format."""
     drain_s: float = 30.0
     """How long running turns, and the moves of sessions to other workers, may take when the worker
-    drains. Turns that take longer go on elsewhere."""
+    drains. Turns that take longer continue elsewhere."""
 
     def __post_init__(self) -> None:
         for name in ("max_batch", "max_prompt_tokens", "max_waiting"):

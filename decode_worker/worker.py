@@ -125,7 +125,11 @@ class DecodeWorker(HandoffWorker[DecodeTurn, Command]):
             if len(self._turns) >= self._max_running:
                 raise Overloaded(f"{self._max_running} turns run on {self.name}; retry later")
             left_s = started_at + timeout_s - self._clock()
-            turn = self._take(spec, source, emit, lifetime_s=left_s)
+            match source:
+                case PeerIdentity():
+                    turn = self._reservations.for_handoff(spec, emit, source, left_s)
+                case ComputedOnDecode(max_tokens):
+                    turn = self._reservations.to_compute(spec, emit, max_tokens)
             self._turns[spec.turn_id] = turn
             return turn
 
@@ -144,15 +148,6 @@ class DecodeWorker(HandoffWorker[DecodeTurn, Command]):
             raise self._draining_error()
         if turn.turn_id in self._turns:
             raise InvalidRequest(f"turn {turn.turn_id} is here already; stop it first")
-
-    def _take(
-        self, spec: TurnSpec, source: PromptSource, emit: Emit, *, lifetime_s: float
-    ) -> DecodeTurn:
-        match source:
-            case PeerIdentity():
-                return self._reservations.for_handoff(spec, emit, source, lifetime_s)
-            case ComputedOnDecode(max_tokens):
-                return self._reservations.to_compute(spec, emit, max_tokens)
 
     async def _answer(self, turn: DecodeTurn, constraint: Making) -> None:
         sequence = turn.sequence

@@ -1,4 +1,4 @@
-"""Converts what reader and writer exchange to protobuf and back: `x_to_wire` / `x_from_wire`."""
+"""Converts the values of handoffs to protobuf and back: `x_to_wire` / `x_from_wire`."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from segue.api.checks import MAX_NAME_CHARS, one_of, require, require_name
 from segue.api.errors import InvalidRequest
 from segue.cache.layout import CacheField, CacheLayout, Unit
 from segue.internal.v1 import transfer_pb2 as pb
-from segue.wire.convert.same_names import message_of, value_of
+from segue.wire.convert.same_names import enum_tables, message_of, value_of
 
 _MAX_RANKS = 64
 # kv, recurrent, conv, hidden: once for each pair of ranks that exchange bytes.
 _MAX_CHECKSUMS = 4 * 2 * _MAX_RANKS
-_UNIT_TO_WIRE = {Unit.PAGE: pb.CACHE_UNIT_PAGE, Unit.SLOT: pb.CACHE_UNIT_SLOT}
-_UNIT_FROM_WIRE = {wire: unit for unit, wire in _UNIT_TO_WIRE.items()}
+_UNIT_TO_WIRE, _UNIT_FROM_WIRE = enum_tables(pb.CacheUnit, {unit: unit.name for unit in Unit})
 
 
 def layout_to_wire(layout: CacheLayout) -> pb.CacheLayout:

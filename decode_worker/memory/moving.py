@@ -61,7 +61,7 @@ async def move_away(
     *,
     clock: Clock,
 ) -> MoveReport:
-    """Offers every session to the router, at once or when its turn here has ended, and ends the
+    """Offers every session to the router, immediately or when its turn here has ended, and ends the
     leases of those that were moved. Returns at the deadline, or when no session is left to offer.
 
     `busy`: the sessions whose turns run here. Without a `move` nothing is moved.

@@ -165,7 +165,7 @@ def checksums_of(
     target: Rank = FIRST_OF_ONE,
 ) -> dict[str, int]:
     """Checksums of these units as the ranks `sources` have sent them to rank `target` of this
-    worker, which is this process. Takes 0.05 ms per MB; other threads run meanwhile."""
+    worker, which is this process. Takes 0.05 ms per MB; other threads keep running."""
     layout = memory_map.layout
     regions = [memory_map.region(index, target) for index in range(len(layout.fields))]
     found: dict[str, int] = {}

@@ -36,7 +36,7 @@ class Transport(Protocol):
         ...
 
     def write(self, target_segment: str, fragments: Sequence[Fragment]) -> None:
-        """Blocks until every byte is in the target's memory; other threads run meanwhile.
+        """Blocks until every byte is in the target's memory; other threads keep running.
 
         Raises TransferFailed, naming the peer and the bytes. Some fragments may have arrived then,
         but this process has closed the connection and will send no more of them.

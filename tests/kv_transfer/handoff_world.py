@@ -170,7 +170,7 @@ class HandoffWorld:
         except StaleEpoch:
             assert ticket.reader.epoch != node.memory_map.epoch
         except NotFound:
-            assert not is_due or ticket.turn_id in self.given_up, "nothing speaks against it"
+            assert not is_due or ticket.turn_id in self.given_up, "nothing prevents it"
         else:
             assert message.is_intact
             assert was_in_time
@@ -208,19 +208,19 @@ class HandoffWorld:
     def send_fences(self) -> None:
         self.messages += [f for f in self.reader.fence_pending() if f not in self.messages]
 
-    def begin_writer(self) -> None:
+    def restart_writer(self) -> None:
         """The writer's next life."""
         self.is_writer_alive = True
         self.writer_epoch += 1
         self.tell_members()
 
     def come_to_rest(self) -> None:
-        """All turns end, and all messages arrive at last: nothing is held any more."""
+        """All turns end and all messages arrive. Then no unit is held."""
         self.compute_checksums()
         for reservation in self.reservations.values():
             reservation.give_up(Cancelled("the test ends"))
         if not self.is_writer_alive:
-            self.begin_writer()
+            self.restart_writer()
         self.tell_members()
         self.receive(self.messages.pop())
         for _ in range(4):

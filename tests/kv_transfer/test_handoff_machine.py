@@ -194,7 +194,7 @@ class HandoffMachine(HandoffWorld, RuleBasedStateMachine):
     @precondition(lambda self: not self.is_writer_alive)
     @rule()
     def start_writer(self) -> None:
-        self.begin_writer()
+        self.restart_writer()
 
     @precondition(lambda self: self.messages)
     @rule(data=st.data(), stays=st.booleans())
