@@ -9,7 +9,7 @@ from segue.api.cluster.drain import MAX_DRAIN_S
 from segue.api.errors import InvalidConfig
 from segue.engine.batch import MAX_VERIFY_TOKENS
 from segue.engine.config import MAX_RANKS
-from segue.process.cores import CoreSets
+from segue.process.cores import core_lists
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +56,7 @@ class DecodeConfig:
         if self.lease_s <= 0:
             raise ValueError(f"lease_s must be > 0, got {self.lease_s}")
         require_count("tensor_parallel", self.tensor_parallel, high=MAX_RANKS)
-        CoreSets.parse(self.cores)
+        core_lists(self.cores)
         require_number("drain_s", self.drain_s, 0.0, MAX_DRAIN_S)
 
     @property

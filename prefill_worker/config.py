@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from segue.api.checks import require_count, require_number
 from segue.api.cluster.drain import MAX_DRAIN_S
 from segue.engine.config import MAX_RANKS
-from segue.process.cores import CoreSets
+from segue.process.cores import core_lists
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,5 +41,5 @@ class PrefillConfig:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
         require_count("niceness", self.niceness, high=19)
         require_count("tensor_parallel", self.tensor_parallel, high=MAX_RANKS)
-        CoreSets.parse(self.cores)
+        core_lists(self.cores)
         require_number("drain_s", self.drain_s, 0.0, MAX_DRAIN_S)

@@ -19,7 +19,7 @@ from segue.engine.config import EngineConfig
 from segue.launch.config import Config
 from segue.launch.prepare import most_threads
 from segue.process.control_groups import read_quota
-from segue.process.cores import CoreSets, UsableCores, listed, separated
+from segue.process.cores import UsableCores, core_lists, listed, separated
 
 EIGHT = UsableCores(frozenset(range(8)))
 
@@ -36,7 +36,7 @@ EIGHT = UsableCores(frozenset(range(8)))
     ],
 )
 def test_a_text_lists_cores(text: str, lists: list[set[int]]) -> None:
-    assert [set(one) for one in CoreSets.parse(text).lists] == lists
+    assert [set(one) for one in core_lists(text)] == lists
 
 
 @pytest.mark.parametrize("text", ["a", "3-1", "-1", "0-", "0,,1", "0-3;", "0-99999", "0..3", "All"])
@@ -48,7 +48,7 @@ def test_other_texts_are_refused(text: str, config: type[EngineConfig]) -> None:
 
 @pytest.mark.parametrize("cores", [{0}, {0, 1}, {0, 2, 3, 4, 9}, {7, 8, 63}])
 def test_what_is_listed_reads_back(cores: set[int]) -> None:
-    assert [set(one) for one in CoreSets.parse(listed(cores)).lists] == [cores]
+    assert [set(one) for one in core_lists(listed(cores))] == [cores]
 
 
 @pytest.mark.parametrize(

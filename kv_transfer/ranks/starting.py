@@ -8,7 +8,7 @@ import os
 from collections.abc import AsyncIterator
 
 from segue.engine.config import EngineConfig
-from segue.process.cores import CoreSets, UsableCores, in_brief_thread, keep_to
+from segue.process.cores import UsableCores, core_lists, in_brief_thread, keep_to
 from segue.worker.load import LoadedModel, load_runner
 from segue.worker.process.options import WorkerOptions
 from segue.worker.ranks.starting import FollowersStart
@@ -66,7 +66,7 @@ def keep_to_leaders_cores(engine: EngineConfig) -> None:
 
 
 def _restrict(engine: EngineConfig, usable: UsableCores) -> None:
-    (wanted,) = CoreSets.parse(engine.cores).lists
+    (wanted,) = core_lists(engine.cores)
     cores = wanted & usable.cores
     if cores and cores != usable.cores:
         keep_to(cores)

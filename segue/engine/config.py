@@ -8,7 +8,7 @@ from segue.api.errors import InvalidConfig
 from segue.cache.layout import DTYPE_BYTES, E4M3, CacheLayout
 from segue.model.weights.at_load import require_quantization
 from segue.parallel.rank import Rank
-from segue.process.cores import CoreSets, UsableCores, listed
+from segue.process.cores import UsableCores, core_lists, listed
 
 AUTO = "auto"
 FP8 = "fp8"
@@ -98,7 +98,7 @@ class EngineConfig:
                 f"draft_vocabulary must be >= 0 (0: the whole vocabulary), got "
                 f"{self.draft_vocabulary}"
             )
-        CoreSets.parse(self.cores)
+        core_lists(self.cores)
 
     def _check_choices(self) -> None:
         if self.dtype not in (AUTO, *DTYPE_BYTES):
@@ -138,7 +138,7 @@ class EngineConfig:
         """With the cores and threads that these settings give one worker in this process; 0 threads
         for torch's own number, if `threads_are_set` by its environment and no setting says more.
         Raises InvalidConfig."""
-        lists = CoreSets.parse(self.cores).lists
+        lists = core_lists(self.cores)
         if len(lists) > 1:
             raise InvalidConfig(
                 f"cores = {self.cores!r} has a list for each of {len(lists)} workers, which only "

@@ -30,7 +30,7 @@ from segue.security.config import Security
 logger = logging.getLogger(__name__)
 
 SPIN_COUNT = "20000"
-"""Rounds of a waiting OpenMP thread: 0.4 ms on a Zen 4 core, 0.9 ms where a pause takes longer."""
+"""Spin rounds of a waiting OpenMP thread: 0.4 ms on a Zen 4 core, 0.9 ms with longer pauses."""
 _ASK_TIMEOUT_S = 5.0
 _JOIN_TIMEOUT_S = 30.0
 _LOOK_EVERY_S = 0.1
@@ -50,7 +50,7 @@ class Cluster:
     workers: dict[str, StartedWorker]
     """By worker id. While the cluster runs, workers are added and removed."""
     model: str
-    """What workers load."""
+    """The folder or hub id that workers load."""
     nodes: NodeRequest
     """Withdrawn at the end."""
     cleanup: contextlib.ExitStack
@@ -66,7 +66,7 @@ class Cluster:
         return self.routers[0]
 
     def start_worker(self, role: Role, index: int, config: Config) -> None:
-        """Starts one more, which is ended with the cluster."""
+        """Starts another worker, which ends with the cluster."""
         worker = start_worker(role, index, config, self.model, self.addresses, self.security)
         self.workers[Demand(role=role, index=index).process] = worker
         self.cleanup.callback(worker.kill)
@@ -84,7 +84,7 @@ def gateway_name(index: int) -> str:
 
 
 def client_target(addresses: Sequence[str]) -> str:
-    """What a client of these routers connects to."""
+    """The target for a client of these routers."""
     return ",".join(addresses)
 
 
@@ -124,7 +124,7 @@ def running_prepared(
 
 
 def finish_turns(cluster: Cluster, report: Report, hurry: threading.Event) -> None:
-    """Drains the cluster and stops its workers, as far as `hurry` is not set."""
+    """Drains the cluster and stops its workers, until `hurry` is set."""
     drain_s = cluster.config.router.drain_s
     report(draining_words(cluster.routers, drain_s))
     workers = [worker.actor for worker in cluster.workers.values()]
@@ -146,7 +146,7 @@ def _start(
     routers = []
     for demand, router_config in zip(router_demands, _router_configs(prepared), strict=True):
         actor = actor_of(RouterActor, demand).remote(router_config, model, demand.process, security)
-        # Stops last: by then its turns have drained and the workers hold nothing.
+        # Stops last, when its turns have drained and the workers hold nothing.
         cleanup.callback(_kill, actor)
         routers.append(actor)
     addresses = [
@@ -156,7 +156,7 @@ def _start(
 
     gateways: dict[str, Any] = {}
     for index, port in enumerate(prepared.gateway_ports):
-        # On a router's node: one hop more costs least there.
+        # On a router's node, where the extra hop costs least.
         gateway = actor_of(GatewayActor, router_demands[0]).remote(
             replace(config.gateway, port=port),
             gateway_name(index),
@@ -171,7 +171,7 @@ def _start(
         worker = start_worker(demand.role, demand.index, config, model, addresses, security)
         workers[demand.process] = worker
         cleanup.callback(worker.kill)
-    # Runs first: accepts no new turns, and the running ones end.
+    # Runs first: the routers accept no new turns, and the running ones end.
     cleanup.callback(stop_routers, routers, config.router.drain_s, hurry)
     for worker_id, worker in workers.items():
         report(f"loading the model in {worker_id}")
@@ -231,18 +231,11 @@ def _await_joined(router: Any, config: Config) -> None:
 
 def _missing(router: Any, num_workers: int) -> str:
     try:
-        return _status_of(router).missing(num_workers)
-    except SegueError as error:
-        return str(error)
-
-
-def _status_of(router: Any) -> ClusterStatus:
-    """Raises Unavailable, for example while Ray starts the router again."""
-    try:
         status: ClusterStatus = ray.get(router.status.remote(), timeout=_ASK_TIMEOUT_S)
-    except (RayActorError, GetTimeoutError) as error:
-        raise Unavailable(f"the router does not answer: {error}") from None
-    return status
+    except (RayActorError, GetTimeoutError, SegueError) as error:
+        # For example while Ray restarts the router.
+        return f"the router does not answer: {error}"
+    return status.missing(num_workers)
 
 
 def _kill(actor: Any) -> None:

@@ -20,7 +20,7 @@ INFINIBAND = Path("/sys/class/infiniband")
 _CPU_MOONCAKE = "mooncake-transfer-engine-non-cuda"
 _CUDA_EXTRA = "`pip install -e '.[cuda]'` without an index of CPU builds"
 _NO_DEVICE = 100
-"""From `cuInit`: the driver is installed, but finds no GPU, or CUDA_VISIBLE_DEVICES hides all."""
+"""Status of `cuInit`: the driver finds no GPU, or CUDA_VISIBLE_DEVICES hides all."""
 
 
 def require_devices(

@@ -1,4 +1,4 @@
-"""Stops a cluster: running turns are finished first, unless the user is in a hurry."""
+"""Stops a cluster after its running turns, unless the user skips the wait."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LOOK_EVERY_S = 0.2
 
 
 def draining_words(routers: Sequence[Any], drain_s: float) -> str:
-    """What the stop waits for, and how to skip the wait."""
+    """A line on the turns that the stop waits for, and how to skip the wait."""
     num_turns = _num_turns(routers)
     if num_turns == 0:
         return "draining: no turn is running"
@@ -59,7 +59,7 @@ def leave_in_order(
 
 
 def stop_routers(routers: Sequence[Any], drain_s: float, hurry: threading.Event) -> None:
-    """Works also for a cluster that was not ready yet."""
+    """Works for a cluster that was not ready yet, too."""
     await_done([router.stop.remote() for router in routers], drain_s + STOP_TIMEOUT_S, hurry)
 
 

@@ -42,7 +42,7 @@ def locate(
     """The path that processes load, the configuration with its memory settled, and a description.
 
     A worker on a GPU settles its own memory, so here it is only checked. Nodes of another Ray
-    cluster have their own folders, caches and memory: the name is left as it is, and the workers
+    cluster have their own folders, caches and memory: the name stays unresolved, and the workers
     settle their memory. A folder that also exists here is checked.
     """
     model = config.cluster.model
@@ -82,7 +82,7 @@ def memory_in_words(need: WorkerNeed, engine: EngineConfig, config: Config) -> s
 
 
 def _unit(config: Config) -> str:
-    """What each process of `num_worker_processes` is."""
+    """The noun for each process of `num_worker_processes`."""
     num_workers = config.cluster.prefill + config.cluster.decode
     return "worker" if config.num_worker_processes == num_workers else "rank"
 
@@ -102,8 +102,8 @@ def described(config: Config) -> str:
 def check_more_workers(
     model: str, config: Config, num_workers: int, *, machine: Machine | None = None
 ) -> None:
-    """Raises InvalidConfig if this machine lacks the memory for so many workers more. Workers on
-    GPUs and on other machines settle their own memory. `model`: the folder that they load."""
+    """Raises InvalidConfig if this machine lacks the memory for this number of additional workers.
+    Workers on GPUs and on other machines settle their own memory. `model`: their folder."""
     if config.cluster.ray_address or config.engine.device != "cpu":
         return
     host = (machine or Machine.here("cpu")).host
@@ -113,8 +113,8 @@ def check_more_workers(
 
 
 def _check(folder: Path, config: Config) -> WorkerNeed:
-    """What a rank needs, in the role whose ranks need most. Raises InvalidConfig if the model
-    cannot be split as configured."""
+    """A rank's need, in the role whose ranks need most. Raises InvalidConfig if the model cannot be
+    split as configured."""
     skip_tokenizer = config.checkpoint.skip_tokenizer
     engines = set(config.engines.values())
     served = [ServedModel.of(folder, one, skip_tokenizer=skip_tokenizer) for one in engines]
@@ -132,8 +132,8 @@ def _estimate(folder: Path, published_bytes: int, config: Config) -> WorkerNeed:
 def _settled(
     need_of: Callable[[Config], WorkerNeed], config: Config, machine: Machine
 ) -> tuple[WorkerNeed, EngineConfig]:
-    """What a rank needs and gets. Raises InvalidConfig if it does not fit, with a number of ranks
-    that would, if there is one."""
+    """A rank's need, and the settings that it gets. Raises InvalidConfig if it does not fit, naming
+    a number of ranks that would fit, if there is one."""
     need = need_of(config)
     try:
         return need, _settle(need, config, machine)
@@ -149,7 +149,7 @@ def _settled(
 def _fitting_ranks(
     need_of: Callable[[Config], WorkerNeed], config: Config, machine: Machine
 ) -> int | None:
-    """The least doubling of ranks with which a GPU's part of the model fits."""
+    """The smallest doubled number of ranks with which a GPU's part of the model fits."""
     if config.engine.device != "cuda":
         return None
     count = 2 * config.engine.tensor_parallel
@@ -194,5 +194,5 @@ def _judge_hub(model: str, config: Config, machine: Machine, report: Report) -> 
 
 
 def _weights_of(files: Mapping[str, int]) -> int:
-    """As published: an estimate that includes a vision tower, if there is one."""
+    """The published size: an estimate, which includes a vision tower if there is one."""
     return sum(num_bytes for name, num_bytes in files.items() if name.endswith(".safetensors"))

@@ -24,9 +24,8 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """`config` has no open values; `model` is what the processes load. `router_ports` has the port
-    of each router, `gateway_ports` that of each gateway; the first ones are in `config` too.
-    `security` has a secret.
+    """`config` has no open values; the processes load `model`. `router_ports` and `gateway_ports`
+    have one port for each; `config` has the first ones too. `security` has a secret.
     """
 
     config: Config
@@ -38,11 +37,11 @@ class Prepared:
 
 def prepare(config: Config, report: Report) -> Prepared:
     """Raises InvalidCheckpoint, InvalidConfig, and Unavailable if Ray cannot be reached."""
-    # Of a cluster's processes only these know the secret, so a random one will do.
+    # Only processes of this cluster need the secret, so a random one suffices.
     security = config.security.security().with_secret()
     address = ray_address(config.cluster.ray_address)
     if not address:
-        # Elsewhere the file is on the routers' nodes.
+        # With another cluster, the file is on the routers' nodes.
         Keyring(config.router)
     report("finding the model")
     config = replace(config, cluster=replace(config.cluster, ray_address=address))
@@ -97,13 +96,13 @@ def _free_ports(
     ports: list[int] = []
     for port in wanted:
         while (found := free_port(listen, port, option=option)) in (*ports, *taken) and not port:
-            pass  # The system has chosen the same one again.
+            pass  # The system has chosen the same port again.
         ports.append(found)
     return tuple(ports)
 
 
 def consecutive(first: int, count: int) -> tuple[int, ...]:
-    """Ports from the first one on; 0 for each if the system is to choose."""
+    """Consecutive ports; 0 for each if the system chooses them."""
     return tuple(first + index if first else 0 for index in range(count))
 
 
@@ -120,7 +119,8 @@ def _with_cores(config: Config) -> Config:
 
 
 def most_threads(config: Config) -> int:
-    """Of a rank on this machine. Raises InvalidConfig if a worker's cores are not there."""
+    """The largest number of threads of a rank on this machine. Raises InvalidConfig for cores that
+    do not exist here."""
     usable = UsableCores.of_process()
     return max(
         replace(engine, cores=cores).on(usable, threads_are_set=False).num_threads

@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from time import monotonic
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
     from segue.launch.scale.controller import Controller
 
 WITHOUT_GCS = (
-    "Ray's gcs_server ended: what runs goes on serving, but nothing that dies is started again; "
-    "start the cluster again when it suits"
+    "Ray's gcs_server ended: running processes continue to serve, but those that die are not "
+    "restarted; restart the cluster when convenient"
 )
 WITH_GCS = "Ray's gcs_server is back"
 _LOOK_EVERY_S = 1.0
@@ -40,9 +41,9 @@ def serve_until_signal(
     skips that wait. Progress goes to `progress`, and one line when ready to `out`. SIGHUP reloads
     the configuration, which `read_again` reads.
 
-    Ends the process, with status 0; after an error, which is shown, with 1. A signal during the
-    start stops what was started and ends it with the shell's status for a program ended by a
-    signal: 143 for SIGTERM, 130 for SIGINT. Raises the errors that `prepare` finds.
+    Ends the process, with status 0, or with 1 after it has shown an error. A signal during the
+    start stops what was started and ends the process with the shell's status for that signal: 143
+    for SIGTERM, 130 for SIGINT. Raises the errors of `prepare`.
     """
     stop, is_ready, hurry = threading.Event(), threading.Event(), threading.Event()
     hang_up = threading.Event()
@@ -51,8 +52,8 @@ def serve_until_signal(
     def on_signal(number: int, frame: FrameType | None) -> None:
         stop.set()
         received.append(number)
-        # A second signal must not break the clean-up, which is bounded. Ray passes this exception
-        # on unchanged; it would lose the status of a SystemExit.
+        # A second signal must not break the clean-up, which takes a limited time. Ray passes this
+        # exception on unchanged; it would lose the status of a SystemExit.
         if len(received) == 1 and not is_ready.is_set():
             raise KeyboardInterrupt
         if len(received) > 1 and is_ready.is_set() and number == signal.SIGINT:
@@ -70,7 +71,7 @@ def serve_until_signal(
     prepared = None
     try:
         prepared = prepare(config, report)
-        # From here on native code runs, Ray's: a fault in it shows the Python calls of all threads.
+        # From here on Ray's native code runs. A fault in it prints the stacks of all threads.
         faulthandler.enable()
         # Ray takes a second to import; errors above should not wait for that.
         from segue.launch.cluster import finish_turns, running_prepared
@@ -80,14 +81,8 @@ def serve_until_signal(
             controller = controller_of(running, config, read_again, report)
             _show_ready(running, config, monotonic() - started_at, report, out)
             is_ready.set()
-            _watch(
-                running,
-                report,
-                stop,
-                lambda: finish_turns(running, report, hurry),
-                progress,
-                Steering(controller, hang_up),
-            )
+            finish = partial(finish_turns, running, report, hurry)
+            _watch(running, controller, report, stop, hang_up, finish, progress)
     except KeyboardInterrupt:
         report("stopped before it was ready")
         _leave(128 + received[0])
@@ -122,9 +117,9 @@ def _show_error(what: str, progress: Console) -> None:
 
 
 def _leave(status: int) -> NoReturn:
-    """Ends the process when all of its work has stopped, without the interpreter's own end. Ray's
-    native threads may still run, above all if its start was interrupted or hangs, and would find
-    the memory gone that they use: a segmentation fault in place of the status."""
+    """Ends the process when all of its work has stopped, without the interpreter's own shutdown:
+    Ray's native threads may still run, above all if its start was interrupted or hangs, and would
+    use freed memory: a segmentation fault in place of the status."""
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -132,7 +127,7 @@ def _leave(status: int) -> NoReturn:
 
 
 def chat_words(address: str, security: SecurityConfig, *, has_keys: bool) -> str:
-    """A first command. What only its user has is in capitals."""
+    """A first command to try. Values that only its user has are in capitals."""
     options = f"--target {address}"
     if security.has_tls:
         options += f" --tls-ca {security.ca}"
@@ -144,7 +139,7 @@ def chat_words(address: str, security: SecurityConfig, *, has_keys: bool) -> str
 def http_words(
     addresses: Sequence[str], security: SecurityConfig | None = None, *, has_keys: bool = False
 ) -> Iterator[str]:
-    """How to ask the gateways at these addresses; nothing if there is none."""
+    """Examples of requests to the gateways at these addresses; none without a gateway."""
     if not addresses:
         return
     body = '{"messages": [{"role": "user", "content": "Hello"}]}'
@@ -164,33 +159,18 @@ def http_words(
     yield f'  openai.OpenAI(base_url="{url}/v1", api_key={key}{client})'
 
 
-class Steering:
-    """What changes a cluster while it serves: its controller, and SIGHUP."""
-
-    def __init__(self, controller: Controller, hang_up: threading.Event) -> None:
-        self._controller = controller
-        self._hang_up = hang_up
-
-    def look(self, report: Report, *, may_act: bool) -> None:
-        if self._hang_up.is_set():
-            self._hang_up.clear()
-            try:
-                self._controller.reload()
-            except SegueError as error:
-                report(f"the configuration was not reloaded: {error}")
-        self._controller.look(may_act=may_act)
-
-
 def _watch(
     running: Cluster,
+    controller: Controller,
     report: Report,
     stop: threading.Event,
+    hang_up: threading.Event,
     finish: Callable[[], None],
     progress: Console,
-    steering: Steering,
 ) -> None:
-    """Reports what dies and comes back, and keeps the number of workers, until `stop` is set. Does
-    not return if Ray itself ends and no turn can be served any more.
+    """Reports processes that die and come back, keeps the number of workers, and reloads the
+    configuration after `hang_up`, until `stop` is set. Does not return if Ray itself ends and no
+    turn can be served any more.
     """
     from segue.launch.ray.ending import GCS, RAYLET, ended_parts
     from segue.launch.watch import Watch
@@ -204,7 +184,13 @@ def _watch(
         if has_gcs is not (GCS not in ended):
             has_gcs = not has_gcs
             report(WITH_GCS if has_gcs else WITHOUT_GCS)
-        steering.look(report, may_act=has_gcs)
+        if hang_up.is_set():
+            hang_up.clear()
+            try:
+                controller.reload()
+            except SegueError as error:
+                report(f"the configuration was not reloaded: {error}")
+        controller.look(may_act=has_gcs)
         watch.follow(running.processes())
         watch.look(report, is_restarted=has_gcs)
         if not has_gcs and (role := watch.role_lost()):
@@ -212,8 +198,8 @@ def _watch(
 
 
 def _give_up(what: str, finish_turns: Callable[[], None] | None, progress: Console) -> NoReturn:
-    """Ends the process, and with it the rest of Ray: a clean stop would wait a minute for Ray's
-    answers, and a supervisor can restart everything.
+    """Ends the process and the rest of Ray: a clean stop would wait a minute for Ray's answers, and
+    a supervisor can restart everything.
     """
     from segue.launch.ray.ending import kill_ray
 

@@ -14,9 +14,10 @@ import os
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import Future
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 from segue.api.errors import SegueError
+from segue.process.cancellation import wait_at_most
 from segue.worker.process.serving import leave_process
 
 logger = logging.getLogger(__name__)
@@ -35,23 +36,18 @@ def end_process() -> None:
     os._exit(0)
 
 
-class Served(Protocol):
-    @property
-    def address(self) -> str: ...
-
-
-Running = TypeVar("Running", bound=Served)
+Running = TypeVar("Running")
 Result = TypeVar("Result")
 
 
 class Shell(Generic[Running]):
-    """`start` is called in the new thread; the object that it yields serves until `stop`.
+    """Calls `start` in the new thread; the object that it yields serves until `stop`.
 
-    A start that raises a SegueError (a missing folder, a taken port) is retried here without limit,
-    at growing intervals: Ray does not restart an actor that is alive. After any other error the
-    state of native libraries is unknown, so the process exits through `leave`, and Ray starts a new
-    one. `ended` waits until what is served has ended by itself: then it stops in order, and the
-    process exits through `end_process`, with the same result.
+    A start that raises a SegueError (a missing folder, a taken port) is retried without limit, at
+    growing intervals: Ray does not restart a living actor. After any other error the state of
+    native libraries is unknown, so the process exits through `leave`, and Ray starts a new one.
+    `ended` returns when the served object has ended by itself: it is then stopped in order, and the
+    process exits through `end_process`.
     """
 
     def __init__(
@@ -86,21 +82,21 @@ class Shell(Generic[Running]):
         return self._attempt.result()
 
     def call(self, work: Callable[[Running], Coroutine[Any, Any, Result]]) -> Result:
-        """Runs `work` in its event loop, and returns what it returns."""
+        """Runs `work` in the shell's event loop and returns its result."""
         running = self.wait_started()
         assert self._loop is not None
         return asyncio.run_coroutine_threadsafe(work(running), self._loop).result()
 
     def retire(self, drain: Callable[[Running], Coroutine[Any, Any, Result]]) -> Result:
-        """Runs `drain`, after which what is served ends by itself, and waits until it has stopped.
-        The process stays, so that Ray starts no new one in its place."""
+        """Runs `drain`, after which the served object ends by itself, and waits until it has
+        stopped. The process stays, so that Ray does not start a new one in its place."""
         self._stays = True
         result = self.call(drain)
         self.stop()
         return result
 
     def stop(self) -> None:
-        """Requests the stop, and waits until it has stopped."""
+        """Requests the stop, and waits until the thread has ended."""
         self._has_loop.wait()
         assert self._loop is not None
         assert self._stop is not None
@@ -127,7 +123,7 @@ class Shell(Generic[Running]):
                 extra={"error": f"{type(error).__name__}: {error}", "retry_in_s": wait_s},
                 exc_info=None if is_foreseen else error,
             )
-            await _wait(self._stop, wait_s)
+            await wait_at_most(self._stop, wait_s)
             if self._stop.is_set():
                 return
             if not is_foreseen:
@@ -136,7 +132,7 @@ class Shell(Generic[Running]):
             self._attempt = Future()
 
     async def _serve(self) -> Exception | None:
-        """Runs from the start to the end. Returns the error if it did not start, else None."""
+        """Runs from the start to the end. Returns the error of a failed start, else None."""
         assert self._stop is not None
         attempt = self._attempt
         try:
@@ -147,10 +143,10 @@ class Shell(Generic[Running]):
             if attempt.done():
                 logger.exception("did not stop cleanly" if self._stop.is_set() else "failed")
                 if not self._stop.is_set():
-                    # It no longer serves: Ray starts a new process.
+                    # It no longer serves, so Ray must start a new process.
                     self._leave(error)
                 return None
-            # Ray sends it to another process: only our errors are sure to pickle.
+            # Ray sends the error to another process, and only our errors are sure to pickle.
             attempt.set_exception(
                 error if isinstance(error, SegueError) else RuntimeError(f"{error!r}")
             )
@@ -160,7 +156,7 @@ class Shell(Generic[Running]):
         return None
 
     async def _until_over(self, running: Running) -> None:
-        """Returns when it must stop, or has ended by itself."""
+        """Returns when it must stop or has ended by itself."""
         assert self._stop is not None
         waits: list[asyncio.Future[Any]] = [asyncio.ensure_future(self._stop.wait())]
         if self._ended is not None:
@@ -173,11 +169,5 @@ class Shell(Generic[Running]):
 
 
 def retry_delays_s() -> Iterator[float]:
-    """Delays that grow up to a bound, without end."""
+    """Endless delays, which grow up to a limit."""
     return (min(FIRST_RETRY_S * 2**attempt, MAX_RETRY_S) for attempt in itertools.count())
-
-
-async def _wait(event: asyncio.Event, timeout_s: float) -> None:
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(timeout_s):
-            await event.wait()

@@ -1,4 +1,4 @@
-"""Tells a person when a process of the cluster has ended, and when it runs again."""
+"""Reports when a process of the cluster has ended, and when it runs again."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from ray.exceptions import RayError
 
 @dataclass(slots=True)
 class Life:
-    """One process, as seen by asking it for its process id again and again."""
+    """One process, observed by polling its process id."""
 
     process: str
     pid: int = 0
-    """Of its last life; 0 until it has answered."""
+    """The last known process id; 0 until it has answered."""
     is_dead: bool = False
 
     def answered(self, pid: int) -> Iterator[str]:
         if self.pid and pid != self.pid:
-            # Its death and its start may both lie between two questions.
+            # It may have died and started between two polls.
             yield from self.died()
         if self.is_dead:
             yield f"{self.process} runs again (pid {pid})"
@@ -39,16 +39,14 @@ def role_lost(processes: Iterable[str], dead: Collection[str]) -> str:
     """A role of which every process is dead; empty if there is none. `decode-1` has the role
     `decode`.
     """
-    living: dict[str, bool] = {}
-    for process in processes:
-        role = process.partition("-")[0]
-        living[role] = living.get(role, False) or process not in dead
-    return next((role for role, lives in living.items() if not lives), "")
+    role_of = {process: process.partition("-")[0] for process in processes}
+    living = {role for process, role in role_of.items() if process not in dead}
+    return next((role for role in role_of.values() if role not in living), "")
 
 
 class Watch:
-    """Asks Ray actors, one question each at a time, and never waits. All of them serve when it is
-    made."""
+    """Polls Ray actors, one call each at a time, and never waits. All of them must serve when it is
+    created."""
 
     def __init__(self, actors: Mapping[str, Any]) -> None:
         self._actors = dict(actors)
@@ -56,15 +54,15 @@ class Watch:
         self._asked = {process: actor.pid.remote() for process, actor in actors.items()}
 
     def look(self, report: Callable[[str], None], *, is_restarted: bool = True) -> None:
-        """Reports what has happened since the last look. Call it about once a second.
-        `is_restarted`: whether Ray can restart a process.
+        """Reports the events since the last look. Call it about once a second. `is_restarted`:
+        whether Ray can restart a process.
         """
         for process in self._actors:
             for line in self._look_at(process, is_restarted):
                 report(line)
 
     def follow(self, actors: Mapping[str, Any]) -> None:
-        """From now on these are the processes: some started, and others left for good."""
+        """Replaces the set of processes: some have started, and others have left for good."""
         for process in [
             name for name in self._actors if actors.get(name) is not self._actors[name]
         ]:

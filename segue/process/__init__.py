@@ -1,1 +1,1 @@
-"""What every process has: logs, metrics and their endpoint, cancellation."""
+"""Parts of every process: logs, metrics and their endpoint, traces, cancellation."""

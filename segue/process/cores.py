@@ -24,21 +24,14 @@ Result = TypeVar("Result")
 _RANGE = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
 
 
-@dataclass(frozen=True, slots=True)
-class CoreSets:
-    """A setting `cores`. Its text lists cores, as in `0-3,8`; with semicolons there are several
-    such lists, one for each worker of a role: worker i has list i, and after the last one they
-    start anew. `all` and the empty text name no cores.
+def core_lists(text: str) -> tuple[frozenset[int], ...]:
+    """The lists of a setting `cores`, such as `0-3,8`. Semicolons separate the lists of several
+    workers of a role: worker i has list i, modulo their number. Empty for `all` and the empty text.
+    Raises ValueError.
     """
-
-    lists: tuple[frozenset[int], ...] = ()
-
-    @classmethod
-    def parse(cls, text: str) -> CoreSets:
-        """Raises ValueError."""
-        if text.strip() in ("", ALL):
-            return cls()
-        return cls(tuple(_list_of(part, text) for part in text.split(";")))
+    if text.strip() in ("", ALL):
+        return ()
+    return tuple(_list_of(part, text) for part in text.split(";"))
 
 
 def _list_of(part: str, text: str) -> frozenset[int]:
@@ -56,7 +49,7 @@ def _list_of(part: str, text: str) -> frozenset[int]:
 
 
 def listed(cores: Iterable[int]) -> str:
-    """As `CoreSets.parse` reads it: `0-3,8`."""
+    """In the format of `core_lists`: `0-3,8`."""
     ordered = sorted(cores)
     starts = [core for before, core in pairwise([-2, *ordered]) if core != before + 1]
     ends = [core for core, after in pairwise([*ordered, -2]) if after != core + 1]
@@ -67,14 +60,14 @@ def listed(cores: Iterable[int]) -> str:
 
 
 def separated(text: str) -> list[str]:
-    """The setting of each worker of a role: one, which all have, unless there are several lists."""
-    lists = CoreSets.parse(text).lists
+    """The settings of a role's workers: a single one for all, unless there are several lists."""
+    lists = core_lists(text)
     return [listed(cores) for cores in lists] if len(lists) > 1 else [text]
 
 
 @dataclass(frozen=True, slots=True)
 class UsableCores:
-    """What a process may use."""
+    """The cores that a process may use."""
 
     cores: frozenset[int]
     quota: float = math.inf
@@ -87,11 +80,11 @@ class UsableCores:
         return cls(frozenset(range(os.cpu_count() or 1)))
 
     def num_threads(self, cores: frozenset[int], *, num_ranks: int) -> int:
-        """Of each rank of a worker on these cores: the ranks compute at the same time."""
+        """Threads of each rank of a worker on these cores: the ranks compute at the same time."""
         return max(int(min(len(cores), self.quota)) // num_ranks, 1)
 
     def require(self, text: str, cores: frozenset[int]) -> None:
-        """Raises InvalidConfig unless this process may use all of the cores of a setting."""
+        """Raises InvalidConfig unless this process may use all cores of the setting `text`."""
         if missing := cores - self.cores:
             raise InvalidConfig(
                 f"cores = {text!r} names {listed(missing)}, but this process may use only "

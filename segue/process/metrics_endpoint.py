@@ -1,10 +1,10 @@
-"""Serves a process's metrics and probes over HTTP: `/metrics`, `/livez`, `/readyz`, and what the
-process publishes.
+"""Serves a process's metrics and probes over HTTP: `/metrics`, `/livez`, `/readyz`, and documents
+that the process publishes.
 
 An event loop in its own thread serves them, so that Prometheus and kubelets get answers while the
 process's main loop is busy. `/livez` only shows that the process runs; `/readyz` mirrors its gRPC
-health service. A connection carries one request. There is one thread, and there are at most
-`_MAX_CONNECTIONS` connections: for one more, the connection that has been silent longest is closed.
+health service. A connection carries one request. If there are `_MAX_CONNECTIONS` connections, a new
+one replaces the one that has been silent longest.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def new_registry() -> CollectorRegistry:
 
 
 def version() -> str:
-    """Of this package."""
+    """The version of this package."""
     try:
         return importlib.metadata.version("segue")
     except importlib.metadata.PackageNotFoundError:
@@ -91,8 +91,8 @@ class MetricsEndpoint:
         tls: ssl.SSLContext | None = None,
         needs_certificate: bool = False,
     ) -> None:
-        """`announce` is the host that others dial, if different. `needs_certificate`: only a client
-        with a certificate that `tls` accepts gets metrics.
+        """`announce` is the host that others dial, if different. `needs_certificate`: only clients
+        with a certificate that `tls` accepts get metrics.
 
         Raises InvalidConfig if the port is taken.
         """
@@ -130,7 +130,7 @@ class MetricsEndpoint:
         self._is_ready = is_ready
 
     def publish(self, path: str, body: bytes, content_type: str) -> None:
-        """Sets the answer of a further path, for those who may read `/metrics`. Thread-safe."""
+        """Sets the answer of another path, with the access rules of `/metrics`. Thread-safe."""
         self._published[path] = _HttpAnswer(HTTPStatus.OK, body, content_type)
 
     def close(self) -> None:
@@ -216,7 +216,7 @@ class MetricsEndpoint:
 async def _read_request(
     connection: h11.Connection, reader: asyncio.StreamReader
 ) -> h11.Request | None:
-    """None if it is not a request. Raises OSError if the peer leaves before it has sent one."""
+    """None if it is not a request. Raises OSError if the peer closes before it has sent one."""
     while True:
         try:
             event = connection.next_event()

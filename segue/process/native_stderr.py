@@ -1,4 +1,4 @@
-"""Captures what native libraries write to standard error, which bypasses Python's logging."""
+"""Captures native libraries' output to standard error, which bypasses Python's logging."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _lock = threading.Lock()
 def captured_stderr() -> Iterator[Callable[[], str]]:
     """Captures writes to descriptor 2 until the block ends; call the yielded function to read them.
 
-    `sys.stderr` still shows what Python prints. Processes started meanwhile inherit the capture. It
-    is a file in memory, so they may keep writing to it, and a full disk does not matter.
+    `sys.stderr` still shows Python's output. Processes started in the block inherit the capture. It
+    is a file in memory, so they can continue to write to it, and a full disk does not matter.
     """
     with _lock, os.fdopen(os.memfd_create("stderr"), "wb") as file:
         sys.stderr.flush()
@@ -28,7 +28,7 @@ def captured_stderr() -> Iterator[Callable[[], str]]:
         sys.stderr = _text_on(os.dup(shown))
 
         def text() -> str:
-            # pread leaves the descriptor's position alone: that is where the next line goes.
+            # pread does not move the descriptor's position, at which the next line is written.
             size = os.fstat(file.fileno()).st_size
             return os.pread(file.fileno(), size, 0).decode(errors="replace")
 
@@ -42,10 +42,8 @@ def captured_stderr() -> Iterator[Callable[[], str]]:
 
 
 def silence_native_stderr() -> None:
-    """Silences it for the rest of the process, such as one that ends while a native thread still
-    logs errors.
-
-    `sys.stderr` still shows what Python prints.
+    """Silences it for the rest of the process, for example while a native thread still logs errors
+    during the exit. `sys.stderr` still shows Python's output.
     """
     with _lock:
         sys.stderr.flush()

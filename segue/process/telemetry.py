@@ -30,35 +30,35 @@ def about_turn(turn_id: str) -> Iterator[None]:
         _turn.reset(token)
 
 
-class _TurnFilter(logging.Filter):
-    def filter(self, record: logging.LogRecord) -> bool:
-        record.turn = _turn.get()
-        context = current()
-        record.trace = f" trace={context.trace_id}" if context is not None else ""
-        return True
+def _add_turn(record: logging.LogRecord) -> bool:
+    """A filter that adds the turn and its trace to each record."""
+    record.turn = _turn.get()
+    context = current()
+    record.trace = f" trace={context.trace_id}" if context is not None else ""
+    return True
 
 
-# The standard attributes of a record; all others were given as `extra`.
+# The standard attributes of a record. All others come from `extra`.
 _RECORD_FIELDS = frozenset(logging.makeLogRecord({}).__dict__) | {
     *("turn", "trace", "message", "asctime")
 }
 
 
-# What could end a line, move a terminal's cursor or hide text: C0 and C1 controls, separators of
-# lines and paragraphs, marks that reverse or isolate text, half of a surrogate pair.
+# Characters that could end a line, move a terminal's cursor or hide text: C0 and C1 controls, line
+# and paragraph separators, bidirectional marks, halves of surrogate pairs.
 _UNSAFE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 
 
 def escaped(text: str) -> str:
-    """The text as one line: names and messages may quote what a client sent."""
+    """The text as one line: names and messages may quote client input."""
     return _UNSAFE.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 class _LineFormatter(logging.Formatter):
     """The message, then each `extra` as name=value. Only a traceback has further lines, which are
-    indented: no text of a client can look like a line of its own.
+    indented, so that no client input can look like a line of its own.
     """
 
     def __init__(self, layout: str) -> None:
@@ -86,8 +86,8 @@ class _LineFormatter(logging.Formatter):
 
 
 class _LineHandler(logging.StreamHandler[TextIO]):
-    """A line that cannot be written, such as on a full disk, is dropped: logging never ends a turn
-    or a process.
+    """Drops a line that cannot be written, for example on a full disk, so that logging never ends a
+    turn or a process.
     """
 
     def handleError(self, record: logging.LogRecord) -> None:
@@ -99,10 +99,10 @@ def setup_logging(process_name: str, level: str = "INFO", *, file: Path | None =
     """One line per record: time, level, process, turn, its trace if it has one, logger, message,
     extras.
 
-    Writes to stderr, or appends to `file`, which does not get what libraries print.
+    Writes to stderr, or appends to `file`, which does not get the output of libraries.
     """
     handler = _LineHandler(sys.stderr if file is None else file.open("a", encoding="utf-8"))
-    handler.addFilter(_TurnFilter())
+    handler.addFilter(_add_turn)
     handler.setFormatter(
         _LineFormatter(
             f"%(asctime)s %(levelname)s {process_name} turn=%(turn)s%(trace)s %(name)s: %(message)s"

@@ -38,7 +38,7 @@ class ServedProcesses:
         self._reached: set[Member] = set()
 
     async def look(self) -> Sequence[Seen]:
-        views, doors = await asyncio.gather(
+        views, gateways = await asyncio.gather(
             asyncio.gather(*(self._ask(m, r.status) for m, r in self._routers.items())),
             asyncio.gather(*(self._ask(m, g.process) for m, g in self._gateways.items())),
         )
@@ -46,8 +46,8 @@ class ServedProcesses:
         for member, view in zip(self._routers, views, strict=True):
             is_ready = view is not None and view.ready
             seen.append(Seen(member, is_ready, view.router.uptime_s if view else 0.0))
-        for member, door in zip(self._gateways, doors, strict=True):
-            uptime_s, is_draining = door or (0.0, True)
+        for member, gateway in zip(self._gateways, gateways, strict=True):
+            uptime_s, is_draining = gateway or (0.0, True)
             seen.append(Seen(member, not is_draining, uptime_s))
         return seen
 

@@ -26,12 +26,10 @@ class Processes(Protocol):
     async def look(self) -> Sequence[Seen]:
         """All processes, including those that do not answer now. Raises SegueErrors for a process
         that has never been reached or that refuses the caller."""
-        ...
 
     async def drain(self, member: Member) -> str:
         """Returns when the process is about to end, with the outcome for its turns, in words.
         Raises SegueErrors."""
-        ...
 
 
 class Upgrade:

@@ -60,7 +60,7 @@ def test_a_restart_that_fails_is_retried_until_it_works(demo: Path, tmp_path: Pa
             return is_whole(status) and pids["decode-0"] != first_pid
 
         wait_until(address, has_new_life)
-        cluster.wait_for(rf"decode-0 died \(pid {first_pid}\); Ray starts it again")
+        cluster.wait_for(rf"decode-0 has ended \(pid {first_pid}\); Ray starts it again")
         cluster.wait_for(r"decode-0 runs again \(pid \d+\)")
 
         # The router's port is taken while the router restarts.
@@ -84,7 +84,7 @@ def test_of_two_routers_one_may_die_and_returns(tmp_path: Path) -> None:
         pid = cluster.pid("router-1")
         os.kill(pid, signal.SIGKILL)
         wait_until(first, is_whole)
-        cluster.wait_for(rf"router-1 died \(pid {pid}\); Ray starts it again")
+        cluster.wait_for(rf"router-1 has ended \(pid {pid}\); Ray starts it again")
         cluster.wait_for(r"router-1 runs again \(pid \d+\)")
         wait_until(second, lambda status: is_whole(status) and len(status.workers) == 2)
         assert cluster.num_lives("router-1") == 2
@@ -153,11 +153,11 @@ def test_without_rays_gcs_a_cluster_serves_until_a_role_is_gone(tmp_path: Path) 
     with serving(tmp_path, *sizes, environment={"SEGUE_TEST_MARK": mark}) as cluster:
         address = cluster.address()
         os.kill(part_of_ray("gcs_server", mark), signal.SIGKILL)
-        cluster.wait_for("Ray's gcs_server ended: what runs goes on serving")
+        cluster.wait_for("Ray's gcs_server ended: running processes continue to serve")
         assert answer_of(address)
 
         os.kill(cluster.pid("decode-0"), signal.SIGKILL)
-        cluster.wait_for(r"decode-0 died \(pid \d+\); it is not started again")
+        cluster.wait_for(r"decode-0 has ended \(pid \d+\); it is not started again")
         assert answer_of(address)
 
         os.kill(cluster.pid("decode-1"), signal.SIGKILL)

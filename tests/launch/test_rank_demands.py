@@ -13,12 +13,12 @@ from segue.launch.config import ClusterConfig, Config, Pin
 from segue.launch.ray.demand import (
     Demand,
     NodeRoom,
+    bundles_for,
     misfit,
     shortage,
     strategy_of,
     worker_demand,
 )
-from segue.launch.ray.ranks.placing import bundles_for
 from segue.launch.ray.room import bundles_of
 
 
@@ -118,8 +118,8 @@ def test_a_refusal_says_whether_one_node_or_several_would_do() -> None:
 def test_each_rank_asks_for_its_part(demand: Demand, amounts: dict[str, float]) -> None:
     bundles = bundles_for(demand, "PACK")
 
-    assert bundles.amounts == [amounts] * demand.num_ranks
-    assert bundles.labels is None
+    assert bundles["bundles"] == [amounts] * demand.num_ranks
+    assert bundles["bundle_label_selector"] is None
     if "pods" in amounts and demand.pin.resources["pods"] >= 0.001:
         assert amounts["pods"] * demand.num_ranks <= demand.pin.resources["pods"]
 
@@ -127,13 +127,13 @@ def test_each_rank_asks_for_its_part(demand: Demand, amounts: dict[str, float]) 
 def test_ranks_keep_to_the_labels_of_their_worker() -> None:
     bundles = bundles_for(ranks(2, pin="label:rack=a"), "STRICT_PACK")
 
-    assert bundles.labels == [{"rack": "a"}] * 2
+    assert bundles["bundle_label_selector"] == [{"rack": "a"}] * 2
 
 
 def test_a_rank_that_asks_for_nothing_still_has_a_bundle() -> None:
     demand = Demand(role=Role.DECODE, num_ranks=2, pin=Pin())
 
-    assert bundles_for(demand, "STRICT_PACK").amounts == [{"memory": 1.0}] * 2
+    assert bundles_for(demand, "STRICT_PACK")["bundles"] == [{"memory": 1.0}] * 2
 
 
 @pytest.mark.parametrize(

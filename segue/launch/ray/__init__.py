@@ -1,1 +1,1 @@
-"""What Ray needs: its start, actors, and resources for each process."""
+"""Ray: its start, its actors, and the resources of each process."""

@@ -1,4 +1,4 @@
-"""Ray actors for the processes: thin shells around what `python -m …` builds."""
+"""Ray actors for the processes: thin shells around the objects that `python -m …` builds."""
 
 from __future__ import annotations
 
@@ -31,7 +31,25 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class RouterActor:
+class _ProcessActor:
+    """An actor whose work runs in a `Shell`."""
+
+    _shell: Shell[Any]
+
+    def address(self) -> str:
+        """Returns when it serves."""
+        address: str = self._shell.wait_started().address
+        return address
+
+    def pid(self) -> int:
+        return os.getpid()
+
+    def stop(self) -> None:
+        """Returns when it has stopped in order."""
+        self._shell.stop()
+
+
+class RouterActor(_ProcessActor):
     def __init__(self, config: Config, model: str, name: str, security: Security) -> None:
         from router.__main__ import running
 
@@ -50,18 +68,12 @@ class RouterActor:
             ended=lambda running: running.draining.ended.wait(),
         )
 
-    def address(self) -> str:
-        address: str = self._shell.wait_started().address
-        return address
-
-    def pid(self) -> int:
-        return os.getpid()
-
     def status(self) -> ClusterStatus:
-        """As clients see it, for the launcher, which has no API key."""
-        return self._shell.call(
+        """The status that clients see, for the launcher, which has no API key."""
+        status: ClusterStatus = self._shell.call(
             lambda running: running.router.status(running.address, running.metrics_address)
         )
+        return status
 
     def exchange(self, report: LauncherReport) -> list[Ordered]:
         """See `LauncherDesk.exchange`."""
@@ -77,11 +89,8 @@ class RouterActor:
         """
         self._shell.call(lambda running: running.router.drain())
 
-    def stop(self) -> None:
-        self._shell.stop()
 
-
-class GatewayActor:
+class GatewayActor(_ProcessActor):
     def __init__(
         self, config: GatewayConfig, name: str, router_address: str, security: Security
     ) -> None:
@@ -103,15 +112,8 @@ class GatewayActor:
     def address(self) -> str:
         return self._hosts.at(self._shell.wait_started().port)
 
-    def pid(self) -> int:
-        return os.getpid()
 
-    def stop(self) -> None:
-        """Returns when running requests have been answered, or took too long."""
-        self._shell.stop()
-
-
-class WorkerActor:
+class WorkerActor(_ProcessActor):
     """One prefill or decode worker, or the first of its ranks. Ray restarts it if its process
     dies."""
 
@@ -134,25 +136,14 @@ class WorkerActor:
             ended=lambda running: running.draining.ended.wait(),
         )
 
-    def address(self) -> str:
-        address: str = self._shell.wait_started().address
-        return address
-
-    def pid(self) -> int:
-        return os.getpid()
-
     def retire(self) -> DrainReport:
-        """Drains, with its sessions moved, and leaves the cluster for good: the process then only
-        waits for its end. Returns after that.
+        """Drains, moves its sessions and leaves the cluster for good. Returns after that: the
+        process then only waits for its end.
         """
         report: DrainReport = self._shell.retire(
             lambda running: running.draining.ask(None, move_sessions=True)
         )
         return report
-
-    def stop(self) -> None:
-        """Returns when it has left the cluster."""
-        self._shell.stop()
 
 
 def node_address() -> str:

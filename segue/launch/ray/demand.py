@@ -1,4 +1,4 @@
-"""What each process asks Ray for, and whether a Ray cluster can provide it: pure, without Ray."""
+"""The resources that each process needs, and whether a Ray cluster has them: pure, without Ray."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from segue.launch.config import ANYWHERE, Config, Pin
 # Ray counts in units of 1/10,000; sums of fractions must not fail over smaller differences.
 _TOLERANCE = 1e-4
 _UNITS = 10_000
-
+# One byte: Ray refuses an empty bundle, and every node has some memory.
+_HARDLY_ANYTHING = {"memory": 1.0}
 
 Strategy = Literal["STRICT_PACK", "PACK"]
 """Of a placement group: all ranks on one node, or on as few as have room."""
@@ -32,8 +33,8 @@ class Demand:
 
     @property
     def process(self) -> str:
-        """Its name in logs and among the workers. The first router has no number: there is rarely
-        another."""
+        """The process's name in logs and among the workers. The first router has no number, since
+        there is rarely another."""
         if self.role is not None:
             return f"{self.role.value}-{self.index}"
         return f"router-{self.index}" if self.index else "router"
@@ -48,8 +49,8 @@ class Demand:
         return options
 
     def of_rank(self) -> Demand:
-        """The demand of each of its ranks: an equal part. Ray rounds amounts, so a part that is
-        not a number of Ray's units is rounded down, or all parts would exceed the whole."""
+        """The demand of each of its ranks: an equal part, rounded down to Ray's units, so that the
+        parts never exceed the whole."""
         parts = {
             name: max(math.floor(amount * _UNITS / self.num_ranks + _TOLERANCE), 1) / _UNITS
             for name, amount in self.pin.resources.items()
@@ -113,8 +114,8 @@ class NodeRoom:
 
     @classmethod
     def of(cls, resources: Mapping[str, float], labels: Mapping[str, str]) -> NodeRoom:
-        """`resources`: all of the node's, or those not in use. Of GPUs that are in use in part, one
-        is assumed to have all that is left."""
+        """`resources`: all of the node's, or the unused ones. If GPUs are partly in use, one of
+        them is assumed to have the whole rest."""
         whole, part = divmod(resources.get("GPU", 0.0), 1.0)
         gpus = [1.0] * int(whole) + ([part] if part > _TOLERANCE else [])
         return cls(labels=labels, amounts=dict(resources), gpus=gpus)
@@ -146,9 +147,20 @@ class NodeRoom:
         return replace(self, amounts=dict(self.amounts), gpus=list(self.gpus))
 
 
+def bundles_for(demand: Demand, strategy: Strategy) -> dict[str, Any]:
+    """The arguments of a placement group with one bundle for each rank, all alike."""
+    rank, count = demand.of_rank(), demand.num_ranks
+    labels = [dict(rank.pin.labels)] * count if rank.pin.labels else None
+    return {
+        "bundles": [rank.amounts or _HARDLY_ANYTHING] * count,
+        "strategy": strategy,
+        "bundle_label_selector": labels,
+    }
+
+
 def strategy_of(demand: Demand, nodes: Iterable[NodeRoom]) -> Strategy:
-    """A worker stays on one node, where ranks exchange their sums fastest, and rather waits for it
-    than runs on several; unless no node could hold it. `nodes`: all that each of them has."""
+    """A worker stays on one node, where ranks exchange their sums fastest, even if it has to wait
+    for that, unless no node could hold it. `nodes`: the total resources of each."""
     fits = any(node.copy().take(demand) for node in nodes)
     return "STRICT_PACK" if fits or demand.num_ranks == 1 else "PACK"
 
@@ -159,7 +171,7 @@ def misfit(
     whole: Sequence[NodeRoom] | None = None,
 ) -> Demand | None:
     """A process that does not fit on the nodes, if any; places the largest demands first. Modifies
-    `nodes`. `whole`: all that each node has; by default that is `nodes`.
+    `nodes`. `whole`: the total resources of each node; by default `nodes`.
     """
     whole = [node.copy() for node in (nodes if whole is None else whole)]
 

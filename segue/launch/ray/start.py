@@ -30,7 +30,7 @@ _SLOW_AFTER_S = 10.0
 _INTERRUPTED_GRACE_S = 5.0
 _OBJECT_STORE_BYTES = 100 << 20
 _ENDED = "A worker died or was killed"
-# Ray's processes, and ours in them, would exit a minute after the GCS. They can go on without it.
+# Ray's processes, and ours in them, would exit a minute after the GCS. They can run without it.
 _WITHOUT_GCS_S = 365 * 86_400
 
 
@@ -42,7 +42,7 @@ def logs_folder() -> Path:
 
 @contextlib.contextmanager
 def running_ray(address: str, demands: Sequence[Demand], report: Report) -> Iterator[None]:
-    """Ray for these processes, until the block ends. Raises InvalidConfig and Unavailable."""
+    """Runs Ray for these processes in the block. Raises InvalidConfig and Unavailable."""
     if ray.is_initialized():
         yield
         return
@@ -58,8 +58,8 @@ def _started(address: str, demands: Sequence[Demand], report: Report) -> Iterato
     else:
         report("starting Ray")
         options = _local_options(has_cpus=any(demand.cpus for demand in demands))
-    # The driver's own output goes to the user; workers' logs stay in Ray's session folder. What Ray
-    # itself has to say would be printed on standard output, among what scripts read.
+    # The driver's own output goes to the user; workers' logs stay in Ray's session folder. Ray
+    # itself would print messages on standard output, which scripts read.
     ray._private.worker.print_to_stdstream = lambda data, ignore_prefix: _pass_on(data, report)
     options |= {"log_to_driver": False, "logging_level": logging.ERROR}
     timeout_s = _JOIN_TIMEOUT_S if address else _START_TIMEOUT_S
@@ -74,7 +74,7 @@ def _started(address: str, demands: Sequence[Demand], report: Report) -> Iterato
 
 
 def _pass_on(data: Mapping[str, Any], report: Report) -> None:
-    """Reports the first line of each message, but for processes that ended: `Watch` tells those."""
+    """Reports the first line of each message, except on ended processes, which `Watch` reports."""
     for message in data["lines"]:
         line = message.partition("\n")[0]
         if not line.startswith(_ENDED):
@@ -127,14 +127,14 @@ def _init(
         try:
             _wait_for(is_over, timeout_s, report)
         except BaseException:
-            # A signal. Started parts are shut down in order; otherwise its agents would stay for a
-            # minute.
+            # A signal. Started parts are shut down in order; otherwise Ray's agents would stay for
+            # a minute.
             is_over.wait(_INTERRUPTED_GRACE_S)
             raise
         output = native()
     logger.debug("output of Ray's native part", extra={"text": output})
     if not is_over.is_set():
-        # Its thread keeps trying, and printing errors, until this process ends.
+        # Its thread continues to try, and to print errors, until this process ends.
         silence_native_stderr()
         raise Unavailable(_did_not(options["address"], f"no answer for {timeout_s:g} s", output))
     if failures:
@@ -207,7 +207,7 @@ def require_room(demands: Sequence[Demand], timeout_s: float, report: Report) ->
 
 
 def nodes_in_all() -> list[NodeRoom]:
-    """All that each node has."""
+    """The total resources of each node."""
     return [
         NodeRoom.of(node["Resources"], node.get("Labels") or {})
         for node in ray.nodes()

@@ -17,16 +17,16 @@ from ray.exceptions import (
     RayActorError,
     RayTaskError,
 )
-from ray.util.placement_group import PlacementGroup, remove_placement_group
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from segue.api.errors import SegueError, Unavailable
 from segue.api.types import Role
 from segue.launch.config import ClusterConfig, Config
 from segue.launch.prepare import Report
 from segue.launch.ray.actors import WorkerActor
-from segue.launch.ray.demand import Demand, strategy_of, worker_demand
+from segue.launch.ray.demand import Demand, bundles_for, strategy_of, worker_demand
 from segue.launch.ray.ranks.actor import RankActor
-from segue.launch.ray.ranks.placing import bundles_for, options_in, placed
 from segue.launch.ray.start import logs_folder, nodes_in_all
 from segue.process.tracing.setup import settings_of
 from segue.security.config import Security
@@ -35,8 +35,8 @@ from segue.worker.process.options import WorkerOptions
 logger = logging.getLogger(__name__)
 
 _MAX_DEATHS_AT_START = 3
-# A busy machine needs some seconds to start a process. One that dies at once each time still ends
-# the start, after two such times.
+# A busy machine needs some seconds to start a process. If each process dies at once, the start
+# still fails, after two such intervals.
 _SAME_DEATH_S = 10.0
 _ASK_AGAIN_S = 1.0
 
@@ -46,12 +46,12 @@ class StartedWorker:
     """The actors of a worker."""
 
     actor: Any
-    """The worker as others know it: of several ranks the first."""
+    """The actor that others call: the first of several ranks."""
     other_ranks: Sequence[Any] = ()
     group: PlacementGroup | None = None
 
     def kill(self) -> None:
-        """Ends its processes. They are not started again."""
+        """Ends its processes, which are not restarted."""
         for actor in (self.actor, *self.other_ranks):
             ray.kill(actor, no_restart=True)
         if self.group is not None:
@@ -59,7 +59,7 @@ class StartedWorker:
 
 
 def actor_of(kind: type[Any], demand: Demand) -> Any:
-    """A class for Ray to start, and to restart without limit, on any node that fits."""
+    """A class that Ray starts, and restarts without limit, on any node that fits."""
     return _restarted(kind, demand.options())
 
 
@@ -73,7 +73,7 @@ def _restarted(kind: type[Any], options: dict[str, Any]) -> Any:
 def start_worker(
     role: Role, index: int, config: Config, model: str, routers: Sequence[str], security: Security
 ) -> StartedWorker:
-    """The actors of a worker that starts."""
+    """Starts the actors of a worker."""
     demand = worker_demand(config, role, index)
     options = worker_options(config.cluster, role, index, model, routers)
     options = replace(options, security=security)
@@ -85,7 +85,8 @@ def start_worker(
 
 def _start_ranks(demand: Demand, options: WorkerOptions, config: Config) -> StartedWorker:
     strategy = strategy_of(demand, nodes_in_all())
-    group = placed(bundles_for(demand, strategy))
+    # Does not wait for room. Ends with the launcher at the latest.
+    group = placement_group(**bundles_for(demand, strategy))
     logger.info(
         "placement group created",
         extra={"worker": demand.process, "ranks": demand.num_ranks, "strategy": strategy},
@@ -93,14 +94,21 @@ def _start_ranks(demand: Demand, options: WorkerOptions, config: Config) -> Star
     rank, others, names = demand.of_rank(), [], []
     for index in range(1, demand.num_ranks):
         log = f"{demand.process}-rank-{index}"
-        # The leader gets names: if it started with handles, they would be lost with the node that
-        # keeps them, and it could not be started again. A name is free only after its actor's end.
+        # The leader gets names: handles would be lost with the node that keeps them, and the leader
+        # could not be restarted. A name becomes free only when its actor has ended.
         names.append(f"{log}-{secrets.token_hex(4)}")
-        # The second thread is for a leader that comes while an earlier one seems to live.
+        # The second thread is for a new leader while the earlier one still seems to be alive.
         given = {**options_in(group, index, rank), "max_concurrency": 2, "name": names[-1]}
         others.append(_restarted(RankActor, given).remote(log, options))
     leader = _restarted(WorkerActor, options_in(group, 0, rank))
     return StartedWorker(leader.remote(demand.role, options, config, names), others, group)
+
+
+def options_in(group: PlacementGroup, rank: int, demand: Demand) -> dict[str, Any]:
+    """The options of a rank's actor. `demand`: of one rank. Its labels are the bundle's."""
+    options = demand.options()
+    options.pop("label_selector", None)
+    return {**options, "scheduling_strategy": PlacementGroupSchedulingStrategy(group, rank)}
 
 
 def worker_options(
@@ -122,15 +130,15 @@ def worker_options(
 
 
 class Deaths:
-    """Counts the deaths of a process that Ray restarts. Until it runs again, each call to it fails
-    for the same death."""
+    """Counts the deaths of a process that Ray restarts. Until it runs again, every call to it fails
+    because of the same death."""
 
     def __init__(self) -> None:
         self.number = 0
         self._last_at = float("-inf")
 
     def reported(self, now: float, *, is_restarting: bool) -> bool:
-        """Takes a failed call. Returns whether it tells of another death."""
+        """Records a failed call. Returns whether it means another death."""
         if is_restarting and now - self._last_at < _SAME_DEATH_S:
             return False
         self.number += 1
@@ -139,8 +147,8 @@ class Deaths:
 
 
 def await_started(actor: Any, process: str, timeout_s: float, report: Report) -> str:
-    """The address of a process once it serves. If it dies meanwhile, Ray restarts it, and we wait
-    for a few restarts. Raises the error of its start, or Unavailable.
+    """The address of a process once it serves. If it dies first, waits for a few restarts by Ray.
+    Raises the error of its start, or Unavailable.
     """
     deadline_at = time.monotonic() + timeout_s
     deaths = Deaths()

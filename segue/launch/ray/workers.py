@@ -1,4 +1,4 @@
-"""Workers and routers as Ray actors, for the controller of the cluster's size: no call waits."""
+"""Workers and routers as Ray actors, for the controller of the cluster's size. No call waits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 class Asked:
-    """One call to an actor that is under way."""
+    """A pending call to an actor."""
 
     def __init__(self, call: Any) -> None:
         self._call = call
@@ -32,7 +32,7 @@ class Asked:
         return bool(over)
 
     def result(self) -> Any:
-        """Of a call that is over. Raises RayError."""
+        """The result of a call that is over. Raises RayError."""
         return ray.get(self._call)
 
 
@@ -40,7 +40,7 @@ class RayWorker:
     """A `WorkerProcess`."""
 
     def __init__(self, name: str, worker: StartedWorker, on_end: Callable[[str], None]) -> None:
-        """`on_end` is called when the process is to end for good."""
+        """`on_end` is called before the process ends for good."""
         self._name = name
         self._worker = worker
         self._actor = worker.actor
@@ -79,7 +79,7 @@ class RayWorker:
 
 
 class RayRouter:
-    """A `RouterFace`. A router that restarts is asked again once it answers."""
+    """A `RouterFace`. Calls a restarting router again once it answers."""
 
     def __init__(self, actor: Any) -> None:
         self._actor = actor

@@ -1,1 +1,1 @@
-"""The number of workers while the cluster serves: by order, by load, and by the configuration."""
+"""Changes of the number of workers in a running cluster: by order, load and configuration."""

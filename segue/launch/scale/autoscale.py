@@ -1,19 +1,19 @@
-"""How many workers the load needs: pure functions of what the routers report and of time.
+"""The number of workers that the load needs: pure functions of the routers' reports and of time.
 
     need of one more ─ for up_after_s ──────▶ one more    the role that is further over its limit
     one fewer is enough ─ for down_after_s ─▶ one fewer
-    after a change: nothing for cooldown_s. While workers of a role still start, another one only if
-    the role is over its limit by as many times; one fewer only when all wanted workers are ready
+    after a change: nothing for cooldown_s. While n workers of a role still start, one more only if
+    the role is over n + 1 times its limit; one fewer only when all wanted workers are ready
 
-The limits for more and for fewer lie apart: one fewer is enough only if that is well within what
-would ask for one more. So a steady load has a steady number.
+One fewer is enough only if the remaining workers stay well below the limits for one more, so a
+steady load has a steady number of workers.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from segue.api.cluster.fleet import WorkerCounts
 from segue.api.cluster.status import ClusterStatus, WorkerHealth
@@ -21,31 +21,31 @@ from segue.api.types import Role
 from segue.launch.scale.config import AutoscaleConfig
 
 _BUSY_ENOUGH = 0.6
-"""The share of their time that prefill workers may compute after one has left."""
+"""The largest share of busy prefill workers after one has left."""
 _QUIET_QUEUE = 0.25
 """The share of `queue_s` below which the queue does not count."""
 _SPARE_SPEED = 1.5
-"""How far above the floor turns must be after a decode worker has left."""
+"""The multiple of the speed floor that turns must have after a decode worker has left."""
 _SPARE_PAGES = 3.0
-"""How many times `min_free_pages` must be free after a decode worker has left."""
+"""The multiple of `min_free_pages` that must be free after a decode worker has left."""
 _BUSY_OVER_S = 30.0
-"""The time over which busy prefill workers are averaged: between two prompts each is idle."""
+"""Averaging time for busy prefill workers, since each is idle between two prompts."""
 _MAX_PATIENCE = 8.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signals:
-    """What the decision rests on, at one moment."""
+    """The measurements for one decision."""
 
     ready: WorkerCounts
     queue_s: float = 0.0
     """Expected wait of the next prompt."""
     prefill_busy: float = 0.0
-    """Prefill workers that compute."""
+    """Number of prefill workers that compute."""
     outstanding: int = 0
-    """Turns on workers without a first token."""
+    """Turns on workers that have no first token yet."""
     waiting_turns: int = 0
-    """In the routers, for a place on a decode worker."""
+    """Turns in the routers that wait for a place on a decode worker."""
     tokens_per_s: float = math.inf
     """Of each turn, on the slowest decode worker."""
     tokens_per_s_with_fewer: float = math.inf
@@ -54,8 +54,8 @@ class Signals:
 
 
 def signals_of(views: Sequence[ClusterStatus]) -> Signals:
-    """Of the routers that answer, at least one. Each knows its own turns, and from heartbeats the
-    load of all."""
+    """From the views of at least one router. Each router knows its own turns, and the load of all
+    workers from heartbeats."""
     routers = [view.router for view in views]
     ready = [w for w in views[0].workers if w.health is WorkerHealth.READY]
     pages = [w.load.pages for w in ready if w.role is Role.DECODE]
@@ -88,33 +88,27 @@ def in_words(signals: Signals) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Since:
-    """Since when a role needs one more worker, or one fewer is enough; None: it is not so."""
-
-    more: float | None = None
-    fewer: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class State:
-    """What is remembered from one decision to the next."""
+    """The state from one decision to the next."""
 
-    prefill: Since = Since()
-    decode: Since = Since()
+    more_since: Mapping[Role, float] = field(default_factory=dict)
+    """The roles that need one more worker, and since when."""
+    fewer_since: Mapping[Role, float] = field(default_factory=dict)
+    """The roles for which one worker fewer is enough, and since when."""
     looked_at: float | None = None
     busy: float = 0.0
     """`prefill_busy`, averaged."""
     changed_at: float = -math.inf
     shrunk_at: float = -math.inf
     patience: float = 1.0
-    """How many times `down_after_s` to wait before one leaves."""
+    """The multiple of `down_after_s` to wait before a worker leaves."""
 
 
 def need(signals: Signals, config: AutoscaleConfig) -> dict[Role, float]:
-    """How far each role is over its limit: 1 and more needs one more worker."""
+    """The load of each role in relation to its limit: from 1 on, it needs one more worker."""
     slow = config.min_tokens_per_s / max(signals.tokens_per_s, 1e-9)
     full = config.min_free_pages / max(signals.free_pages, 1e-9)
-    # Turns that wait although no prompt does: there is no place on a decode worker.
+    # Turns wait although no prompt does, so the decode workers have no place.
     has_queue = signals.queue_s > config.queue_s * _QUIET_QUEUE
     no_place = 1.0 if signals.waiting_turns and not has_queue else 0.0
     return {
@@ -148,7 +142,7 @@ def is_enough_with_fewer(
 def decide(
     state: State, signals: Signals, wanted: WorkerCounts, config: AutoscaleConfig, now: float
 ) -> tuple[State, WorkerCounts]:
-    """The numbers wanted from now on: at most one role differs, by one. Numbers that are out of the
+    """The wanted numbers from now on: at most one role differs, by one. Numbers outside of the
     limits are brought within them at once."""
     state = _observed(state, signals, config, now)
     limited = config.within(wanted)
@@ -160,21 +154,20 @@ def decide(
     growing = [
         role
         for role in Role
-        if _has_lasted(_since(state, role).more, config.up_after_s, now)
+        if _has_lasted(state.more_since, role, config.up_after_s, now)
         and over[role] >= 1 + max(wanted.of(role) - signals.ready.of(role), 0)
         and wanted.of(role) < _limit(config, "max", role)
     ]
     if growing:
         role = max(growing, key=over.__getitem__)
         return _grown(state, config, now), _changed(wanted, role, 1)
-    # The other role keeps its workers while one is needed: they may be what is missing next.
-    if signals.ready != wanted or any(_since(state, role).more is not None for role in Role):
+    # While one role needs a worker, the other keeps its own: it may be the next one that is short.
+    if signals.ready != wanted or state.more_since:
         return state, wanted
     for role in Role:
         down_after_s = config.down_after_s * state.patience
-        if _has_lasted(_since(state, role).fewer, down_after_s, now) and wanted.of(role) > _limit(
-            config, "min", role
-        ):
+        is_long = _has_lasted(state.fewer_since, role, down_after_s, now)
+        if is_long and wanted.of(role) > _limit(config, "min", role):
             state = replace(_after_change(state, now), shrunk_at=now)
             return state, _changed(wanted, role, -1)
     return state, wanted
@@ -185,48 +178,31 @@ def _observed(state: State, signals: Signals, config: AutoscaleConfig, now: floa
     share = 1.0 if state.looked_at is None else 1.0 - math.exp(-passed_s / _BUSY_OVER_S)
     busy = state.busy + share * (signals.prefill_busy - state.busy)
     over = need(signals, config)
-
-    def since(role: Role) -> Since:
-        before = _since(state, role)
-        needs_more = over[role] >= 1.0
-        is_enough = is_enough_with_fewer(role, signals, busy, config)
-        return Since(
-            more=_kept(before.more, needs_more, now), fewer=_kept(before.fewer, is_enough, now)
-        )
-
+    more = [role for role in Role if over[role] >= 1.0]
+    fewer = [role for role in Role if is_enough_with_fewer(role, signals, busy, config)]
     return replace(
         state,
-        prefill=since(Role.PREFILL),
-        decode=since(Role.DECODE),
+        more_since={role: state.more_since.get(role, now) for role in more},
+        fewer_since={role: state.fewer_since.get(role, now) for role in fewer},
         looked_at=now,
         busy=busy,
     )
 
 
 def _grown(state: State, config: AutoscaleConfig, now: float) -> State:
-    """A worker that is missed soon after one has left: the next one leaves later."""
+    """If a worker is needed soon after one has left, the next one leaves later."""
     is_soon = now - state.shrunk_at < config.down_after_s * state.patience * 2
     patience = min(state.patience * 2, _MAX_PATIENCE) if is_soon else 1.0
     return replace(_after_change(state, now), patience=patience)
 
 
 def _after_change(state: State, now: float) -> State:
-    """Its effect is seen anew for both roles."""
-    return replace(state, prefill=Since(), decode=Since(), changed_at=now)
+    """Both roles are observed anew, to see the effect of the change."""
+    return replace(state, more_since={}, fewer_since={}, changed_at=now)
 
 
-def _since(state: State, role: Role) -> Since:
-    return state.prefill if role is Role.PREFILL else state.decode
-
-
-def _kept(since: float | None, is_so: bool, now: float) -> float | None:
-    if not is_so:
-        return None
-    return now if since is None else since
-
-
-def _has_lasted(since: float | None, seconds: float, now: float) -> bool:
-    return since is not None and now - since >= seconds
+def _has_lasted(since: Mapping[Role, float], role: Role, seconds: float, now: float) -> bool:
+    return role in since and now - since[role] >= seconds
 
 
 def _limit(config: AutoscaleConfig, end: str, role: Role) -> int:

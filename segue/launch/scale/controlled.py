@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from segue.api.cluster.fleet import Reloaded
+from segue.api.cluster.fleet import Reloaded, WorkerCounts
 from segue.api.types import Role
 from segue.launch.cluster import Cluster
 from segue.launch.config import Config
@@ -18,14 +18,14 @@ from segue.launch.scale.plan import name_of
 from segue.launch.scale.reload import reloaded
 
 _TOLD_S = 2.0
-"""A router that does not answer for so long is told later."""
+"""The first report to a router that does not answer in this time is delayed."""
 
 
 def controller_of(
     cluster: Cluster, asked: Config, read_again: Callable[[], Config], report: Report
 ) -> Controller:
-    """`asked`: the configuration as it was read, and `read_again` reads it once more. When this
-    returns, routers take orders for the controller."""
+    """`asked`: the configuration as read; `read_again` reads it again. When this returns, the
+    routers accept orders for the controller."""
     last = [asked]
 
     def reload(effective: Config) -> tuple[Config, Reloaded]:
@@ -34,16 +34,20 @@ def controller_of(
         last[0] = again
         return config, changes
 
+    def forget(name: str) -> None:
+        """The worker is no longer watched, nor stopped with the others."""
+        cluster.workers.pop(name, None)
+
     def worker_of(name: str) -> RayWorker:
-        return RayWorker(name, cluster.workers[name], lambda name: _forget(cluster, name))
+        return RayWorker(name, cluster.workers[name], forget)
 
     def start(role: Role, index: int) -> RayWorker:
         cluster.start_worker(role, index, controller.config)
         return worker_of(name_of(role, index))
 
     settings = cluster.config.cluster
-    keys = [(Role.PREFILL, index) for index in range(settings.prefill)]
-    keys += [(Role.DECODE, index) for index in range(settings.decode)]
+    configured = WorkerCounts(prefill=settings.prefill, decode=settings.decode)
+    keys = [(role, index) for role in Role for index in range(configured.of(role))]
     fleet = Fleet({key: worker_of(name_of(*key)) for key in keys}, start, report, time.monotonic)
     routers = [RayRouter(router) for router in cluster.routers]
     controller = Controller(
@@ -59,8 +63,3 @@ def controller_of(
     for router in routers:
         router.wait_until_told(_TOLD_S)
     return controller
-
-
-def _forget(cluster: Cluster, name: str) -> None:
-    """It is no longer watched, nor stopped with the others."""
-    cluster.workers.pop(name, None)

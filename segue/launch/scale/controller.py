@@ -1,6 +1,6 @@
-"""Keeps the cluster as large as it is wanted, and takes orders about that from its routers.
+"""Keeps the cluster at its wanted size, and carries out orders from its routers.
 
-Each look is short and waits for nothing: it reads what has come, decides with pure functions
+Each look is short and does not wait: it reads the routers' answers, decides with pure functions
 (`plan.py`, `autoscale.py`), and acts.
 """
 
@@ -15,9 +15,9 @@ from segue.api.cluster.fleet import (
     Answer,
     FleetStatus,
     LauncherReport,
-    Order,
     Ordered,
     Reloaded,
+    ReloadOrder,
     ScaleOrder,
     WorkerCounts,
 )
@@ -37,12 +37,10 @@ class RouterFace(Protocol):
     """A router, as the launcher sees it. No method waits."""
 
     def orders(self) -> Sequence[Ordered]:
-        """Those that have come since the last call."""
-        ...
+        """Orders received since the last call."""
 
     def view(self) -> ClusterStatus | None:
-        """The latest; None if it does not answer."""
-        ...
+        """The latest view; None if the router does not answer."""
 
     def tell(self, report: LauncherReport) -> None: ...
 
@@ -51,17 +49,15 @@ class Room(Protocol):
     """Whether machines have room for more workers."""
 
     def missing(self, config: Config, now: WorkerCounts, wanted: WorkerCounts) -> str:
-        """What is missing and what is free, in words; empty if `wanted` has room."""
-        ...
+        """The missing and free resources, in words; empty if `wanted` has room."""
 
     def request(self, config: Config) -> None:
-        """Has the Ray cluster's autoscaler, if it has one, make room for all processes. Raises
+        """Requests room for all processes from the Ray cluster's autoscaler, if it has one. Raises
         Unavailable if Ray does not answer."""
-        ...
 
 
 Reload = Callable[[Config], tuple[Config, Reloaded]]
-"""The configuration as its file is now, and what that changes. Raises InvalidConfig."""
+"""The configuration of the current file, and its changes. Raises InvalidConfig."""
 
 
 class Controller:
@@ -88,7 +84,7 @@ class Controller:
         self._clock = clock
         self._load = State()
         self._refused = ""
-        """Why the load did not get what it needs, last time."""
+        """The last reason for which a change by load was refused."""
 
     def look(self, *, may_act: bool = True) -> None:
         """Call it about once a second. `may_act`: Ray can start processes."""
@@ -120,7 +116,7 @@ class Controller:
         has_moved = (before.prefill, before.decode) != (wanted.prefill, wanted.decode)
         if has_moved:
             self._want(config, wanted)
-        # Which nodes a worker needs may have changed too.
+        # The nodes that a worker needs may have changed too.
         self._room.request(_sized(config, self.wanted))
         self.config = config
         for line in reloaded.applied:
@@ -130,7 +126,7 @@ class Controller:
         return reloaded
 
     def _follow_load(self, views: Sequence[ClusterStatus]) -> None:
-        """Changes the numbers by load, if that is wanted."""
+        """Changes the numbers by load, if `[autoscale]` is enabled."""
         settings = self.config.autoscale
         if not settings.enabled:
             self._load = State()
@@ -143,7 +139,7 @@ class Controller:
             self._want(self.config, wanted)
         except SegueError as error:
             if str(error) != self._refused:
-                self._report(f"the load asks for more workers: {error}")
+                self._report(f"the load needs more workers: {error}")
             self._refused = str(error)
         else:
             self._refused = ""
@@ -151,17 +147,16 @@ class Controller:
 
     def _answer(self, ordered: Ordered) -> Answer:
         try:
-            reloaded = self._carry_out(ordered.order)
+            match ordered.order:
+                case ScaleOrder() as order:
+                    self._want(self.config, order.counts(self.wanted))
+                    reloaded = Reloaded()
+                case ReloadOrder():
+                    reloaded = self.reload()
         except SegueError as error:
             self._report(f"refused: {error}")
             return Answer(name=ordered.name, error=error)
         return Answer(name=ordered.name, reloaded=reloaded)
-
-    def _carry_out(self, order: Order) -> Reloaded:
-        if isinstance(order, ScaleOrder):
-            self._want(self.config, order.counts(self.wanted))
-            return Reloaded()
-        return self.reload()
 
     def _want(self, config: Config, wanted: WorkerCounts) -> None:
         """Raises InvalidRequest if there is no room, and Unavailable if Ray does not answer."""

@@ -1,4 +1,4 @@
-"""The workers of a cluster while their number changes: what they do, and acting on a plan."""
+"""The workers of a cluster while their number changes."""
 
 from __future__ import annotations
 
@@ -19,20 +19,16 @@ class WorkerProcess(Protocol):
     """One worker's process. No method waits."""
 
     def serves(self) -> bool:
-        """Whether it has started. Raises the SegueError of a start that failed and is repeated."""
-        ...
+        """Whether it has started. Raises the SegueError of a failed start, which is repeated."""
 
     def retire(self) -> None:
         """Drains it, with its sessions moved, for good."""
-        ...
 
     def has_left(self) -> str:
-        """What came of its drain, in words, once it has left; empty before. It may have died."""
-        ...
+        """The outcome of its drain, in words, once it has left or died; empty before."""
 
     def end(self) -> None:
-        """Ends the process. It is not started again."""
-        ...
+        """Ends the process, which is not restarted."""
 
 
 StartWorker = Callable[[Role, int], WorkerProcess]
@@ -46,7 +42,7 @@ class _Worker:
     stage: Stage
     since: float
     failure: str = ""
-    """Why its start failed last."""
+    """The error of its last failed start."""
 
 
 class Fleet:
@@ -68,7 +64,7 @@ class Fleet:
         }
 
     def look(self, view: ClusterStatus | None) -> list[Seen]:
-        """The workers now. `view`: as a router sees them; None if no router answers."""
+        """The current workers. `view`: a router's view of them; None if no router answers."""
         for name, worker in list(self._workers.items()):
             if worker.stage is Stage.STARTING:
                 self._look_at_start(name, worker)
@@ -91,7 +87,7 @@ class Fleet:
                     self._report(f"{name} starts")
                 case Cancel():
                     self._workers.pop(name).process.end()
-                    self._report(f"{name} is not needed any more: its start is cancelled")
+                    self._report(f"{name} is no longer needed: its start is cancelled")
                 case Retire():
                     worker = self._workers[name]
                     worker.process.retire()
@@ -99,7 +95,7 @@ class Fleet:
                     self._report(f"{name} leaves: its turns end and its sessions move")
 
     def changes(self, view: ClusterStatus | None) -> Iterator[str]:
-        """What keeps the cluster from being as it is wanted, in words."""
+        """The differences from the wanted state, in words."""
         shown = shown_in(view)
         for name, worker in self._workers.items():
             since_s = self._clock() - worker.since

@@ -1,7 +1,7 @@
-"""Which workers start and which leave: a pure function of the wanted numbers and what is there.
+"""The workers to start and to retire: a pure function of wanted numbers and existing workers.
 
-Nothing is remembered between two looks, so a worker that dies meanwhile, or numbers that are
-replaced while workers start or leave, need no code of their own.
+Nothing is remembered between two looks, so workers that die, and numbers that are replaced while
+workers start or leave, need no code of their own.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Stage(enum.Enum):
     """Its process starts, loads the model or warms up."""
     SERVING = enum.auto()
     LEAVING = enum.auto()
-    """It drains, and is not started again."""
+    """It drains, and is not restarted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,14 +31,10 @@ class Seen:
     index: int
     stage: Stage
     is_ready: bool = False
-    """A router shows it as ready: its turns and sessions can be elsewhere."""
+    """A router considers it ready."""
     turns: int = 0
     sessions: int = 0
-    """That hold a lease there."""
-
-    @property
-    def name(self) -> str:
-        return name_of(self.role, self.index)
+    """Sessions that hold a lease on it."""
 
 
 def name_of(role: Role, index: int) -> str:
@@ -71,8 +67,8 @@ Action = Start | Cancel | Retire
 
 
 def next_actions(wanted: WorkerCounts, workers: Sequence[Seen]) -> list[Action]:
-    """Those that may be taken now. Workers of a role leave one at a time, and none leaves before
-    another of its role is ready: its turns and sessions need a place.
+    """The actions to take now. Workers of a role leave one at a time, and only while another of the
+    role is ready, since their turns and sessions need a place.
     """
     return [
         action
@@ -85,7 +81,7 @@ def _of_role(wanted: int, role: Role, workers: Sequence[Seen]) -> Iterator[Actio
     staying = [worker for worker in workers if worker.stage is not Stage.LEAVING]
     missing = wanted - len(staying)
     if missing >= 0:
-        # The name of one that leaves is not free yet.
+        # The name of a leaving worker is not free yet.
         taken = {worker.index for worker in workers}
         free = (index for index in itertools.count() if index not in taken)
         yield from (Start(role, index) for index in itertools.islice(free, missing))
@@ -101,6 +97,6 @@ def _of_role(wanted: int, role: Role, workers: Sequence[Seen]) -> Iterator[Actio
 
 
 def _load(worker: Seen) -> tuple[bool, int, int, int]:
-    """A worker that is not ready leaves first, then the one with the least to move; of equal ones
-    the latest name."""
+    """A worker that is not ready leaves first, then the one with the least to move, then the one
+    with the highest index."""
     return worker.is_ready, worker.turns, worker.sessions, -worker.index

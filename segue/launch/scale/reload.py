@@ -1,4 +1,4 @@
-"""What a changed configuration file changes in a running cluster: a table, and a pure function."""
+"""The effect of a changed configuration file on a running cluster: a table and a pure function."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Effect(enum.StrEnum):
 _NOW, _NEW, _RESTART = Effect
 
 EFFECTS: Mapping[str, tuple[Effect, Mapping[Effect, frozenset[str]]]] = {
-    # For each section what its settings do, and the exceptions.
+    # The usual effect of each section's settings, and the exceptions.
     "cluster": (
         _RESTART,
         {
@@ -42,7 +42,7 @@ EFFECTS: Mapping[str, tuple[Effect, Mapping[Effect, frozenset[str]]]] = {
     ),
     "security": (_RESTART, {}),
     "engine": (
-        # What decides on the layout of pages and slots must be equal on all workers.
+        # Settings that determine the layout of pages and slots must be equal on all workers.
         _RESTART,
         {
             _NEW: frozenset(
@@ -85,11 +85,11 @@ def changes_between(before: Config, after: Config) -> Iterator[Change]:
 
 
 def reloaded(asked: Config, again: Config, effective: Config) -> tuple[Config, Reloaded]:
-    """The configuration for what starts from now on, and what changed. `asked` is what was read
-    last, `again` what was read now; `effective` has values in place of "any" and "auto".
+    """The configuration for new processes, and the changes. `asked` was read last, `again` was read
+    now; `effective` has values in place of "any" and "auto".
 
-    Raises InvalidConfig if a setting has changed that cannot: then none is applied, so that the
-    file and the cluster do not differ in silence.
+    Raises InvalidConfig if a setting has changed that a running cluster cannot change. None is then
+    applied, so that the file and the cluster do not differ unnoticed.
     """
     changes = list(changes_between(asked, again))
     if refused := [str(change) for change in changes if change.effect is _RESTART]:
@@ -110,6 +110,6 @@ def reloaded(asked: Config, again: Config, effective: Config) -> tuple[Config, R
 
 
 def rules_of(config: Config) -> RouterRules:
-    """What routers apply while they run."""
+    """The settings that running routers apply."""
     names = (field.name for field in dataclasses.fields(RouterRules))
     return RouterRules(**{name: getattr(config.router, name) for name in names})

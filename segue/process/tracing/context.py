@@ -1,6 +1,6 @@
-"""The place of a turn in its trace, as W3C Trace Context writes it, and how it travels.
+"""The place of a turn in its trace, in the format of W3C Trace Context.
 
-In a process it is in a context variable, which log lines and calls to other processes read.
+Within a process it is a context variable, which log lines and calls to other processes read.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import TypeAlias
 
 TRACEPARENT, TRACESTATE = "traceparent", "tracestate"
 _MAX_STATE_CHARS = 512
-# Version 00, and later ones, which may have more at their end.
+# Version 00, and later versions, which may have further fields at their end.
 _PARENT = re.compile(
     r"(?!ff)[0-9a-f]{2}-(?!0{32})(?P<trace>[0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?"
 )
 _MAX_PARENT_CHARS = 256
-# tracestate's characters: printable ASCII.
+# The characters of tracestate: printable ASCII.
 _STATE = re.compile(r"[\x20-\x7e\t]*")
 
 Metadata: TypeAlias = tuple[tuple[str, str], ...]
@@ -28,14 +28,14 @@ Metadata: TypeAlias = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True, slots=True)
 class TraceContext:
-    """The span that what follows belongs to."""
+    """The parent of further spans."""
 
     traceparent: str
     tracestate: str = ""
 
     @classmethod
     def of(cls, traceparent: str | None, tracestate: str | None = "") -> TraceContext | None:
-        """None for what is none: then a new trace starts."""
+        """None for absent or invalid values: a new trace then starts."""
         if not traceparent or len(traceparent) > _MAX_PARENT_CHARS:
             return None
         parent, state = traceparent.strip(), tracestate or ""
@@ -66,7 +66,7 @@ def current() -> TraceContext | None:
 
 @contextlib.contextmanager
 def within(context: TraceContext | None) -> Iterator[None]:
-    """Makes it the current one for the block. None leaves the current one as it is."""
+    """Makes `context` the current one in the block; None changes nothing."""
     if context is None:
         yield
         return
@@ -78,8 +78,8 @@ def within(context: TraceContext | None) -> Iterator[None]:
 
 
 def outgoing() -> TraceContext | None:
-    """What a call to another process sends along: the current one, or that of the application
-    around the SDK, if it uses OpenTelemetry."""
+    """The context for calls to other processes: the current one, or that of the application around
+    the SDK if it uses OpenTelemetry."""
     if (own := _current.get()) is not None:
         return own
     api = sys.modules.get("opentelemetry.trace")
@@ -100,7 +100,7 @@ def outgoing_metadata() -> Metadata:
 
 
 def from_metadata(metadata: Iterable[tuple[str, str | bytes]] | None) -> TraceContext | None:
-    """What came with a gRPC call."""
+    """The context that came with a gRPC call."""
     found = {name: value for name, value in metadata or () if name in (TRACEPARENT, TRACESTATE)}
     parent, state = found.get(TRACEPARENT), found.get(TRACESTATE, "")
     if not isinstance(parent, str) or not isinstance(state, str):

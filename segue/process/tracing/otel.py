@@ -1,4 +1,4 @@
-"""Spans by OpenTelemetry's SDK, exported in the background. Imported only if traces are on.
+"""Spans of OpenTelemetry's SDK, exported in the background. Imported only if traces are on.
 
 The SDK reads the standard variables itself: sampler, limits, batches, and the exporter's endpoint,
 headers, certificate and timeout. Its queue is bounded; spans beyond it are dropped.
@@ -37,7 +37,7 @@ class OtelTracer(Tracer):
         self, name: str, clock: Callable[[], float], *, is_server: bool = True
     ) -> Iterator[Span]:
         started_at = clock()
-        # The wall clock may be set while a turn runs; its spans must not jump.
+        # The wall clock may be adjusted while a turn runs; its spans must not jump.
         epoch_ns = time.time_ns() - _ns(started_at)
         own = self._tracer.start_span(
             name,
@@ -59,7 +59,7 @@ class OtelTracer(Tracer):
             own.end(epoch_ns + _ns(clock()))
 
     def close(self) -> None:
-        # A dead collector would hold up the process's end.
+        # A dead collector must not delay the exit.
         ending = threading.Thread(target=self._provider.shutdown, name="traces-end", daemon=True)
         ending.start()
         ending.join(_CLOSE_S)
@@ -77,7 +77,7 @@ class _OtelSpan(Span):
 
     @property
     def context(self) -> TraceContext | None:
-        """What other processes get: sampled or not, they decide alike."""
+        """The context for other processes, which follow its sampling decision."""
         carrier: dict[str, str] = {}
         _W3C.inject(carrier, self._below)
         return TraceContext.of(carrier.get(TRACEPARENT), carrier.get(TRACESTATE, ""))
@@ -96,7 +96,7 @@ class _OtelSpan(Span):
             span.add_event(event.name, dict(event.attributes), self._at(event.at))
         if stage.error:
             _fail(span, stage.error)
-        # A stage that two threads timed may seem to end before its start.
+        # A stage timed by two threads may seem to end before its start.
         span.end(self._at(max(stage.ended_at, stage.started_at)))
 
     def describe(self, attributes: Attributes) -> None:

@@ -1,4 +1,4 @@
-"""The tracer of a process, by OpenTelemetry's standard variables."""
+"""The tracer of a process, configured by OpenTelemetry's standard variables."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _PREFIX = "OTEL_"
 
 
 def settings_of(environ: Mapping[str, str]) -> dict[str, str]:
-    """What a process on another machine needs to export traces as this one does. Headers may have
-    secrets, and a resource is where a process runs: those are the other machine's own.
+    """The settings with which a process on another machine exports traces like this one. Excludes
+    headers, which may have secrets, and resources, which describe this machine.
     """
     if not is_wanted(environ):
         return {}
@@ -46,7 +46,7 @@ def is_wanted(environ: Mapping[str, str]) -> bool:
 
 def tracer_of(role: str, name: str, environ: Mapping[str, str] = os.environ) -> Tracer:
     """The tracer of the process `name`, such as prefill-0. Off unless the environment names a
-    collector. A setting that is wrong is logged and turns traces off: they end no process.
+    collector. A wrong setting is logged and turns traces off, but does not end the process.
     """
     if not is_wanted(environ):
         return OFF
@@ -59,7 +59,7 @@ def tracer_of(role: str, name: str, environ: Mapping[str, str] = os.environ) -> 
             extra={"error": str(error)},
         )
     except Exception as error:
-        # The SDK raises all kinds of them for variables that it cannot use.
+        # The SDK raises various errors for variables that it cannot use.
         logger.warning(
             "traces are off: OpenTelemetry refuses the OTEL_ variables",
             extra={"error": f"{type(error).__name__}: {error}"},
@@ -96,7 +96,7 @@ def _exporter(environ: Mapping[str, str]) -> SpanExporter:
 
 
 def _resource_of(role: str, name: str, environ: Mapping[str, str]) -> dict[str, str]:
-    """What the environment says of the service has precedence."""
+    """The resource's attributes, without those that the environment sets."""
     own = {
         "service.name": f"segue-{role}",
         "service.namespace": "segue",
@@ -115,7 +115,7 @@ def _first(environ: Mapping[str, str], names: tuple[str, ...]) -> str:
 
 
 def _quieten() -> None:
-    """The SDK logs each batch that a collector does not take: a line a minute is enough."""
+    """Limits the SDK's log, which has a line for each batch that a collector does not accept."""
     sdk = logging.getLogger("opentelemetry")
     if not any(isinstance(handler, _Seldom) for handler in sdk.handlers):
         sdk.addHandler(_Seldom())
@@ -123,7 +123,7 @@ def _quieten() -> None:
 
 
 class _Seldom(logging.Handler):
-    """Logs one warning a minute as a line of ours, without its traceback."""
+    """Logs at most one warning a minute, through our logger and without its traceback."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(logging.WARNING)

@@ -1,6 +1,6 @@
-"""What the parts of a process trace with: spans for its share of a turn, and for finished stages.
+"""The interface for tracing: spans for a process's part of a turn, and for finished stages.
 
-Here everything does nothing, at no cost; `otel.py` has the tracer that exports.
+The classes here do nothing, at no cost; `otel.py` has the tracer that exports.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Attributes: TypeAlias = Mapping[str, Value]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Happened:
-    """A moment of a span."""
+    """An event of a span."""
 
     name: str
     at: float
@@ -25,7 +25,7 @@ class Happened:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """A part of a turn that has ended. Times are of the process's clock, in seconds."""
+    """A part of a turn that has ended. Times are in seconds of the process's clock."""
 
     name: str
     started_at: float
@@ -33,25 +33,25 @@ class Stage:
     attributes: Attributes = field(default_factory=dict)
     events: Sequence[Happened] = ()
     error: str = ""
-    """The class of the error that ended it; never its text, which may quote a user."""
+    """The class of the error that ended it, never its text, which may quote a user."""
 
 
 class Span:
-    """A process's part of a turn. This one records nothing."""
+    """A process's part of a turn. This class records nothing."""
 
     records = False
-    """Whether it is worth to gather what it would record."""
+    """Whether it records anything, so that callers can skip the preparation."""
     trace_id = ""
-    """If it is recorded: for exemplars."""
+    """For exemplars; empty if the span is not recorded."""
 
     def rename(self, name: str) -> None: ...
     def add(self, stage: Stage) -> None:
-        """Makes a span below this one."""
+        """Creates a child span."""
 
     def describe(self, attributes: Attributes) -> None: ...
     def happened(self, event: Happened) -> None: ...
     def failed(self, error: str) -> None:
-        """`error`: as in `Stage`. The first one counts."""
+        """`error`: as in `Stage`. The first one wins."""
 
 
 NO_SPAN = Span()
@@ -66,14 +66,14 @@ class Tracer:
     def span(
         self, name: str, clock: Callable[[], float], *, is_server: bool = True
     ) -> Iterator[Span]:
-        """A span of the current trace, or of a new one, for as long as the block runs: in it, the
-        current trace context names this span. An exception that leaves the block is its error,
-        unless it has one. `clock` is the one of the stages' times.
+        """A span of the current trace, or of a new one, for the duration of the block, in which it
+        is the current trace context. An exception that leaves the block becomes its error, unless
+        it has one. `clock` is the clock of the stages' times.
         """
         yield NO_SPAN
 
     def close(self) -> None:
-        """Exports what is left, for a moment."""
+        """Exports the remaining spans, within a short time limit."""
 
 
 OFF = Tracer()

@@ -24,8 +24,8 @@ _FOLLOWER = "kv_transfer.ranks.follower"
 
 
 class RankActor:
-    """A process follows one leader, and ends with it. Ray then starts another process, which the
-    next leader asks to follow it."""
+    """A process follows one leader and ends with it. Ray then starts another process for the next
+    leader."""
 
     def __init__(self, name: str, options: WorkerOptions) -> None:
         """`options`: the worker's."""
@@ -36,9 +36,11 @@ class RankActor:
         self._preparing.start()
 
     def follow(self, host: str, port: int, index: int) -> None:
-        """As rank `index`, the leader at this address. Does not return: the process ends."""
+        """Follows the leader at this address as rank `index`. Does not return: the process ends."""
         if not self._is_asked.acquire(blocking=False):
-            logger.warning("another leader asks, so the one before has ended; so does this rank")
+            logger.warning(
+                "called by another leader: the earlier one has ended, and so does this rank"
+            )
             os._exit(1)
         try:
             self._follow(host, port, index)
@@ -47,10 +49,10 @@ class RankActor:
         os._exit(0)
 
     def _prepare(self) -> None:
-        """What takes seconds, or minutes on a node without the checkpoint: in the time in which the
-        leader does the same, and does not wait yet."""
+        """Imports and downloads, which takes seconds to minutes, while the leader does the same and
+        does not wait yet."""
         importlib.import_module(_FOLLOWER)
-        # An error shows when it follows.
+        # An error is raised again when it follows.
         with contextlib.suppress(SegueError):
             resolve_model(self._options.model, with_weights=True)
 
@@ -62,7 +64,7 @@ class RankActor:
         hosts = Hosts.of(options.host, options.announce, node_address)
         channel = dial(host, port, index, credentials_of(options.security))
         follow(Leader(channel), hosts.announce)
-        # The leader has stopped. If it is to serve again, it exits, and this process with it. Until
-        # then an exit would only make Ray start another process.
+        # The leader has stopped, but its process has not ended yet. An earlier exit here would only
+        # make Ray start another process.
         with contextlib.suppress(EOFError, OSError):
             channel.recv()

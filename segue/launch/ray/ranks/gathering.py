@@ -1,7 +1,7 @@
-"""How a leader gets its followers from Ray: it asks their actors to connect, until all have.
+"""How a leader gets its followers from Ray: it calls their actors until all have connected.
 
-After a death all ranks of a worker start anew, each when Ray gets to it. So a follower that is
-asked may still be the one of an earlier leader, or not run yet: then it is asked once more.
+After a death, all ranks of a worker restart, in any order. So a follower may still belong to an
+earlier leader, or not run yet: it is then called again.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ def gathered(
     timeout_s: float = GATHER_TIMEOUT_S,
     clock: Clock = time.monotonic,
 ) -> list[MessageChannel]:
-    """The connections of ranks 1 to `num_followers`. `ask(rank)` asks its process to connect; that
-    call is over only if the process has ended. Raises RanksLost after the timeout."""
+    """The connections of ranks 1 to `num_followers`. `ask(rank)` calls its process, which connects;
+    the call returns only if the process has ended. Raises RanksLost after the timeout."""
     ends_at = clock() + timeout_s
     asked = {rank: _Asking(ask(rank), clock()) for rank in range(1, num_followers + 1)}
     came: dict[int, MessageChannel] = {}
@@ -95,7 +95,7 @@ def _log_end(rank: int, call: Call) -> None:
     try:
         call.result()
     except RayError as error:
-        logger.info("a rank is asked again", extra={"rank": rank, "error": str(error)[:300]})
+        logger.info("calling a rank again", extra={"rank": rank, "error": str(error)[:300]})
 
 
 def followers_of(names: Sequence[str], hosts: Hosts, security: Security) -> FollowersStart:
@@ -111,7 +111,7 @@ def followers_of(names: Sequence[str], hosts: Hosts, security: Security) -> Foll
             channels = gathered(listener, ask, len(actors))
         for channel, setup in zip(channels, setups, strict=True):
             with contextlib.suppress(OSError):
-                # If it has ended already, that is seen below.
+                # A process that has ended is detected below.
                 channel.send(setup)
         return Followers([Link(*one) for one in zip(channels, names, strict=True)], on_lost)
 
