@@ -55,15 +55,15 @@ class DocumentsServicer:
     """Missing associated documentation comment in .proto file."""
 
     def KeepDocument(self, request, context):
-        """Replaces a document of that name. Others may be dropped for it: the least recently used first,
-        of the tenant that has the most.
+        """Replaces a document with that name. May evict other documents: those of the tenant that has most,
+        least recently used first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def FetchDocuments(self, request, context):
-        """A document and, oldest first, those before it; none if one of them is not kept any more.
+        """A document and its predecessors, oldest first; none if one of them is no longer stored.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

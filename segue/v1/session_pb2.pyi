@@ -5,8 +5,8 @@ The public API, between clients and the router: turns, sessions and cluster stat
 has a second service, a small store.
 
 If the router has API keys, each call needs one: the metadata `authorization: Bearer KEY`, or
-UNAUTHENTICATED. A key belongs to a tenant, and sessions and turns to the tenant that made them:
-to another tenant they are unknown.
+UNAUTHENTICATED. A key belongs to a tenant, and sessions and turns belong to the tenant that
+created them: other tenants cannot see them.
 
 An error is a google.rpc.Status (`Status` below) in the trailing metadata
 `grpc-status-details-bin`. Its details are a google.rpc.ErrorInfo, with the domain "segue" and a
@@ -226,9 +226,9 @@ class _WorkerHealthEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WorkerHe
     WORKER_HEALTH_LOST: _WorkerHealth.ValueType  # 3
     """Missed heartbeats or lost its connection."""
     WORKER_HEALTH_STUCK: _WorkerHealth.ValueType  # 4
-    """Answers, but its engine makes no progress: its turns go on elsewhere, and its process ends."""
+    """Answers, but its engine makes no progress: its turns continue elsewhere, and its process ends."""
     WORKER_HEALTH_WARMING: _WorkerHealth.ValueType  # 5
-    """Has loaded the model and runs its first passes; gets no turns yet."""
+    """Has loaded the model and warms up; gets no turns yet."""
 
 class WorkerHealth(_WorkerHealth, metaclass=_WorkerHealthEnumTypeWrapper): ...
 
@@ -239,9 +239,9 @@ WORKER_HEALTH_DRAINING: WorkerHealth.ValueType  # 2
 WORKER_HEALTH_LOST: WorkerHealth.ValueType  # 3
 """Missed heartbeats or lost its connection."""
 WORKER_HEALTH_STUCK: WorkerHealth.ValueType  # 4
-"""Answers, but its engine makes no progress: its turns go on elsewhere, and its process ends."""
+"""Answers, but its engine makes no progress: its turns continue elsewhere, and its process ends."""
 WORKER_HEALTH_WARMING: WorkerHealth.ValueType  # 5
-"""Has loaded the model and runs its first passes; gets no turns yet."""
+"""Has loaded the model and warms up; gets no turns yet."""
 Global___WorkerHealth: _TypeAlias = WorkerHealth  # noqa: Y015
 
 @_typing.final
@@ -264,23 +264,22 @@ class GenerateRequest(_message.Message):
     """Chosen by the client. If empty, the session is not retained."""
     turn_id: _builtins.str
     """Chosen by the client, for Cancel and to resume the turn. If empty, the router chooses one. While a
-    turn runs or waits, another one of the same id (and tenant) is refused with INVALID_ARGUMENT, or
-    takes over if it has `resume`. Once it has ended, the id is free: the next turn is a new one.
+    turn runs or waits, another turn with the same id (and tenant) is refused with INVALID_ARGUMENT,
+    or takes over if it has `resume`. Once the turn has ended, the id may be used again.
     """
     text: _builtins.str
     session_hint: _builtins.str
-    """In place of session_id, for a client that sends the whole conversation each time and knows no
-    sessions: the router finds the session whose messages the chat continues, and forks it if that
-    session has gone on, or is running a turn. Otherwise it starts one. TurnStarted names it.
+    """Replaces session_id for a client that sends the whole conversation each time and does not know
+    sessions: the router finds the session whose messages the chat continues, forks it if that
+    session has continued otherwise or is running a turn, or else starts one. TurnStarted names it.
 
     The text is the client's own name for the conversation, such as a header's value, or empty.
-    Sessions are searched by their messages alone, so a request about something else may have the
-    same name.
+    Sessions are found only by their messages, so another conversation may have the same name.
     """
     cache_salt: _builtins.str
     """Turns share cached prefixes only with turns that have the same salt. At most 256 characters."""
     priority: _builtins.int
-    """A turn that has to wait is started before those with a higher value."""
+    """Waiting turns with lower values start first."""
     @_builtins.property
     def chat(self) -> Global___ChatInput: ...
     @_builtins.property
@@ -291,14 +290,14 @@ class GenerateRequest(_message.Message):
     def stop(self) -> Global___Stop: ...
     @_builtins.property
     def output(self) -> Global___OutputFormat:
-        """The form that the answer must have. Absent: any."""
+        """The required form of the answer. Absent: any."""
 
     @_builtins.property
     def resume(self) -> Global___Resume:
-        """Set if the turn was sent before, here or to another router, and its stream broke: the answer goes
-        on after the tokens that the client has. Everything else must be as it was sent, with what
-        TurnStarted named: turn_id, session_id (then session_hint may stay), sampling.seed and
-        stop.max_tokens. If a turn of that id still runs here, it is stopped first, and its stream ends
+        """Set if the turn was sent before, to this or another router, and its stream broke: the answer
+        continues after the tokens that the client has. All other fields must be as sent before, with the
+        values of TurnStarted for turn_id, session_id (session_hint may stay), sampling.seed and
+        stop.max_tokens. If a turn with that id still runs here, it is stopped first, and its stream ends
         with ABORTED.
         """
 
@@ -342,14 +341,14 @@ class Resume(_message.Message):
     PREFILL_WORKER_FIELD_NUMBER: _builtins.int
     DECODE_WORKER_FIELD_NUMBER: _builtins.int
     resumed: _builtins.int
-    """How often the answer was resumed, this time included: Usage.resumed counts on from here."""
+    """How often the answer was resumed, including this time: Usage.resumed continues from here."""
     prefill_worker: _builtins.str
-    """The workers that the last TurnStarted named: what they still hold need not be computed again."""
+    """The workers of the last TurnStarted: the tokens that they still hold need not be computed again."""
     decode_worker: _builtins.str
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """All tokens of the answer that the client has received, in order. Empty: it had none. If these are
-        the whole answer, the stream has its end only.
+        """All tokens of the answer that the client has received, in order. If these are the whole answer,
+        the stream has only its end.
         """
 
     def __init__(
@@ -370,9 +369,9 @@ Global___Resume: _TypeAlias = Resume  # noqa: Y015
 
 @_typing.final
 class OutputFormat(_message.Message):
-    """The answer then ends with an end token as soon as nothing else may follow, or with max_tokens.
-    With thinking on, this is about what follows the reasoning. INVALID_ARGUMENT, with the path in a
-    google.rpc.BadRequest, for what cannot be served; docs/http.md lists what of JSON schema can.
+    """The answer ends with an end token as soon as no other token may follow, or with max_tokens. With
+    thinking on, the format applies after the reasoning. INVALID_ARGUMENT, with the path in a
+    google.rpc.BadRequest, for an unsupported format; docs/http.md lists the parts of JSON schema.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -391,7 +390,7 @@ class OutputFormat(_message.Message):
     ebnf: _builtins.str
     """The EBNF of llama.cpp (GBNF), from the rule `root` on."""
     or_tool_calls: _builtins.bool
-    """The answer may be calls of the chat's tools instead."""
+    """The answer may instead call the chat's tools."""
     @_builtins.property
     def json_object(self) -> Global___JsonObject: ...
     @_builtins.property
@@ -674,7 +673,7 @@ Global___GenerateManyEvent: _TypeAlias = GenerateManyEvent  # noqa: Y015
 
 @_typing.final
 class Status(_message.Message):
-    """Why one turn of a stream failed. Wire-compatible with google.rpc.Status, field by field."""
+    """The error of one turn of a stream. Wire-compatible with google.rpc.Status, field by field."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -732,9 +731,9 @@ class ChatInput(_message.Message):
 
     @_builtins.property
     def continues(self) -> Global___Continuation:
-        """If set, `messages` holds only what follows this history of the session, which the router kept;
-        leave out tools, enable_thinking and chat_template_kwargs, which come from the history.
-        FAILED_PRECONDITION if the router does not have that history (any more): send all messages.
+        """If set, `messages` holds only the messages after this history of the session, which the router
+        has stored. Omit tools, enable_thinking and chat_template_kwargs, which come from the history.
+        FAILED_PRECONDITION if the router does not have that history: send all messages.
         """
 
     def __init__(
@@ -1143,7 +1142,7 @@ class TurnStarted(_message.Message):
     reasoning_parser: _builtins.str
     """How it writes reasoning: "qwen3" (between <think> and </think>) or "none"."""
     seed: _builtins.int
-    """What a resumed turn must name again: the seed in use, and the most tokens that the answer may have."""
+    """Values that a resumed turn must send again: the seed in use, and the longest answer in tokens."""
     max_tokens: _builtins.int
     def __init__(
         self,
@@ -1186,7 +1185,7 @@ class PromptLogprobs(_message.Message):
     logprobs: _builtins.bytes
     """Of each token but the first, given all before it: n - 1, float32."""
     ranks: _builtins.bytes
-    """How many tokens of the vocabulary were likelier, plus one: n - 1, uint32."""
+    """One more than the number of likelier tokens: n - 1, uint32."""
     num_top: _builtins.int
     """The likeliest tokens in the place of each token but the first, best first, one row after
     another: (n - 1) * num_top, uint32 and float32.
@@ -1308,8 +1307,8 @@ class TurnEnd(_message.Message):
     stop_match: _builtins.str
     """The stop string that ended the answer, if one did."""
     kept_messages: _builtins.int
-    """How many messages the router keeps: all of this turn's input, without its answer. The session's
-    next turn may continue from these, or from fewer. 0: none are kept.
+    """The number of messages that the router stores: all of this turn's input, without its answer. The
+    session's next turn may continue from these, or from fewer. 0: none are stored.
     """
     @_builtins.property
     def usage(self) -> Global___Usage: ...
@@ -1363,15 +1362,15 @@ class Usage(_message.Message):
     pulled_bytes: _builtins.int
     rerendered_tokens: _builtins.int
     """Tokens of the session's last prompt and answer from where this prompt first differs. The router
-    sets it if the chat continues with an assistant message after the kept history.
+    sets it if the chat continues with an assistant message after the stored history.
     """
     drafted_tokens: _builtins.int
-    """Tokens drafted by the model's MTP layer, and how many of them were accepted."""
+    """Tokens drafted by the model's MTP layer, and the number of accepted ones."""
     accepted_tokens: _builtins.int
     reasoning_tokens: _builtins.int
     """Completion tokens up to the end of the reasoning. Set by the router."""
     resumed: _builtins.int
-    """How often the answer went on elsewhere, because its worker was lost, or the client resumed it."""
+    """How often the answer continued elsewhere, because its worker was lost or the client resumed it."""
     def __init__(
         self,
         *,
@@ -1679,7 +1678,7 @@ class SessionInfo(_message.Message):
     prefill_worker: _builtins.str
     decode_worker: _builtins.str
     kept_tokens: _builtins.int
-    """Tokens whose pages the decode worker kept, and their longest prefix with a state."""
+    """Tokens whose pages the decode worker retains, and their longest prefix with a state."""
     kept_checkpoint_tokens: _builtins.int
     def __init__(
         self,
@@ -1709,8 +1708,8 @@ class RenewSessionRequest(_message.Message):
     lease_s: _builtins.float
     """Absent: as long as after a turn."""
     pause_s: _builtins.float
-    """How long the session will be away first (a tool runs). Until shortly before that time is over,
-    its memory may be moved to the host. The lease starts afterwards.
+    """Time before the next turn (a tool runs). Until shortly before it is over, the session's memory
+    may be moved to the host. The lease starts afterwards.
     """
     def __init__(
         self,
@@ -1778,7 +1777,7 @@ class ReleaseSessionResponse(_message.Message):
 
     WAS_KNOWN_FIELD_NUMBER: _builtins.int
     was_known: _builtins.bool
-    """False: no such session is remembered."""
+    """False if the router does not know the session."""
     def __init__(
         self,
         *,
@@ -1910,7 +1909,7 @@ Global___ListTurnsResponse: _TypeAlias = ListTurnsResponse  # noqa: Y015
 
 @_typing.final
 class RecentTurn(_message.Message):
-    """A turn that runs, or has ended lately."""
+    """A running or recently ended turn."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1922,16 +1921,16 @@ class RecentTurn(_message.Message):
     age_s: _builtins.float
     """Seconds since the router received it."""
     outcome: _builtins.str
-    """"running", a finish reason, "disconnected", "deadline", or the kind of the error."""
+    """"running", a finish reason, "disconnected", "deadline", or the class of the error."""
     num_candidates: _builtins.int
-    """How many candidates were weighed."""
+    """The number of candidates that were considered."""
     @_builtins.property
     def explanation(self) -> Global___Explanation:
-        """Of its last placement, with the best candidates only, and the chosen one: Explain has all."""
+        """Its last placement, with only the best candidates and the chosen one; Explain has all."""
 
     @_builtins.property
     def end(self) -> Global___TurnEnd:
-        """Absent while it runs, and if it failed or its client left."""
+        """Absent while it runs, if it failed, or if its client left."""
 
     def __init__(
         self,
@@ -1970,7 +1969,7 @@ class Explanation(_message.Message):
     prompt_tokens: _builtins.int
     max_tokens: _builtins.int
     decision_s: _builtins.float
-    """How long the decision took."""
+    """Duration of the decision."""
     estimated_s: _builtins.float
     """From the decision to the first token at the router: the chosen candidate's estimate, and the
     measured time. `actual_s` is absent until the turn has its first token.
@@ -2077,7 +2076,7 @@ Global___Candidate: _TypeAlias = Candidate  # noqa: Y015
 
 @_typing.final
 class WorkerSpeed(_message.Message):
-    """What the router knew about a worker at the time of the decision."""
+    """The router's estimate of a worker's speed at the time of the decision."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -2147,9 +2146,9 @@ class DrainWorkerRequest(_message.Message):
     TIMEOUT_S_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     move_sessions: _builtins.bool
-    """Of a decode worker. Absent: true. Prefill workers have none."""
+    """For a decode worker; prefill workers have no sessions. Absent: true."""
     timeout_s: _builtins.float
-    """How long running turns may take to end, and sessions to move; turns that still run then go on
+    """Time limit for running turns to end and for sessions to move; remaining turns continue
     elsewhere. Absent: the worker's own drain_s.
     """
     def __init__(
@@ -2200,7 +2199,7 @@ class DrainRouterRequest(_message.Message):
 
     TIMEOUT_S_FIELD_NUMBER: _builtins.int
     timeout_s: _builtins.float
-    """How long running turns may take to end. Absent: the router's own drain_s."""
+    """Time limit for running turns. Absent: the router's own drain_s."""
     def __init__(
         self,
         *,
@@ -2241,7 +2240,7 @@ Global___DrainRouterResponse: _TypeAlias = DrainRouterResponse  # noqa: Y015
 
 @_typing.final
 class DrainReport(_message.Message):
-    """What came of a drain."""
+    """The outcome of a drain."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -2251,7 +2250,7 @@ class DrainReport(_message.Message):
     MOVED_BYTES_FIELD_NUMBER: _builtins.int
     LEFT_FIELD_NUMBER: _builtins.int
     ended_turns: _builtins.int
-    """Turns that ended on the worker, and turns that others go on with."""
+    """Turns that ended on the worker, and turns that other workers continue."""
     moved_turns: _builtins.int
     moved_sessions: _builtins.int
     moved_bytes: _builtins.int
@@ -2305,7 +2304,7 @@ class ScaleWorkersRequest(_message.Message):
     PREFILL_FIELD_NUMBER: _builtins.int
     DECODE_FIELD_NUMBER: _builtins.int
     prefill: _builtins.int
-    """Workers of each role, at least 1. Absent: as many as there are to be already."""
+    """Workers of each role, at least 1. Absent: unchanged."""
     decode: _builtins.int
     def __init__(
         self,
@@ -2371,8 +2370,8 @@ class ReloadConfigResponse(_message.Message):
     FOR_NEW_WORKERS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def applied(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Settings that changed, as "[section] name = value": those that apply now, and those that only
-        workers have that start from now on.
+        """Changed settings, as "[section] name = value": those that apply now, and those that only new
+        workers get.
         """
 
     @_builtins.property
@@ -2470,7 +2469,7 @@ Global___ClusterStatus: _TypeAlias = ClusterStatus  # noqa: Y015
 
 @_typing.final
 class FleetStatus(_message.Message):
-    """What the launcher of the cluster, `segue serve`, does about the number of workers."""
+    """The work of the cluster's launcher, `segue serve`, on the number of workers."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -2480,17 +2479,15 @@ class FleetStatus(_message.Message):
     CHANGES_FIELD_NUMBER: _builtins.int
     AUTOSCALES_FIELD_NUMBER: _builtins.int
     has_launcher: _builtins.bool
-    """False: no launcher has spoken to this router for some seconds, and the rest is unknown."""
+    """False if no launcher has called this router lately; the rest is then unknown."""
     prefill: _builtins.int
-    """Workers that there are to be."""
+    """The wanted number of workers."""
     decode: _builtins.int
     autoscales: _builtins.bool
-    """The launcher changes the numbers by itself, by load."""
+    """The launcher changes the numbers by load."""
     @_builtins.property
     def changes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What it is doing about a difference, in words, such as "decode-1 starts". Empty when all workers
-        are there.
-        """
+        """Its current changes, in words, such as "decode-1 starts". Empty when all workers are ready."""
 
     def __init__(
         self,
@@ -2546,7 +2543,7 @@ class RouterStatus(_message.Message):
     """Turns that wait for a place."""
     pid: _builtins.int
     uptime_s: _builtins.float
-    """Since its process serves."""
+    """Time for which its process has served."""
     prefill_queue_s: _builtins.float
     """Expected wait of the next prompt on the prefill worker with the shortest queue."""
     prefill_busy: _builtins.float
@@ -2620,13 +2617,13 @@ class WorkerStatus(_message.Message):
     """Process id and host, for operators."""
     host: _builtins.str
     drain_left_s: _builtins.float
-    """Until a worker that drains leaves, at the latest; 0 for others."""
+    """Longest time until a draining worker leaves; 0 for others."""
     uptime_s: _builtins.float
-    """Since its process serves."""
+    """Time for which its process has served."""
     operators: _builtins.str
-    """What computes: "triton", "reference", or the variant of the C++ operators and how they multiply."""
+    """The operators in use: "triton", "reference", or the variant of the C++ operators and products."""
     cores: _builtins.str
-    """The cores that it keeps to, as in "0-3,8", and the threads that compute in each of its ranks."""
+    """The cores that it uses, as in "0-3,8", and the compute threads of each of its ranks."""
     num_threads: _builtins.int
     @_builtins.property
     def load(self) -> Global___WorkerLoad: ...
@@ -2674,15 +2671,15 @@ class WorkerLoad(_message.Message):
     running_turns: _builtins.int
     waiting_turns: _builtins.int
     waiting_tokens: _builtins.int
-    """Prompt tokens that are still to be computed here."""
+    """Prompt tokens that it still has to compute."""
     tokens_per_s: _builtins.float
     """Over the last ten seconds: tokens computed (prefill) or generated (decode)."""
     page_tokens: _builtins.int
     """Tokens per page."""
     max_turns: _builtins.int
-    """Most turns that run here at once. 0: not reported."""
+    """Most turns that run at once. 0: not reported."""
     leased_sessions: _builtins.int
-    """Sessions with a lease here, on the device or on the host."""
+    """Sessions with a lease, on the device or on the host."""
     @_builtins.property
     def pages(self) -> Global___UnitCounts: ...
     @_builtins.property
@@ -2738,7 +2735,7 @@ class UnitCounts(_message.Message):
     quarantined: _builtins.int
     """Given up, but a remote may still write there."""
     stray: _builtins.int
-    """Units in use whose owner is gone: a leak."""
+    """Units in use whose owner no longer exists: a leak."""
     def __init__(
         self,
         *,

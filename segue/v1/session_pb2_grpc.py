@@ -181,22 +181,22 @@ class SessionsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RenewSession(self, request, context):
-        """Announces that the session will come back within `lease_s`: its memory is kept until then, if
-        possible. NOT_FOUND if nothing of it is kept any more; its next turn then costs more.
+        """Announces that the session's next turn will come within `lease_s`: its memory is retained until
+        then, if possible. NOT_FOUND if none is retained; the next turn then costs more.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReleaseSession(self, request, context):
-        """Announces that the session will not come back: its memory may be evicted first.
+        """Announces that the session has no further turns: its memory may be evicted first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ForkSession(self, request, context):
-        """Starts a child session from what is kept of its parent. NOT_FOUND if nothing is.
+        """Starts a child session from the memory retained for its parent. NOT_FOUND if none is.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -210,35 +210,35 @@ class SessionsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListTurns(self, request, context):
-        """The caller's last turns that were placed, on all its sessions, the latest first.
+        """The caller's last placed turns, of all its sessions, latest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DrainWorker(self, request, context):
-        """Takes a worker out of service: it gets no new turns, its sessions move to others, and when
-        nothing is left it leaves the cluster and its process ends. Returns just before. Needs an
-        operator's key; a call that is cancelled does not end the drain. NOT_FOUND for an unknown worker.
+        """Takes a worker out of service: it gets no new turns, its sessions move to other workers, and it
+        then leaves the cluster and its process ends. Returns just before that. Needs an operator's key.
+        Cancelling the call does not end the drain. NOT_FOUND for an unknown worker.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DrainRouter(self, request, context):
-        """Takes the router that is called out of service: it refuses new turns, running ones end, or are
-        resumed by their clients on another router, and its process ends. Returns just before. Needs an
-        operator's key; a call that is cancelled does not end the drain.
+        """Takes the called router out of service: it refuses new turns, running ones end or are resumed by
+        their clients on another router, and its process ends. Returns just before that. Needs an
+        operator's key. Cancelling the call does not end the drain.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ScaleWorkers(self, request, context):
-        """Sets how many workers of each role there are to be, and returns when the launcher of the cluster
-        has accepted it: workers then start, or drain and leave, one after another (FleetStatus). A later
-        call replaces the numbers. Needs an operator's key. UNAVAILABLE without a launcher, such as for
-        workers started by hand; INVALID_ARGUMENT for numbers that the machines have no room for.
+        """Sets the number of workers of each role, and returns when the cluster's launcher has accepted it:
+        workers then start, or drain and leave, one by one (FleetStatus). A later call replaces the
+        numbers. Needs an operator's key. UNAVAILABLE without a launcher, for example with workers
+        started by hand; INVALID_ARGUMENT if the machines have no room.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -246,7 +246,7 @@ class SessionsServicer:
 
     def ReloadConfig(self, request, context):
         """Makes the launcher read its configuration file again. Needs an operator's key. FAILED_PRECONDITION,
-        and nothing is changed, if the file cannot be read or changes what a running cluster cannot.
+        without any change, if the file cannot be read or has changes that a running cluster cannot apply.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -5,8 +5,8 @@ The public API, between clients and the router: turns, sessions and cluster stat
 has a second service, a small store.
 
 If the router has API keys, each call needs one: the metadata `authorization: Bearer KEY`, or
-UNAUTHENTICATED. A key belongs to a tenant, and sessions and turns to the tenant that made them:
-to another tenant they are unknown.
+UNAUTHENTICATED. A key belongs to a tenant, and sessions and turns belong to the tenant that
+created them: other tenants cannot see them.
 
 An error is a google.rpc.Status (`Status` below) in the trailing metadata
 `grpc-status-details-bin`. Its details are a google.rpc.ErrorInfo, with the domain "segue" and a
@@ -60,36 +60,36 @@ class SessionsStub:
     used between two pages appears in a later page, possibly again; none is left out.
     """
     RenewSession: _grpc.UnaryUnaryMultiCallable[_session_pb2.RenewSessionRequest, _session_pb2.RenewSessionResponse]
-    """Announces that the session will come back within `lease_s`: its memory is kept until then, if
-    possible. NOT_FOUND if nothing of it is kept any more; its next turn then costs more.
+    """Announces that the session's next turn will come within `lease_s`: its memory is retained until
+    then, if possible. NOT_FOUND if none is retained; the next turn then costs more.
     """
     ReleaseSession: _grpc.UnaryUnaryMultiCallable[_session_pb2.ReleaseSessionRequest, _session_pb2.ReleaseSessionResponse]
-    """Announces that the session will not come back: its memory may be evicted first."""
+    """Announces that the session has no further turns: its memory may be evicted first."""
     ForkSession: _grpc.UnaryUnaryMultiCallable[_session_pb2.ForkSessionRequest, _session_pb2.ForkSessionResponse]
-    """Starts a child session from what is kept of its parent. NOT_FOUND if nothing is."""
+    """Starts a child session from the memory retained for its parent. NOT_FOUND if none is."""
     Explain: _grpc.UnaryUnaryMultiCallable[_session_pb2.ExplainRequest, _session_pb2.ExplainResponse]
     """Explains the placement of the session's last turn. NOT_FOUND if it is not remembered."""
     ListTurns: _grpc.UnaryUnaryMultiCallable[_session_pb2.ListTurnsRequest, _session_pb2.ListTurnsResponse]
-    """The caller's last turns that were placed, on all its sessions, the latest first."""
+    """The caller's last placed turns, of all its sessions, latest first."""
     DrainWorker: _grpc.UnaryUnaryMultiCallable[_session_pb2.DrainWorkerRequest, _session_pb2.DrainWorkerResponse]
-    """Takes a worker out of service: it gets no new turns, its sessions move to others, and when
-    nothing is left it leaves the cluster and its process ends. Returns just before. Needs an
-    operator's key; a call that is cancelled does not end the drain. NOT_FOUND for an unknown worker.
+    """Takes a worker out of service: it gets no new turns, its sessions move to other workers, and it
+    then leaves the cluster and its process ends. Returns just before that. Needs an operator's key.
+    Cancelling the call does not end the drain. NOT_FOUND for an unknown worker.
     """
     DrainRouter: _grpc.UnaryUnaryMultiCallable[_session_pb2.DrainRouterRequest, _session_pb2.DrainRouterResponse]
-    """Takes the router that is called out of service: it refuses new turns, running ones end, or are
-    resumed by their clients on another router, and its process ends. Returns just before. Needs an
-    operator's key; a call that is cancelled does not end the drain.
+    """Takes the called router out of service: it refuses new turns, running ones end or are resumed by
+    their clients on another router, and its process ends. Returns just before that. Needs an
+    operator's key. Cancelling the call does not end the drain.
     """
     ScaleWorkers: _grpc.UnaryUnaryMultiCallable[_session_pb2.ScaleWorkersRequest, _session_pb2.ScaleWorkersResponse]
-    """Sets how many workers of each role there are to be, and returns when the launcher of the cluster
-    has accepted it: workers then start, or drain and leave, one after another (FleetStatus). A later
-    call replaces the numbers. Needs an operator's key. UNAVAILABLE without a launcher, such as for
-    workers started by hand; INVALID_ARGUMENT for numbers that the machines have no room for.
+    """Sets the number of workers of each role, and returns when the cluster's launcher has accepted it:
+    workers then start, or drain and leave, one by one (FleetStatus). A later call replaces the
+    numbers. Needs an operator's key. UNAVAILABLE without a launcher, for example with workers
+    started by hand; INVALID_ARGUMENT if the machines have no room.
     """
     ReloadConfig: _grpc.UnaryUnaryMultiCallable[_session_pb2.ReloadConfigRequest, _session_pb2.ReloadConfigResponse]
     """Makes the launcher read its configuration file again. Needs an operator's key. FAILED_PRECONDITION,
-    and nothing is changed, if the file cannot be read or changes what a running cluster cannot.
+    without any change, if the file cannot be read or has changes that a running cluster cannot apply.
     """
 
 @_typing.type_check_only
@@ -114,36 +114,36 @@ class SessionsAsyncStub(SessionsStub):
     used between two pages appears in a later page, possibly again; none is left out.
     """
     RenewSession: _aio.UnaryUnaryMultiCallable[_session_pb2.RenewSessionRequest, _session_pb2.RenewSessionResponse]  # type: ignore[assignment]
-    """Announces that the session will come back within `lease_s`: its memory is kept until then, if
-    possible. NOT_FOUND if nothing of it is kept any more; its next turn then costs more.
+    """Announces that the session's next turn will come within `lease_s`: its memory is retained until
+    then, if possible. NOT_FOUND if none is retained; the next turn then costs more.
     """
     ReleaseSession: _aio.UnaryUnaryMultiCallable[_session_pb2.ReleaseSessionRequest, _session_pb2.ReleaseSessionResponse]  # type: ignore[assignment]
-    """Announces that the session will not come back: its memory may be evicted first."""
+    """Announces that the session has no further turns: its memory may be evicted first."""
     ForkSession: _aio.UnaryUnaryMultiCallable[_session_pb2.ForkSessionRequest, _session_pb2.ForkSessionResponse]  # type: ignore[assignment]
-    """Starts a child session from what is kept of its parent. NOT_FOUND if nothing is."""
+    """Starts a child session from the memory retained for its parent. NOT_FOUND if none is."""
     Explain: _aio.UnaryUnaryMultiCallable[_session_pb2.ExplainRequest, _session_pb2.ExplainResponse]  # type: ignore[assignment]
     """Explains the placement of the session's last turn. NOT_FOUND if it is not remembered."""
     ListTurns: _aio.UnaryUnaryMultiCallable[_session_pb2.ListTurnsRequest, _session_pb2.ListTurnsResponse]  # type: ignore[assignment]
-    """The caller's last turns that were placed, on all its sessions, the latest first."""
+    """The caller's last placed turns, of all its sessions, latest first."""
     DrainWorker: _aio.UnaryUnaryMultiCallable[_session_pb2.DrainWorkerRequest, _session_pb2.DrainWorkerResponse]  # type: ignore[assignment]
-    """Takes a worker out of service: it gets no new turns, its sessions move to others, and when
-    nothing is left it leaves the cluster and its process ends. Returns just before. Needs an
-    operator's key; a call that is cancelled does not end the drain. NOT_FOUND for an unknown worker.
+    """Takes a worker out of service: it gets no new turns, its sessions move to other workers, and it
+    then leaves the cluster and its process ends. Returns just before that. Needs an operator's key.
+    Cancelling the call does not end the drain. NOT_FOUND for an unknown worker.
     """
     DrainRouter: _aio.UnaryUnaryMultiCallable[_session_pb2.DrainRouterRequest, _session_pb2.DrainRouterResponse]  # type: ignore[assignment]
-    """Takes the router that is called out of service: it refuses new turns, running ones end, or are
-    resumed by their clients on another router, and its process ends. Returns just before. Needs an
-    operator's key; a call that is cancelled does not end the drain.
+    """Takes the called router out of service: it refuses new turns, running ones end or are resumed by
+    their clients on another router, and its process ends. Returns just before that. Needs an
+    operator's key. Cancelling the call does not end the drain.
     """
     ScaleWorkers: _aio.UnaryUnaryMultiCallable[_session_pb2.ScaleWorkersRequest, _session_pb2.ScaleWorkersResponse]  # type: ignore[assignment]
-    """Sets how many workers of each role there are to be, and returns when the launcher of the cluster
-    has accepted it: workers then start, or drain and leave, one after another (FleetStatus). A later
-    call replaces the numbers. Needs an operator's key. UNAVAILABLE without a launcher, such as for
-    workers started by hand; INVALID_ARGUMENT for numbers that the machines have no room for.
+    """Sets the number of workers of each role, and returns when the cluster's launcher has accepted it:
+    workers then start, or drain and leave, one by one (FleetStatus). A later call replaces the
+    numbers. Needs an operator's key. UNAVAILABLE without a launcher, for example with workers
+    started by hand; INVALID_ARGUMENT if the machines have no room.
     """
     ReloadConfig: _aio.UnaryUnaryMultiCallable[_session_pb2.ReloadConfigRequest, _session_pb2.ReloadConfigResponse]  # type: ignore[assignment]
     """Makes the launcher read its configuration file again. Needs an operator's key. FAILED_PRECONDITION,
-    and nothing is changed, if the file cannot be read or changes what a running cluster cannot.
+    without any change, if the file cannot be read or has changes that a running cluster cannot apply.
     """
 
 class SessionsServicer(metaclass=_abc_1.ABCMeta):
@@ -219,8 +219,8 @@ class SessionsServicer(metaclass=_abc_1.ABCMeta):
         request: _session_pb2.RenewSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_pb2.RenewSessionResponse, _abc.Awaitable[_session_pb2.RenewSessionResponse]]:
-        """Announces that the session will come back within `lease_s`: its memory is kept until then, if
-        possible. NOT_FOUND if nothing of it is kept any more; its next turn then costs more.
+        """Announces that the session's next turn will come within `lease_s`: its memory is retained until
+        then, if possible. NOT_FOUND if none is retained; the next turn then costs more.
         """
 
     @_abc_1.abstractmethod
@@ -229,7 +229,7 @@ class SessionsServicer(metaclass=_abc_1.ABCMeta):
         request: _session_pb2.ReleaseSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_pb2.ReleaseSessionResponse, _abc.Awaitable[_session_pb2.ReleaseSessionResponse]]:
-        """Announces that the session will not come back: its memory may be evicted first."""
+        """Announces that the session has no further turns: its memory may be evicted first."""
 
     @_abc_1.abstractmethod
     def ForkSession(
@@ -237,7 +237,7 @@ class SessionsServicer(metaclass=_abc_1.ABCMeta):
         request: _session_pb2.ForkSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_pb2.ForkSessionResponse, _abc.Awaitable[_session_pb2.ForkSessionResponse]]:
-        """Starts a child session from what is kept of its parent. NOT_FOUND if nothing is."""
+        """Starts a child session from the memory retained for its parent. NOT_FOUND if none is."""
 
     @_abc_1.abstractmethod
     def Explain(
@@ -253,7 +253,7 @@ class SessionsServicer(metaclass=_abc_1.ABCMeta):
         request: _session_pb2.ListTurnsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_pb2.ListTurnsResponse, _abc.Awaitable[_session_pb2.ListTurnsResponse]]:
-        """The caller's last turns that were placed, on all its sessions, the latest first."""
+        """The caller's last placed turns, of all its sessions, latest first."""
 
     @_abc_1.abstractmethod
     def DrainWorker(
@@ -261,9 +261,9 @@ class SessionsServicer(metaclass=_abc_1.ABCMeta):
         request: _session_pb2.DrainWorkerRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_pb2.DrainWorkerResponse, _abc.Awaitable[_session_pb2.DrainWorkerResponse]]:
-        """Takes a worker out of service: it gets no new turns, its sessions move to others, and when
-        nothing is left it leaves the cluster and its process ends. Returns just before. Needs an
-        operator's key; a call that is cancelled does not end the drain. NOT_FOUND for an unknown worker.
+        """Takes a worker out of service: it gets no new turns, its sessions move to other workers, and it
+        then leaves the cluster and its process ends. Returns just before that. Needs an operator's key.
+        Cancelling the call does not end the drain. NOT_FOUND for an unknown worker.
         """
 
     @_abc_1.abstractmethod
@@ -272,9 +272,9 @@ class SessionsServicer(metaclass=_abc_1.ABCMeta):
         request: _session_pb2.DrainRouterRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_pb2.DrainRouterResponse, _abc.Awaitable[_session_pb2.DrainRouterResponse]]:
-        """Takes the router that is called out of service: it refuses new turns, running ones end, or are
-        resumed by their clients on another router, and its process ends. Returns just before. Needs an
-        operator's key; a call that is cancelled does not end the drain.
+        """Takes the called router out of service: it refuses new turns, running ones end or are resumed by
+        their clients on another router, and its process ends. Returns just before that. Needs an
+        operator's key. Cancelling the call does not end the drain.
         """
 
     @_abc_1.abstractmethod
@@ -283,10 +283,10 @@ class SessionsServicer(metaclass=_abc_1.ABCMeta):
         request: _session_pb2.ScaleWorkersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_pb2.ScaleWorkersResponse, _abc.Awaitable[_session_pb2.ScaleWorkersResponse]]:
-        """Sets how many workers of each role there are to be, and returns when the launcher of the cluster
-        has accepted it: workers then start, or drain and leave, one after another (FleetStatus). A later
-        call replaces the numbers. Needs an operator's key. UNAVAILABLE without a launcher, such as for
-        workers started by hand; INVALID_ARGUMENT for numbers that the machines have no room for.
+        """Sets the number of workers of each role, and returns when the cluster's launcher has accepted it:
+        workers then start, or drain and leave, one by one (FleetStatus). A later call replaces the
+        numbers. Needs an operator's key. UNAVAILABLE without a launcher, for example with workers
+        started by hand; INVALID_ARGUMENT if the machines have no room.
         """
 
     @_abc_1.abstractmethod
@@ -296,7 +296,7 @@ class SessionsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_session_pb2.ReloadConfigResponse, _abc.Awaitable[_session_pb2.ReloadConfigResponse]]:
         """Makes the launcher read its configuration file again. Needs an operator's key. FAILED_PRECONDITION,
-        and nothing is changed, if the file cannot be read or changes what a running cluster cannot.
+        without any change, if the file cannot be read or has changes that a running cluster cannot apply.
         """
 
 def add_SessionsServicer_to_server(servicer: SessionsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -322,7 +322,7 @@ class CommitRequest(_message.Message):
     def checksums(self) -> _containers.RepeatedCompositeFieldContainer[Global___GroupChecksum]: ...
     @_builtins.property
     def outcome(self) -> Global___PrefillOutcome:
-        """What prefill made of the prompt; absent in the commit of a pull."""
+        """The result of the prefill; absent in the commit of a pull."""
 
     def __init__(
         self,
@@ -348,7 +348,7 @@ class PrefillOutcome(_message.Message):
     REPORT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def first_token(self) -> _session_pb2.SampledToken:
-        """The first token of the answer, drawn by prefill."""
+        """The first token of the answer, sampled by prefill."""
 
     @_builtins.property
     def report(self) -> Global___ShipReport: ...
@@ -368,7 +368,7 @@ Global___PrefillOutcome: _TypeAlias = PrefillOutcome  # noqa: Y015
 
 @_typing.final
 class ShipReport(_message.Message):
-    """What a handoff cost, measured by the writer."""
+    """The costs of a handoff, measured by the writer."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

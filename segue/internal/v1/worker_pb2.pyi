@@ -34,7 +34,7 @@ class RenewLeaseRequest(_message.Message):
     pause_s: _builtins.float
     """As in RenewSessionRequest."""
     only_longer: _builtins.bool
-    """A lease that lasts longer stays as it is. Not with pause_s."""
+    """Does not shorten the lease. Not with pause_s."""
     def __init__(
         self,
         *,
@@ -160,7 +160,7 @@ class DrainRequest(_message.Message):
     TIMEOUT_S_FIELD_NUMBER: _builtins.int
     MOVE_SESSIONS_FIELD_NUMBER: _builtins.int
     timeout_s: _builtins.float
-    """Turns that still run then go on elsewhere. Absent: the worker's own drain_s."""
+    """Turns that still run then continue elsewhere. Absent: the worker's own drain_s."""
     move_sessions: _builtins.bool
     def __init__(
         self,
@@ -406,16 +406,16 @@ class Heartbeat(_message.Message):
     leaving: _builtins.bool
     """The worker has finished its turns and stops; the router forgets it."""
     num_routers: _builtins.int
-    """Routers that the worker is joined to now, this one included: each applies its part of tenants'
-    limits.
+    """The number of routers that the worker has joined, including this one: each applies its part of
+    tenants' limits.
     """
     @_builtins.property
     def status(self) -> _session_pb2.WorkerStatus:
-        """Absent in a message that has `kept`, and nothing else."""
+        """Absent in a message that has only `kept`."""
 
     @_builtins.property
     def kept(self) -> Global___KeptChanges:
-        """Changes to what the worker keeps for later turns. A stream starts with all of it, in pieces."""
+        """Changes of the worker's cache. A stream starts with the whole cache, in pieces."""
 
     def __init__(
         self,
@@ -436,8 +436,8 @@ Global___Heartbeat: _TypeAlias = Heartbeat  # noqa: Y015
 
 @_typing.final
 class KeptChanges(_message.Message):
-    """As segue.api.kept.KeptChanges. The digests are those of PrefixName, 16 bytes each, one after the
-    other.
+    """As segue.api.cluster.kept.KeptChanges. The digests are those of PrefixName, 16 bytes each,
+    concatenated.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -448,18 +448,18 @@ class KeptChanges(_message.Message):
     SESSIONS_FIELD_NUMBER: _builtins.int
     ENDED_FIELD_NUMBER: _builtins.int
     with_state: _builtins.bytes
-    """Prefixes whose pages are here, and a state at their end."""
+    """Prefixes whose pages and final state the worker holds."""
     without_state: _builtins.bytes
-    """Prefixes whose pages are here."""
+    """Prefixes of which it holds only the pages."""
     gone: _builtins.bytes
     """Prefixes that are no longer reported: they were evicted, or are part of a longer one."""
     @_builtins.property
     def sessions(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeptSession]:
-        """Sessions that have a lease here."""
+        """Sessions with a lease."""
 
     @_builtins.property
     def ended(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Sessions that have none any more."""
+        """Sessions whose lease has ended."""
 
     def __init__(
         self,
@@ -547,10 +547,10 @@ class TurnSpec(_message.Message):
     context: _builtins.bytes
     """The tokens before the next one, without those of `prefix`: four bytes each, little-endian."""
     num_answered: _builtins.int
-    """How many of the context's last tokens belong to the answer, which an earlier worker started."""
+    """The number of tokens at the end of the context that are the answer of an earlier worker."""
     salt: _builtins.bytes
     """Part of the first page's key (PrefixName), so turns with different salts share no memory. Empty,
-    or 16 bytes, which the router makes of the tenant and the client's cache_salt.
+    or 16 bytes, which the router derives from the tenant and the client's cache_salt.
     """
     @_builtins.property
     def sampling(self) -> _session_pb2.Sampling: ...
@@ -558,7 +558,7 @@ class TurnSpec(_message.Message):
     def stop(self) -> _session_pb2.Stop: ...
     @_builtins.property
     def branch_points(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Positions in the prompt where conversations branch: states are worth keeping there."""
+        """Positions in the prompt at which conversations may branch: states are useful there."""
 
     @_builtins.property
     def prefix(self) -> _transfer_pb2.PrefixName:
@@ -568,7 +568,7 @@ class TurnSpec(_message.Message):
 
     @_builtins.property
     def media(self) -> _containers.RepeatedCompositeFieldContainer[Global___MediaSpan]:
-        """What placeholder tokens in `context` stand for, in order."""
+        """The media of placeholder tokens in `context`, in order."""
 
     @_builtins.property
     def grammar(self) -> Global___Grammar:
@@ -665,8 +665,8 @@ class TurnCommands(_message.Message):
     COMMANDS_FIELD_NUMBER: _builtins.int
     NUMBER_FIELD_NUMBER: _builtins.int
     number: _builtins.int
-    """1 in the stream's first message, one more in each: the reader ends a stream that misses or repeats
-    one. 0: not counted.
+    """Counts the stream's messages from 1. The reader ends a stream with a missing or repeated message.
+    0: not counted.
     """
     @_builtins.property
     def commands(self) -> _containers.RepeatedCompositeFieldContainer[Global___TurnCommand]: ...
@@ -739,8 +739,8 @@ class StartTurn(_message.Message):
     timeout_s: _builtins.float
     """The turn is dropped after this time."""
     max_computed_tokens: _builtins.int
-    """This worker computes what it lacks of the prompt, if that is at most this many tokens;
-    otherwise it refuses (NotResident), and a writer is needed.
+    """This worker computes the part of the prompt that it lacks, up to this number of tokens. Beyond
+    it refuses (NotResident), and a writer is needed.
     """
     @_builtins.property
     def turn(self) -> Global___TurnSpec: ...
@@ -1015,13 +1015,13 @@ class DecodeEnd(_message.Message):
     """From the first token to the last."""
     stop_match: _builtins.str
     kept_tokens: _builtins.int
-    """Tokens whose pages stay on the decode worker, and their longest prefix with a state."""
+    """Tokens whose pages the decode worker retains, and their longest prefix with a state."""
     kept_checkpoint_tokens: _builtins.int
     @_builtins.property
     def usage(self) -> _session_pb2.Usage: ...
     @_builtins.property
     def report(self) -> _transfer_pb2.ShipReport:
-        """What prefill reported with the commit."""
+        """The report of prefill, from the commit."""
 
     @_builtins.property
     def kept_states(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class MembershipStub:
-    """Served by each router. A worker keeps one stream to each open for its whole life.
+    """Served by each router. A worker keeps a stream to each router open for its whole life.
     """
 
     def __init__(self, channel):
@@ -53,7 +53,7 @@ class MembershipStub:
 
 
 class MembershipServicer:
-    """Served by each router. A worker keeps one stream to each open for its whole life.
+    """Served by each router. A worker keeps a stream to each router open for its whole life.
     """
 
     def Join(self, request_iterator, context):
@@ -67,15 +67,15 @@ class MembershipServicer:
         raise NotImplementedError('Method not implemented!')
 
     def MoveSessions(self, request, context):
-        """From a decode worker that drains. The router chooses a decode worker for each session, which
-        pulls it. Returns when each has been moved, or is left behind for a reason.
+        """From a draining decode worker. The router chooses a decode worker for each session, which pulls
+        it. Returns when each session has been moved or left behind.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def LastEpoch(self, request, context):
-        """From a worker that starts: its epoch must be greater than those of its earlier lives.
+        """From a starting worker, whose epoch must be greater than those of its earlier lives.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -108,7 +108,7 @@ def add_MembershipServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Membership:
-    """Served by each router. A worker keeps one stream to each open for its whole life.
+    """Served by each router. A worker keeps a stream to each router open for its whole life.
     """
 
     @staticmethod
@@ -194,9 +194,9 @@ class Membership:
 
 
 class PrefillWorkerStub:
-    """All calls of one router to a worker share one stream: commands go up, events come down. One
-    message carries everything that waits: a decode step is one message for all its turns. When the
-    stream ends, its calls are stopped.
+    """All calls of a router to a worker share a stream of commands and a stream of events. A message
+    carries everything that is queued: a decode step is one message for all its turns. When the stream
+    ends, its calls are stopped.
     """
 
     def __init__(self, channel):
@@ -223,9 +223,9 @@ class PrefillWorkerStub:
 
 
 class PrefillWorkerServicer:
-    """All calls of one router to a worker share one stream: commands go up, events come down. One
-    message carries everything that waits: a decode step is one message for all its turns. When the
-    stream ends, its calls are stopped.
+    """All calls of a router to a worker share a stream of commands and a stream of events. A message
+    carries everything that is queued: a decode step is one message for all its turns. When the stream
+    ends, its calls are stopped.
     """
 
     def Turns(self, request_iterator, context):
@@ -273,9 +273,9 @@ def add_PrefillWorkerServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class PrefillWorker:
-    """All calls of one router to a worker share one stream: commands go up, events come down. One
-    message carries everything that waits: a decode step is one message for all its turns. When the
-    stream ends, its calls are stopped.
+    """All calls of a router to a worker share a stream of commands and a stream of events. A message
+    carries everything that is queued: a decode step is one message for all its turns. When the stream
+    ends, its calls are stopped.
     """
 
     @staticmethod
@@ -441,16 +441,17 @@ class DecodeWorkerServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Drain(self, request, context):
-        """Takes no new turns, waits for the running ones, moves its sessions away, then leaves the cluster
-        and ends its process. Returns before it leaves. A second call joins the first.
+        """The worker takes no new turns, waits for the running ones, moves its sessions to other workers,
+        then leaves the cluster and ends its process. Returns before it leaves. A second call joins the
+        first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Adopt(self, request, context):
-        """Pulls a session from a worker that drains, and leases it. RESOURCE_EXHAUSTED if that would take
-        memory that other sessions lease here.
+        """Pulls a session from a draining worker, and leases it. RESOURCE_EXHAUSTED if that would need the
+        memory of other leased sessions.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

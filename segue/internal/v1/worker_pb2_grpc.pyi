@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class MembershipStub:
-    """Served by each router. A worker keeps one stream to each open for its whole life."""
+    """Served by each router. A worker keeps a stream to each router open for its whole life."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -40,15 +40,15 @@ class MembershipStub:
     If a stream ends without that message, the worker is lost.
     """
     MoveSessions: _grpc.UnaryUnaryMultiCallable[_worker_pb2.MoveSessionsRequest, _worker_pb2.MoveSessionsResponse]
-    """From a decode worker that drains. The router chooses a decode worker for each session, which
-    pulls it. Returns when each has been moved, or is left behind for a reason.
+    """From a draining decode worker. The router chooses a decode worker for each session, which pulls
+    it. Returns when each session has been moved or left behind.
     """
     LastEpoch: _grpc.UnaryUnaryMultiCallable[_worker_pb2.LastEpochRequest, _worker_pb2.LastEpochResponse]
-    """From a worker that starts: its epoch must be greater than those of its earlier lives."""
+    """From a starting worker, whose epoch must be greater than those of its earlier lives."""
 
 @_typing.type_check_only
 class MembershipAsyncStub(MembershipStub):
-    """Served by each router. A worker keeps one stream to each open for its whole life."""
+    """Served by each router. A worker keeps a stream to each router open for its whole life."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Join: _aio.StreamStreamMultiCallable[_worker_pb2.Heartbeat, _worker_pb2.ClusterView]  # type: ignore[assignment]
@@ -58,14 +58,14 @@ class MembershipAsyncStub(MembershipStub):
     If a stream ends without that message, the worker is lost.
     """
     MoveSessions: _aio.UnaryUnaryMultiCallable[_worker_pb2.MoveSessionsRequest, _worker_pb2.MoveSessionsResponse]  # type: ignore[assignment]
-    """From a decode worker that drains. The router chooses a decode worker for each session, which
-    pulls it. Returns when each has been moved, or is left behind for a reason.
+    """From a draining decode worker. The router chooses a decode worker for each session, which pulls
+    it. Returns when each session has been moved or left behind.
     """
     LastEpoch: _aio.UnaryUnaryMultiCallable[_worker_pb2.LastEpochRequest, _worker_pb2.LastEpochResponse]  # type: ignore[assignment]
-    """From a worker that starts: its epoch must be greater than those of its earlier lives."""
+    """From a starting worker, whose epoch must be greater than those of its earlier lives."""
 
 class MembershipServicer(metaclass=_abc_1.ABCMeta):
-    """Served by each router. A worker keeps one stream to each open for its whole life."""
+    """Served by each router. A worker keeps a stream to each router open for its whole life."""
 
     @_abc_1.abstractmethod
     def Join(
@@ -85,8 +85,8 @@ class MembershipServicer(metaclass=_abc_1.ABCMeta):
         request: _worker_pb2.MoveSessionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_worker_pb2.MoveSessionsResponse, _abc.Awaitable[_worker_pb2.MoveSessionsResponse]]:
-        """From a decode worker that drains. The router chooses a decode worker for each session, which
-        pulls it. Returns when each has been moved, or is left behind for a reason.
+        """From a draining decode worker. The router chooses a decode worker for each session, which pulls
+        it. Returns when each session has been moved or left behind.
         """
 
     @_abc_1.abstractmethod
@@ -95,14 +95,14 @@ class MembershipServicer(metaclass=_abc_1.ABCMeta):
         request: _worker_pb2.LastEpochRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_worker_pb2.LastEpochResponse, _abc.Awaitable[_worker_pb2.LastEpochResponse]]:
-        """From a worker that starts: its epoch must be greater than those of its earlier lives."""
+        """From a starting worker, whose epoch must be greater than those of its earlier lives."""
 
 def add_MembershipServicer_to_server(servicer: MembershipServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class PrefillWorkerStub:
-    """All calls of one router to a worker share one stream: commands go up, events come down. One
-    message carries everything that waits: a decode step is one message for all its turns. When the
-    stream ends, its calls are stopped.
+    """All calls of a router to a worker share a stream of commands and a stream of events. A message
+    carries everything that is queued: a decode step is one message for all its turns. When the stream
+    ends, its calls are stopped.
     """
 
     @_typing.overload
@@ -115,9 +115,9 @@ class PrefillWorkerStub:
 
 @_typing.type_check_only
 class PrefillWorkerAsyncStub(PrefillWorkerStub):
-    """All calls of one router to a worker share one stream: commands go up, events come down. One
-    message carries everything that waits: a decode step is one message for all its turns. When the
-    stream ends, its calls are stopped.
+    """All calls of a router to a worker share a stream of commands and a stream of events. A message
+    carries everything that is queued: a decode step is one message for all its turns. When the stream
+    ends, its calls are stopped.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -126,9 +126,9 @@ class PrefillWorkerAsyncStub(PrefillWorkerStub):
     Drain: _aio.UnaryUnaryMultiCallable[_worker_pb2.DrainRequest, _worker_pb2.DrainResponse]  # type: ignore[assignment]
 
 class PrefillWorkerServicer(metaclass=_abc_1.ABCMeta):
-    """All calls of one router to a worker share one stream: commands go up, events come down. One
-    message carries everything that waits: a decode step is one message for all its turns. When the
-    stream ends, its calls are stopped.
+    """All calls of a router to a worker share a stream of commands and a stream of events. A message
+    carries everything that is queued: a decode step is one message for all its turns. When the stream
+    ends, its calls are stopped.
     """
 
     @_abc_1.abstractmethod
@@ -166,12 +166,13 @@ class DecodeWorkerStub:
     EndLease: _grpc.UnaryUnaryMultiCallable[_worker_pb2.EndLeaseRequest, _worker_pb2.EndLeaseResponse]
     ForkLease: _grpc.UnaryUnaryMultiCallable[_worker_pb2.ForkLeaseRequest, _worker_pb2.ForkLeaseResponse]
     Drain: _grpc.UnaryUnaryMultiCallable[_worker_pb2.DrainRequest, _worker_pb2.DrainResponse]
-    """Takes no new turns, waits for the running ones, moves its sessions away, then leaves the cluster
-    and ends its process. Returns before it leaves. A second call joins the first.
+    """The worker takes no new turns, waits for the running ones, moves its sessions to other workers,
+    then leaves the cluster and ends its process. Returns before it leaves. A second call joins the
+    first.
     """
     Adopt: _grpc.UnaryUnaryMultiCallable[_worker_pb2.AdoptRequest, _worker_pb2.AdoptResponse]
-    """Pulls a session from a worker that drains, and leases it. RESOURCE_EXHAUSTED if that would take
-    memory that other sessions lease here.
+    """Pulls a session from a draining worker, and leases it. RESOURCE_EXHAUSTED if that would need the
+    memory of other leased sessions.
     """
 
 @_typing.type_check_only
@@ -184,12 +185,13 @@ class DecodeWorkerAsyncStub(DecodeWorkerStub):
     EndLease: _aio.UnaryUnaryMultiCallable[_worker_pb2.EndLeaseRequest, _worker_pb2.EndLeaseResponse]  # type: ignore[assignment]
     ForkLease: _aio.UnaryUnaryMultiCallable[_worker_pb2.ForkLeaseRequest, _worker_pb2.ForkLeaseResponse]  # type: ignore[assignment]
     Drain: _aio.UnaryUnaryMultiCallable[_worker_pb2.DrainRequest, _worker_pb2.DrainResponse]  # type: ignore[assignment]
-    """Takes no new turns, waits for the running ones, moves its sessions away, then leaves the cluster
-    and ends its process. Returns before it leaves. A second call joins the first.
+    """The worker takes no new turns, waits for the running ones, moves its sessions to other workers,
+    then leaves the cluster and ends its process. Returns before it leaves. A second call joins the
+    first.
     """
     Adopt: _aio.UnaryUnaryMultiCallable[_worker_pb2.AdoptRequest, _worker_pb2.AdoptResponse]  # type: ignore[assignment]
-    """Pulls a session from a worker that drains, and leases it. RESOURCE_EXHAUSTED if that would take
-    memory that other sessions lease here.
+    """Pulls a session from a draining worker, and leases it. RESOURCE_EXHAUSTED if that would need the
+    memory of other leased sessions.
     """
 
 class DecodeWorkerServicer(metaclass=_abc_1.ABCMeta):
@@ -235,8 +237,9 @@ class DecodeWorkerServicer(metaclass=_abc_1.ABCMeta):
         request: _worker_pb2.DrainRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_worker_pb2.DrainResponse, _abc.Awaitable[_worker_pb2.DrainResponse]]:
-        """Takes no new turns, waits for the running ones, moves its sessions away, then leaves the cluster
-        and ends its process. Returns before it leaves. A second call joins the first.
+        """The worker takes no new turns, waits for the running ones, moves its sessions to other workers,
+        then leaves the cluster and ends its process. Returns before it leaves. A second call joins the
+        first.
         """
 
     @_abc_1.abstractmethod
@@ -245,8 +248,8 @@ class DecodeWorkerServicer(metaclass=_abc_1.ABCMeta):
         request: _worker_pb2.AdoptRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_worker_pb2.AdoptResponse, _abc.Awaitable[_worker_pb2.AdoptResponse]]:
-        """Pulls a session from a worker that drains, and leases it. RESOURCE_EXHAUSTED if that would take
-        memory that other sessions lease here.
+        """Pulls a session from a draining worker, and leases it. RESOURCE_EXHAUSTED if that would need the
+        memory of other leased sessions.
         """
 
 def add_DecodeWorkerServicer_to_server(servicer: DecodeWorkerServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
