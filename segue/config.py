@@ -67,7 +67,7 @@ def section(sections: Mapping[str, Any], name: str, cls: type[Section]) -> Secti
             raise InvalidConfig(f"[{name}] has no {key!r}; it has {', '.join(sorted(known))}")
         _check_type(f"[{name}] {key}", value, hints[key])
     try:
-        return cls(**{key: _coerce(value, hints[key]) for key, value in given.items()})
+        return cls(**{key: float(v) if hints[key] is float else v for key, v in given.items()})
     except ValueError as error:
         raise InvalidConfig(f"[{name}] {error}") from None
 
@@ -87,10 +87,6 @@ def _check_type(where: str, value: object, hint: Any) -> None:
     # Times and rates: no comparison with nan is true, so nothing after this would refuse it.
     if isinstance(value, float) and not math.isfinite(value):
         raise InvalidConfig(f"{where} must be a finite number, got {value}")
-
-
-def _coerce(value: Any, hint: Any) -> Any:
-    return float(value) if hint is float else value
 
 
 def describe(sections: Mapping[str, object]) -> str:

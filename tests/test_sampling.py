@@ -49,12 +49,12 @@ def test_a_bias_and_logprobs_are_passed_on() -> None:
     [
         ({"temperature": -1.0}, "temperature must be between 0 and 100, got -1"),
         ({"top_p": 0.0}, "top_p must be above 0"),
-        ({"top_k": -1}, "top_k must be >= 0"),
-        ({"top_k": 2**31}, "top_k must be at most 2147483647"),
+        ({"top_k": -1}, r"top_k \(0 keeps every token\) must be between 0 and 2147483647, got -1"),
+        ({"top_k": 2**31}, "must be between 0 and 2147483647, got 2147483648"),
         ({"repetition_penalty": 0.009}, "repetition_penalty must be between 0.01"),
-        ({"seed": 2**63}, "seed must be in"),
-        ({"logit_bias": {-1: 0.0}}, "logit_bias token ids"),
-        ({"logit_bias": {2**32: 0.0}}, "logit_bias token ids must be at most 4294967295"),
+        ({"seed": 2**63}, "seed must be between 0 and 9223372036854775807"),
+        ({"logit_bias": {-1: 0.0}}, "token id of logit_bias must be between 0 and 4294967295"),
+        ({"logit_bias": {2**32: 0.0}}, "must be between 0 and 4294967295, got 4294967296"),
         ({"logprobs": 21}, "logprobs must be between 0 and 20"),
         ({"prompt_logprobs": -1}, "prompt_logprobs must be between 0 and 20, got -1"),
     ],
@@ -76,5 +76,7 @@ def test_a_bound_that_lost_digits_on_the_wire_is_still_valid() -> None:
 def test_an_answer_of_no_tokens_is_refused_and_an_open_one_is_not() -> None:
     assert StopConditions().max_tokens is None
     for kind in (StopConditions, StopRules):
-        with pytest.raises(InvalidRequest, match="max_tokens must be >= 1, got 0"):
+        with pytest.raises(
+            InvalidRequest, match="max_tokens must be between 1 and 2147483647, got 0"
+        ):
             kind(max_tokens=0)

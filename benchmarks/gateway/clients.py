@@ -17,8 +17,8 @@ from typing import cast
 
 import httptools
 
+from segue import Client, Message, StopConditions, TokenDelta
 from segue.api.types import ChatInput
-from segue.sdk.client import Client, Message, StopConditions, TokenDelta
 
 QUESTION = "Count from one to one thousand, in words."
 _OK = b"HTTP/1.1 200 "

@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from segue import Client, SamplingParams, StopConditions, TokenInput, TurnEnd
 from segue.api.errors import Overloaded, SegueError
 from segue.api.types import MAX_LOGPROBS
-from segue.sdk.client import Client, SamplingParams, StopConditions, TokenInput, TurnEnd
 
 # A session is replaced after this number of turns: contexts stay short, and new sessions keep
 # arriving.

@@ -12,9 +12,9 @@ from benchmarks.harness.processes import ProcessCluster, process_cluster
 from benchmarks.harness.samples import median, percentile
 from benchmarks.load.drive import Outcome, run_load
 from benchmarks.load.over_http import run_http_load
+from segue import Client, StopConditions, TokenInput
 from segue.api.cluster.status import ClusterStatus, UnitCounts
 from segue.api.errors import SegueError
-from segue.sdk.client import Client, StopConditions, TokenInput
 
 _READY_S = 60.0
 _IDLE_S = 30.0

@@ -11,11 +11,11 @@ from benchmarks.harness.samples import Answered
 from benchmarks.serving.workload import Prompt
 from router.turn.calls import NamedTurn, TurnReserved, WrittenBy
 from router.turn.links import DecodeLink, PrefillLink
+from segue import Client, StopConditions, TokenDelta, TokenInput, TurnEnd
 from segue.api.cluster.status import ClusterStatus
 from segue.api.prompt import Prompt as TokenPrompt
 from segue.api.turn import TurnSpec
 from segue.api.types import Role, Sampling, SessionId, StopRules, TurnId
-from segue.sdk.client import Client, StopConditions, TokenDelta, TokenInput, TurnEnd
 from segue.security.config import Security
 
 # Nothing here takes this long; a hang becomes an error.

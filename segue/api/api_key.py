@@ -1,4 +1,4 @@
-"""API keys as clients send them and servers keep them.
+"""API keys as clients send them and servers store them.
 
 In gRPC and in HTTP a key is sent as `authorization: Bearer KEY`.
 """
@@ -13,8 +13,7 @@ from typing import Any
 from segue.api.checks import require
 
 ENVIRONMENT = "SEGUE_API_KEY"
-"""The environment variable for keys, which other users of a machine cannot see, unlike arguments.
-"""
+"""The environment variable for keys. Unlike arguments, other users of the machine cannot see it."""
 
 METADATA = "authorization"
 _SCHEME = "bearer "
@@ -33,7 +32,7 @@ def require_api_key(text: str) -> None:
 
 
 def split_keys(texts: str) -> list[str]:
-    """Of a comma-separated list. Raises InvalidRequest."""
+    """The keys of a comma-separated list. Raises InvalidRequest."""
     keys = [text for text in (part.strip() for part in texts.split(",")) if text]
     for key in keys:
         require_api_key(key)
@@ -41,8 +40,8 @@ def split_keys(texts: str) -> list[str]:
 
 
 def one_key(texts: str | None) -> str | None:
-    """The key that a client uses of those that `ENVIRONMENT` may hold for a server: the first.
-    Raises InvalidRequest.
+    """A client's key: the first one, since `ENVIRONMENT` may list several for a server. Raises
+    InvalidRequest.
     """
     return next(iter(split_keys(texts or "")), None)
 
@@ -53,13 +52,13 @@ def key_hash(key: str) -> str:
 
 
 def metadata_with(api_key: str) -> tuple[tuple[str, str], ...]:
-    """For a call of a client; empty without a key."""
+    """The metadata of a client's call; empty without a key."""
     return ((METADATA, f"Bearer {api_key}"),) if api_key else ()
 
 
 def bearer_key(values: Iterable[Any]) -> str:
-    """The key in the values of one `authorization` header; empty if there is none, another scheme
-    or more than one key, since two readers might each take another one.
+    """The key in the values of the `authorization` header; empty for none, for another scheme, and
+    for several different keys, since two readers might choose differently.
     """
     keys = {
         value[len(_SCHEME) :].strip()

@@ -16,10 +16,10 @@ from segue.api.errors import InvalidRequest
 
 MAX_NAME_CHARS = 256
 MAX_SESSION_CHARS = 2 * MAX_NAME_CHARS
-"""Of a session's name with its tenant's before it; a client's own has at most `MAX_NAME_CHARS`."""
+"""For a session's name after its tenant's; a client's own name has at most `MAX_NAME_CHARS`."""
 MAX_EPOCH = 2**63 - 1
 MAX_COUNT = 10**12
-"""Above any real count of tokens, pages, or KiB of a handoff."""
+"""Larger than any real count of tokens, pages, or KiB of a handoff."""
 
 _ADDRESS = re.compile(r"[A-Za-z0-9._:%\[\]-]{1,255}:[0-9]{1,5}")
 
@@ -45,7 +45,7 @@ def require(condition: bool, message: str) -> None:
 
 
 def what_came(value: object) -> str:
-    """How an error quotes a value of the wrong type: its type in words, and its start."""
+    """A value of the wrong type as an error quotes it: its type in words, and its start."""
     return "None" if value is None else f"{kind_of(value)}, {value!r:.80}"
 
 
@@ -130,7 +130,7 @@ def require_ascending(name: str, values: Sequence[int], *, low: int, high: int) 
 
 
 def one_of(name: str, table: Mapping[Wire, Value], wire: Wire) -> Value:
-    """The value that an enum's number stands for."""
+    """Our value for an enum's number."""
     require(
         wire in table,
         f"{name} must be one of {', '.join(sorted(map(str, table.values())))}, got {wire}",

@@ -1,26 +1,19 @@
-"""Every error Segue raises on purpose, as one tree.
+"""Every error that Segue raises on purpose, as one tree.
 
     SegueError
-    ├── InvalidRequest        the caller's input cannot be served as it is
-    │   └── ContextOverflow   the prompt and the answer do not fit the model's context
-    ├── InvalidCheckpoint     a model folder cannot be loaded as it is
-    ├── InvalidConfig         a configuration file or option cannot be used
-    ├── Unauthenticated       the caller has no API key that is known here
-    ├── PermissionDenied      the caller's API key does not allow this call
-    ├── NotFound              a session, turn, ticket or worker is unknown, or no longer known
-    ├── NotResident           the prefix that a request needs is not in the worker's memory
-    ├── UnknownPrefix         a worker lacks the tokens that a turn names: send all of them
-    ├── UnknownHistory        the router lacks the history that a turn continues: send all of it
-    ├── Overloaded            no room now; retry after `retry_after_s`
-    ├── Unavailable           a process is down, starting or draining
-    ├── StaleEpoch            a ticket or message names an earlier life of a worker
-    ├── LayoutMismatch        two workers have different models or cache layouts
-    ├── TransferFailed        bytes did not arrive, or arrived corrupted
-    ├── DeadlineExceeded      the caller's deadline has passed
-    ├── Cancelled             the caller no longer wants the answer
-    └── TakenOver             another call has resumed the turn
+    ├── InvalidRequest
+    │   └── ContextOverflow
+    ├── InvalidCheckpoint, InvalidConfig
+    ├── Unauthenticated, PermissionDenied
+    ├── NotFound, NotResident, UnknownPrefix, UnknownHistory
+    ├── Overloaded
+    ├── Unavailable
+    │   └── Draining
+    ├── StaleEpoch, LayoutMismatch, TransferFailed
+    └── DeadlineExceeded, Cancelled, TakenOver
 
-`segue.wire.status` maps the tree to gRPC statuses. All classes take one message, so they pickle.
+`segue.wire.error_details` maps the tree to gRPC statuses. All classes take one message, so they
+pickle.
 """
 
 from __future__ import annotations
@@ -29,15 +22,15 @@ from typing import Self
 
 
 class SegueError(Exception):
-    """Root of the tree. The message states what was expected, what came, and what to do."""
+    """The message states what was expected, what came, and what to do."""
 
     retry_is_safe = False
     retry_after_s: float = 0.0
-    """When to retry, for an error that passes by itself; 0 for one that does not."""
+    """Delay before a retry of an error that passes by itself; 0 for other errors."""
 
 
 class InvalidRequest(SegueError, ValueError):
-    """`at` returns an error about one field."""
+    """The caller's input cannot be served as it is. `at` returns an error about one field."""
 
     field = ""
     """The path of the field that cannot be served, such as `output.json_schema.properties.a`."""
@@ -50,43 +43,43 @@ class InvalidRequest(SegueError, ValueError):
 
 
 class ContextOverflow(InvalidRequest):
-    pass
+    """The prompt and the answer do not fit the model's context."""
 
 
 class InvalidCheckpoint(SegueError, ValueError):
-    pass
+    """A model folder cannot be loaded as it is."""
 
 
 class InvalidConfig(SegueError, ValueError):
-    pass
+    """A configuration file or option cannot be used."""
 
 
 class Unauthenticated(SegueError):
-    pass
+    """The caller has no API key that is known here."""
 
 
 class PermissionDenied(SegueError):
-    pass
+    """The caller's API key does not allow this call."""
 
 
 class NotFound(SegueError, LookupError):
-    pass
+    """A session, turn, ticket or worker is unknown, or no longer known."""
 
 
 class NotResident(SegueError):
-    pass
+    """The prefix that a request needs is not in the worker's memory."""
 
 
 class UnknownPrefix(SegueError):
-    pass
+    """A worker lacks the tokens that a turn names: send all of them."""
 
 
 class UnknownHistory(SegueError):
-    pass
+    """The router lacks the history that a turn continues: send all of it."""
 
 
 class Overloaded(SegueError):
-    """No room now. `after` returns an error with its own retry time."""
+    """No room now; retry after `retry_after_s`, which `after` sets."""
 
     retry_is_safe = True
     retry_after_s = 1.0
@@ -100,15 +93,17 @@ class Overloaded(SegueError):
 
 
 class Unavailable(SegueError):
+    """A process is down, starting or draining."""
+
     retry_is_safe = True
     # A dead process is restarted within a few seconds; a retry costs little.
     retry_after_s = 1.0
     is_unreachable = False
     """Nothing answers at the peer's address, or the connection to it broke."""
     was_sent = True
-    """The call may have been carried out. False: there was no connection."""
+    """The call may have been carried out. False if there was no connection."""
     lost_worker = ""
-    """The worker that is unreachable, if the router has seen it itself."""
+    """The unreachable worker, if the router itself has noticed it."""
 
     @classmethod
     def unreachable(cls, message: str, *, was_sent: bool = True) -> Unavailable:
@@ -118,32 +113,36 @@ class Unavailable(SegueError):
 
 
 class Draining(Unavailable):
-    """A router stops, and takes no more turns: another one serves them, or its successor."""
+    """A router stops and takes no more turns: another router, or its successor, serves them."""
 
 
 class StaleEpoch(SegueError):
+    """A ticket or message names an earlier life of a worker."""
+
     retry_is_safe = True
 
 
 class LayoutMismatch(SegueError):
-    pass
+    """Two workers have different models or cache layouts."""
 
 
 class TransferFailed(SegueError):
+    """Bytes did not arrive, or arrived corrupted."""
+
     retry_is_safe = True
 
 
 class DeadlineExceeded(SegueError):
-    pass
+    """The caller's deadline has passed."""
 
 
 class Cancelled(SegueError):
-    pass
+    """The caller no longer wants the answer."""
 
 
 class TakenOver(SegueError):
-    pass
+    """Another call has resumed the turn."""
 
 
 class IllegalTransition(AssertionError):
-    """An event that cannot happen in this state: a bug in Segue."""
+    """An event that is impossible in this state: a bug in Segue."""

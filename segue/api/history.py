@@ -1,4 +1,4 @@
-"""Names the start of a conversation by a digest, so that a turn sends only what follows it.
+"""Names the start of a conversation by a digest, so that a turn sends only later messages.
 
 Client and router compute the same `D(n) = SHA-256(D(n-1) + message n)`, where `D(0)` is the SHA-256
 of the tools and the template's options. A digest covers everything that a template renders up to a

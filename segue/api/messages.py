@@ -98,7 +98,7 @@ class Message:
             )
 
     def texts(self) -> Iterator[str]:
-        """All texts of the message: their length decides what it costs to render."""
+        """All texts of the message, whose length determines the cost of rendering it."""
         yield from (self.role, self.content, self.tool_call_id, self.name, self.reasoning or "")
         yield from self.content_parts
         for call in self.tool_calls:
@@ -107,7 +107,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Continuation:
-    """The start of a conversation, which the router keeps and adds to the turn."""
+    """The start of a conversation, which the router stores and adds to the turn."""
 
     num_messages: int
     digest: bytes
@@ -128,7 +128,7 @@ class ChatInput:
     messages: tuple[Message, ...]
     tools: tuple[str, ...] = ()
     enable_thinking: bool | None = None
-    """None leaves it to the template."""
+    """None uses the template's default."""
     chat_template_kwargs: str = ""
     """The text of a JSON object: further variables of the template, such as Qwen's
     `preserve_thinking`, `reasoning_effort` and `add_vision_id`. Empty means the empty object."""

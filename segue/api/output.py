@@ -10,14 +10,14 @@ from segue.api.errors import InvalidRequest
 from segue.api.messages import require_text
 
 MAX_FORMAT_BYTES = 256 << 10
-"""Of a schema, a regular expression or a grammar, in UTF-8."""
+"""Limit for a schema, a regular expression or a grammar, in UTF-8."""
 MAX_CHOICES = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Format:
     or_tool_calls: bool = False
-    """The answer may be calls of the chat's tools instead."""
+    """The answer may instead call the chat's tools."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class Choice(_Format):
 
 @dataclass(frozen=True, slots=True)
 class ToolCalls(_Format):
-    """One or more calls of the chat's tools, without text around them."""
+    """One or more calls of the chat's tools, without other text."""
 
     name: str = ""
     """The only tool that may be called. Empty: any."""

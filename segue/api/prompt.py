@@ -76,7 +76,7 @@ class Prompt(Sequence[int]):
     def __init__(
         self, tokens: Iterable[int] = (), media: Sequence[MediaSpan] = (), salt: bytes = b""
     ) -> None:
-        """An array of tokens is kept, not copied. `salt` is empty, or as `salt_of` makes it."""
+        """An array of tokens is not copied. `salt` is empty or a result of `salt_of`."""
         self.tokens: array[int] = tokens if isinstance(tokens, array) else array("I", tokens)
         self.media = tuple(media)
         self.salt = salt
@@ -159,8 +159,8 @@ class Prompt(Sequence[int]):
         return cls(tokens, tuple(media), salt)
 
     def num_common(self, other: Prompt, *, start: int = 0) -> int:
-        """The number of leading tokens that are equal and stand for the same media; at least the
-        first `start` are known to be. With different salts none count, since their pages differ.
+        """The number of leading tokens that are equal and stand for the same media; the first
+        `start` are known to be. 0 with different salts, since the pages then differ.
 
         A binary search with comparisons in C: about 0.1 ms for 50,000 tokens.
         """
@@ -199,8 +199,7 @@ def page_digest(before: bytes, key: bytes) -> bytes:
 
 
 def salt_of(*texts: str) -> bytes:
-    """The salt of prompts that share pages only with prompts of the same texts; empty if all texts
-    are empty."""
+    """A salt: only prompts with the same texts share pages. Empty if all texts are."""
     if not any(texts):
         return b""
     digest = hashlib.blake2b(digest_size=SALT_BYTES)
@@ -238,8 +237,8 @@ class PageDigests:
         return PrefixName(num_pages * self.page_tokens, self.up_to_page(prompt, num_pages)[-1])
 
     def up_to_page(self, prompt: Prompt, num_pages: int) -> Sequence[bytes]:
-        """The digests of the first pages of `prompt`, as for `name`. Takes about a microsecond for
-        each page that is not known."""
+        """The digests of the first pages of `prompt`, which must be the same one in each call.
+        Takes about a microsecond for each page whose digest is not known."""
         page_tokens, digests = self.page_tokens, self._digests
         num_known = len(digests)
         if num_known < num_pages:

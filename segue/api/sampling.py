@@ -10,7 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from segue.api.checks import require, require_number, require_type, require_whole
+from segue.api.checks import (
+    require,
+    require_count,
+    require_number,
+    require_type,
+    require_whole,
+)
 from segue.api.messages import require_text
 
 MAX_STOP_STRINGS = 16
@@ -18,8 +24,8 @@ MAX_STOP_STRING_CHARS = 1024
 """Every delta of an answer is compared with each stop string."""
 MAX_LOGPROBS = 20
 MAX_PROMPT_LOGPROBS = 1 << 18
-"""Most log-probabilities of one prompt: its tokens, times one and the alternatives of each."""
-# What the wire holds.
+"""Most log-probabilities of one prompt: for each token, its own and those of the alternatives."""
+# Limits of the wire's types.
 _MAX_INT = 2**31 - 1
 _MAX_TOKEN_ID = 2**32 - 1
 
@@ -45,7 +51,7 @@ class SamplingParams:
     logprobs: int | None = None
     """The number of alternatives to report besides the chosen token; None reports nothing."""
     prompt_logprobs: int | None = None
-    """The same for each token of the prompt, all of which is then computed."""
+    """The same for each token of the prompt, which is then computed as a whole."""
 
     def __post_init__(self) -> None:
         _check_sampling(self)
@@ -107,37 +113,22 @@ def _check_sampling(params: SamplingParams | Sampling) -> None:
         value = getattr(params, name)
         if value is not None:
             require_number(name, value, low, high)
-    for name in ("top_k", "seed", "logprobs", "prompt_logprobs"):
-        if getattr(params, name) is not None:
-            require_whole(name, getattr(params, name))
     require(params.top_p is None or params.top_p > 0.0, "top_p must be above 0, got 0")
-    require(
-        params.top_k is None or params.top_k >= 0,
-        f"top_k must be >= 0 (0 keeps every token), got {params.top_k}",
-    )
-    require(
-        params.top_k is None or params.top_k <= _MAX_INT,
-        f"top_k must be at most {_MAX_INT}, got {params.top_k}",
-    )
+    _require_integer("top_k (0 keeps every token)", params.top_k, high=_MAX_INT)
+    _require_integer("seed", params.seed, high=2**63 - 1)
+    for name in ("logprobs", "prompt_logprobs"):
+        _require_integer(name, getattr(params, name), high=MAX_LOGPROBS)
     require_type("logit_bias", params.logit_bias, Mapping, "a dictionary from token ids to numbers")
     for token_id, bias in params.logit_bias.items():
-        require_whole("a token id of logit_bias", token_id)
-        require(token_id >= 0, f"logit_bias token ids must be >= 0, got {token_id}")
-        require(
-            token_id <= _MAX_TOKEN_ID,
-            f"logit_bias token ids must be at most {_MAX_TOKEN_ID}, got {token_id}",
-        )
+        _require_integer("a token id of logit_bias", token_id, high=_MAX_TOKEN_ID)
         require_number(f"logit_bias[{token_id}]", bias, -100.0, 100.0)
-    require(
-        params.seed is None or 0 <= params.seed < 2**63,
-        f"seed must be in [0, 2**63), got {params.seed}",
-    )
-    for name in ("logprobs", "prompt_logprobs"):
-        number = getattr(params, name)
-        require(
-            number is None or 0 <= number <= MAX_LOGPROBS,
-            f"{name} must be between 0 and {MAX_LOGPROBS}, got {number}",
-        )
+
+
+def _require_integer(name: str, value: int | None, *, low: int = 0, high: int) -> None:
+    """None passes."""
+    if value is not None:
+        require_whole(name, value)
+        require_count(name, value, low=low, high=high)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,24 +167,17 @@ class StopRules:
 
 
 def _check_stop(stop: StopConditions | StopRules) -> None:
-    if stop.max_tokens is not None:
-        require_whole("max_tokens", stop.max_tokens)
-        require(stop.max_tokens >= 1, f"max_tokens must be >= 1, got {stop.max_tokens}")
-        require(
-            stop.max_tokens <= _MAX_INT,
-            f"max_tokens must be at most {_MAX_INT}, got {stop.max_tokens}",
-        )
-    require_whole("min_tokens", stop.min_tokens)
-    require(stop.min_tokens >= 0, f"min_tokens must be >= 0, got {stop.min_tokens}")
+    _require_integer("max_tokens", stop.max_tokens, low=1, high=_MAX_INT)
+    _require_integer("min_tokens", stop.min_tokens, high=_MAX_INT)
     require(
-        stop.min_tokens <= (_MAX_INT if stop.max_tokens is None else stop.max_tokens),
+        stop.max_tokens is None or stop.min_tokens <= stop.max_tokens,
         f"min_tokens must be at most max_tokens ({stop.max_tokens}), got {stop.min_tokens}",
     )
     for name, example in (("stop_strings", '("\\n",)'), ("stop_token_ids", "(5,)")):
         values = getattr(stop, name)
         require_type(name, values, (list, tuple), f"a tuple or list such as {example}")
     for token_id in stop.stop_token_ids:
-        require_whole("a token id of stop_token_ids", token_id)
+        _require_integer("a token id of stop_token_ids", token_id, high=_MAX_TOKEN_ID)
     require(
         len(stop.stop_strings) <= MAX_STOP_STRINGS,
         f"stop_strings must have at most {MAX_STOP_STRINGS} items, got {len(stop.stop_strings)}",
@@ -204,8 +188,4 @@ def _check_stop(stop: StopConditions | StopRules) -> None:
             len(text) <= MAX_STOP_STRING_CHARS,
             f"a stop string must have at most {MAX_STOP_STRING_CHARS} characters, has {len(text)}",
         )
-    require(all(stop.stop_strings), "a stop string must not be empty")
-    require(
-        all(0 <= t <= _MAX_TOKEN_ID for t in stop.stop_token_ids),
-        f"stop_token_ids must be >= 0 and at most {_MAX_TOKEN_ID}",
-    )
+        require(bool(text), "a stop string must not be empty")

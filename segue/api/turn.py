@@ -1,4 +1,4 @@
-"""A running turn and its end: the events that its client gets, and what workers exchange about it.
+"""A running turn and its end: the events for its client, and the messages between workers.
 
 Plain values, like those in `types`.
 """
@@ -44,13 +44,13 @@ class FinishReason(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """What a turn consumed."""
+    """A turn's consumption."""
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
     """Prompt tokens taken from a prefix cache and not computed."""
     resident_tokens: int = 0
-    """Prompt tokens already on the decode worker and not shipped."""
+    """Prompt tokens that were already on the decode worker and not shipped."""
     completion_tokens: int = 0
     shipped_bytes: int = 0
     """From prefill to decode."""
@@ -62,29 +62,30 @@ class Usage:
     accepted_tokens: int = 0
     """Drafted tokens that the model accepted."""
     rerendered_tokens: int = 0
-    """Tokens of the last turn's prompt and answer from the first one that the template rendered
-    differently this time. Their memory cannot be reused."""
+    """Tokens of the last turn's prompt and answer, from the first one that the template rendered
+    differently in this turn. Their memory cannot be reused."""
     reasoning_tokens: int = 0
     """Completion tokens up to the end of the reasoning."""
     resumed: int = 0
-    """How often the answer went on elsewhere: its worker was lost, or its client resumed it. Prompt
-    and answer count once; cached, resident, pulled, shipped and drafted are of the last run."""
+    """How often the answer continued elsewhere, because its worker was lost or its client resumed
+    it. Prompt and answer count once; the cached, resident, pulled, shipped and drafted amounts are
+    those of the last run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timings:
-    """Where a turn's time went. Parts may overlap: transfer runs under prefill. Of a turn that was
-    resumed, its last run."""
+    """A turn's time by stage. Stages may overlap: transfer runs during prefill. For a resumed turn,
+    the times of its last run."""
 
     queue_s: float = 0.0
-    """From the router's receipt until prefill started to compute."""
+    """From the router's receipt to the start of the prefill computation."""
     prefill_s: float = 0.0
     transfer_s: float = 0.0
-    """Time in which bytes were moving."""
+    """Time during which bytes were moving."""
     exposed_transfer_s: float = 0.0
-    """The part of it that compute did not hide: from the last computed layer to the commit."""
+    """The part that compute did not hide: from the last computed layer to the commit."""
     first_token_s: float = 0.0
-    """From the router's receipt to its sending of the first token."""
+    """From the router's receipt until it sent the first token."""
     decode_s: float = 0.0
     """From the first token to the last."""
     router_s: float = 0.0
@@ -112,36 +113,36 @@ class TurnEnd:
     stop_match: str = ""
     """The stop string that ended the answer, if one did."""
     kept_messages: int = 0
-    """The number of messages that the router keeps, which are all of this turn's; 0 for none. The
-    session's next turn may continue them."""
+    """The number of messages that the router stores for the session's next turn to continue: all of
+    this turn's, or 0."""
 
     @property
     def is_whole(self) -> bool:
-        """Whether the answer ended by itself, or at a closing stop string such as </tool_call>."""
+        """Whether the answer ended itself, or at a closing stop string such as </tool_call>."""
         stopped = self.finish_reason is FinishReason.STOP
         return stopped and (not self.stop_match or self.stop_match.lstrip().startswith("</"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnStarted:
-    """The turn is placed and its prompt is being computed. Sent again if the turn is retried before
-    its first token.
+    """The turn is placed, and a worker computes its prompt. Sent again if the turn is retried
+    before its first token.
     """
 
     session_id: SessionId
     turn_id: TurnId
     prompt_tokens: int
     prefill_worker: str
-    """The decode worker if it computes the prompt's suffix itself; likewise in `TurnEnd`."""
+    """The decode worker if it computes the prompt's suffix itself; the same in `TurnEnd`."""
     decode_worker: str
     starts_in_reasoning: bool = False
     """The prompt ends inside reasoning: the template opens it, or the client continues it."""
     tool_call_parser: str = "auto"
     reasoning_parser: str = "auto"
-    """How to read the answer: the parsers of `segue.answers` by name."""
+    """The names of the answer's parsers in `segue.answers`."""
     seed: int = 0
     max_tokens: int = 0
-    """The most tokens that the answer may have. A resumed turn names this and the seed again."""
+    """The longest answer, in tokens. A resumed turn sends this and the seed again."""
 
 
 TurnEvent = TurnStarted | PromptLogprobs | TokenDelta | TurnEnd
@@ -158,11 +159,11 @@ class TurnSpec:
     sampling: Sampling
     stop: StopRules
     branch_points: tuple[int, ...] = ()
-    """Positions in the prompt, ascending, at which other prompts may branch off: those of other
-    conversations, and of this one's next turn. States are worth keeping before them."""
+    """Positions in the prompt, ascending, at which the prompts of other conversations, or of this
+    one's next turn, may branch off. Checkpoints are useful there."""
     num_answered: int = 0
-    """The number of last tokens of `context` that are this turn's answer, from an earlier worker.
-    The turn continues after them, and counts them as its own."""
+    """The number of tokens at the end of `context` that are this turn's answer from an earlier
+    worker. The turn continues after them and counts them as its own."""
     grammar: Grammar | None = None
     """Restricts the answer's tokens."""
 
@@ -185,8 +186,8 @@ class TurnSpec:
 
     @property
     def scores_prompt(self) -> bool:
-        """The log-probabilities of its prompt are wanted, so all of it is computed: what is cached
-        has no logits."""
+        """The turn needs its prompt's log-probabilities, so the whole prompt is computed: cached
+        tokens have no logits."""
         return self.sampling.prompt_logprobs is not None
 
     @property
@@ -203,7 +204,7 @@ class TurnSpec:
 
     @property
     def max_context(self) -> int:
-        """The most tokens that prompt and answer can have together."""
+        """The largest number of tokens of prompt and answer together."""
         return self.num_prompt + self.stop.max_tokens
 
 
@@ -232,15 +233,15 @@ class ShipReport:
     pulled_bytes: int = 0
     pull_s: float = 0.0
     kept_tokens: int = 0
-    """The longest prefix of the prompt whose state stays on the prefill worker."""
+    """The longest prefix of the prompt whose state the prefill worker retains."""
     kept_states: tuple[int, ...] = ()
-    """The prefixes of the prompt whose states stay there and are useful to the next turn,
-    ascending: it may branch off before this turn's end."""
+    """The prefixes of the prompt whose states it retains and the next turn can use, ascending: that
+    turn may branch off before this one's end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrefillOutcome:
-    """What a prefill worker made of a prompt, apart from its memory: sent with the commit."""
+    """The result of a prefill besides its memory; sent with the commit."""
 
     first_token: SampledToken
     report: ShipReport
@@ -256,9 +257,9 @@ class TurnResult:
     decode_s: float
     stop_match: str = ""
     kept_tokens: int = 0
-    """Tokens of prompt and answer whose pages stay on the decode worker."""
+    """Tokens of prompt and answer whose pages the decode worker retains."""
     kept_checkpoint_tokens: int = 0
-    """The longest prefix of them whose state stays there."""
+    """The longest prefix of them whose state it retains."""
     kept_states: tuple[int, ...] = ()
     """As in `ShipReport`, but for the decode worker, and for prompt and answer."""
 

@@ -40,7 +40,7 @@ from segue.api.sampling import StopConditions as StopConditions
 from segue.api.sampling import StopRules as StopRules
 
 MAX_PRIORITY = 1_000_000
-"""Priorities are between its negative and it."""
+"""Priorities are between -MAX_PRIORITY and MAX_PRIORITY."""
 
 TurnId = NewType("TurnId", str)
 SessionId = NewType("SessionId", str)
@@ -52,7 +52,7 @@ Epoch = NewType("Epoch", int)
 
 
 class Role(enum.StrEnum):
-    """What a worker process does."""
+    """The role of a worker process."""
 
     PREFILL = "prefill"
     DECODE = "decode"
@@ -79,7 +79,7 @@ class SampledToken:
 class PromptLogprobs:
     """The log-probabilities of a prompt's n tokens. Sent once, before the first TokenDelta.
 
-    Arrays, because there may be a quarter of a million numbers, which pass through the router.
+    Arrays, because there may be 250,000 numbers, which pass through the router.
     """
 
     token_ids: array[int]
@@ -108,8 +108,8 @@ class PromptLogprobs:
             )
 
     def tokens(self, num_top: int | None = None) -> list[SampledToken]:
-        """In the form of an answer's; the first has no log-probability. With at most `num_top`
-        alternatives."""
+        """The prompt's tokens in the form of an answer's, with at most `num_top` alternatives. The
+        first has no log-probability."""
         shown = self.num_top if num_top is None else min(num_top, self.num_top)
         tokens = [SampledToken(token_id=token_id) for token_id in self.token_ids[:1]]
         for index, logprob in enumerate(self.logprobs):
@@ -131,13 +131,12 @@ class PromptLogprobs:
 
 @dataclass(frozen=True, slots=True)
 class Detokenized:
-    """What token ids stand for."""
+    """The text of token ids."""
 
     text: str
     """Without special tokens."""
     tokens: tuple[bytes, ...]
-    """The bytes of each token's text, which may be part of a character. Special tokens have their
-    names."""
+    """The bytes of each token's text, which may be part of a character; a special token's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,14 +157,14 @@ TurnInput = ChatInput | TextInput | TokenInput
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resume:
-    """What the client of a turn has of it, after the stream of its answer broke."""
+    """The client's state of a turn after the stream of its answer broke."""
 
     token_ids: tuple[int, ...] = ()
     """The answer's tokens that it has received."""
     resumed: int = 0
     """How often the answer was resumed, this time included."""
     prefill_worker: str = ""
-    """The workers that were named to it: they may hold most of the turn."""
+    """The turn's last workers, which may still hold most of it."""
     decode_worker: str = ""
 
     def __post_init__(self) -> None:
@@ -185,18 +184,18 @@ class TurnRequest:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     stop: StopConditions = field(default_factory=StopConditions)
     session_hint: str | None = None
-    """If set, in place of `session_id`: the router finds the session that the chat continues, or
+    """If set, replaces `session_id`: the router finds the session that the chat continues, or
     starts one. The text is the client's own name for the conversation, or empty."""
     cache_salt: str = ""
-    """Cached prefixes are shared only with turns that have the same one."""
+    """Cached prefixes are shared only among turns with the same salt."""
     priority: int = 0
-    """A turn that has to wait is started before those with a higher value."""
+    """Waiting turns with lower values start first."""
     salt: bytes = b""
-    """Of the prompt's pages: the router makes it of the tenant and `cache_salt`."""
+    """The salt of the prompt's pages, which the router derives from the tenant and `cache_salt`."""
     output: OutputFormat | None = None
-    """The form that the answer must have; None: any."""
+    """The required form of the answer; None allows any."""
     resume: Resume | None = None
-    """If set, the turn was sent before, and goes on where its client is."""
+    """If set, the turn was sent before, and continues after the client's last token."""
 
     def __post_init__(self) -> None:
         require_type(

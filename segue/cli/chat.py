@@ -15,12 +15,14 @@ from rich.console import Console
 from rich.markup import escape
 
 from segue.api.errors import SegueError, Unavailable
+from segue.api.turn import TokenDelta, TurnEnd
 from segue.api.types import SamplingParams, StopConditions
 from segue.cli import show
 from segue.cli.options import Connection
 from segue.cli.prompt import TerminalPrompt, line_history
 from segue.demo import SUGGESTIONS
-from segue.sdk.client import Client, Session, TokenDelta, TurnEnd
+from segue.sdk.client import Client
+from segue.sdk.session import Session
 
 _DEMO = "demo"
 """The name of the bundled checkpoint, as in `segue.model.checkpoint.source`."""

@@ -44,7 +44,7 @@ def _read_json(path: Path) -> Any:
         return json.loads(text)
     except OSError as error:
         raise InvalidRequest(f"cannot read {path}: {error.strerror}") from None
-    # Not UTF-8, not JSON, or numbers or nesting beyond what Python parses.
+    # Not UTF-8, not JSON, or numbers or nesting beyond the limits of Python's parser.
     except (ValueError, RecursionError) as error:
         raise InvalidRequest(f"{path} is not valid JSON: {error}") from None
 

@@ -76,7 +76,7 @@ def options(
         ),
     ] = False,
 ) -> None:
-    """Options of the program itself; a command's own options come after its name."""
+    """Options of the program itself. A command's own options follow its name."""
 
 
 app.command()(serve)

@@ -12,8 +12,9 @@ import typer
 from segue.api.cluster.drain import DrainReport
 from segue.api.cluster.status import ClusterStatus, WorkerHealth
 from segue.api.errors import InvalidRequest
-from segue.cli import show, show_explanation
 from segue.cli.options import AsJson, Connection, connecting, out
+from segue.cli.show import status_table
+from segue.cli.show_explanation import explanation_tables
 
 
 @connecting
@@ -22,9 +23,9 @@ async def status(to: Connection, as_json: AsJson = False) -> None:
     async with to.client() as client:
         cluster = await client.status()
     if as_json:
-        typer.echo(show.status_json(cluster))
+        typer.echo(json.dumps(asdict(cluster)))
     else:
-        out.print(show.status_table(cluster, out.width))
+        out.print(status_table(cluster, out.width))
     if not cluster.ready:
         raise typer.Exit(1)
 
@@ -35,13 +36,13 @@ async def explain(
     to: Connection,
     as_json: AsJson = False,
 ) -> None:
-    """Explain why the session's last turn ran where it did, and what else was weighed."""
+    """Explain the placement of the session's last turn, with all candidates."""
     async with to.client() as client:
         explanation = await client.explain(session)
     if as_json:
-        typer.echo(show_explanation.explanation_json(explanation))
+        typer.echo(json.dumps(asdict(explanation)))
     else:
-        out.print(show_explanation.explanation_tables(explanation, out.width))
+        out.print(explanation_tables(explanation, out.width))
 
 
 @connecting
@@ -80,7 +81,7 @@ async def drain(
 
 
 def workers_at(host: str, cluster: ClusterStatus) -> list[str]:
-    """The workers that listen at the host, without those that are lost or drain already."""
+    """The workers that listen at the host, without lost and draining ones."""
     return [
         worker.worker_id
         for worker in cluster.workers

@@ -1,7 +1,7 @@
 """Input of `segue chat`: the prompt, the line editor's history, and lines that are commands.
 
-Prompts and greetings are for a person. If the input is a file or a pipe there are none; if only the
-output is one, they go to stderr, so that the output holds only the answers.
+Prompts and greetings are only for a terminal: there are none if the input is a file or a pipe. If
+only the output is one, they go to stderr, so that the output holds only the answers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The command line's output: an answer's timings, the cluster's table, both as JSON."""
+"""The command line's output: an answer and its timings, and the table of the cluster."""
 
 from __future__ import annotations
 
@@ -129,12 +129,8 @@ def _prompt_logprobs(logprobs: PromptLogprobs | None) -> list[dict[str, Any]] | 
     ]
 
 
-def status_json(cluster: ClusterStatus) -> str:
-    return json.dumps(asdict(cluster))
-
-
 def status_table(cluster: ClusterStatus, width: int) -> RenderableType:
-    """The cluster for a person: one line per worker if `width` has room for it."""
+    """The cluster as text: one line per worker if `width` has room for it."""
     router = cluster.router
     head = Text.assemble(verdict(cluster), f" · {cluster.model} · router {router.address}")
     waiting = f"{router.waiting_turns} waiting, " if router.waiting_turns else ""
@@ -153,7 +149,7 @@ def status_table(cluster: ClusterStatus, width: int) -> RenderableType:
 
 
 def fleet_lines(fleet: FleetStatus) -> Iterator[str]:
-    """What the launcher does about the number of workers; nothing if they are all there."""
+    """The launcher's current changes to the number of workers."""
     if fleet.changes:
         yield f"scaling to {fleet.counts}: {'; '.join(fleet.changes)}"
 

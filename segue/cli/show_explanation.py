@@ -1,10 +1,8 @@
-"""The output of `segue explain`: the candidates that were weighed, and their figures."""
+"""The output of `segue explain`: the candidates and their estimated times."""
 
 from __future__ import annotations
 
-import json
 import textwrap
-from dataclasses import asdict
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -17,10 +15,6 @@ from segue.cli.show import lines_of, natural_width
 # The parts of a candidate's expected time, in the order in which a turn passes through them. The
 # last one is their sum.
 _PARTS = ("queue", "pull", "compute", "move", "hidden", "interference", "overhead", "total")
-
-
-def explanation_json(explanation: Explanation) -> str:
-    return json.dumps(asdict(explanation))
 
 
 def explanation_tables(explanation: Explanation, width: int) -> RenderableType:
@@ -62,7 +56,7 @@ def _candidate_lines(explanation: Explanation, width: int) -> list[Text]:
 
 def _candidates(explanation: Explanation) -> Table:
     parts = [_parts(one) for one in explanation.candidates]
-    # Terminals are narrow: a part that is 0 everywhere has no column.
+    # Terminals are narrow, so a part that is 0 everywhere has no column.
     shown = [index for index in range(len(_PARTS)) if any(row[index] for row in parts)]
     table = Table(box=None, pad_edge=False)
     table.add_column("  mode", no_wrap=True)

@@ -1,1 +1,1 @@
-"""The client library: a cluster's client, sessions, and what reads and writes chat messages."""
+"""The client library: a cluster's client, sessions, and conversion of chat messages."""

@@ -1,4 +1,4 @@
-"""What a client asks of routers besides turns. If one is gone, the next is asked."""
+"""A client's calls other than turns. If a router is unreachable, the next one is asked."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 Reply = TypeVar("Reply")
 
-# A router asks a worker for some, and answers within 2 s even if the worker does not.
+# For some calls a router asks a worker; it answers within 2 s even if the worker does not.
 _TIMEOUT_S = 10.0
-# A million tokens take a router's helper process seconds, and others may be before them.
+# A million tokens take a router's helper process some seconds, and others may be queued first.
 _TOKENIZE_TIMEOUT_S = 60.0
 
 
@@ -49,9 +49,9 @@ class RouterCalls:
         may_repeat: bool = True,
         waits: bool = True,
     ) -> Reply:
-        """The reply of the session's router, or of the next one that can be reached. `call` makes
-        the request, so what cannot be sent is reported as any other error. `waits`: for a router
-        that restarts."""
+        """The reply of the session's router, or of the next reachable one. `call` also creates the
+        request, so a value that cannot be encoded raises an ordinary SegueError. `waits`: waits for
+        a router that restarts."""
         how = {"timeout": timeout_s, "metadata": self._key}
         return await self._targets.ask(
             session_id,
@@ -75,7 +75,7 @@ class RouterCalls:
         try:
             replies = await self._targets.ask_all(cancel, timeout_s=_TIMEOUT_S)
         except Unavailable:
-            # Its stream breaks too, and then it ends.
+            # The turn's own stream breaks too, which ends the turn.
             if not is_own:
                 raise
             return True
@@ -98,7 +98,7 @@ class RouterCalls:
                 metadata=self._key,
             )
             for wire in reply.sessions:
-                # A session used meanwhile appears again, at its new place.
+                # A session used in the meantime is listed again at its new position.
                 sessions.pop(wire.session_id, None)
                 sessions[wire.session_id] = value_of(SessionInfo, wire)
             page_token = reply.next_page_token
@@ -108,12 +108,12 @@ class RouterCalls:
     async def renew_session(
         self, session_id: str, lease_s: float | None = None, *, pause_s: float | None = None
     ) -> float:
-        """Renews the lease: the session will come back within `lease_s`, for example after a tool
-        call. With `pause_s` it first stays away for about that long, and its memory may be used for
-        others meanwhile.
+        """Renews the session's lease: its next turn will come within `lease_s`, for example after a
+        tool call. `pause_s`: the turn will not come before about that time, and other sessions may
+        use the memory until then.
 
-        Returns the seconds for which its memory is kept, if memory allows. Raises NotFound if
-        nothing of it is kept any more: its next turn costs more, but is served all the same.
+        Returns the seconds for which the cluster retains the session's memory, if it can. Raises
+        NotFound if it retains none: the next turn then costs more, but is served.
         """
         require_type("session_id", session_id, str, "a text")
         require_seconds("lease_s", lease_s)
@@ -128,7 +128,7 @@ class RouterCalls:
         return reply.expires_in_s
 
     async def release_session(self, session_id: str) -> bool:
-        """Releases a session that will not come back. Returns False if the router does not know
+        """Releases a session that has no further turns. Returns False if the router does not know
         it."""
         require_type("session_id", session_id, str, "a text")
         reply = await self._ask(
@@ -140,7 +140,7 @@ class RouterCalls:
         return reply.was_known
 
     async def fork_session(self, parent_id: str, child_id: str) -> None:
-        """Creates `child_id` from what is kept of `parent_id`. Raises NotFound if nothing is."""
+        """Creates `child_id` from the memory retained for `parent_id`. Raises NotFound."""
         require_type("parent_id", parent_id, str, "a text")
         require_type("child_id", child_id, str, "a text")
         await self._ask(
@@ -164,8 +164,8 @@ class RouterCalls:
     async def recent_turns(
         self, max_turns: int = 0, *, timeout_s: float = _TIMEOUT_S
     ) -> list[RecentTurn]:
-        """The last turns, running ones too, on all sessions and routers, the latest first.
-        0: as many as the routers remember."""
+        """The last turns, including running ones, of all sessions and routers, latest first.
+        `max_turns` 0: all that the routers remember."""
         require_count("max_turns", max_turns)
         request = pb.ListTurnsRequest(max_turns=max_turns)
 
@@ -178,7 +178,7 @@ class RouterCalls:
         return turns[: max_turns or None]
 
     async def ready(self, *, timeout_s: float = 5.0) -> bool:
-        """Whether a router serves: as its health service says, which needs no API key."""
+        """Whether a router serves, by its health service, which needs no API key."""
         require_seconds("timeout_s", timeout_s)
         return any(
             await self._targets.ask_all(
@@ -187,7 +187,7 @@ class RouterCalls:
         )
 
     async def model(self, *, timeout_s: float = 5.0) -> ModelInfo:
-        """The served model, by the router alone: unlike `status`, no worker is asked."""
+        """The served model, from the router alone: unlike `status`, this asks no worker."""
         require_seconds("timeout_s", timeout_s)
         reply = await self._ask(
             lambda stub, how: stub.GetModel(pb.GetModelRequest(), **how), timeout_s=timeout_s
@@ -214,8 +214,8 @@ class RouterCalls:
     async def keep_document(
         self, group: str, name: str, content: bytes, *, previous: str = ""
     ) -> bool:
-        """Keeps it in a router's memory, for any client with this API key. `previous` is the name
-        of the one in the group that it follows. Returns False if the router keeps none so large.
+        """Stores a document in a router's memory, for any client with this API key. `previous` is
+        the name of its predecessor in the group. Returns False if the document is too large.
         """
         wire = documents_pb2.KeepDocumentRequest(
             group=group, name=name, content=content, previous=previous
@@ -230,8 +230,8 @@ class RouterCalls:
         return reply.is_kept
 
     async def documents(self, group: str, name: str, *, alone: bool = False) -> list[bytes]:
-        """The document and, unless `alone`, those that it follows, oldest first. Empty if one of
-        them is not kept any more.
+        """The document and, unless `alone`, its predecessors, oldest first. Empty if one of them is
+        no longer stored.
         """
         wire = documents_pb2.FetchDocumentsRequest(group=group, name=name, alone=alone)
 
@@ -239,11 +239,11 @@ class RouterCalls:
             call = link.documents.FetchDocuments(wire, timeout=_TIMEOUT_S, metadata=self._key)
             return [one.content async for one in call]
 
-        # The group's router may have been gone when it was kept.
+        # The group's router may have been unreachable when the document was stored.
         return max(await self._targets.ask_all(fetch, timeout_s=_TIMEOUT_S), key=len)
 
     async def delete_document(self, group: str, name: str) -> bool:
-        """Returns whether it was kept."""
+        """Returns whether the document was stored."""
         wire = documents_pb2.DeleteDocumentRequest(group=group, name=name)
 
         async def delete(link: RouterLink) -> bool:

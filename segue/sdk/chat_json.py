@@ -14,7 +14,7 @@ from segue.api.errors import InvalidRequest
 from segue.api.types import ChatInput, Message, ToolCall
 
 _REASONING_NAMES = ("reasoning_content", "thinking", "reasoning")
-"""The first one present counts, as in transformers."""
+"""The first name present is used, as in transformers."""
 _TEXT_PARTS = ("text", "input_text", "output_text")
 _MEDIA = ("image", "image_url", "video", "video_url", "audio", "input_audio")
 _NAMES: dict[type, str] = {str: "string", bool: "boolean", list: "array", dict: "object"}
@@ -88,7 +88,7 @@ def _part(part: object, where: str) -> str:
 
 
 def _kind_of_part(part: Mapping[str, object]) -> object:
-    """Templates recognise images and videos by these members, whatever else the part has."""
+    """Templates recognise images and videos by these members, regardless of the part's type."""
     media = (name for name in _MEDIA if part.get(name) is not None)
     return next(media, None) or part.get("type", "text")
 

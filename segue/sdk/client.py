@@ -1,4 +1,4 @@
-"""The Python SDK: an async client and a session that keeps its history.
+"""The Python SDK: an async client, and sessions that keep their history.
 
 async with Client("127.0.0.1:7411") as client:
     session = client.session()
@@ -28,8 +28,6 @@ from segue.api.types import (
     SamplingParams,
     SessionId,
     StopConditions,
-    TextInput,
-    TokenInput,
     TurnId,
     TurnInput,
     TurnRequest,
@@ -46,21 +44,6 @@ from segue.security.tls import Tls
 DEFAULT_TARGET = "127.0.0.1:7411"
 RECONNECT_S = 30.0
 """A router that died is back, with its workers, within a few seconds."""
-
-__all__ = [
-    "DEFAULT_TARGET",
-    "Answer",
-    "ChatInput",
-    "Client",
-    "Message",
-    "SamplingParams",
-    "Session",
-    "StopConditions",
-    "TextInput",
-    "TokenDelta",
-    "TokenInput",
-    "TurnEnd",
-]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +75,7 @@ class Client(OperatorCalls):
     ) -> None:
         """`target`: the router's address; of several routers of one cluster, a list, or a text with
         commas. `api_key`: for a router that asks for one. `tls`: for a router with TLS.
-        `reconnect_s`: how long a turn whose stream breaks waits for a router to go on with; 0: it
+        `reconnect_s`: how long a turn whose stream breaks waits for a router to continue it; 0: it
         fails at once.
         """
         require_seconds("reconnect_s", reconnect_s)
@@ -107,7 +90,7 @@ class Client(OperatorCalls):
         return str(self._targets)
 
     def with_key(self, api_key: str | None) -> Self:
-        """A client with another API key on this one's connections, which only this one closes."""
+        """A client with another API key that shares this one's connections. Close only this one."""
         other = copy.copy(self)
         other._set_key(api_key)
         return other
@@ -188,13 +171,13 @@ class Client(OperatorCalls):
         may be as long as context and memory allow. Without a seed, each turn draws its own.
         `session_hint` replaces `session_id` for a caller that sends the whole conversation each
         time: the router finds the session that it continues (`TurnRequest.session_hint`). Only
-        turns with the same `cache_salt` share cached prefixes. Of turns that wait for a place,
-        those with the lowest `priority` are next.
-        `output` is the form that the answer must have: `JsonSchema('{"type": "object"}')`, say.
-        `whole` is sent in place of a chat that continues a history, if the router lacks that.
+        turns with the same `cache_salt` share cached prefixes. Waiting turns with the lowest
+        `priority` start first.
+        `output` is the required form of the answer, such as `JsonSchema('{"type": "object"}')`.
+        `whole` replaces a chat that continues a history if the router lacks that history.
 
-        If the connection breaks, the turn goes on where it was, once a router can be reached again:
-        the events are those of an undisturbed turn, and `usage.resumed` counts the breaks.
+        If the connection breaks, the turn continues as soon as a router is reachable: the events
+        are those of an undisturbed turn, and `usage.resumed` counts the breaks.
         """
         request = TurnRequest(
             session_id=SessionId(session_id),
@@ -220,7 +203,7 @@ class Client(OperatorCalls):
         timeout_s: float | None = None,
         whole: ChatInput | None = None,
     ) -> AsyncGenerator[list[TurnEvent], None]:
-        """As `stream`, for a caller that relays many turns: events that wait come together."""
+        """As `stream`, for a caller that relays many turns: yields lists of pending events."""
         require_seconds("timeout_s", timeout_s)
         return self._turns.events(request, whole=whole, timeout_s=timeout_s, api_key=self._api_key)
 
@@ -238,7 +221,7 @@ class Client(OperatorCalls):
         cache_salt: str = "",
         priority: int = 0,
     ) -> Answer:
-        """Runs one turn, and returns the whole answer."""
+        """Runs one turn and returns the whole answer."""
         turn_id = turn_id or uuid.uuid4().hex
         events = self.stream(
             turn_input,

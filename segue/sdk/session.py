@@ -6,7 +6,7 @@ import contextlib
 import uuid
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from segue.answers import AUTO, AnswerParser, ParserNames, gather
 from segue.api.checks import require_label, require_seconds
@@ -20,44 +20,24 @@ from segue.api.types import (
     SamplingParams,
     SessionId,
     StopConditions,
-    TurnInput,
 )
 from segue.sdk.inputs import MessageInput, as_message, new_messages
 from segue.text.conversation import read_template_kwargs
 
-
-class SessionCalls(Protocol):
-    """What a session asks of the cluster; `segue.sdk.client.Client` documents each call."""
-
-    def stream(
-        self,
-        turn_input: TurnInput,
-        *,
-        session_id: str = "",
-        sampling: SamplingParams | None = None,
-        stop: StopConditions | None = None,
-        output: OutputFormat | None = None,
-        timeout_s: float | None = None,
-        whole: ChatInput | None = None,
-    ) -> AsyncGenerator[TurnEvent, None]: ...
-
-    async def fork_session(self, parent_id: str, child_id: str) -> None: ...
-
-    async def renew_session(
-        self, session_id: str, lease_s: float | None = None, *, pause_s: float | None = None
-    ) -> float: ...
+if TYPE_CHECKING:
+    from segue.sdk.client import Client
 
 
 class Session:
-    """A conversation that keeps its own history: the client's copy is the truth.
+    """A conversation that keeps its own history: the client's copy is authoritative.
 
-    It sends only what the router lacks, and the whole history if the router turns out to have less,
-    or something else. So `messages` may be changed freely between turns.
+    It sends only the messages that the router lacks, or the whole history if the router's copy is
+    shorter or differs. So `messages` may be changed freely between turns.
     """
 
     def __init__(
         self,
-        client: SessionCalls,
+        client: Client,
         session_id: SessionId,
         messages: Sequence[Message],
         *,
@@ -78,7 +58,7 @@ class Session:
     async def fork(self, child_id: str | None = None) -> Session:
         """Returns another session with the same history, which continues independently.
 
-        What the cluster keeps of this session serves both. If it keeps nothing any more, the
+        Both share the memory that the cluster retains of this session. If it retains none, the
         child's first turn costs more.
         """
         require_label("session_id", "" if child_id is None else child_id)
@@ -97,7 +77,7 @@ class Session:
 
     async def pause(self, seconds: float) -> None:
         """Announces that the next turn will come in about `seconds`, for example after a tool call.
-        Has no effect if nothing is kept of the session any more.
+        Has no effect if the cluster retains nothing of the session.
         """
         require_seconds("pause", seconds)
         with contextlib.suppress(NotFound):
@@ -112,17 +92,17 @@ class Session:
         timeout_s: float | None = None,
         continue_final_message: bool | str = False,
     ) -> AsyncGenerator[TurnEvent, None]:
-        """Adds `new`, streams the answer, and remembers both. A text is a user message; a
+        """Adds `new`, streams the answer, and adds it to the history. A text is a user message; a
         dictionary is a message in OpenAI's format; a list holds several.
 
-        With tools, calls in the answer become `tool_calls` of the remembered message. A call cut
-        off by `max_tokens`, a stop string or a cancellation stays text. A turn that fails, or that
-        the caller leaves early, does not change the history. With `continue_final_message` the last
+        With tools, calls in the answer become `tool_calls` of the added message. A call cut off by
+        `max_tokens`, a stop string or a cancellation stays text. A turn that fails, or that the
+        caller leaves early, does not change the history. With `continue_final_message` the last
         message is the start of the answer (or of its `reasoning`, if that is named), and the stream
         continues from there.
 
-        Turns come one after the other: if another one starts before this one ends, the answer
-        cannot be remembered, and InvalidRequest is raised instead of the last event.
+        Run turns one after the other: if another turn starts before this one ends, this raises
+        InvalidRequest in place of the last event, and the history does not get the answer.
         """
         self._num_turns = number = self._num_turns + 1
         added = new_messages(new)
@@ -158,8 +138,8 @@ class Session:
                     if self._num_turns != number:
                         raise InvalidRequest(
                             "another turn of this session started before this one ended, so this "
-                            "answer is not remembered: wait for a turn's end before the next one, "
-                            "or fork the session"
+                            "answer is not added to the history: wait for a turn's end before the "
+                            "next one, or fork the session"
                         )
                     answer = "".join(text)
                     message = self._answer(chat, answer, parsers, is_whole=event.is_whole)
@@ -167,7 +147,7 @@ class Session:
                 yield event
 
     def _remember(self, chat: ChatInput, answer: Message, num_kept: int) -> None:
-        """Adds the answer to the messages of `chat`, of which the router keeps `num_kept`."""
+        """Adds the answer to the messages of `chat`. The router stores the first `num_kept`."""
         before = chat.messages[:-1] if chat.continued_field else chat.messages
         self.messages[:] = [*before, answer]
         # A continued message now differs from the one that the router has.
@@ -176,9 +156,7 @@ class Session:
     def _answer(
         self, chat: ChatInput, text: str, parsers: ParserNames, *, is_whole: bool
     ) -> Message:
-        """The message that `chat` and its answer's text end in. An answer that was cut off is not
-        whole.
-        """
+        """The last message after `chat` and its answer. An answer that was cut off is not whole."""
         reasoning, starts_in_reasoning = parsers.reasoning, None
         partial = chat.messages[-1]
         if chat.continued_field == "content":

@@ -1,7 +1,7 @@
-"""The routers that a client may ask: a connection to each, and their order for each session.
+"""The routers of a client: a connection to each, and their order for each session.
 
-A session belongs to the router that rendezvous hashing of its id ranks first. The next in rank
-answers for one that is gone, until its connection is up again.
+A session belongs to the router that rendezvous hashing of its id ranks first. If that router is
+unreachable, the next in rank serves the session until the connection is up again.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _IF_REFUSED = "start one with `segue serve`, or name its address with --target"
 _CLOSES = "it closes each connection before any answer"
 _IF_CLOSED = {
-    # By what the client has: nothing, an authority, a certificate.
+    # By what the client has: TLS, a certificate.
     (False, False): f"{_CLOSES}: it probably uses TLS: name its authority with --tls-ca FILE",
     (True, False): (
         f"{_CLOSES}: it probably asks for a certificate: show one with --tls-cert FILE "
@@ -87,7 +87,7 @@ class RouterLink:
             self._is_lost = True
             raise Unavailable.unreachable(f"{self.peer} ended the call: it stops") from error
         except DeadlineExceeded as error:
-            # Either gRPC or the router may notice first: give both the same message.
+            # Either gRPC or the router may notice first: both get the same message.
             limit = "the router's own limit" if timeout_s is None else f"{timeout_s:g} s"
             raise DeadlineExceeded(f"{self.peer}: no complete answer within {limit}") from error
 
@@ -96,7 +96,7 @@ class RouterLink:
 
     @property
     def is_up(self) -> bool:
-        """Not known to be gone. One that is gone is connected again in the background."""
+        """Not known to be unreachable. A lost router is reconnected in the background."""
         if not self._is_lost:
             return True
         return self.channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY
@@ -120,8 +120,7 @@ class Targets:
         return ",".join(link.target for link in self.links)
 
     def ranked(self, key: str) -> list[RouterLink]:
-        """All routers, in the order in which they answer for the session `key`: those that are up
-        first."""
+        """All routers in the order of preference for the session `key`: those that are up first."""
         if len(self.links) == 1:
             return self.links[:]
         ranked = sorted(self.links, key=lambda link: _weight(link.target, key), reverse=True)
@@ -140,9 +139,9 @@ class Targets:
         may_repeat: bool = True,
         waits: bool = False,
     ) -> Reply:
-        """The reply of the first router that can be reached. Without `may_repeat`, a call that may
-        have been carried out is not made again. With `waits`, routers that are gone and were there
-        before are asked again, until `timeout_s`: they restart."""
+        """The reply of the first reachable router. Without `may_repeat`, a call that may have been
+        carried out is not repeated. With `waits`, if no router is reachable but one was before,
+        asks again until `timeout_s`: it may be restarting."""
         links = self.ranked(key)
         until = time.monotonic() + timeout_s
         while True:
@@ -156,7 +155,8 @@ class Targets:
                     raise
                 if links:
                     continue
-                if not (waits and self._were_reached() and time.monotonic() < until):
+                were_reached = any(link.was_reached for link in self.links)
+                if not (waits and were_reached and time.monotonic() < until):
                     raise
                 await asyncio.sleep(_ASK_AGAIN_S)
                 links = self.ranked(key)
@@ -167,8 +167,7 @@ class Targets:
     async def ask_all(
         self, call: Callable[[RouterLink], Awaitable[Reply]], *, timeout_s: float
     ) -> list[Reply]:
-        """The replies of all routers that can be reached. Raises the first one's error if none
-        can."""
+        """The replies of all reachable routers. Raises the first error if there are none."""
 
         async def ask(link: RouterLink) -> Reply:
             with link.errors(timeout_s):
@@ -177,20 +176,12 @@ class Targets:
             return reply
 
         results = await asyncio.gather(*map(ask, self.links), return_exceptions=True)
-        replies: list[Reply] = []
-        failures: list[BaseException] = []
-        for result in results:
-            if isinstance(result, BaseException):
-                failures.append(result)
-            else:
-                replies.append(result)
+        replies = [one for one in results if not isinstance(one, BaseException)]
+        failures = [one for one in results if isinstance(one, BaseException)]
         refusals = [one for one in failures if not isinstance(one, Unavailable | DeadlineExceeded)]
         if refusals or not replies:
             raise (refusals or failures)[0]
         return replies
-
-    def _were_reached(self) -> bool:
-        return any(link.was_reached for link in self.links)
 
     async def close(self) -> None:
         self.is_closed = True

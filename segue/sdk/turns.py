@@ -1,8 +1,8 @@
 """Runs a client's turns, each to its end, over as many streams and routers as it takes.
 
-If a stream breaks, the same turn is sent again, with the tokens that have come, to the same router
-once it is back or to another one. Tokens depend on context, seed and position alone, so the answer
-goes on as if nothing had happened.
+If a stream breaks, the turn is sent again with the tokens received so far, to the same router once
+it is back or to another one. Tokens depend only on context, seed and position, so the answer
+continues unchanged.
 """
 
 from __future__ import annotations
@@ -55,9 +55,8 @@ class TurnRunner:
         timeout_s: float | None = None,
         api_key: str = "",
     ) -> AsyncGenerator[list[TurnEvent], None]:
-        """Yields the turn's events, those that wait together. Leaving the iteration cancels it.
-        Raises SegueErrors. `whole` replaces the input if the router lacks the history that it
-        continues.
+        """Yields lists of the turn's events. Leaving the iteration cancels the turn. Raises
+        SegueErrors. `whole` replaces the input if the router lacks the history that it continues.
         """
         turn_id = request.turn_id or TurnId(uuid.uuid4().hex)
         # With a seed, any router continues the same answer.
@@ -101,12 +100,12 @@ class TurnRunner:
                 del self._running[turn_id]
 
     def knows(self, turn_id: str) -> bool:
-        """Whether it is a running turn of this client."""
+        """Whether this client runs the turn."""
         return turn_id in self._running
 
     def cancel(self, turn_id: str) -> bool:
-        """Ends a turn of this client at the latest when its stream breaks. Returns whether it waits
-        for a router: no router has it then.
+        """Ends a turn of this client at the latest when its stream breaks. Returns whether the turn
+        is waiting for a router, so that no router runs it.
         """
         turn = self._running.get(turn_id)
         if turn is None:
@@ -133,7 +132,7 @@ class TurnRunner:
             return
         waits = self._reconnect_s > 0 and is_patient(
             error,
-            is_begun=turn.is_begun,
+            has_started=turn.has_started,
             was_reached=link.was_reached,
             was_broken=was_broken,
         )
@@ -151,7 +150,7 @@ class TurnRunner:
             raise Unavailable(
                 f"{error}; the turn was sent again for {self._reconnect_s:g} s"
             ) from error
-        # Clients that lost one router do not come back all at once.
+        # The clients of a lost router must not all return at once.
         wait_s = turn.next_wait_s() * random.uniform(0.5, 1.0)
         if isinstance(error, Overloaded):
             wait_s = max(wait_s, error.retry_after_s)
@@ -163,33 +162,33 @@ class FollowedTurn:
     request: TurnRequest
     """With a turn id and a seed."""
     key: str = ""
-    """What its router is chosen by."""
+    """Selects its router."""
     whole: TurnInput | None = None
-    """What replaces the input if the router lacks the history that it continues."""
+    """Replaces the input if the router lacks the history that it continues."""
     timeout_s: float | None = None
-    """For all of it."""
+    """For the whole turn."""
     api_key: str = ""
     started_at: float
-    is_begun: bool = False
+    has_started: bool = False
     """It has tokens, or a stream of it broke: it is resumed if it is sent again."""
     started: TurnStarted | None = None
     token_ids: array[int] = field(default_factory=lambda: array("I"))
     has_ended: bool = False
     lost_at: float | None = None
-    """When the first stream broke since its last event, or a router last said that it drains."""
+    """When the first stream since the last event broke, or a router last reported its drain."""
     tried: set[RouterLink] = field(default_factory=set)
-    """The routers that it failed on since then."""
+    """The routers on which it has failed since the last event."""
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
-    """By its client, while no router had it."""
+    """Set when its client cancels it."""
     is_waiting: bool = False
-    """For a router: none has it."""
+    """It waits for a router; none runs it."""
     _num_rounds: int = 0
     _has_moved: bool = False
     """In this attempt."""
     _num_resumed: int = 0
 
     def to_send(self) -> TurnRequest:
-        if not self.is_begun:
+        if not self.has_started:
             return self.request
         request, started = self.request, self.started
         resume = Resume(
@@ -208,14 +207,14 @@ class FollowedTurn:
         return None if self.timeout_s is None else self.started_at + self.timeout_s - now
 
     def send_whole(self) -> bool:
-        """Whether there is something to send in place of a continued history."""
+        """Replaces a continued history by the whole one. Returns whether there is one."""
         if self.whole is None:
             return False
         self.request, self.whole = replace(self.request, input=self.whole), None
         return True
 
     def take(self, some: Sequence[pb.GenerateEvent]) -> list[TurnEvent]:
-        """The events that the caller should see."""
+        """The events for the caller."""
         self.lost_at, self._has_moved = None, True
         self._num_rounds = 0
         self.tried.clear()
@@ -225,8 +224,8 @@ class FollowedTurn:
         match event:
             case TokenDelta():
                 self.token_ids.extend(event.token_ids)
-                # From here on the router's own refusals end it only if they last.
-                self.is_begun = True
+                # From here on, the router's own refusals end the turn only if they last.
+                self.has_started = True
             case TurnStarted():
                 self.started = event
                 # An answer starts once.
@@ -236,22 +235,22 @@ class FollowedTurn:
         return True
 
     def broke(self, now: float, *, is_there: bool = False) -> None:
-        """A router took it, and its stream broke: it has to be resumed. `is_there`: the router
-        answers that it drains, which may take long."""
-        self.is_begun = True
+        """Its stream broke, so it has to be resumed. `is_there`: the router answers that it drains,
+        which may take long."""
+        self.has_started = True
         self.lost_at = now if self.lost_at is None or is_there else self.lost_at
         self._num_resumed += self._has_moved and len(self.token_ids) > 0
         self._has_moved = False
 
     def next_wait_s(self) -> float:
-        """How long to wait once all routers have failed: longer each time."""
+        """The wait after all routers have failed: longer each time."""
         self.tried.clear()
         self._num_rounds += 1
         longer: float = _FIRST_WAIT_S * 2.0 ** (self._num_rounds - 1)
         return min(longer, _LONGEST_WAIT_S)
 
     async def wait(self, seconds: float, now: float) -> None:
-        """Or until its client cancels it, or its time is over."""
+        """Waits; returns early if its client cancels it or its time is over."""
         left_s = self.left_s(now)
         self.is_waiting = True
         try:
@@ -272,8 +271,8 @@ class FollowedTurn:
 
 
 def router_key(request: TurnRequest) -> str:
-    """What a turn's router is chosen by: the same for all turns of a session, or, if the router
-    finds that, of a conversation."""
+    """Selects a turn's router: the same for all turns of a session, or of a conversation if the
+    router finds the session."""
     chat = request.input
     if request.session_hint is None or not isinstance(chat, ChatInput):
         return request.session_id or request.turn_id
@@ -283,20 +282,21 @@ def router_key(request: TurnRequest) -> str:
     return f"{request.session_hint} {start[-1].hex() if start else ''}"
 
 
-def is_patient(error: SegueError, *, is_begun: bool, was_reached: bool, was_broken: bool) -> bool:
-    """Whether a turn that ended with the error is worth waiting for: it will go on once a router is
-    back.
+def is_patient(
+    error: SegueError, *, has_started: bool, was_reached: bool, was_broken: bool
+) -> bool:
+    """Whether to wait for a router that will continue a turn that ended with the error.
 
-    `is_begun`: it has tokens, or a stream of it broke before. `was_reached`: a router has answered
-    there before. `was_broken`: the connection had broken before the turn was sent. So a wrong
-    address, and a cluster without workers, are reported at once. A router that drains is there, and
-    its successor will be.
+    `has_started`: the turn has tokens, or a stream of it broke before. `was_reached`: the router
+    has answered before. `was_broken`: the connection had broken before the turn was sent. So a
+    wrong address and a cluster without workers are reported at once. A draining router will have a
+    successor.
     """
     if isinstance(error, Unavailable) and error.is_unreachable:
-        return is_begun or was_reached or error.was_sent
+        return has_started or was_reached or error.was_sent
     if isinstance(error, Draining):
         return True
     if isinstance(error, Unavailable):
-        return is_begun or was_broken
-    # All clients of a router come back at once.
-    return is_begun and isinstance(error, Overloaded)
+        return has_started or was_broken
+    # After a restart, all clients of a router return at once.
+    return has_started and isinstance(error, Overloaded)

@@ -1,1 +1,1 @@
-"""Who may talk to whom: certificate files, the cluster's secret, and the settings for both."""
+"""Authentication between processes: certificate files, the cluster's secret, and their settings."""

@@ -18,27 +18,27 @@ class SecurityConfig:
     """Certificates are PEM files, which are read again when they change."""
 
     certificate: str = ""
-    """This process's certificate. With it, every gRPC port, metrics port and HTTP port uses TLS,
-    and processes of the cluster show their certificates to each other.
+    """This process's certificate. With it, every gRPC, metrics and HTTP port uses TLS, and the
+    processes of the cluster authenticate each other by their certificates.
     """
     key: str = ""
     """The private key of `certificate`."""
     ca: str = ""
     """The authority that signs the certificates of the cluster's processes."""
     client_ca: str = ""
-    """The authority of clients' certificates, if it is another one. The router, metrics ports and
-    the gateway trust both; workers trust only `ca`.
+    """The authority of clients' certificates, if different. The router, metrics ports and the
+    gateway trust both; workers trust only `ca`.
     """
     server_name: str = ""
     """The name in the certificates of the cluster's processes, if they do not carry the addresses
     that others dial.
     """
     client_certificates: bool = True
-    """With TLS, the router and `/metrics` ask clients for a certificate too. If false, workers join
-    the router with the cluster's secret alone: its port then asks for no certificate at all.
+    """With TLS, the router and `/metrics` require a certificate of clients too. If false, the
+    router's port requires none at all, and workers join with the cluster's secret alone.
     """
     http_client_certificates: bool = False
-    """With TLS, clients of the gateway need a certificate: few HTTP clients can have one."""
+    """With TLS, clients of the gateway need a certificate, which few HTTP clients can have."""
     cluster_secret_file: str = ""
     """A file with the secret of the cluster. If empty, it is the environment's
     SEGUE_CLUSTER_SECRET, or a random one that `segue serve` makes.
@@ -84,7 +84,7 @@ class SecurityConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Security:
-    """How a process shows who it is, and what it asks of others."""
+    """A process's credentials, and the credentials that it requires of others."""
 
     secret: ClusterSecret | None = None
     tls: Tls | None = None
@@ -93,19 +93,17 @@ class Security:
     http_client_certificates: bool = False
 
     def with_secret(self) -> Security:
-        """The same with a secret: a random one if there is none."""
+        """The same with a random secret if it has none."""
         return self if self.secret else replace(self, secret=ClusterSecret.random())
 
     def require_for(self, host: str) -> None:
-        """Raises InvalidConfig for a process of the cluster that others than this machine's can
-        reach, and that would obey all of them.
-        """
+        """Raises InvalidConfig if any process that reaches `host` could command this one."""
         if self.secret is not None:
             return
         if self.tls is not None and not self.client_certificates:
             raise InvalidConfig(
                 "[security] client_certificates = false needs a cluster secret, since workers then "
-                f"join with nothing else: set cluster_secret_file or {ENVIRONMENT}"
+                f"have no other credential: set cluster_secret_file or {ENVIRONMENT}"
             )
         if not is_loopback(host):
             raise InvalidConfig(

@@ -11,7 +11,7 @@ from segue.security.tls import Reloaded, Tls
 def https_context(security: Security, asks: ssl.VerifyMode) -> ssl.SSLContext | None:
     """A context whose new connections use the files' current contents; None without TLS.
 
-    `asks`: whether clients may or must show a certificate of the cluster's or the clients'
+    `asks`: whether clients may or must present a certificate of the cluster's or the clients'
     authority. Raises InvalidConfig.
     """
     tls, client_ca = security.tls, security.client_ca
@@ -24,7 +24,7 @@ def https_context(security: Security, asks: ssl.VerifyMode) -> ssl.SSLContext | 
     def choose(connection: ssl.SSLObject, name: str, context: ssl.SSLContext) -> None:
         connection.context = contexts.get()
 
-    # OpenSSL calls it at the start of each handshake, also if the client names no server.
+    # OpenSSL calls it at the start of each handshake, even if the client names no server.
     listening.sni_callback = choose
     return listening
 

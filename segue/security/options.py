@@ -1,4 +1,4 @@
-"""The option for the cluster's secret that all processes started by hand have."""
+"""The command-line option for the cluster's secret, for processes that are started by hand."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def add_secret_option(parser: argparse.ArgumentParser) -> None:
 
 
 def security_of(sections: Mapping[str, Any], options: argparse.Namespace) -> Security:
-    """By the file's section, the option and the environment. Raises InvalidConfig."""
+    """From the file's section, the option and the environment. Raises InvalidConfig."""
     config = section(sections, "security", SecurityConfig)
     if options.cluster_secret_file:
         config = replace(config, cluster_secret_file=options.cluster_secret_file)

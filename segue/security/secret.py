@@ -1,5 +1,5 @@
-"""The secret that all processes of one cluster share. Only its owner may join the cluster or call a
-worker."""
+"""The secret that all processes of a cluster share. Only a process that has it may join the cluster
+or call a worker."""
 
 from __future__ import annotations
 
@@ -54,16 +54,16 @@ class ClusterSecret:
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
             raise InvalidConfig(f"cannot read the cluster secret in {path}: {reason}") from None
         if mode & stat.S_IROTH:
-            logger.warning("every user may read the cluster secret: chmod o-r %s", path)
+            logger.warning("every user can read the cluster secret: chmod o-r %s", path)
         return _checked(text.strip(), f"the cluster secret in {path}")
 
     def matches(self, given: object) -> bool:
-        """Takes the same time for every wrong value of one length."""
+        """Takes the same time for all wrong values of one length."""
         octets = given.encode() if isinstance(given, str) else b""
         return hmac.compare_digest(octets, self.text.encode())
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """What a call carries."""
+        """The metadata of a call."""
         return ((METADATA, self.text),)
 
 

@@ -21,10 +21,10 @@ ENVIRONMENT = {
     "key": "SEGUE_TLS_KEY",
     "server_name": "SEGUE_TLS_SERVER_NAME",
 }
-"""A client's variables, by field of `Tls`."""
+"""A client's environment variables, by field of `Tls`."""
 
 LOOK_EVERY_S = 1.0
-"""Shortest time between two looks at files, to see whether they have changed."""
+"""Shortest time between two checks whether files have changed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +38,8 @@ class TlsMaterial:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tls:
-    """PEM files for encrypted connections. All may be empty: public authorities are then trusted,
-    and no certificate is shown.
+    """PEM files for encrypted connections. If all are empty, public authorities are trusted, and no
+    certificate is presented.
     """
 
     ca: str = ""
@@ -60,7 +60,7 @@ class Tls:
     def of(
         cls, environment: Mapping[str, str], *, ca: str = "", certificate: str = "", key: str = ""
     ) -> Tls | None:
-        """What a client uses: options first, then its environment; None if neither names a file.
+        """A client's settings: its options, then its environment; None if neither names a file.
         Raises InvalidConfig.
         """
         given = {"ca": ca, "certificate": certificate, "key": key, "server_name": ""}
@@ -108,10 +108,10 @@ Made = TypeVar("Made")
 
 
 class Reloaded(Generic[Made]):
-    """Something made of certificate files, and made again when these change.
+    """A value made from certificate files, and made again when they change.
 
-    If new files cannot be used, because only one of two is written yet or something is wrong with
-    them, what there was stays in use, and they are read again at the next look.
+    If the new files cannot be used, because they are wrong or only one of two has been written, the
+    old value stays in use, and the files are read again at the next look.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class Reloaded(Generic[Made]):
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`make` reads the files; it may raise InvalidConfig, now as well."""
+        """`make` reads the files. Raises its InvalidConfig."""
         self._paths = paths
         self._make = make
         self._clock = clock
@@ -131,7 +131,7 @@ class Reloaded(Generic[Made]):
         self._made = make()
 
     def get(self) -> Made:
-        """May be called from any thread: two that look at once make the same."""
+        """May be called from any thread: two concurrent looks make the same value."""
         now = self._clock()
         if now < self._look_at:
             return self._made
@@ -143,10 +143,13 @@ class Reloaded(Generic[Made]):
             except InvalidConfig as error:
                 if state != self._reported:
                     self._reported = state
-                    logger.error("certificates stay as they are", extra={"error": str(error)})
+                    logger.error(
+                        "cannot use the new certificates; keeping the old ones",
+                        extra={"error": str(error)},
+                    )
             else:
                 self._state = state
-                logger.info("certificates read again", extra={"files": " ".join(self._paths)})
+                logger.info("reloaded certificates", extra={"files": " ".join(self._paths)})
         return self._made
 
 

@@ -12,7 +12,7 @@ from segue.api.checks import require, require_type
 from segue.api.errors import InvalidRequest
 
 NODE = "node"
-"""As a host, it stands for the address of the machine that the process runs on."""
+"""A host that means the address of the process's machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +41,13 @@ _SCHEMES = ("unix:", "unix-abstract:", "dns:", "ipv4:", "ipv6:", "passthrough:",
 
 
 def split_targets(targets: str | Sequence[str]) -> list[str]:
-    """The addresses of one or more routers: a list, or a text with commas between them. Raises
+    """The addresses of one or more routers, from a list or a comma-separated text. Raises
     InvalidRequest."""
     expected = "a text such as 127.0.0.1:7411, or a list of them"
     require_type("target", targets, (str, list, tuple), expected)
     names = list(targets)
     if isinstance(targets, str):
-        # gRPC's own forms may have a list of one server's addresses.
+        # gRPC's own forms may list several addresses of one server.
         is_one = "," not in targets or targets.startswith(("ipv4:", "ipv6:"))
         names = [targets] if is_one else [name.strip() for name in targets.split(",")]
     require(bool(names), "target must have at least one address of a router, got an empty list")
@@ -58,8 +58,8 @@ def split_targets(targets: str | Sequence[str]) -> list[str]:
 
 
 def require_target(target: str) -> None:
-    """Raises InvalidRequest for an address that a client cannot dial. gRPC itself would look up a
-    host of that name, or use another port.
+    """Raises InvalidRequest for an address that a client cannot dial. gRPC itself would resolve it
+    as a host name, or use another port.
     """
     if target.startswith(_SCHEMES):
         return
@@ -75,7 +75,7 @@ def require_target(target: str) -> None:
 
 
 def is_wildcard(host: str) -> bool:
-    """Whether it stands for all of the machine's addresses. Others cannot dial it."""
+    """Whether it means all of the machine's addresses, so that others cannot dial it."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_unspecified
     except ValueError:
@@ -89,7 +89,7 @@ def own_address() -> str:
     """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            # An address reserved for documentation: any that is not local would do.
+            # An address reserved for documentation: any address that is not local works.
             probe.connect(("203.0.113.1", 9))
         except OSError:
             return "127.0.0.1"

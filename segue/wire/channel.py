@@ -19,23 +19,23 @@ _OPTIONS: list[tuple[str, Any]] = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.keepalive_time_ms", KEEPALIVE_MS),
-    # Of the two limits for a ping's answer gRPC takes the longer one, which is a minute by default.
+    # gRPC uses the longer of two limits for a ping's answer, by default a minute.
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.http2.ping_timeout_ms", 5_000),
     ("grpc.http2.max_pings_without_data", 0),
     # A connection that breaks while it is idle must not delay the next call.
     ("grpc.keepalive_permit_without_calls", 1),
-    # A new channel opens a connection of its own: the one that others use may be half open.
+    # A new channel opens its own connection, since a shared one may be half open.
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    # How long one attempt to connect may take: a host that is gone answers nothing.
+    # Time limit for one attempt to connect: a dead host does not answer.
     ("grpc.min_reconnect_backoff_ms", 5_000),
     ("grpc.max_reconnect_backoff_ms", 1_000),
 ]
 
 
 def channel_to(address: str, security: Security = OPEN) -> grpc.aio.Channel:
-    """A channel that gives up on a silent peer: a dead host must not hang a turn. Raises
+    """A channel that gives up on a silent peer, so that a dead host does not hang a turn. Raises
     InvalidConfig if the certificate files cannot be used.
     """
     if security.tls is None and security.secret is None:
@@ -44,8 +44,8 @@ def channel_to(address: str, security: Security = OPEN) -> grpc.aio.Channel:
 
 
 async def is_serving(channel: grpc.aio.Channel, timeout_s: float) -> bool:
-    """Asks the server's health service, without the package that has its messages: a client needs
-    no more of it than this."""
+    """Calls the server's health service without the package of its messages, which a client would
+    need only for this."""
     check: grpc.aio.UnaryUnaryMultiCallable[None, bytes] = channel.unary_unary(
         "/grpc.health.v1.Health/Check",
         request_serializer=lambda nothing: b"",

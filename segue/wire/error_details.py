@@ -3,9 +3,9 @@
 `segue.v1.Status` is the same message under another name: the public API imports only what every
 protoc includes.
 
-Its details are an `ErrorInfo`, whose reason names the error in the domain "segue"; for an error
-that passes by itself, a `RetryInfo`; and for one about a single field, a `BadRequest` that names
-it. The table here is the only list of reasons.
+Its details are an `ErrorInfo`, whose reason names the error in the domain "segue"; a `RetryInfo`
+for an error that passes by itself; and a `BadRequest` for an error about a single field. The table
+here is the only list of reasons.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def status_of(error: errors.SegueError) -> grpc.StatusCode:
 
 
 def error_to_wire(error: errors.SegueError, message: str | None = None) -> pb.Status:
-    """`message` replaces the error's own message if that is too long."""
+    """`message` replaces the error's own message, which may be too long."""
     reason, code = _reason_and_code(error)
     status = pb.Status(code=code.value[0], message=str(error) if message is None else message)
     status.details.add().Pack(error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN))

@@ -1,6 +1,6 @@
 """Turns gRPC's own errors, for calls that no Segue method answered, into Segue's errors.
 
-Most of the information is only in gRPC's details: all connection failures have status UNAVAILABLE.
+Only gRPC's details tell most errors apart: all connection failures have status UNAVAILABLE.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ _BROKEN = (
     *("socket closed", "stream removed", "connection reset", "broken pipe", "goaway"),
     "cancelling all calls",
 )
-# The server accepted the connection, and closed it before HTTP/2 began.
+# The server accepted the connection, and closed it before HTTP/2 started.
 _NEVER_CONNECTED = "failed to connect"
 _NO_TLS = "wrong_version_number"
 _EXPIRED = "certificate has expired"
 _UNTRUSTED = "certificate_verify_failed"
 _OTHER_NAME = "hostname verification"
 _TIMED_OUT = "deadline exceeded"
-# Of the client's own side: the call ended while it was sending, and it never learns how.
+# From the client's own side: the call ended while it was sending, for an unknown reason.
 _CUT_OFF = "internal error from core"
 
 CLOSED_AT_ONCE = (
@@ -82,8 +82,8 @@ def is_refused(rpc_error: grpc.aio.AioRpcError) -> bool:
 
 
 def is_closed_at_once(rpc_error: grpc.aio.AioRpcError) -> bool:
-    """Whether the server ends connections without a word: so it does with those without TLS, or
-    without a certificate that it accepts."""
+    """Whether the server closes connections without an answer, as it does for clients without TLS
+    or without a certificate that it accepts."""
     lowered = (rpc_error.details() or "").lower()
     is_broken = any(phrase in lowered for phrase in _BROKEN)
     is_unavailable = rpc_error.code() is grpc.StatusCode.UNAVAILABLE

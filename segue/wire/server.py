@@ -30,25 +30,21 @@ from segue.wire.status import ErrorInterceptor
 _SERVER_OPTIONS = [
     # With SO_REUSEPORT two servers would share a port's calls; a taken port must be an error.
     ("grpc.so_reuseport", 0),
-    # By default a server hangs up on clients that ping as often as ours do.
+    # By default a server disconnects clients that ping as often as ours.
     ("grpc.http2.min_recv_ping_interval_without_data_ms", KEEPALIVE_MS // 2),
     ("grpc.http2.max_ping_strikes", 0),
-    # A client that vanished without a word must not keep its turns and their places. One on a busy
-    # machine may be slow to answer.
+    # A client that vanished must not keep its turns and their places, but one on a busy machine may
+    # be slow to answer.
     ("grpc.keepalive_time_ms", 2 * KEEPALIVE_MS),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.ping_timeout_ms", 2 * KEEPALIVE_MS),
 ]
 
 
-class _CallerLeft(logging.Filter):
-    """Drops gRPC's traceback for a caller that hangs up just as it is answered: not an error."""
+def _is_shown(record: logging.LogRecord) -> bool:
+    """False for gRPC's traceback of a caller that hangs up during its answer, which is no error."""
+    return not record.getMessage().startswith("ExecuteBatchError raised in core")
 
-    def filter(self, record: logging.LogRecord) -> bool:
-        return not record.getMessage().startswith("ExecuteBatchError raised in core")
-
-
-_CALLER_LEFT = _CallerLeft()
 
 Services = Sequence[tuple[str, Callable[[grpc.aio.Server], None]]]
 """Each service's full name, as in the .proto, and the function that adds it to a server."""
@@ -92,12 +88,14 @@ async def serving(
     gRPC refuses a message larger than `max_receive_bytes` by its header, before reading it.
     `serves_clients`: see `server_credentials`.
 
-    The services are made once the address is known, since some send it to others. The address has
-    the host `announce`, or else `host`. Health starts as NOT_SERVING; `on_serving` is called with
-    each change. Raises InvalidConfig if the port is taken, the certificate files cannot be used, or
+    The services are created when the address is known, since some send it to others. The address
+    has the host `announce`, or `host` if that is empty. Health starts as NOT_SERVING, and
+    `on_serving` is called with each change.
+
+    Raises InvalidConfig if the port is taken, the certificate files cannot be used, or
     `Security.require_for` refuses the host.
     """
-    logging.getLogger("grpc._cython.cygrpc").addFilter(_CALLER_LEFT)
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_is_shown)
     hosts = Hosts.of(host, announce)
     security.require_for(hosts.listen)
     server = grpc.aio.server(

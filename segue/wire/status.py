@@ -28,8 +28,8 @@ logger = logging.getLogger(__name__)
 _MAX_CHARS = 400
 _MAX_ASCII_CHARS = 3000
 UNREAD_S = 30.0
-"""A stream ends if its client reads nothing for this long while its buffers are full: what the call
-holds would else be held until its deadline."""
+"""A stream ends if its client reads nothing for this long while its buffers are full: otherwise the
+call would hold its resources until its deadline."""
 
 
 def error_from_rpc(rpc_error: grpc.aio.AioRpcError, peer: str) -> errors.SegueError:
@@ -37,7 +37,7 @@ def error_from_rpc(rpc_error: grpc.aio.AioRpcError, peer: str) -> errors.SegueEr
     try:
         status = rpc_status.from_call(rpc_error)
     except (ValueError, DecodeError):
-        # From another server, or changed on the way: use gRPC's own status.
+        # Another server's details, or changed by a proxy: use gRPC's own status.
         status = None
     error = None if status is None else named_error(status.details, status.message)
     return error_in_words(rpc_error, peer) if error is None else error
@@ -77,7 +77,7 @@ def rpc_errors(
             raise errors.InvalidRequest(f"{peer}: {if_unserved}") from rpc_error
         raise error_from_rpc(rpc_error, peer) from rpc_error
     except asyncio.CancelledError:
-        # Closing a channel cancels its calls. That must not look like a cancellation of the caller.
+        # Closing a channel cancels its calls. The caller must not look cancelled.
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise
@@ -95,9 +95,9 @@ class _Undecodable:
 
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
-    """Answers a raised error with its status. Logs any unexpected error, and answers INTERNAL.
+    """Answers a raised error with its status. Logs any unexpected error and answers INTERNAL.
 
-    Bytes that are not the expected message are the caller's error: gRPC by itself would log a
+    Bytes that are not the expected message are the caller's error: gRPC itself would log a
     traceback and answer UNKNOWN.
     """
 
@@ -109,17 +109,22 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None:
             return handler
-        kind = (
-            f"{'stream' if handler.request_streaming else 'unary'}_"
-            f"{'stream' if handler.response_streaming else 'unary'}"
-        )
+        kind, make = kind_of(handler)
         inner: Method = _decoded(getattr(handler, kind), is_stream=handler.request_streaming)
-        make = getattr(grpc, f"{kind}_rpc_method_handler")
         return make(
             _streaming(inner) if handler.response_streaming else _unary(inner),
             _or_undecodable(handler.request_deserializer),
             handler.response_serializer,
         )
+
+
+def kind_of(handler: grpc.RpcMethodHandler[Any, Any]) -> tuple[str, Callable[..., Any]]:
+    """The kind of a method, such as unary_stream, and gRPC's function that makes its handler."""
+    kind = (
+        f"{'stream' if handler.request_streaming else 'unary'}_"
+        f"{'stream' if handler.response_streaming else 'unary'}"
+    )
+    return kind, getattr(grpc, f"{kind}_rpc_method_handler")
 
 
 def _or_undecodable(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
@@ -173,7 +178,7 @@ def _streaming(method: Method) -> Method:
         try:
             answering = method(request, context)
             if not hasattr(answering, "aclose"):
-                # The method writes by itself, as gRPC's health service does.
+                # The method writes itself, as gRPC's health service does.
                 await answering
                 return
             async with contextlib.aclosing(answering) as messages:

@@ -16,10 +16,10 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
+from segue import Client, Session
 from segue.api.turn import TokenDelta, TurnEnd
 from segue.api.types import ChatInput, Message, StopConditions, ToolCall
 from segue.demo.corpus.exchanges import TOOLS
-from segue.sdk.client import Client, Session
 from segue.text.conversation import read_conversation
 from segue.v1 import session_pb2 as pb
 from tests.cluster.conftest import LocalCluster

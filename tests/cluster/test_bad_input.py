@@ -96,7 +96,7 @@ BAD: dict[str, tuple[pb.GenerateRequest, str]] = {
     ),
     "negative top_k": (
         pb.GenerateRequest(text="x", sampling=pb.Sampling(top_k=-1)),
-        "top_k must be >= 0",
+        "top_k (0 keeps every token) must be between 0 and",
     ),
     "absurd penalty": (
         pb.GenerateRequest(text="x", sampling=pb.Sampling(presence_penalty=1e9)),
@@ -104,7 +104,7 @@ BAD: dict[str, tuple[pb.GenerateRequest, str]] = {
     ),
     "negative seed": (
         pb.GenerateRequest(text="x", sampling=pb.Sampling(seed=-4)),
-        "seed must be in",
+        "seed must be between 0 and",
     ),
     "bias for a token that is not there": (
         pb.GenerateRequest(text="x", sampling=pb.Sampling(logit_bias={10**6: 1.0})),
@@ -116,7 +116,7 @@ BAD: dict[str, tuple[pb.GenerateRequest, str]] = {
     ),
     "no tokens wanted": (
         pb.GenerateRequest(text="x", stop=pb.Stop(max_tokens=0)),
-        "max_tokens must be >= 1",
+        "max_tokens must be between 1 and",
     ),
     "empty stop string": (
         pb.GenerateRequest(text="x", stop=pb.Stop(strings=[""])),

@@ -375,7 +375,7 @@ async def test_a_limit_of_the_caller_stays() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "is_begun", "was_reached", "was_broken", "waits"),
+    ("error", "has_started", "was_reached", "was_broken", "waits"),
     [
         (unconnected(), False, False, False, False),
         (unconnected(), False, True, False, True),
@@ -394,10 +394,10 @@ async def test_a_limit_of_the_caller_stays() -> None:
     ],
 )
 def test_what_a_turn_waits_for(
-    error: SegueError, is_begun: bool, was_reached: bool, was_broken: bool, waits: bool
+    error: SegueError, has_started: bool, was_reached: bool, was_broken: bool, waits: bool
 ) -> None:
     assert waits is is_patient(
-        error, is_begun=is_begun, was_reached=was_reached, was_broken=was_broken
+        error, has_started=has_started, was_reached=was_reached, was_broken=was_broken
     )
 
 

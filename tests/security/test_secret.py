@@ -187,7 +187,7 @@ def test_a_secret_comes_from_the_file_or_else_the_environment(
     assert of_file.secret == ClusterSecret("the-secret-in-the-file")
     assert of_environment.secret == ClusterSecret("the-secret-of-the-environment")
     assert SecurityConfig().security({}).secret is None
-    assert "every user may read the cluster secret" in caplog.text
+    assert "every user can read the cluster secret" in caplog.text
     assert "the-secret" not in caplog.text
 
 

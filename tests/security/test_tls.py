@@ -189,7 +189,7 @@ async def test_files_that_cannot_be_used_leave_the_old_ones_in_use(
         async with Client(started.address, tls=tls) as client:
             await client.status()
 
-    assert "certificates stay as they are" in caplog.text
+    assert "cannot use the new certificates; keeping the old ones" in caplog.text
 
 
 def test_files_are_checked_before_anything_starts(certificates: Path, tmp_path: Path) -> None:

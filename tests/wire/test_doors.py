@@ -61,7 +61,7 @@ BAD_TURNS: dict[str, tuple[worker_pb2.TurnSpec, str]] = {
         turn(context=pack_tokens([1] * 2000), branch_points=range(1500)),
         "at most 1024 branch points",
     ),
-    "no tokens wanted": (turn(stop=pb.Stop(max_tokens=0)), "max_tokens must be >= 1"),
+    "no tokens wanted": (turn(stop=pb.Stop(max_tokens=0)), "max_tokens must be between 1 and"),
     "a stop string of a book's length": (
         turn(stop=pb.Stop(max_tokens=9, strings=["x" * 1025])),
         "a stop string must have at most 1024",

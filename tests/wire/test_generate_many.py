@@ -10,9 +10,9 @@ from typing import Any
 import grpc
 import pytest
 
+from segue import Client, TextInput
 from segue.api.errors import DeadlineExceeded, InvalidRequest, Overloaded, SegueError, Unavailable
 from segue.api.turn import FinishReason, TokenDelta, TurnEnd
-from segue.sdk.client import Client, TextInput
 from segue.v1 import session_pb2 as pb
 from segue.v1.session_pb2_grpc import (
     SessionsServicer,

@@ -97,7 +97,7 @@ def test_an_error_names_its_field_to_clients_of_every_language() -> None:
         (lambda: JsonSchema(""), "expected a text, got an empty one"),
         (lambda: Regex("a" * 300_000), "at most 262144 bytes, got 300000"),
         (lambda: Choice(()), "expected 1 to 1024 texts, got 0"),
-        (lambda: StopConditions(min_tokens=-1), "min_tokens must be >= 0"),
+        (lambda: StopConditions(min_tokens=-1), "min_tokens must be between 0 and"),
         (lambda: StopConditions(min_tokens=5, max_tokens=4), r"at most max_tokens \(4\), got 5"),
     ],
 )

@@ -1,1 +1,1 @@
-"""What the processes of a cluster say about themselves: status, drains, and what they keep."""
+"""Reports on a cluster: status, drains, placements, sizes, and the contents of caches."""

@@ -30,7 +30,7 @@ class WeighedCandidate:
     hidden_s: float = 0.0
     """The part of the move that overlaps with compute, negated."""
     interference_s: float = 0.0
-    """The time that the decode worker's other turns lose."""
+    """The delay for the decode worker's other turns."""
     overhead_s: float = 0.0
     total_s: float = 0.0
 
@@ -45,7 +45,7 @@ class CostLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSpeed:
-    """What was known about a worker's speed when the decision was made."""
+    """The estimate of a worker's speed at the time of the decision."""
 
     worker_id: WorkerId
     compute: CostLine
@@ -81,15 +81,15 @@ class Explanation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecentTurn:
-    """A turn that runs, or has ended lately, and why it ran where it did."""
+    """A running or recently ended turn, and the reason for its placement."""
 
     explanation: Explanation
-    """Of its last placement, with the best candidates only, and the chosen one."""
+    """Its last placement, with only the best candidates and the chosen one."""
     num_candidates: int
-    """How many were weighed."""
+    """The number of candidates that were considered."""
     age_s: float
     """Since the router received it."""
     outcome: str
-    """running, a finish reason, disconnected, deadline, or the kind of the error."""
+    """running, a finish reason, disconnected, deadline, or the class of the error."""
     end: TurnEnd | None = None
-    """None while it runs, and if it failed or its client left."""
+    """None while it runs, if it failed, or if its client left."""

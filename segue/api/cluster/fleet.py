@@ -1,6 +1,6 @@
-"""How many workers there are to be: what an operator asks for, and what the launcher does about it.
+"""The wanted number of workers: operators' orders and the launcher's progress.
 
-The numbers are declared, not steps: a later request replaces them, whatever is still under way.
+Orders are declarative: a later order replaces the numbers, even while workers start or leave.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from segue.api.errors import SegueError
 from segue.api.types import Role
 
 MAX_WORKERS = 4096
-"""Of one role: more than one router can place turns on."""
+"""Of one role: more than a router can place turns on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +32,7 @@ class WorkerCounts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScaleOrder:
-    """None: as many as there are to be already. Raises InvalidRequest."""
+    """None leaves a number as it is. Raises InvalidRequest."""
 
     prefill: int | None = None
     decode: int | None = None
@@ -69,18 +69,17 @@ class Reloaded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetStatus:
-    """What the launcher, `segue serve`, does about the number of workers."""
+    """The launcher's (`segue serve`) work on the number of workers."""
 
     has_launcher: bool = False
-    """False: the launcher has not spoken to the router for some seconds, and the rest is unknown.
-    """
+    """False if the launcher has not called the router lately; the rest is then unknown."""
     prefill: int = 0
-    """Workers that there are to be."""
+    """The wanted number of workers."""
     decode: int = 0
     changes: tuple[str, ...] = ()
-    """What it is doing about a difference, in words. Empty when all workers are there."""
+    """Its current changes, in words. Empty when all workers are ready."""
     autoscales: bool = False
-    """The launcher changes the numbers by itself, by load."""
+    """The launcher changes the numbers by load."""
 
     @property
     def counts(self) -> WorkerCounts:
@@ -102,7 +101,8 @@ class Ordered:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What the launcher says to an order: the error that refuses it, or what a reload changed."""
+    """The launcher's answer to an order: the error that refuses it, or the settings that a reload
+    changed."""
 
     name: str
     error: SegueError | None = None
@@ -111,7 +111,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouterRules:
-    """Settings of `[router]` that a running router applies. See there."""
+    """Settings of `[router]` that a running router can change."""
 
     min_tokens_per_s: float
     local_prefill_max_tokens: int
@@ -120,9 +120,9 @@ class RouterRules:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LauncherReport:
-    """What the launcher sends a router about once a second."""
+    """Sent by the launcher to each router about once a second."""
 
     fleet: FleetStatus
     rules: RouterRules | None = None
-    """None: as the router was started."""
+    """None: the rules with which the router was started."""
     answers: tuple[Answer, ...] = ()

@@ -1,7 +1,7 @@
-"""What a worker keeps for later turns, as it reports it to the routers.
+"""A worker's report of the prefixes and sessions in its cache to the routers.
 
-Prefixes are named by their digests (`segue/api/prompt.py`), so a router that never saw a prompt
-finds the workers that hold the start of it, and learns nothing about its text.
+Prefixes are named by their digests (`segue/api/prompt.py`), so a router can find the workers that
+hold the start of a prompt it has never seen, and learns nothing about the text.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ class KeptSession:
 
     session_id: SessionId
     tokens: int
-    """Tokens whose pages are there."""
+    """Tokens whose pages it holds."""
     checkpoint_tokens: int
-    """The longest prefix of them whose state is there."""
+    """The longest prefix of them whose state it holds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,9 +27,9 @@ class KeptChanges:
     """Changes since the last report."""
 
     with_state: tuple[bytes, ...] = ()
-    """Digests of prefixes whose pages are there, and a state at their end."""
+    """Digests of prefixes whose pages and final state it holds."""
     without_state: tuple[bytes, ...] = ()
-    """Digests of prefixes whose pages are there."""
+    """Digests of prefixes of which it holds only the pages."""
     gone: tuple[bytes, ...] = ()
     """Digests of prefixes that are no longer reported."""
     sessions: tuple[KeptSession, ...] = ()

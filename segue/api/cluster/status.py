@@ -11,12 +11,13 @@ from segue.api.types import Epoch, Role, SessionId, WorkerId
 
 class WorkerHealth(enum.StrEnum):
     WARMING = "warming"
-    """Has loaded the model and runs its first passes; gets no turns yet."""
+    """Has loaded the model and warms up; gets no turns yet."""
     READY = "ready"
     DRAINING = "draining"
     """Finishes its turns and takes no new ones."""
     STUCK = "stuck"
-    """Answers, but its engine makes no progress: turns go on elsewhere, and its process ends."""
+    """Answers, but its engine makes no progress: its turns continue elsewhere, and its process
+    ends."""
     LOST = "lost"
     """Missed heartbeats or lost its connection."""
 
@@ -45,13 +46,13 @@ class WorkerLoad:
     running_turns: int = 0
     waiting_turns: int = 0
     waiting_tokens: int = 0
-    """Prompt tokens still to be computed here."""
+    """Prompt tokens that it still has to compute."""
     tokens_per_s: float = 0.0
     page_tokens: int = 16
     max_turns: int = 0
-    """Most turns that run here at once; 0: not reported."""
+    """Most turns that run at once; 0: not reported."""
     leased_sessions: int = 0
-    """Sessions with a lease here, on the device or on the host."""
+    """Sessions with a lease, on the device or on the host."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,18 +69,18 @@ class WorkerStatus:
     pid: int = 0
     host: str = ""
     drain_left_s: float = 0.0
-    """Until a worker that drains leaves, at the latest."""
+    """Longest time until a draining worker leaves."""
     uptime_s: float = 0.0
-    """Since its process serves, when it reported this."""
+    """Time for which its process had served at this report."""
     operators: str = ""
-    """What computes: Triton, C++ and how it multiplies, or the references."""
+    """The operators in use: Triton, C++ with its kind of products, or the references."""
     cores: str = ""
-    """The cores that it keeps to, as in `0-3,8`."""
+    """The cores that it uses, as in `0-3,8`."""
     num_threads: int = 0
-    """That compute, in each of its ranks."""
+    """Compute threads of each of its ranks."""
 
     def as_lost(self) -> WorkerStatus:
-        """The status once contact is lost: memory as last reported, and no turns, since the router
+        """The status after contact is lost: memory as last reported, and no turns, since the router
         has failed or retried them.
         """
         idle = replace(
@@ -90,15 +91,15 @@ class WorkerStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionInfo:
-    """What the router remembers about a session after its last turn."""
+    """The router's record of a session after its last turn."""
 
     session_id: SessionId
     prefill_worker: str
     decode_worker: str
     kept_tokens: int = 0
-    """Tokens whose pages the decode worker keeps."""
+    """Tokens whose pages the decode worker retains."""
     kept_checkpoint_tokens: int = 0
-    """The longest prefix of them whose state the decode worker keeps."""
+    """The longest prefix of them whose state the decode worker retains."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,24 +114,24 @@ class RouterStatus:
     completion_tokens_per_s: float = 0.0
     draining: bool = False
     waiting_turns: int = 0
-    """Those that wait for a place."""
+    """Turns that wait for a place."""
     pid: int = 0
     uptime_s: float = 0.0
-    """Since its process serves."""
+    """Time for which its process has served."""
     prefill_queue_s: float = 0.0
     """Expected wait of the next prompt on the prefill worker with the shortest queue."""
     prefill_busy: float = 0.0
-    """The prefill workers' computing, in workers that are busy all the time."""
+    """Average number of busy prefill workers."""
     outstanding_handoffs: int = 0
-    """Turns on workers that have no first token yet."""
+    """Turns on workers without a first token yet."""
     turn_tokens_per_s: float = 0.0
     """Expected token rate of each turn on the slowest decode worker. 0: no turn runs."""
     turn_tokens_per_s_with_fewer: float = 0.0
-    """The same if there were one decode worker less. 0: no turn runs, or there is one worker."""
+    """The same with one decode worker fewer. 0: no turn runs, or there is only one worker."""
     drafted_tokens: int = 0
-    """For turns that have ended."""
+    """Tokens drafted for turns that have ended."""
     accepted_tokens: int = 0
-    """Of these, what the model accepted."""
+    """Drafted tokens that the model accepted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +139,7 @@ class ModelInfo:
     """The served model."""
 
     name: str
-    """As it was started: a hub id, a folder or "demo"."""
+    """The model argument: a hub id, a folder or "demo"."""
     model_id: str
     """Identifies its weights; empty until a worker has joined."""
     max_context: int
@@ -156,8 +157,7 @@ class ClusterStatus:
     fleet: FleetStatus = UNKNOWN_FLEET
 
     def missing(self, num_workers: int) -> str:
-        """What is missing until turns can be served with this number of workers; empty if nothing
-        is."""
+        """The reason why this number of workers cannot serve turns yet; empty if it can."""
         ready = [worker for worker in self.workers if worker.health is WorkerHealth.READY]
         if self.ready and len(ready) >= num_workers:
             return ""

@@ -1,4 +1,4 @@
-"""One frame of `segue top`, from the status document, as a rich renderable."""
+"""One frame of `segue top`, from the cluster's status."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _LEVELS = " ▁▂▃▄▅▆▇█"
 
 @dataclass(frozen=True, slots=True)
 class Trail:
-    """What the frames before this one showed: for rates, and for the line of throughput."""
+    """The history of earlier frames, for rates and for the line of throughput."""
 
     tokens_per_s: tuple[float, ...] = ()
     router: RouterStatus | None = None
@@ -38,7 +38,7 @@ class Trail:
 
 
 def frame(cluster: ClusterStatus, trail: Trail, *, width: int, away: str = "") -> RenderableType:
-    """`trail`: of the frames before. `away`: why the status is not of now, if it is not."""
+    """`trail`: the earlier frames. `away`: the reason if the status is out of date, else empty."""
     parts: list[RenderableType] = [_head(cluster)]
     if away:
         parts.append(Text(away, "bold red"))
@@ -83,8 +83,8 @@ def _numbers(cluster: ClusterStatus, trail: Trail, width: int) -> Iterator[Text]
 
 
 def acceptance(now: RouterStatus, before: RouterStatus | None) -> str:
-    """How many drafts were accepted since the last frame; else since the router serves. Empty if
-    none were made."""
+    """The share of drafts accepted since the last frame, or since the router's start if there were
+    none. Empty without drafts."""
     drafted, accepted = now.drafted_tokens, now.accepted_tokens
     if before is not None and before.pid == now.pid and drafted > before.drafted_tokens:
         drafted -= before.drafted_tokens
@@ -93,7 +93,7 @@ def acceptance(now: RouterStatus, before: RouterStatus | None) -> str:
 
 
 def spark(values: Sequence[float]) -> str:
-    """One character a value, as high as its share of the largest."""
+    """One character for each value, with a height in proportion to the largest."""
     largest = max(values, default=0.0)
     if not largest:
         return ""
@@ -134,7 +134,7 @@ def _row(worker: WorkerStatus) -> Iterator[RenderableType]:
 
 
 def _bar(units: UnitCounts) -> Text:
-    """In use, then cached, of all; and the share that is neither free nor cached."""
+    """A bar of used and cached units, and the share of used ones."""
     if not units.total:
         return Text("-")
     busy = units.total - units.free - units.cached
@@ -149,7 +149,7 @@ def _bar(units: UnitCounts) -> Text:
 
 
 def _cells(part: int, total: int) -> int:
-    """What is not nothing is seen."""
+    """At least one cell unless `part` is 0."""
     return max(round(_BAR * part / total), 1) if part else 0
 
 

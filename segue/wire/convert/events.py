@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable
+from typing import Any
 
 from segue.api.checks import one_of, require, require_count
 from segue.api.turn import (
@@ -23,6 +24,8 @@ from segue.wire.convert.same_names import enum_tables, message_of, value_of
 _FINISH_TO_WIRE, _FINISH_FROM_WIRE = enum_tables(
     pb.FinishReason, {reason: reason.name for reason in FinishReason}
 )
+# The packed fields of PromptLogprobs, with the type of their numbers.
+_ARRAYS = {"token_ids": "I", "logprobs": "f", "ranks": "I", "top_ids": "I", "top_logprobs": "f"}
 
 
 def sampled_to_wire(token: SampledToken) -> pb.SampledToken:
@@ -44,29 +47,18 @@ def sampled_from_wire(token: pb.SampledToken) -> SampledToken:
 
 
 def prompt_logprobs_to_wire(logprobs: PromptLogprobs) -> pb.PromptLogprobs:
-    return pb.PromptLogprobs(
-        token_ids=logprobs.token_ids.tobytes(),
-        logprobs=logprobs.logprobs.tobytes(),
-        ranks=logprobs.ranks.tobytes(),
-        num_top=logprobs.num_top,
-        top_ids=logprobs.top_ids.tobytes(),
-        top_logprobs=logprobs.top_logprobs.tobytes(),
-    )
+    packed = {name: getattr(logprobs, name).tobytes() for name in _ARRAYS}
+    return pb.PromptLogprobs(num_top=logprobs.num_top, **packed)
 
 
 def prompt_logprobs_from_wire(logprobs: pb.PromptLogprobs) -> PromptLogprobs:
     """Raises InvalidRequest."""
-    for name in ("token_ids", "logprobs", "ranks", "top_ids", "top_logprobs"):
-        num_bytes = len(getattr(logprobs, name))
-        require(num_bytes % 4 == 0, f"a number in {name} has four bytes, got {num_bytes} bytes")
-    return PromptLogprobs(
-        token_ids=array("I", logprobs.token_ids),
-        logprobs=array("f", logprobs.logprobs),
-        ranks=array("I", logprobs.ranks),
-        num_top=logprobs.num_top,
-        top_ids=array("I", logprobs.top_ids),
-        top_logprobs=array("f", logprobs.top_logprobs),
-    )
+    arrays: dict[str, Any] = {}
+    for name, kind in _ARRAYS.items():
+        packed: bytes = getattr(logprobs, name)
+        require(len(packed) % 4 == 0, f"a number in {name} has four bytes, got {len(packed)} bytes")
+        arrays[name] = array(kind, packed)
+    return PromptLogprobs(num_top=logprobs.num_top, **arrays)
 
 
 def delta_to_wire(delta: TokenDelta) -> pb.TokenDelta:

@@ -74,7 +74,7 @@ def recent_to_wire(turn: RecentTurn) -> pb.RecentTurn:
 
 
 def recent_from_wire(turn: pb.RecentTurn) -> RecentTurn:
-    """Raises InvalidRequest for what only a later version knows."""
+    """Raises InvalidRequest for values that only a later version knows."""
     return value_of(
         RecentTurn,
         turn,

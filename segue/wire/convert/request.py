@@ -115,14 +115,14 @@ def sampling_from_wire(sampling: pb.Sampling, *, default_seed: int | None = None
 
 
 def as_typed(value: float) -> float:
-    """The number that a client wrote, from the single-precision one that was sent: the shortest
-    that rounds to it. 0.01 is sent as 0.00999999978, which would be below a limit of 0.01.
+    """The number that a client wrote, from the single-precision number that was sent: the shortest
+    one that rounds to it. 0.01 is sent as 0.00999999978, which would be below a limit of 0.01.
     """
     if not math.isfinite(value):
         return value
     for digits in range(6, 9):
         typed = float(f"{value:.{digits}g}")
-        # A number rounded up beyond single precision cannot be packed, and was not meant.
+        # A number rounded up beyond single precision cannot be packed, and was not written.
         if abs(typed) <= _MAX_SINGLE and _SINGLE.unpack(_SINGLE.pack(typed))[0] == value:
             return typed
     return value

@@ -7,7 +7,7 @@ from segue.v1 import session_pb2 as pb
 
 
 def outgoing_to_wire() -> pb.TraceContext | None:
-    """The current one, for a call that shares its stream with others."""
+    """The current trace context, for a call that shares its stream with others."""
     context = outgoing()
     if context is None:
         return None
@@ -15,5 +15,5 @@ def outgoing_to_wire() -> pb.TraceContext | None:
 
 
 def trace_from_wire(trace: pb.TraceContext) -> TraceContext | None:
-    """None if there is none, or if it is not valid."""
+    """None if it is absent or invalid."""
     return TraceContext.of(trace.traceparent, trace.tracestate)

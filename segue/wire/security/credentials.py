@@ -1,4 +1,4 @@
-"""gRPC's credentials, made of certificate files."""
+"""gRPC credentials from certificate files."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from segue.security.tls import Reloaded, Tls
 
 
 def server_credentials(security: Security, *, serves_clients: bool) -> grpc.ServerCredentials:
-    """For a process with TLS. Each new connection uses the files' current contents.
+    """The credentials of a server with TLS. Each new connection uses the files' current contents.
 
-    A server without clients asks every caller for a certificate of the cluster's authority.
-    `serves_clients`: it also accepts the clients' authority, and asks only if clients must have
-    certificates. Raises InvalidConfig.
+    An internal server requires a certificate of the cluster's authority from every caller. With
+    `serves_clients`, it also accepts the clients' authority, and requires a certificate only if
+    clients must have one. Raises InvalidConfig.
     """
     tls = security.tls
     assert tls is not None
@@ -26,7 +26,7 @@ def server_credentials(security: Security, *, serves_clients: bool) -> grpc.Serv
     used = current.get()
 
     def changed() -> grpc.ServerCertificateConfiguration | None:
-        """gRPC calls it before each handshake, in a thread of its own."""
+        """gRPC calls this before each handshake, in a thread of its own."""
         nonlocal used
         newest = current.get()
         if newest is used:
@@ -54,8 +54,8 @@ def _configuration(tls: Tls, client_ca: str) -> grpc.ServerCertificateConfigurat
 
 @functools.lru_cache(maxsize=64)
 def channel_credentials(tls: Tls) -> Reloaded[grpc.ChannelCredentials]:
-    """One for all channels of the process with these files: a channel that is opened while only one
-    of two new files is written uses the old ones, as the others do. Raises InvalidConfig.
+    """Shared by all channels of the process with these files: a channel that is opened while only
+    one of two new files has been written uses the old ones, like the others. Raises InvalidConfig.
     """
     return Reloaded(tls.paths, lambda: _of_channel(tls))
 

@@ -1,4 +1,4 @@
-"""The server's side of the cluster's secret: who does not have it can call no internal service."""
+"""The server's side of the cluster's secret: internal services refuse callers without it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import grpc
 
 from segue.api.errors import Unauthenticated
 from segue.security.secret import ENVIRONMENT, METADATA, ClusterSecret
+from segue.wire.status import kind_of
 
 _INTERNAL = "/segue.internal."
 
@@ -52,10 +53,6 @@ def _refused(handler: Any, message: str) -> Any:
         raise Unauthenticated(message)
         yield
 
-    kind = (
-        f"{'stream' if handler.request_streaming else 'unary'}_"
-        f"{'stream' if handler.response_streaming else 'unary'}"
-    )
-    make = getattr(grpc, f"{kind}_rpc_method_handler")
-    # Without a deserializer: the message's bytes are not even decoded.
+    _, make = kind_of(handler)
+    # Without a deserializer, so that the message is not even decoded.
     return make(refuse_stream if handler.response_streaming else refuse)

@@ -1,5 +1,5 @@
-"""A channel between processes of the cluster, or to it: its calls carry the cluster's secret, and
-its connections use the current contents of the certificate files.
+"""A channel to a process of the cluster: its calls carry the cluster's secret, and its connections
+use the current contents of the certificate files.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Options = Sequence[tuple[str, Any]]
 
 @dataclass(slots=True, eq=False)
 class _Connection:
-    """A gRPC channel of one set of files, and its calls by method."""
+    """A gRPC channel with one version of the files, and its callables by method."""
 
     channel: grpc.aio.Channel
     methods: dict[tuple[str, str], Callable[..., Any]] = field(default_factory=dict)
@@ -27,8 +27,8 @@ class _Connection:
 
 
 class SecuredChannel(grpc.aio.Channel):
-    """When the files change, new calls get a new connection. The one before is closed when its last
-    call ends: a turn goes on with the certificate that it began with.
+    """When the files change, new calls use a new connection. The old one is closed when its last
+    call ends, so a turn continues with the certificate with which it started.
     """
 
     def __init__(self, address: str, options: Options, security: Security) -> None:

@@ -1,4 +1,4 @@
-"""Client side of many calls over one gRPC stream: commands go up, events come down.
+"""Client side of many calls over one gRPC stream: it sends commands and receives events.
 
 Each message carries everything that is queued, in both directions. `server.py` is the server side.
 """
@@ -89,8 +89,8 @@ class Calls(Generic[Command, Event]):
         *,
         outbox: Callable[[], Outbox[Command]],
     ) -> None:
-        """`open_stream` is given the commands of each message. `errors` turns a failure of the
-        stream into a SegueError. `outbox` makes the queue of one stream."""
+        """`open_stream` gets the commands of each message. `errors` turns a failure of the stream
+        into a SegueError. `outbox` creates the queue of one stream."""
         self._open_stream: Callable[
             [AsyncIterator[list[Command]]], grpc.aio.StreamStreamCall[Any, Any]
         ] = open_stream
@@ -106,7 +106,7 @@ class Calls(Generic[Command, Event]):
         """The last stream broke, and no message has arrived since."""
 
     def start(self, command: Command, make: Callable[[Callable[[], None]], AnyCall]) -> AnyCall:
-        """Numbers and sends the command. `make` builds the call from the function that stops it."""
+        """Numbers and sends the command. `make` creates the call from its stop function."""
         number = command.call = next(self._numbers)
         kind = type(command)
 

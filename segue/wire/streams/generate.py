@@ -22,11 +22,12 @@ if TYPE_CHECKING:
     # For type annotations only: the generated module does not have this name at run time.
     from segue.v1.session_pb2_grpc import SessionsAsyncStub
 
-# A longer request gets its own call: others do not queue behind it, nor fail if it is refused.
+# A longer request gets its own call, so that others neither queue behind it nor fail if it is
+# refused.
 _ALONE_BYTES = 256 << 10
 # Most bytes of requests in one message. Every router accepts more (router/__main__.py).
 _TOGETHER_BYTES = 2 * _ALONE_BYTES
-# Shortest time between two messages; turns that start within it share one.
+# Shortest time between two messages; turns that start within it share a message.
 _MIN_GAP_S = 0.002
 
 
@@ -62,7 +63,7 @@ class Generating:
 
     @property
     def is_broken(self) -> bool:
-        """The shared stream broke, and no router has answered on it since."""
+        """The shared stream broke, and the router has not answered since."""
         return self._calls.is_broken
 
     async def close(self) -> None:
@@ -87,15 +88,15 @@ class Answering(Protocol):
     """One turn, as its client reads it."""
 
     async def read(self) -> Sequence[pb.GenerateEvent]:
-        """Returns the next events, those that wait together, or none after the last. Raises the
-        error that ended the turn, after the events that preceded it: SegueErrors and RpcErrors."""
+        """Returns the next pending events, or none after the last. Raises the error that ended the
+        turn, after the events before it: SegueErrors and RpcErrors."""
 
     def close(self) -> None:
         """Cancels the turn, unless it has ended. Idempotent."""
 
 
 class _Alone:
-    """In a call of its own."""
+    """A turn in a call of its own."""
 
     def __init__(
         self, call: grpc.aio.UnaryStreamCall[pb.GenerateRequest, pb.GenerateEvent]
@@ -112,7 +113,7 @@ class _Alone:
 
 
 class _Together(Call[pb.GenerateManyEvent]):
-    """On the shared stream."""
+    """A turn on the shared stream."""
 
     def __init__(self, stop: Callable[[], None]) -> None:
         super().__init__(stop)
@@ -120,7 +121,7 @@ class _Together(Call[pb.GenerateManyEvent]):
         self._timer: asyncio.TimerHandle | None = None
 
     def limit(self, timeout_s: float) -> None:
-        # The router enforces this too, unless it has stopped responding.
+        # The router enforces the limit too, unless it has stopped responding.
         late = DeadlineExceeded(f"no complete answer within {timeout_s:g} s")
         self._timer = asyncio.get_running_loop().call_later(timeout_s, self.fail, late)
 

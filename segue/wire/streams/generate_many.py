@@ -16,10 +16,10 @@ from segue.wire.streams.server import CallStream
 
 Answer = Callable[[pb.GenerateRequest, float | None, str], AsyncGenerator[pb.GenerateEvent, None]]
 """Runs one turn with an optional timeout in seconds and its API key, which may be empty. Leaving
-the iteration cancels it. The current trace context is the turn's own, if it came with one.
+the iteration cancels it. The current trace context is the turn's own, if the client sent one.
 """
 
-# Shortest time between two messages; events that arrive within it share one.
+# Shortest time between two messages; events that arrive within it share a message.
 _MIN_GAP_S = 0.002
 
 

@@ -1,5 +1,5 @@
-"""A worker's side of the membership: one stream to a router, which carries heartbeats and changes
-to what the worker keeps, and brings views of the cluster back.
+"""A worker's side of its membership: a stream to a router. It carries heartbeats and changes of the
+worker's cache to the router, and views of the cluster back.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from segue.api.cluster.status import WorkerStatus
 from segue.api.errors import InvalidRequest, LayoutMismatch, StaleEpoch
 from segue.internal.v1 import worker_pb2
 from segue.internal.v1.worker_pb2_grpc import MembershipStub
+from segue.process.cancellation import wait_at_most
 from segue.security.config import OPEN, Security
 from segue.wire.channel import channel_to
 from segue.wire.convert.kept import kept_to_wire
@@ -26,13 +27,13 @@ from segue.wire.status import error_from_rpc
 logger = logging.getLogger(__name__)
 
 REJOIN_AFTER_S = 0.5
-# How often changes to what the worker keeps are sent: another router may get a session's next turn
-# as soon as this one has ended.
+# Interval between reports of cache changes: another router may receive a session's next turn as
+# soon as the current one has ended.
 _CHANGES_S = 0.1
 
 
 class KeptReader(Protocol):
-    """What one stream has not reported yet. A new one starts with all that is kept."""
+    """The changes that one stream has not reported yet. A new stream reports the whole cache."""
 
     def pieces(self) -> Iterable[KeptChanges]: ...
     def close(self) -> None: ...
@@ -62,14 +63,14 @@ async def stay_joined(
     num_routers: Callable[[], int] = lambda: 1,
     news: Callable[[], object] = lambda: None,
 ) -> None:
-    """Joins the router, and rejoins after the stream breaks, until `leaving` is set. `on_lost` is
-    called for each stream that ends. `num_routers`: those that the worker is joined to. When
-    `news()` changes, a heartbeat is sent at once.
+    """Joins the router, and rejoins after the stream breaks, until `leaving` is set. Calls
+    `on_lost` for each stream that ends. `num_routers`: the routers that the worker has joined.
+    Sends a heartbeat at once when `news()` changes.
 
     Returns once the router has received the leave; at once if the router is unreachable. Raises
     LayoutMismatch if the router serves another model, and StaleEpoch if it knew a greater epoch
-    before this worker ever joined it (the clock was set back, and the router was away when the
-    epoch was chosen): rejoining would not help, a new life will.
+    before this worker ever joined it (the clock was set back, and the router was unreachable when
+    the epoch was chosen): rejoining would not help, but a new epoch will.
     """
 
     def heartbeat() -> worker_pb2.Heartbeat:
@@ -95,15 +96,15 @@ async def stay_joined(
                         logger.info("the router closed the membership stream; rejoining")
                 except grpc.aio.AioRpcError as rpc_error:
                     error = error_from_rpc(rpc_error, f"router {router_address}")
-                    # One that was replaced is refused too: it must not come back as the latest.
+                    # A replaced worker is refused too, and must not come back as the latest.
                     is_early = isinstance(error, StaleEpoch) and not has_joined
                     if isinstance(error, LayoutMismatch) or is_early:
                         raise error from None
                     log.log(logging.WARNING, "cannot reach the router; retrying", error=str(error))
                 except InvalidRequest as error:
-                    logger.error("the router's view cannot be read", extra={"error": str(error)})
+                    logger.error("cannot read the router's view", extra={"error": str(error)})
         on_lost()
-        await _wait(leaving, REJOIN_AFTER_S)
+        await wait_at_most(leaving, REJOIN_AFTER_S)
 
 
 async def _messages(
@@ -113,7 +114,7 @@ async def _messages(
     leaving: asyncio.Event,
     news: Callable[[], object],
 ) -> AsyncIterator[worker_pb2.Heartbeat]:
-    """The last one is the leave."""
+    """The last message is the leave."""
     loop = asyncio.get_running_loop()
     beat_at, last = loop.time(), news()
     while not leaving.is_set():
@@ -122,7 +123,7 @@ async def _messages(
             yield heartbeat()
         for changes in kept.pieces():
             yield worker_pb2.Heartbeat(kept=kept_to_wire(changes))
-        await _wait(leaving, max(min(beat_at - loop.time(), _CHANGES_S), 0.0))
+        await wait_at_most(leaving, max(min(beat_at - loop.time(), _CHANGES_S), 0.0))
     yield heartbeat()
 
 
@@ -136,9 +137,3 @@ class _ChangeLog:
         if message != self._last:
             self._last = message
             logger.log(level, message, extra=about)
-
-
-async def _wait(event: asyncio.Event, timeout_s: float) -> None:
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(timeout_s):
-            await event.wait()

@@ -1,8 +1,8 @@
-"""Server side of many calls over one gRPC stream: commands come in, events go out. Each message
-carries everything that is queued. `calls` is the client side.
+"""Server side of many calls over one gRPC stream: it receives commands and sends events. Each
+message carries everything that is queued. `client.py` is the client side.
 
-When a stream ends, its calls are stopped, so a client that dies, or that can no longer reach this
-process, leaves nothing behind.
+When a stream ends, its calls are stopped, so that no call outlives a client that dies or loses its
+connection.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class _Commands(Protocol[Commands]):
 
 class CallStream(Generic[Command, Event]):
     """Runs once. Raises InvalidRequest for a command that violates the protocol. Ends the stream if
-    a message is missing or came twice, as if the connection had broken.
+    a message is missing or repeated, as if the connection had broken.
     """
 
     def __init__(
@@ -47,11 +47,11 @@ class CallStream(Generic[Command, Event]):
         *,
         min_gap_s: float = 0.0,
     ) -> None:
-        """`make_call` returns the coroutine that carries out a command, in a task of its own.
-        `make_call` is given a function that sends an event of that call, and drops the event once
-        the call is stopped. It raises InvalidRequest for a command that does not belong here. A
-        call that is stopped is cancelled. One that raises ends with the event that `failed` makes
-        of the error. `min_gap_s`: see `Outbox`.
+        """`make_call` returns the coroutine that carries out a command, which runs in a task of its
+        own. Its second argument sends an event of the call, or drops it once the call is stopped.
+        `make_call` raises InvalidRequest for an unexpected command. A stopped call is cancelled. A
+        call that raises ends with the event that `failed` creates from the error. `min_gap_s`: see
+        `Outbox`.
         """
         self._make_call: Callable[[Command, Callable[[Event], None]], Coroutine[Any, Any, None]] = (
             make_call
@@ -59,7 +59,7 @@ class CallStream(Generic[Command, Event]):
         self._is_last: Callable[[Event], bool] = is_last
         self._failed: Callable[[pb.Status], Event] = failed
         self._calls: dict[int, asyncio.Task[None]] = {}
-        """Those that have not sent their last event."""
+        """The calls that have not sent their last event."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._events: Outbox[Event] = Outbox(min_gap_s=min_gap_s)
 
@@ -114,7 +114,7 @@ class CallStream(Generic[Command, Event]):
         self._calls[number] = task
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        # One that is stopped before its first step was never awaited.
+        # A call that is stopped before its first step was never awaited.
         task.add_done_callback(lambda _: call.close())
 
     async def _run(self, call: Coroutine[Any, Any, None], emit: Callable[[Event], None]) -> None:
