@@ -13,7 +13,8 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
-from segue.api.cluster.drain import DrainOrder, DrainReport, HeldSession, MoveReport
+from segue.api.checks import require_number
+from segue.api.cluster.drain import MAX_DRAIN_S, DrainReport, HeldSession, MoveReport
 from segue.process.telemetry import Clock
 
 logger = logging.getLogger(__name__)
@@ -82,26 +83,21 @@ class Draining:
 
     async def ask(self, timeout_s: float | None, *, move_sessions: bool) -> DrainReport:
         """Returns when the worker may leave. A caller that leaves does not end the drain."""
-        order = DrainOrder(
-            timeout_s=self._default_s if timeout_s is None else timeout_s,
-            move_sessions=move_sessions,
-        )
+        timeout_s = self._default_s if timeout_s is None else timeout_s
+        require_number("timeout_s", timeout_s, 0.0, MAX_DRAIN_S)
         if self._until is None or self._task is None:
-            self._until = Deadline(order.timeout_s, self._clock)
-            self._task = asyncio.ensure_future(self._run(order, self._until))
+            self._until = Deadline(timeout_s, self._clock)
+            self._task = asyncio.ensure_future(self._run(self._until, timeout_s, move_sessions))
         else:
-            self._until.shorten(order.timeout_s)
+            self._until.shorten(timeout_s)
         return await asyncio.shield(self._task)
 
-    async def _run(self, order: DrainOrder, until: Deadline) -> DrainReport:
+    async def _run(self, until: Deadline, timeout_s: float, move_sessions: bool) -> DrainReport:
         started_at = self._clock()
-        logger.info(
-            "drain started",
-            extra={"timeout_s": order.timeout_s, "move_sessions": order.move_sessions},
-        )
+        logger.info("drain started", extra={"timeout_s": timeout_s, "move_sessions": move_sessions})
         try:
             await self._started()
-            report = await self._drain(until, self._move if order.move_sessions else None)
+            report = await self._drain(until, self._move if move_sessions else None)
         finally:
             self.ended.set()
         logger.info(

@@ -58,7 +58,7 @@ def test_only_an_own_request_is_withdrawn() -> None:
     autoscaler = Autoscaler(kept={"bundles": [{"CPU": 1}]})
     nodes = NodeRequest(autoscaler.request)
     nodes.withdraw()
-    assert autoscaler.kept == {"bundles": [{"CPU": 1}]}, "somebody else's"
+    assert autoscaler.kept == {"bundles": [{"CPU": 1}]}, "another process's request"
 
     nodes.ask(cluster(cpus_per_worker=1))
     nodes.withdraw()

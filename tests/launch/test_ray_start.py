@@ -162,9 +162,9 @@ def test_a_long_wait_for_nodes_says_what_is_missing_once(
 
 
 def test_rays_own_messages_are_reported_but_for_ended_processes() -> None:
-    told: list[str] = []
+    passed: list[str] = []
     lines = ["A worker died or was killed while\n…", "No room for a worker: add nodes\nmore"]
 
-    ray_start._pass_on({"lines": lines}, told.append)
+    ray_start._pass_on({"lines": lines}, passed.append)
 
-    assert told == ["Ray: No room for a worker: add nodes"]
+    assert passed == ["Ray: No room for a worker: add nodes"]

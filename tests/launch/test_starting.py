@@ -8,9 +8,9 @@ from segue.launch.ray.starting import Deaths
 def test_calls_that_fail_while_ray_restarts_a_process_tell_of_one_death() -> None:
     deaths = Deaths()
 
-    told = [deaths.reported(100.0 + second, is_restarting=True) for second in (0.0, 3.0, 5.0)]
+    are_new = [deaths.reported(100.0 + second, is_restarting=True) for second in (0.0, 3.0, 5.0)]
 
-    assert told == [True, False, False]
+    assert are_new == [True, False, False]
     assert deaths.number == 1
 
 

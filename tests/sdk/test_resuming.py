@@ -1,4 +1,4 @@
-"""A turn whose stream breaks goes on where it was, on whichever router answers."""
+"""A turn whose stream breaks continues on whichever router answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TLS between real gRPC peers: who is refused, in which words, and when files change."""
+"""TLS between real gRPC peers: refusals, their messages, and changes of files."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ class Turns:
         async with asyncio.timeout(5):
             while sum(len(text) for _, text in self.came) < num_tokens:
                 await asyncio.sleep(0)
-        # Until nobody is left to be woken.
+        # Until no reader is left to wake.
         for _ in range(MANY):
             await asyncio.sleep(0)
 

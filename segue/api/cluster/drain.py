@@ -1,4 +1,4 @@
-"""Drains: the order, the sessions that the worker holds, and the report."""
+"""Drains: the sessions that the worker holds, and the report."""
 
 from __future__ import annotations
 
@@ -41,16 +41,6 @@ class LeftReason(enum.StrEnum):
     """The worker has evicted its states."""
     STOPPING = "router stops"
     FAILED = "transfer failed"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DrainOrder:
-    timeout_s: float
-    """For running turns to end and for sessions to move."""
-    move_sessions: bool = True
-
-    def __post_init__(self) -> None:
-        require_number("timeout_s", self.timeout_s, 0.0, MAX_DRAIN_S)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -107,10 +107,10 @@ class RayRouter:
                 self._view = None
         return self._view
 
-    def tell(self, report: LauncherReport) -> None:
+    def send(self, report: LauncherReport) -> None:
         if self._exchange is None:
             self._exchange = Asked(self._actor.exchange.remote(report))
 
-    def wait_until_told(self, timeout_s: float) -> None:
+    def wait_until_sent(self, timeout_s: float) -> None:
         if self._exchange is not None:
             self._exchange.ends_within(timeout_s)

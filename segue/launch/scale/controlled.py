@@ -17,7 +17,7 @@ from segue.launch.scale.fleet import Fleet
 from segue.launch.scale.plan import name_of
 from segue.launch.scale.reload import reloaded
 
-_TOLD_S = 2.0
+_SENT_S = 2.0
 """The first report to a router that does not answer in this time is delayed."""
 
 
@@ -61,5 +61,5 @@ def controller_of(
     )
     controller.look(may_act=False)
     for router in routers:
-        router.wait_until_told(_TOLD_S)
+        router.wait_until_sent(_SENT_S)
     return controller

@@ -42,7 +42,7 @@ class RouterFace(Protocol):
     def view(self) -> ClusterStatus | None:
         """The latest view; None if the router does not answer."""
 
-    def tell(self, report: LauncherReport) -> None: ...
+    def send(self, report: LauncherReport) -> None: ...
 
 
 class Room(Protocol):
@@ -105,7 +105,7 @@ class Controller:
         )
         for router, own in zip(self._routers, answers, strict=True):
             report = LauncherReport(fleet=fleet, answers=tuple(own), rules=rules_of(self.config))
-            router.tell(report)
+            router.send(report)
 
     def reload(self) -> Reloaded:
         """Raises InvalidConfig, InvalidRequest if there is no room for more workers, and

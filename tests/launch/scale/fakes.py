@@ -91,7 +91,7 @@ class Workers:
 class FakeRouter:
     workers: Workers
     waiting: list[Ordered] = field(default_factory=list)
-    told: list[LauncherReport] = field(default_factory=list)
+    sent: list[LauncherReport] = field(default_factory=list)
     is_away: bool = False
 
     def give(self, order: Order) -> str:
@@ -106,11 +106,11 @@ class FakeRouter:
     def view(self) -> ClusterStatus | None:
         return None if self.is_away else self.workers.view()
 
-    def tell(self, report: LauncherReport) -> None:
-        self.told.append(report)
+    def send(self, report: LauncherReport) -> None:
+        self.sent.append(report)
 
     def answer(self, name: str) -> Answer:
-        return next(one for report in self.told for one in report.answers if one.name == name)
+        return next(one for report in self.sent for one in report.answers if one.name == name)
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The controller: orders, room, failures and what it tells the routers."""
+"""The controller: orders, room, failures and its reports to the routers."""
 
 from __future__ import annotations
 
@@ -62,10 +62,10 @@ class World:
 
     @property
     def changes(self) -> tuple[str, ...]:
-        return self.routers[0].told[-1].fleet.changes
+        return self.routers[0].sent[-1].fleet.changes
 
 
-def test_an_order_starts_workers_and_all_routers_are_told() -> None:
+def test_an_order_starts_workers_and_is_reported_to_all_routers() -> None:
     world = World()
     name = world.routers[1].give(ScaleOrder(decode=3))
     world.look()
@@ -73,7 +73,7 @@ def test_an_order_starts_workers_and_all_routers_are_told() -> None:
     assert world.routers[1].answer(name).error is None
     assert world.names == ["decode-0", "decode-1", "decode-2", "prefill-0"]
     for router in world.routers:
-        fleet = router.told[-1].fleet
+        fleet = router.sent[-1].fleet
         assert (fleet.has_launcher, fleet.counts) == (True, WorkerCounts(prefill=1, decode=3))
         assert fleet.changes == ("decode-1 starts, for 0 s", "decode-2 starts, for 0 s")
     world.settle()
@@ -122,7 +122,7 @@ def test_more_than_there_is_room_for_is_refused_and_changes_nothing() -> None:
     assert world.room.requested == []
 
 
-def test_a_start_that_fails_is_told_and_can_be_taken_back() -> None:
+def test_a_failed_start_is_reported_and_can_be_cancelled() -> None:
     world = World()
     world.routers[0].give(ScaleOrder(decode=2))
     world.look()

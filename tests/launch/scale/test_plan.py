@@ -91,7 +91,7 @@ def test_which_workers_start_and_leave(
 
 
 class World:
-    """Carries actions out: starts and drains end when told so."""
+    """Carries out actions: the test ends starts and drains."""
 
     def __init__(self) -> None:
         self.workers: dict[tuple[Role, int], Seen] = {(role, 0): worker(role, 0) for role in (P, D)}
@@ -109,7 +109,7 @@ class World:
                 case Retire():
                     assert self.workers[key].stage is Stage.SERVING
                     self.workers[key] = leaving(*key)
-                    assert any(self.is_ready(role=action.role)), "nobody is left to take turns"
+                    assert any(self.is_ready(role=action.role)), "no worker is left to take turns"
         return actions
 
     def is_ready(self, role: Role) -> list[bool]:

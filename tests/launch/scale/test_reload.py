@@ -47,7 +47,7 @@ def test_operations_lists_what_a_reload_changes() -> None:
         assert [name for name in (*named, *whole) if name not in row] == []
 
 
-def test_what_changed_is_told_by_its_effect() -> None:
+def test_changes_are_reported_by_their_effect() -> None:
     again = replace(
         changed("router", slow_start_s=3.0),
         cluster=replace(ASKED.cluster, decode=3),
@@ -56,10 +56,10 @@ def test_what_changed_is_told_by_its_effect() -> None:
     )
     effective = replace(ASKED, engine=replace(ASKED.engine, cache_bytes=1 << 20, num_threads=2))
 
-    config, told = reloaded(ASKED, again, effective)
+    config, changes = reloaded(ASKED, again, effective)
 
-    assert told.applied == ("[cluster] decode = 3", "[router] slow_start_s = 3.0")
-    assert told.for_new_workers == ("[engine] max_running = 4", "[prefill] chunk_tokens = 99")
+    assert changes.applied == ("[cluster] decode = 3", "[router] slow_start_s = 3.0")
+    assert changes.for_new_workers == ("[engine] max_running = 4", "[prefill] chunk_tokens = 99")
     # What the launcher has settled stays.
     assert (config.engine.cache_bytes, config.engine.max_running) == (1 << 20, 4)
     assert rules_of(config).slow_start_s == 3.0
@@ -87,7 +87,7 @@ def test_what_cannot_change_is_refused_with_all_else(
 
 
 def test_a_file_without_changes_changes_nothing() -> None:
-    config, told = reloaded(ASKED, Config(), ASKED)
+    config, changes = reloaded(ASKED, Config(), ASKED)
 
     assert config == ASKED
-    assert told.applied + told.for_new_workers == ()
+    assert changes.applied + changes.for_new_workers == ()
