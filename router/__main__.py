@@ -16,15 +16,16 @@ from pathlib import Path
 
 from router.config import RouterConfig
 from router.documents import DocumentsFace, DocumentStore
-from router.drain.leaving import draining_of
 from router.membership.service import MembershipService
 from router.metrics import RouterMetrics
 from router.router import Router
 from router.server import Sessions
 from router.sessions.prompt import PromptBuilder
-from router.telemetry.targets import targets_of
+from router.status import targets_of
 from router.tenants.keys import Keyring
 from segue.api.api_key import ENVIRONMENT
+from segue.api.cluster.drain import DrainReport, HeldSession, LeftReason, MoveReport
+from segue.api.types import WorkerId
 from segue.config import read_file, section
 from segue.internal.v1.worker_pb2_grpc import add_MembershipServicer_to_server
 from segue.model.checkpoint.source import AS_PUBLISHED, CheckpointConfig, resolve_model
@@ -37,15 +38,15 @@ from segue.v1.documents_pb2_grpc import add_DocumentsServicer_to_server
 from segue.v1.session_pb2_grpc import add_SessionsServicer_to_server
 from segue.wire.addresses import Hosts
 from segue.wire.server import RunningServer, Services, metrics_endpoint, serving
-from segue.worker.drain import Draining
+from segue.worker.drain import Deadline, Draining, MoveSessions
 
 logger = logging.getLogger(__name__)
 
 # Seconds between two updates of health and gauges from the membership.
 _WATCH_S = 0.25
-# Seconds between two looks at the file of API keys.
+# Seconds between two checks of the file of API keys.
 _WATCH_KEYS_S = 1.0
-# Most bytes of a request besides its texts.
+# Most bytes of a request apart from its texts.
 _FRAMING_BYTES = 1 << 20
 # Longest time that a thread which reads or tokenises a request may hold the GIL.
 _SWITCH_INTERVAL_S = 0.001
@@ -57,7 +58,26 @@ class RunningRouter:
     address: str
     metrics_address: str
     draining: Draining
-    """When it has ended, the process should."""
+    """When the drain has ended, the process should exit."""
+
+
+class _DrainableRouter:
+    """A drain waits for running turns. At its deadline it cuts them: their clients continue them on
+    another router."""
+
+    name = WorkerId("router")
+
+    def __init__(self, router: Router) -> None:
+        self._router = router
+
+    async def drain(self, until: Deadline, move: MoveSessions | None) -> DrainReport:
+        turns = await self._router.drain(until.left_s)
+        return DrainReport(ended_turns=turns.ended, moved_turns=turns.left)
+
+
+async def _leave_all(sessions: Sequence[HeldSession], timeout_s: float) -> MoveReport:
+    """A router holds no sessions, only copies of histories, which clients send again."""
+    return MoveReport.all_left([held.session_id for held in sessions], LeftReason.STOPPING)
 
 
 @contextlib.asynccontextmanager
@@ -98,8 +118,12 @@ async def running(
     async def stop_serving() -> None:
         await servers[0].set_serving(False)
 
-    draining = draining_of(
-        router, default_s=config.drain_s, started=stop_serving, clock=time.monotonic
+    draining = Draining(
+        _DrainableRouter(router),
+        _leave_all,
+        default_s=config.drain_s,
+        started=stop_serving,
+        clock=time.monotonic,
     )
 
     def services_at(address: str) -> Services:
@@ -130,12 +154,10 @@ async def running(
         ) as server:
             servers.append(server)
             watches = [
-                asyncio.ensure_future(watch)
-                for watch in (
-                    _watch(router, server),
-                    _watch_keys(keys),
-                    _watch_targets(router, endpoint, has_tls=security.tls is not None),
-                )
+                asyncio.ensure_future(
+                    _watch(router, server, endpoint, has_tls=security.tls is not None)
+                ),
+                asyncio.ensure_future(_watch_keys(keys)),
             ]
             logger.info("serving", extra={"address": server.address, "metrics": endpoint.address})
             try:
@@ -151,22 +173,20 @@ async def running(
         tracer.close()
 
 
-async def _watch(router: Router, server: RunningServer) -> None:
-    """Detects silent workers, and keeps health at SERVING exactly while a turn could be placed."""
+async def _watch(
+    router: Router, server: RunningServer, endpoint: MetricsEndpoint, *, has_tls: bool
+) -> None:
+    """Detects silent workers, publishes `/targets`, and reports SERVING exactly while turns can be
+    placed."""
     while True:
         try:
             router.watch()
+            targets = targets_of(endpoint.address, router.membership.workers(), has_tls=has_tls)
+            endpoint.publish("/targets", targets, "application/json")
             await server.set_serving(router.is_ready())
         except Exception:
-            # Silent workers must be detected for as long as the router serves.
+            # Silent workers must be detected as long as the router serves.
             logger.exception("unexpected error while watching the cluster")
-        await asyncio.sleep(_WATCH_S)
-
-
-async def _watch_targets(router: Router, endpoint: MetricsEndpoint, *, has_tls: bool) -> None:
-    while True:
-        body = targets_of(endpoint.address, router.membership.workers(), has_tls=has_tls)
-        endpoint.publish("/targets", body, "application/json")
         await asyncio.sleep(_WATCH_S)
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import collections
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from router.telemetry.conventions import GenAiMetrics, VllmNames
 from router.telemetry.reuse import ReuseMetrics
 from segue.process.metrics_endpoint import new_registry
+from segue.process.telemetry import RateMeter
 
 # From a local demo model's milliseconds to a long prompt's minute; finest where users notice.
 _LATENCY_BUCKETS = (
@@ -53,6 +56,11 @@ class LoadMetrics:
         )
         for error in _RETRIED:
             self.retries.labels(error)
+        # For `segue status`, as are the three below: turns that ran, by outcome.
+        self.ended: collections.Counter[str] = collections.Counter()
+        self.rate = RateMeter()
+        """Completion tokens."""
+        self.drafted_tokens = self.accepted_tokens = 0
         self.turns_in_flight = Gauge(
             "segue_turns_in_flight", "Turns that were let in and have not ended.", registry=registry
         )

@@ -8,47 +8,52 @@ import time
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import replace
 
-from router.admission.admission import Admission, Asking, Drained, draining_error
-from router.admission.capacity import capacity_of
+from router.admission.admission import (
+    Admission,
+    AdmissionRequest,
+    Drained,
+    capacity_of,
+    draining_error,
+)
 from router.config import RouterConfig
 from router.drain.desk import DrainDesk
 from router.membership.membership import Membership
 from router.metrics import RouterMetrics
 from router.orders import LauncherDesk
 from router.placement.placing import Placing, TurnPlacing
-from router.sessions.calls import SessionDesk
+from router.sessions.calls import SessionDesk, TokenDesk
 from router.sessions.finding import SessionFinder
 from router.sessions.history import Completed, characters_before, complete
 from router.sessions.prompt import Built, PromptBuilder
 from router.sessions.table import SessionTable
-from router.sessions.tokens import TokenDesk
 from router.status import StatusDesk
 from router.telemetry.recent import Entry, RecentTurns
 from router.telemetry.traces import TurnTrace
 from router.tenants.accounts import TenantAccounts
 from router.tenants.tenant import OPEN, Tenant
 from router.turn.answered import Answered
-from router.turn.context import TurnContext
+from router.turn.dispatch import TurnContext
 from router.turn.links import Links
 from router.turn.meter import TurnMeter, log_end
 from router.turn.ongoing import Ongoing, OngoingTurns
-from router.turn.turn import Turn, TurnEvents
-from segue.api.cluster.status import ClusterStatus, ModelInfo, WorkerHealth, WorkerStatus
+from router.turn.reported import TurnEvents
+from router.turn.turn import Turn
+from segue.api.cluster.status import ModelInfo, WorkerHealth, WorkerStatus
 from segue.api.errors import Cancelled
 from segue.api.turn import FinishReason, TokenDelta, TurnEnd
 from segue.api.types import TurnId, TurnRequest
-from segue.process.telemetry import Clock, about_turn
+from segue.process.telemetry import Clock
 from segue.process.tracing.tracer import OFF, Tracer
 from segue.security.config import OPEN as OPEN_CLUSTER
 from segue.security.config import Security
 
-# Most messages to clients, over all turns: about half a core's work. Tokens that arrive faster wait
-# for some milliseconds and share a message.
+# Most messages to clients for all turns together, which take about half a core. Tokens that arrive
+# faster wait for some milliseconds and share a message.
 _MAX_MESSAGES_PER_S = 5_000
-# Shortest time between two messages of one turn, however few run: a reader would not notice less.
+# Shortest time between two messages of one turn: a reader would not notice less.
 _MIN_PAUSE_S = 0.005
-# How long after the start of a router the workers of its earlier life have joined it: a worker asks
-# every 0.5 s, and a connection is made again within a second.
+# Time after a restart by which the workers have rejoined the router: a worker tries every 0.5 s,
+# and reconnects within a second.
 _JOINED_WITHIN_S = 2.0
 _LOOK_AGAIN_S = 0.1
 
@@ -88,9 +93,10 @@ class Router:
         self._joined_by = clock() + _JOINED_WITHIN_S
         self._tracer = tracer
         self._admission = Admission(config, clock=clock)
-        self._accounts = TenantAccounts(metrics.tenants, clock, self.membership)
+        self._accounts = TenantAccounts(metrics.tenants, clock, lambda: self.membership.num_routers)
         self.launcher = LauncherDesk(clock, self.placing.apply)
-        self._status = StatusDesk(
+        self.status = StatusDesk(
+            model_name,
             self.membership,
             self.links,
             self._admission,
@@ -100,7 +106,9 @@ class Router:
             self.launcher,
         )
         self.sessions = SessionDesk(self.table, self.membership, self.links)
-        self.drains = DrainDesk(self.table, self.membership, self.links, self._admission, clock)
+        self.drains = DrainDesk(
+            self.table, self.membership, self.links, lambda: self._admission.is_draining, clock
+        )
         self.tokens = TokenDesk(prompts, self.limits)
         self._ongoing = OngoingTurns(self._admission)
         self.recent = RecentTurns(clock)
@@ -121,51 +129,43 @@ class Router:
         size_bytes: int = 0,
     ) -> AsyncGenerator[TurnEvents, None]:
         """Runs one turn of a tenant. Yields its events, batched if several are queued. Raises
-        SegueErrors. Leaving the iteration cancels the turn. `size_bytes`: of the request."""
+        SegueErrors. Leaving the iteration cancels the turn. `size_bytes`: the request's size."""
         received_at = self._clock()
         if deadline_s is None:
             deadline_s = self._config.default_deadline_s
         deadline_at = received_at + deadline_s
-        meter = TurnMeter(
-            self._metrics,
-            self._clock,
-            received_at,
-            tenant.name,
-            request.input,
-            TurnTrace(self._clock, self._tracer, self._model_name),
-        )
+        trace = TurnTrace(self._clock, self._tracer, self._model_name)
         name = tenant.name, request.turn_id
-        async with contextlib.AsyncExitStack() as admitted:
-            admitted.enter_context(about_turn(request.turn_id))
-            admitted.enter_context(
-                meter.trace.running(meter.operation, request.turn_id, tenant.name)
-            )
-            admitted.enter_context(meter.errors())
+        admission = AdmissionRequest(
+            name=name,
+            tenant=tenant.name,
+            priority=request.priority,
+            size_bytes=size_bytes,
+            deadline_s=deadline_s,
+        )
+        meter = TurnMeter(
+            self._metrics, self._clock, received_at, tenant.name, request.input, trace
+        )
+        async with contextlib.AsyncExitStack() as held:
+            held.enter_context(meter.turn(request.turn_id))
             with meter.refusals():
-                ongoing = await admitted.enter_async_context(
+                ongoing = await held.enter_async_context(
                     self._ongoing.entered(name, takes_over=request.resume is not None)
                 )
-                admitted.enter_context(self._accounts.turn(tenant))
-                asking = Asking(
-                    name=name,
-                    tenant=tenant.name,
-                    priority=request.priority,
-                    size_bytes=size_bytes,
-                    deadline_s=deadline_s,
-                )
-                if not await self._enter(asking, meter):
+                held.enter_context(self._accounts.turn(tenant))
+                if not await self._admitted(admission, meter):
                     yield (TurnEnd(finish_reason=FinishReason.CANCELLED),)
                     return
-                admitted.callback(self._admission.leave)
-                let_in_at = self._clock()
-                named = await self._finder.named(tenant.own(request), tenant, self.limits)
-                admitted.enter_context(self._finder.running(named.session_id))
-                completed = self._complete(named, keeps_answer=request.session_hint is not None)
+                held.callback(self._admission.leave)
+                admitted_at = self._clock()
+                found = await self._finder.named(tenant.own(request), tenant, self.limits)
+                held.enter_context(self._finder.running(found.session_id))
+                completed = self._complete(found, keeps_answer=request.session_hint is not None)
                 meter.has_whole(completed.request.input)
                 await self._workers_joined(ongoing, deadline_at)
                 built = await self._prompts.make(completed, self.placing.pools.now)
-                answered = self._answered(request, built)
-                meter.trace.built(let_in_at, built.spec, tenant.shown(built.spec.session_id))
+                answered = Answered.of(request.resume, built.spec, self._prompts)
+                trace.built(admitted_at, built.spec, tenant.shown(built.spec.session_id))
             placing = self.placing.turn(built.spec, known=completed.known, num_kept=built.num_kept)
             turn = Turn(
                 built.spec,
@@ -176,42 +176,41 @@ class Router:
             )
             ongoing.runs(turn)
             entry = self.recent.started(tenant, received_at, placing)
-            with self._running(turn, tenant, received_at, meter, entry):
-                async with contextlib.aclosing(turn.events()) as arriving:
-                    async for events in arriving:
-                        arrived_at = self._clock()
-                        if isinstance(end := events[-1], TurnEnd):
-                            end = self._with_reasoning(end, turn, built)
-                            tokens = placing.tokens.with_answer(turn.answer)
-                            end = self.table.record(
-                                placing.session, completed, tokens, built.memory, end
-                            )
-                            events, entry.end = (*events[:-1], end), end
-                        # Before they are sent: a client may leave as soon as it has the last one.
-                        self._measure(events, meter, arrived_at)
-                        yield events
-                        if isinstance(events[0], TokenDelta):
-                            meter.relayed(arrived_at)
+            held.enter_context(self._running(turn, tenant, received_at, meter, entry))
+            arriving = await held.enter_async_context(contextlib.aclosing(turn.events()))
+            async for events in arriving:
+                arrived_at = self._clock()
+                if isinstance(end := events[-1], TurnEnd):
+                    end = self._with_reasoning(end, turn, built)
+                    tokens = placing.tokens.with_answer(turn.answer)
+                    end = self.table.record(placing.session, completed, tokens, built.memory, end)
+                    events, entry.end = (*events[:-1], end), end
+                # Before they are sent: a client may leave as soon as it has the last one.
+                meter.measure(events, arrived_at)
+                yield events
+                if isinstance(events[0], TokenDelta):
+                    meter.relayed(arrived_at)
 
     def cancel(self, turn_id: TurnId, tenant: Tenant = OPEN) -> bool:
-        """Whether the turn was running or waiting. Its stream ends with finish reason CANCELLED."""
+        """Returns whether the turn was running or waiting. Its stream ends with the finish reason
+        CANCELLED."""
         error = Cancelled(f"turn {turn_id} was cancelled")
         return self._ongoing.cancel((tenant.name, turn_id), error)
 
-    async def _enter(self, asking: Asking, meter: TurnMeter) -> bool:
-        """Waits for a place. Returns False if the turn was cancelled by its id meanwhile. Raises
-        what `Admission.enter` raises.
+    async def _admitted(self, admission: AdmissionRequest, meter: TurnMeter) -> bool:
+        """Waits for a place. Returns False if the turn was cancelled in the meantime.
+        Raises what `Admission.enter` raises.
         """
         with meter.waiting():
             try:
-                await self._admission.enter(asking)
+                await self._admission.enter(admission)
             except Cancelled:
-                meter.count(outcome=FinishReason.CANCELLED.value)
+                meter.count(FinishReason.CANCELLED.value)
                 return False
         return True
 
     async def _workers_joined(self, ongoing: Ongoing, deadline_at: float) -> None:
-        """A router that has just started waits: the workers' memory limits the answer."""
+        """A router that has just started waits, because the workers' memory limits the answer."""
         wait_until = min(self._joined_by, deadline_at)
         while not (all(self.placing.pools.now) or ongoing.is_interrupted):
             if (left_s := wait_until - self._clock()) <= 0:
@@ -224,17 +223,6 @@ class Router:
         self.limits.validate(request.input, characters_before(request, known))
         return replace(complete(request, known), keeps_answer=keeps_answer)
 
-    def _answered(self, request: TurnRequest, built: Built) -> Answered | None:
-        """What the client of a resumed turn has of its answer. Raises InvalidRequest."""
-        if request.resume is None:
-            return None
-        return Answered.brought(
-            request.resume,
-            built.spec,
-            vocab_size=self._prompts.config.vocab_size,
-            tokenizer=self._prompts.tokenizer,
-        )
-
     def _context(
         self, placing: TurnPlacing, meter: TurnMeter, built: Built, tenant: Tenant
     ) -> TurnContext:
@@ -242,11 +230,10 @@ class Router:
             placing=placing,
             workers=self.links,
             clock=self._clock,
-            max_attempts=self._config.max_attempts,
+            config=self._config,
             pause_s=self._pause_s,
             tried_again=meter.tried_again,
             placed=meter.trace.placed,
-            lost_worker_wait_s=self._config.lost_worker_wait_s,
             tokenizer=self._prompts.tokenizer,
             session_id=tenant.shown(built.spec.session_id),
             starts_in_reasoning=built.starts_in_reasoning,
@@ -265,33 +252,19 @@ class Router:
     def _running(
         self, turn: Turn, tenant: Tenant, received_at: float, meter: TurnMeter, entry: Entry
     ) -> Iterator[None]:
+        """Records how the turn ended, and charges its tenant."""
         self._num_running += 1
         try:
             yield
         finally:
             self._num_running -= 1
-            entry.ended(turn.outcome)
+            outcome, took_s = turn.outcome, self._clock() - received_at
+            entry.ended(outcome)
             computed = meter.computed(turn.computed_tokens)
             self._accounts.charge(tenant, computed=computed, generated=turn.num_generated)
-            self._count_end(turn, received_at, meter)
-
-    def _measure(self, events: TurnEvents, meter: TurnMeter, arrived_at: float) -> None:
-        for event in events:
-            if isinstance(event, TokenDelta):
-                meter.arrived(event, arrived_at)
-                self._status.rate.add(len(event.token_ids))
-            elif isinstance(event, TurnEnd):
-                meter.finished(event)
-                self._status.finished(event.usage)
-
-    def _count_end(self, turn: Turn, received_at: float, meter: TurnMeter) -> None:
-        self._status.ended[turn.outcome] += 1
-        meter.ended(
-            turn.outcome, prompt_tokens=turn.spec.num_prompt, answer_tokens=len(turn.answer)
-        )
-        took_s = self._clock() - received_at
-        self._admission.turn_took(took_s)
-        log_end(turn.outcome, took_s, turn.num_generated, turn.failure)
+            meter.ended(outcome, prompt_tokens=turn.spec.num_prompt, answer_tokens=len(turn.answer))
+            self._admission.turn_took(took_s)
+            log_end(outcome, took_s, turn.num_generated, turn.failure)
 
     def model(self) -> ModelInfo:
         return ModelInfo(
@@ -300,27 +273,23 @@ class Router:
             max_context=self.limits.max_context,
         )
 
-    async def status(self, address: str, metrics_address: str) -> ClusterStatus:
-        """The cluster now: asks every worker, and shows lost workers as they last reported."""
-        return await self._status.cluster(self._model_name, address, metrics_address)
-
     def _on_gone(self, worker: WorkerStatus) -> None:
-        """Drops everything about a worker that left or was forgotten. A later life is a new one."""
+        """Drops everything about an epoch of a worker that left or was forgotten."""
         self.placing.gone(worker)
         self._admission.set_capacity(capacity_of(self.membership.workers()))
         self.links.let_end(asyncio.ensure_future(self.links.forget(worker)))
 
     def is_ready(self) -> bool:
-        return self._status.is_ready(self.membership.workers())
+        return self.status.is_ready(self.membership.workers())
 
     def watch(self) -> None:
         """Periodic work: call it several times a second."""
         self.membership.notice_silence()
         self._prompts.reap()
-        self._status.observe()
+        self.status.observe()
 
     async def drain(self, timeout_s: float | None = None) -> Drained:
-        """Refuses new turns, waits `timeout_s` or `drain_s` for the others, and cuts the rest."""
+        """Refuses new turns, waits `timeout_s` or `drain_s` for running ones, and cuts the rest."""
         limit_s = self._config.drain_s if timeout_s is None else timeout_s
         drained = await self._admission.drain(limit_s)
         self._ongoing.end_all(draining_error())

@@ -136,7 +136,7 @@ class Sessions(SessionsServicer):
         self, request: pb.GetStatusRequest, context: Context
     ) -> pb.GetStatusResponse:
         is_operator = self._tenant(context).is_operator
-        cluster = await self._router.status(self._address, self._metrics_address)
+        cluster = await self._router.status.cluster(self._address, self._metrics_address)
         return pb.GetStatusResponse(cluster=cluster_to_wire(cluster), is_operator=is_operator)
 
     async def ListSessions(

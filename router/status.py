@@ -1,8 +1,9 @@
-"""The cluster as `segue status` shows it."""
+"""The cluster as `segue status` and Prometheus see it."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import time
 from collections import Counter
@@ -13,15 +14,13 @@ from router.admission.admission import Admission
 from router.membership.membership import Membership
 from router.metrics import RouterMetrics
 from router.orders import LauncherDesk
-from router.placement.load.pressure import pressure_of
+from router.placement.cluster import pressure_of
 from router.placement.placing import Placing
 from router.sessions.table import SessionTable
 from router.turn.links import Links
 from segue.api.cluster.status import ClusterStatus, RouterStatus, WorkerHealth, WorkerStatus
 from segue.api.errors import SegueError
-from segue.api.turn import Usage
 from segue.api.types import Role
-from segue.process.telemetry import RateMeter
 
 _FINISHED = ("stop", "length")
 _CANCELLED = ("cancelled", "disconnected", "deadline")
@@ -33,6 +32,7 @@ class StatusDesk:
 
     def __init__(
         self,
+        model_name: str,
         membership: Membership,
         links: Links,
         admission: Admission,
@@ -41,12 +41,7 @@ class StatusDesk:
         placing: Placing,
         launcher: LauncherDesk,
     ) -> None:
-        self.ended: Counter[str] = Counter()
-        """Turns by outcome."""
-        self.rate = RateMeter()
-        """Of completion tokens."""
-        self.drafted_tokens = self.accepted_tokens = 0
-        """Of turns that have ended."""
+        self._model_name = model_name
         self._membership = membership
         self._links = links
         self._admission = admission
@@ -56,12 +51,12 @@ class StatusDesk:
         self._launcher = launcher
         self._serves_since = time.monotonic()
 
-    async def cluster(self, model: str, address: str, metrics_address: str) -> ClusterStatus:
-        """Asks every worker. Lost workers are shown as they last reported."""
+    async def cluster(self, address: str, metrics_address: str) -> ClusterStatus:
+        """Asks every worker. Shows the last report of lost workers."""
         workers = await asyncio.gather(*(self._ask(w) for w in self._membership.workers()))
         return ClusterStatus(
             ready=self.is_ready(workers),
-            model=model,
+            model=self._model_name,
             model_id=self._membership.model_id,
             workers=tuple(workers),
             router=self._router(address, metrics_address),
@@ -69,17 +64,12 @@ class StatusDesk:
         )
 
     def is_ready(self, workers: Iterable[WorkerStatus]) -> bool:
-        """Whether turns are admitted and can be placed: a worker of each role is ready."""
+        """Whether turns are admitted and can be placed, which needs a ready worker of each role."""
         roles = {worker.role for worker in workers if worker.health is WorkerHealth.READY}
         return roles == set(Role) and not self._admission.is_draining
 
-    def finished(self, usage: Usage) -> None:
-        """A turn has been answered to its end."""
-        self.drafted_tokens += usage.drafted_tokens
-        self.accepted_tokens += usage.accepted_tokens
-
     def observe(self) -> None:
-        """Sets the gauges that are states, not events."""
+        """Sets the gauges, which show states and not events."""
         load, wait = self._metrics.load, self._metrics.wait
         load.turns_in_flight.set(self._admission.num_turns)
         load.sessions.set(len(self._table))
@@ -96,7 +86,8 @@ class StatusDesk:
                 load.workers.labels(role.value, health.value).set(count)
 
     def _router(self, address: str, metrics_address: str) -> RouterStatus:
-        ended = self.ended
+        load = self._metrics.load
+        ended = load.ended
         return RouterStatus(
             address=address,
             metrics_address=metrics_address,
@@ -106,12 +97,12 @@ class StatusDesk:
             finished_turns=sum(ended[how] for how in _FINISHED),
             failed_turns=ended.total() - sum(ended[how] for how in _NOT_FAILED),
             cancelled_turns=sum(ended[how] for how in _CANCELLED),
-            completion_tokens_per_s=self.rate.per_second(),
+            completion_tokens_per_s=load.rate.per_second(),
             draining=self._admission.is_draining,
             pid=os.getpid(),
             uptime_s=time.monotonic() - self._serves_since,
-            drafted_tokens=self.drafted_tokens,
-            accepted_tokens=self.accepted_tokens,
+            drafted_tokens=load.drafted_tokens,
+            accepted_tokens=load.accepted_tokens,
             **asdict(pressure_of(self._placing.cluster)),
         )
 
@@ -123,6 +114,23 @@ class StatusDesk:
         except SegueError:
             return worker.as_lost()
         if worker.health is WorkerHealth.WARMING and asked.health is WorkerHealth.READY:
-            # It gets turns from the heartbeat on that says so.
+            # It gets turns once a heartbeat reports that it is ready.
             return replace(asked, health=worker.health)
         return asked
+
+
+def targets_of(router: str, workers: Iterable[WorkerStatus], *, has_tls: bool) -> bytes:
+    """The answer of `/targets`, in the format of Prometheus' HTTP discovery: the metrics addresses
+    of this router and of all workers that it knows. They include lost workers, whose failed scrapes
+    show them as down.
+    """
+    scheme = {"__scheme__": "https"} if has_tls else {}
+    groups = [
+        {"targets": [address], "labels": {"role": role, "process": process, **scheme}}
+        for role, process, address in (
+            ("router", router, router),
+            *((w.role.value, w.worker_id, w.metrics_address) for w in workers),
+        )
+        if address
+    ]
+    return json.dumps(groups).encode()

@@ -17,7 +17,7 @@ from typing import Any
 import router.router
 from router.__main__ import running
 from router.config import RouterConfig
-from router.turn.turn import TurnEvents
+from router.turn.reported import TurnEvents
 from segue.api.turn import FinishReason, TokenDelta, TurnEnd, TurnSpec
 
 _TICK_S = 0.001

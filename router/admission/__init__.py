@@ -1,1 +1,1 @@
-"""Which turns run now, which wait, and which are refused."""
+"""Which turns run now, which wait and which are refused."""

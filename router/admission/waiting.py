@@ -1,14 +1,15 @@
-"""The order in which waiting turns get a place: a data structure, without clock and I/O.
+"""The order in which waiting turns get a place. A data structure: no clock, no I/O.
 
-By priority; among turns of one priority the tenants take turns; within a tenant the first comes
-first. All operations take constant time, or the logarithm of the number of priorities.
+Turns are ordered by priority. Among turns of one priority, tenants are served round-robin, and a
+tenant's own turns in order of arrival. All operations take constant time, or the logarithm of the
+number of priorities.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections import Counter, OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 Turn = TypeVar("Turn")
@@ -24,25 +25,13 @@ class Place(Generic[Turn]):
     size_bytes: int
 
 
-@dataclass(slots=True)
-class _Held:
-    turns: Counter[str] = field(default_factory=Counter)
-    size_bytes: Counter[str] = field(default_factory=Counter)
-
-    def add(self, place: Place[Turn], sign: int) -> None:
-        self.turns[place.tenant] += sign
-        self.size_bytes[place.tenant] += sign * place.size_bytes
-        if not self.turns[place.tenant]:
-            del self.turns[place.tenant], self.size_bytes[place.tenant]
-
-
 _Level = OrderedDict[str, OrderedDict[Place[Turn], None]]
 
 
 def fits(size: int, *, own: int, held: int, limit: int) -> bool:
-    """Whether more may be held of a bounded thing. Who holds `own` of it may get at most as much as
-    stays free, so that one tenant cannot fill a queue: it ends up with half, and each other one
-    finds room.
+    """Whether a tenant may take `size` more of a resource, of which `held` is in use and `own` is
+    its own. It may have at most what it leaves free, so that one tenant cannot fill a queue: it
+    gets at most half, and each other tenant finds room.
     """
     return own + size <= limit - held
 
@@ -55,19 +44,21 @@ class WaitingTurns(Generic[Turn]):
         self._num = 0
         self._max_turns = max_turns
         self._max_bytes = max_bytes
-        self._held = _Held()
+        self._turns_of: Counter[str] = Counter()
+        """By tenant, as in `_bytes_of`."""
+        self._bytes_of: Counter[str] = Counter()
         self._levels: dict[int, _Level[Turn]] = {}
-        """By priority. In each, the tenants in the order of their turns."""
+        """By priority. Each has its tenants in the order in which they are served."""
         self._priorities: list[int] = []
-        """A heap of the levels' priorities, and of some that have no level any more."""
+        """A heap of the levels' priorities. Some may no longer have a level."""
 
     def __len__(self) -> int:
         return self._num
 
     def has_room(self, tenant: str, size_bytes: int) -> bool:
-        """The empty tenant stands for everybody, and may fill the queue."""
-        own = self._held.turns[tenant] if tenant else 0
-        own_bytes = self._held.size_bytes[tenant] if tenant else 0
+        """The empty tenant, that of a router without keys, may fill the queue."""
+        own = self._turns_of[tenant] if tenant else 0
+        own_bytes = self._bytes_of[tenant] if tenant else 0
         return fits(1, own=own, held=self._num, limit=self._max_turns) and fits(
             size_bytes, own=own_bytes, held=self.size_bytes, limit=self._max_bytes
         )
@@ -81,7 +72,8 @@ class WaitingTurns(Generic[Turn]):
         self._count(place, 1)
 
     def remove(self, place: Place[Turn]) -> None:
-        """Its client has left, or it waited too long. Does nothing for a turn that was taken."""
+        """Removes a turn whose client left or that waited too long. Ignores a turn that was
+        taken."""
         level: _Level[Turn] = self._levels.get(place.priority) or OrderedDict()
         if place not in level.get(place.tenant, ()):
             return
@@ -90,7 +82,7 @@ class WaitingTurns(Generic[Turn]):
         self._count(place, -1)
 
     def take(self) -> Turn:
-        """The next turn, which waits no longer. There must be one."""
+        """Removes and returns the next turn. There must be one."""
         while self._priorities[0] not in self._levels:
             heapq.heappop(self._priorities)
         level = self._levels[self._priorities[0]]
@@ -110,11 +102,14 @@ class WaitingTurns(Generic[Turn]):
     def _count(self, place: Place[Turn], sign: int) -> None:
         self._num += sign
         self.size_bytes += sign * place.size_bytes
-        self._held.add(place, sign)
+        self._turns_of[place.tenant] += sign
+        self._bytes_of[place.tenant] += sign * place.size_bytes
+        if not self._turns_of[place.tenant]:
+            del self._turns_of[place.tenant], self._bytes_of[place.tenant]
 
     def _push(self, priority: int) -> None:
         heapq.heappush(self._priorities, priority)
         if len(self._priorities) > 2 * len(self._levels) + 16:
-            # Clients that leave take no priorities off the heap.
+            # Turns that leave the queue early do not remove their priorities from the heap.
             self._priorities = list(self._levels)
             heapq.heapify(self._priorities)

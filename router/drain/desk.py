@@ -1,6 +1,6 @@
-"""Drains workers, and moves their sessions: asks siblings to pull them, and records where they are.
+"""Drains workers and moves their sessions: siblings pull them, the table records where they are.
 
-The worker that drains asks for the moves, whoever asked it to drain: an operator, or a signal.
+The draining worker requests the moves, whether an operator or a signal started its drain.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter, deque
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
 
 from router.drain.move import (
     Arrived,
@@ -22,11 +21,11 @@ from router.drain.move import (
     MoveState,
     Moving,
     Refused,
+    Sibling,
     Waiting,
     advance_move,
+    choose_target,
 )
-from router.drain.record import note_move
-from router.drain.target import Sibling, choose_target
 from router.membership.membership import Membership
 from router.sessions.table import SessionTable
 from router.turn.links import Links
@@ -46,17 +45,8 @@ from segue.process.telemetry import Clock
 
 logger = logging.getLogger(__name__)
 
-# Sessions of one drain that are pulled at once. More would share the same link.
+# Sessions of one drain that are pulled concurrently. More would share the same link.
 _AT_ONCE = 4
-
-
-class Door(Protocol):
-    """Where turns come in."""
-
-    @property
-    def is_draining(self) -> bool:
-        """The router stops, and the cluster with it: moving a session is of no use."""
-        ...
 
 
 class DrainDesk:
@@ -67,22 +57,25 @@ class DrainDesk:
         table: SessionTable,
         membership: Membership,
         links: Links,
-        door: Door,
+        is_stopping: Callable[[], bool],
         clock: Clock,
     ) -> None:
+        """`is_stopping`: whether the router itself drains, and the cluster with it. Then there is
+        no point in moving a session."""
         self.table = table
         self.membership = membership
         self.links = links
-        self.door = door
+        self.is_stopping = is_stopping
         self.clock = clock
 
     async def drain(
         self, worker_id: WorkerId, timeout_s: float | None, *, move_sessions: bool
     ) -> DrainReport:
-        """Returns when it is about to leave. Raises NotFound, Unavailable, InvalidRequest."""
+        """Returns when the worker is about to leave. Raises NotFound, Unavailable,
+        InvalidRequest."""
         if timeout_s is not None:
             require_number("timeout_s", timeout_s, 0.0, MAX_DRAIN_S)
-        worker = self.member(worker_id)
+        worker = self.membership.find(worker_id)
         if worker is None:
             known = ", ".join(member.worker_id for member in self.membership.workers())
             raise NotFound(f"no worker is called {worker_id!r:.80}; there is {known or 'none'}")
@@ -99,10 +92,10 @@ class DrainDesk:
         *,
         timeout_s: float,
     ) -> MoveReport:
-        """Moves a draining worker's sessions, in this order. Returns when each has been moved or is
-        left behind. Raises NotFound if it is not a member, InvalidRequest."""
+        """Moves a draining worker's sessions, in this order. Returns when each has been moved or
+        left behind. Raises NotFound if the worker is not a member, InvalidRequest."""
         require_number("timeout_s", timeout_s, 0.0, MAX_DRAIN_S)
-        source = self.member(worker_id)
+        source = self.membership.find(worker_id)
         if source is None or source.epoch != epoch or source.role is not Role.DECODE:
             raise NotFound(
                 f"{worker_id!r:.80} in epoch {epoch} is no decode worker of this cluster: join it "
@@ -121,9 +114,6 @@ class DrainDesk:
             },
         )
         return report
-
-    def member(self, worker_id: WorkerId) -> WorkerStatus | None:
-        return next((w for w in self.membership.workers() if w.worker_id == worker_id), None)
 
 
 class _Moves:
@@ -168,12 +158,12 @@ class _Moves:
 
     def _assign(self, session: HeldSession, state: Waiting) -> MoveEvent:
         desk, source = self._desk, self._source
-        if desk.door.is_draining:
+        if desk.is_stopping():
             return GivenUp(LeftReason.STOPPING)
         if self._left_s() <= 0:
             return GivenUp(LeftReason.NO_TIME)
-        here = desk.member(source.worker_id)
-        if here is None or here.epoch != source.epoch or here.health is WorkerHealth.LOST:
+        now = desk.membership.find(source.worker_id)
+        if now is None or now.epoch != source.epoch or now.health is WorkerHealth.LOST:
             return GivenUp(LeftReason.FAILED)
         if desk.table.of(session.session_id).decode_worker != source.worker_id:
             return GivenUp(LeftReason.ELSEWHERE)
@@ -187,18 +177,12 @@ class _Moves:
 
     def _siblings(self, session: HeldSession) -> list[Sibling]:
         desk, record = self._desk, self._desk.table.of(session.session_id)
-        held = {keeping.worker_id: keeping for keeping in record.decodes}
-
-        def held_tokens(worker: WorkerStatus) -> int:
-            keeping = held.get(worker.worker_id)
-            return keeping.tokens if keeping and keeping.epoch == worker.epoch else 0
-
         return [
             Sibling(
                 worker_id=worker.worker_id,
                 free_pages=worker.load.pages.free - self._promised_pages[worker.worker_id],
                 total_pages=worker.load.pages.total,
-                held_tokens=held_tokens(worker),
+                held_tokens=max((k.tokens for k in record.decodes if k.is_on(worker)), default=0),
                 running_turns=worker.load.running_turns,
             )
             for worker in desk.membership.workers()
@@ -208,7 +192,7 @@ class _Moves:
         ]
 
     async def _pull(self, session: HeldSession, target_id: WorkerId) -> MoveEvent:
-        target = self._desk.member(target_id)
+        target = self._desk.membership.find(target_id)
         if target is None or target.health is not WorkerHealth.READY:
             return Refused(LeftReason.NO_WORKER)
         try:
@@ -233,19 +217,19 @@ class _Moves:
     ) -> MoveEvent:
         session_id, table = session.session_id, self._desk.table
         if session_id not in table:
-            # It was released meanwhile.
+            # The session was released in the meantime.
             with contextlib.suppress(SegueError):
                 await self._desk.links.decode(target).end_lease(session_id)
             return GivenUp(LeftReason.ELSEWHERE)
-        note_move(table.of(session_id), self._source, target, adopted)
+        table.of(session_id).moved(self._source, target, adopted)
         await self._carry_renewal_over(session, target)
         return Arrived(adopted)
 
     async def _carry_renewal_over(self, session: HeldSession, target: WorkerStatus) -> None:
-        """The target's lease is as long as the source's was when the move began; a client may have
-        renewed it since. From here on, renewals reach the target."""
+        """Applies to the target's lease a renewal that reached the source during the move. From
+        here on, renewals reach the target."""
         links, session_id = self._desk.links, session.session_id
-        # If the source is gone, nothing can be known; if the target is, nothing can be kept.
+        # If the source is gone, its lease is unknown; if the target is, there is none to renew.
         with contextlib.suppress(SegueError):
             left_s = await links.decode(self._source).end_lease(session_id)
             if left_s:

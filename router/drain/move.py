@@ -1,4 +1,5 @@
-"""The states of one session's move from a worker that drains to another decode worker.
+"""The states of one session's move from a draining worker to another decode worker, and the choice
+of that worker.
 
     Waiting ──Assigned──▶ Moving ──Arrived──▶ Moved
        ▲  │                 │ │
@@ -12,7 +13,9 @@ may start at any time. Pure: no clock, no I/O.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from segue.api.cluster.drain import Adopted, LeftReason
 from segue.api.errors import IllegalTransition
@@ -21,7 +24,7 @@ from segue.api.types import WorkerId
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """No worker pulls it now."""
+    """No worker is pulling it."""
 
     refused_by: frozenset[WorkerId] = frozenset()
     why: LeftReason = LeftReason.NO_WORKER
@@ -30,7 +33,7 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Moving:
-    """The target pulls it."""
+    """The target is pulling it."""
 
     target: WorkerId
     refused_by: frozenset[WorkerId]
@@ -92,3 +95,37 @@ def advance_move(state: MoveState, event: MoveEvent) -> MoveState:
             return Left(reason)
         case _:
             raise IllegalTransition(f"{type(event).__name__} in {type(state).__name__}")
+
+
+class Sibling(NamedTuple):
+    """A ready decode worker, as one choice sees it."""
+
+    worker_id: WorkerId
+    free_pages: int
+    """Empty pages, without those promised to moves in progress."""
+    total_pages: int
+    held_tokens: int
+    """The longest prefix of the session that it already holds."""
+    running_turns: int
+
+
+def choose_target(num_pages: int, siblings: Iterable[Sibling]) -> Sibling | None:
+    """The sibling that should pull a session of this many pages; None if it fits on none.
+
+    Prefers, in this order: a sibling that need not evict anything, the one that holds most of the
+    session, the one with the most free pages, so that sessions spread, and the least busy one. A
+    sibling without enough free pages may be able to evict pages that no lease protects. Only the
+    sibling knows; it refuses if it cannot.
+    """
+
+    def preference(sibling: Sibling) -> tuple[bool, int, int, int, WorkerId]:
+        return (
+            sibling.free_pages < num_pages,
+            -sibling.held_tokens,
+            -sibling.free_pages,
+            sibling.running_turns,
+            sibling.worker_id,
+        )
+
+    able = [sibling for sibling in siblings if sibling.total_pages >= num_pages]
+    return min(able, key=preference, default=None)

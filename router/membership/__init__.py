@@ -1,1 +1,1 @@
-"""The cluster's workers: which are there, how they are, and what they keep."""
+"""The cluster's workers: which there are, their health, and what they keep."""

@@ -1,8 +1,8 @@
-"""What workers report to keep: which prefixes of prompts, and which sessions have a lease there.
+"""The prefixes of prompts that workers report to keep, and the sessions that they hold a lease for.
 
 A worker reports to every router, whichever one ran the turn, and to a restarted router at once. So
-any router places a session's next turn where the session is, and any prompt where the start of it
-is. Nothing of this is stored elsewhere, and clients hold nothing for it.
+any router places a session's next turn where the session is, and any prompt where its start is
+cached. None of this is stored elsewhere, and clients take no part in it.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from typing import NamedTuple
 from router.placement.node import WorkerNode
 from router.placement.side import NOTHING, Held, Residency
 from router.sessions.history import TurnTokens
-from router.sessions.table import Keeping, SessionTable
+from router.sessions.record import Keeping, with_report
+from router.sessions.table import SessionTable
 from segue.api.cluster.kept import KeptChanges, KeptSession
 from segue.api.cluster.status import WorkerStatus
 from segue.api.types import Epoch, Role, SessionId, WorkerId
 
-# More than a worker reports: one that is broken must not fill the router's memory.
+# More than a healthy worker reports: a broken one must not fill the router's memory.
 _MAX_OF_WORKER = 50_000
 # Digests of more pages are computed in a thread: above about a millisecond.
 _MANY_PAGES = 1_000
@@ -95,53 +96,31 @@ class KeptByWorkers:
         self.prefixes = KeptPrefixes()
         self._table = table
 
-    def joined(self, worker: WorkerStatus) -> None:
-        """A new stream of the worker starts with everything that it keeps."""
-        self.prefixes.forget(worker.worker_id)
-
     def take(self, worker: WorkerStatus, changes: KeptChanges) -> None:
         self.prefixes.take(worker, changes)
         if worker.role is not Role.DECODE:
-            return  # Only decode workers have leases.
+            return  # Only decode workers hold leases.
         for session in changes.sessions:
             self._leased(worker, session)
         for session_id in changes.ended:
             self._ended(worker, session_id)
 
-    def gone(self, worker: WorkerStatus) -> None:
-        """The worker left or was forgotten."""
-        self.prefixes.forget(worker.worker_id)
-
     def _leased(self, worker: WorkerStatus, session: KeptSession) -> None:
         record = self._table.of(session.session_id)
-        record.decodes = with_report(record.decodes, _keeping(worker, session))
+        held = Held(session.tokens, session.checkpoint_tokens)
+        record.decodes = with_report(record.decodes, Keeping.of(worker, held))
         if session.session_id not in self._table:
-            # Where it ran last, as far as is known here.
+            # Where it ran last, as far as this router knows.
             record.decode_worker = worker.worker_id
             self._table.add(record)
 
     def _ended(self, worker: WorkerStatus, session_id: SessionId) -> None:
         record = self._table.of(session_id)
         if record.prefill_worker:
-            return  # It had a turn here, and what it left is still of use without a lease.
-        record.decodes = tuple([one for one in record.decodes if one.worker_id != worker.worker_id])
+            return  # It had a turn here. What that left is still useful without a lease.
+        record.decodes = tuple(one for one in record.decodes if one.worker_id != worker.worker_id)
         if not record.decodes:
             self._table.drop(session_id)
-
-
-def with_report(known: tuple[Keeping, ...], reported: Keeping) -> tuple[Keeping, ...]:
-    """What decode workers keep of a session, the most recent first, with one worker's report.
-
-    A report that only repeats what a turn here left says less: a lease has one state. The longer of
-    two workers' parts is the more recent one, since conversations grow.
-    """
-    here = [one for one in known if _place(one) == _place(reported)]
-    if here and here[0].tokens == reported.tokens:
-        return known
-    others = tuple([one for one in known if one.worker_id != reported.worker_id])
-    if others and others[0].tokens > reported.tokens:
-        return (others[0], reported)
-    return (reported, *others[:1])
 
 
 async def digests_of(prompt: TurnTokens) -> Sequence[bytes]:
@@ -157,9 +136,9 @@ async def digests_of(prompt: TurnTokens) -> Sequence[bytes]:
 def reaches_answer(
     reported: Residency, nodes: Mapping[WorkerId, WorkerNode], opening_tokens: int
 ) -> bool:
-    """Whether a prompt goes on where an answer ended, so it is no new conversation.
+    """Whether a prompt continues where an answer ended, so it is not a new conversation.
 
-    Behind what many prompts start with, a decode worker keeps states in answers, and those of
+    Beyond the shared prefix, the states that a decode worker keeps are in answers, or in prompt
     suffixes that it computed after one.
     """
     return any(
@@ -169,7 +148,7 @@ def reaches_answer(
 
 
 def merged(one: Residency, other: Residency) -> Residency:
-    """What either knows that workers hold. The order is that of `one`, then of `other`."""
+    """What workers hold according to either. The order is that of `one`, then of `other`."""
     if not other:
         return one
     both = dict(one)
@@ -180,17 +159,3 @@ def merged(one: Residency, other: Residency) -> Residency:
             max(known.checkpoint_tokens, held.checkpoint_tokens),
         )
     return both
-
-
-def _keeping(worker: WorkerStatus, session: KeptSession) -> Keeping:
-    state_tokens = session.checkpoint_tokens
-    return Keeping(
-        worker_id=worker.worker_id,
-        epoch=worker.epoch,
-        tokens=session.tokens,
-        states=(state_tokens,) if state_tokens else (),
-    )
-
-
-def _place(keeping: Keeping) -> tuple[WorkerId, Epoch]:
-    return keeping.worker_id, keeping.epoch

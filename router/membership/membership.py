@@ -1,7 +1,7 @@
 """The table of workers in the cluster. Heartbeats update it; each change sends all workers a view.
 
-There is one entry per worker id. A later life (greater epoch) replaces an earlier one. From then on
-the earlier one's messages are refused, even after the later one has left or was forgotten.
+There is one entry per worker id. A later epoch replaces an earlier one. From then on messages from
+the earlier one are refused, even after the later one has left or was forgotten.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from segue.process.telemetry import Clock
 
 logger = logging.getLogger(__name__)
 
-# Most epochs of workers that are gone, kept to refuse earlier ones. There are few worker ids.
+# Most remembered epochs of workers that are gone, to refuse earlier ones. There are few worker ids.
 _MAX_PAST = 10_000
 MAX_ROUTERS = 100
 
@@ -32,7 +32,7 @@ class _Member:
     seen_at: float
     lost_at: float | None = None
     num_routers: int = 1
-    """That it is joined to."""
+    """The routers that it has joined."""
 
 
 class Membership:
@@ -66,10 +66,10 @@ class Membership:
 
     def heartbeat(self, status: WorkerStatus, model_id: str, num_routers: int = 1) -> None:
         """Takes a worker's status. Raises LayoutMismatch for another model, StaleEpoch for an
-        earlier life.
+        earlier epoch.
         """
         if self.model_id in ("", folder_id(model_id)):
-            # The first worker says what the folder's weights are quantised to.
+            # The first worker reports how the folder's weights are quantised.
             self.model_id = model_id
         if model_id != self.model_id:
             raise LayoutMismatch(
@@ -94,7 +94,7 @@ class Membership:
             self._announce()
 
     def drains(self, worker_id: WorkerId, epoch: Epoch) -> None:
-        """The worker drains: it gets no turns, even before its next heartbeat says so."""
+        """The worker drains: it gets no more turns, even before its next heartbeat reports that."""
         known = self._members.get(worker_id)
         if known and known.status.epoch == epoch and known.status.health is WorkerHealth.READY:
             status = replace(known.status, health=WorkerHealth.DRAINING)
@@ -103,14 +103,14 @@ class Membership:
             self._announce()
 
     def left(self, worker_id: WorkerId, epoch: Epoch) -> None:
-        """The worker has finished its turns and stops. Does not touch a later life."""
+        """The worker has finished its turns and stops. Ignored for an epoch that was replaced."""
         known = self._members.get(worker_id)
         if known and known.status.epoch == epoch:
             logger.info("worker left", extra={"worker": worker_id})
             self._forget(known.status)
 
     def lost(self, worker_id: WorkerId, epoch: Epoch) -> None:
-        """The worker's stream broke. Does not touch a later life."""
+        """The worker's stream broke. Ignored for an epoch that was replaced."""
         known = self._members.get(worker_id)
         if known and known.status.epoch == epoch and known.lost_at is None:
             logger.warning("worker lost", extra={"worker": worker_id})
@@ -120,10 +120,10 @@ class Membership:
             self._announce()
 
     def notice_silence(self) -> None:
-        """Marks silent workers as lost, and forgets those that have been lost for long.
+        """Marks silent workers as lost, and forgets those that have been lost for a long time.
 
-        Call it often: a host without power sends nothing. If this process itself stood still for
-        long, the workers' heartbeats wait to be read, so their silence counts from now on.
+        Call it often: a host without power sends nothing. If this process itself was stopped for
+        long, heartbeats are still waiting to be read, so the workers' silence counts from now on.
         """
         now = self._clock()
         before, self._looked_at = self._looked_at, now
@@ -140,17 +140,21 @@ class Membership:
 
     @property
     def num_routers(self) -> int:
-        """Routers that serve the cluster now, this one included, as far as its workers see."""
-        here = (member.num_routers for member in self._members.values() if member.lost_at is None)
-        return max(here, default=1)
+        """Routers that serve the cluster now, including this one, as its workers report."""
+        seen = (member.num_routers for member in self._members.values() if member.lost_at is None)
+        return max(seen, default=1)
 
     def last_epoch(self, worker_id: WorkerId) -> int:
-        """Of the lives that were seen here; 0 if there was none."""
+        """The worker's last epoch that this router has seen; 0 if none."""
         known = self._members.get(worker_id)
         return known.status.epoch if known else self._past.get(worker_id, 0)
 
+    def find(self, worker_id: WorkerId) -> WorkerStatus | None:
+        known = self._members.get(worker_id)
+        return known.status if known else None
+
     def workers(self) -> list[WorkerStatus]:
-        """All workers that are here or were lost recently, by id."""
+        """All members and recently lost workers, by id."""
         return [member.status for _, member in sorted(self._members.items())]
 
     async def views(self) -> AsyncIterator[list[WorkerStatus]]:

@@ -1,4 +1,4 @@
-"""The service that workers join, and stay in touch through."""
+"""The gRPC service through which workers join the cluster and send heartbeats."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class MembershipService(MembershipServicer):
     def __init__(self, router: Router) -> None:
         self._router = router
         self._streams: dict[WorkerId, object] = {}
-        """Each worker's latest stream. An earlier one may end much later than it broke."""
+        """Each worker's latest stream. The end of an earlier one may be noticed much later."""
 
     async def Join(
         self, request_iterator: AsyncIterator[worker_pb2.Heartbeat], context: Context
@@ -40,7 +40,8 @@ class MembershipService(MembershipServicer):
             membership.left(worker.worker_id, worker.epoch)
             return
         membership.heartbeat(worker, first.model_id, first.num_routers)
-        self._router.placing.kept.joined(worker)
+        # A new stream starts with everything that the worker keeps.
+        self._router.placing.kept.prefixes.forget(worker.worker_id)
         stream = self._streams[worker.worker_id] = object()
         await self._router.links.forget_past_lives(worker)
         listening = asyncio.ensure_future(self._listen(request_iterator, worker, stream))
@@ -83,7 +84,8 @@ class MembershipService(MembershipServicer):
     async def _listen(
         self, heartbeats: AsyncIterator[worker_pb2.Heartbeat], worker: WorkerStatus, stream: object
     ) -> bool:
-        """Takes heartbeats until the stream ends. Returns whether the last one was a leave."""
+        """Takes heartbeats until the stream ends. Returns whether the worker announced that it
+        leaves."""
         async for heartbeat in heartbeats:
             if heartbeat.HasField("kept"):
                 if self._streams.get(worker.worker_id) is stream:

@@ -1,12 +1,13 @@
-"""The workers' load as a placement sees it, from heartbeats and from this router's own turns.
+"""The workers' load, from heartbeats and from this router's own turns.
 
 A heartbeat is late but includes other routers' turns; this router's own turns are known at once. So
-a worker's load is the router's own part, which is exact, plus the rest of its last heartbeat.
+a worker's load is this router's part, which is exact, plus the rest of its last heartbeat.
 """
 
 from __future__ import annotations
 
 import collections
+import math
 from dataclasses import dataclass
 
 from router.placement.coefficients import (
@@ -18,8 +19,7 @@ from router.placement.coefficients import (
     learn,
 )
 from router.placement.estimate import Decision
-from router.placement.load.slow_start import counted, share_of_speed, slowed
-from router.placement.node import LoadIndex, WorkerNode
+from router.placement.node import LoadIndex, WorkerNode, counted, share_of_speed, slowed
 from segue.api.cluster.status import WorkerStatus
 from segue.api.types import WorkerId
 
@@ -44,7 +44,7 @@ class ClusterModel:
     """One event loop owns it. `place` reads it and changes nothing."""
 
     def __init__(self, coefficients: Coefficients = PRIOR, *, slow_start_s: float = 0.0) -> None:
-        """`slow_start_s`: how long a worker that joins others gets less load than they do."""
+        """`slow_start_s`: how long a worker that joins others gets less load than they get."""
         self.coefficients = coefficients
         self.slow_start_s = slow_start_s
         self.own_speeds: dict[WorkerId, Speed] = {}
@@ -57,7 +57,7 @@ class ClusterModel:
         """Takes a heartbeat, or the status of a worker that drains or is lost."""
         node = self.nodes.get(status.worker_id)
         if node is None or node.status.epoch != status.epoch:
-            # A later life has none of the earlier one's turns.
+            # A worker's new epoch has none of the turns of the one before.
             node = self.nodes[status.worker_id] = WorkerNode(status, status.worker_id)
         node.update(status)
         self._let_join(node)
@@ -77,7 +77,7 @@ class ClusterModel:
             node.share = share_of_speed(node.ready_s, self.slow_start_s)
 
     def gone(self, status: WorkerStatus) -> None:
-        """The worker left or is forgotten. Its last turns may still `leave` their seats later."""
+        """The worker left or was forgotten. Its last turns may still `leave` their seats later."""
         node = self.nodes.get(status.worker_id)
         if node is not None and node.status.epoch == status.epoch:
             del self.nodes[status.worker_id]
@@ -85,7 +85,7 @@ class ClusterModel:
             self._rank(status.worker_id)
 
     def take(self, decision: Decision) -> Seat:
-        """Counts a placed turn. Call `leave` for every seat, however the turn ends."""
+        """Counts a placed turn. The caller must `leave` each seat, however the turn ends."""
         chosen = decision.chosen
         prefill, decode = self.nodes[chosen.prefill], self.nodes[chosen.decode]
         seat = Seat(
@@ -134,16 +134,16 @@ class ClusterModel:
         self.own_speeds.update(learned)
 
     def speed_of(self, worker_id: WorkerId) -> Speed:
-        """The worker's expected speed, as placements count with it."""
+        """The worker's expected speed for placements: reduced during its slow start."""
         speed = self.full_speed_of(worker_id)
         node = self.nodes.get(worker_id)
         return speed if node is None or node.share >= 1.0 else slowed(speed, node.share)
 
     def full_speed_of(self, worker_id: WorkerId) -> Speed:
-        """The worker's expected speed, even if it joins."""
+        """The worker's expected speed, ignoring slow start."""
         return expected_speed(self.own_speeds.get(worker_id), self.coefficients.pooled)
 
-    # Both change the nodes that took the turn: a worker's later life never had it.
+    # Both change the seat's own nodes: a worker's new epoch never had the turn.
 
     def _count_prefill(self, seat: Seat, change: int) -> None:
         node = seat.prefill
@@ -181,3 +181,44 @@ class ClusterModel:
         running_turns = counted(node.running_turns, node.share)
         num_settled = counted(node.num_settled, node.share)
         index.put(worker_id, (queue_s, running_turns, num_settled, -free_pages))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pressure:
+    """How close the cluster is to its limits, for operators and for the launcher, which may change
+    the number of workers. `RouterStatus` explains the fields."""
+
+    prefill_queue_s: float = 0.0
+    prefill_busy: float = 0.0
+    outstanding_handoffs: int = 0
+    turn_tokens_per_s: float = 0.0
+    turn_tokens_per_s_with_fewer: float = 0.0
+
+
+def pressure_of(cluster: ClusterModel) -> Pressure:
+    nodes = list(cluster.nodes.values())
+    prefills = [node for node in nodes if node.is_prefill and node.is_ready]
+    decodes = [node for node in nodes if not node.is_prefill and node.is_ready]
+    return Pressure(
+        prefill_queue_s=min(
+            (n.queue_s(cluster.full_speed_of(n.worker_id)) for n in prefills), default=0.0
+        ),
+        prefill_busy=sum(1.0 for node in prefills if node.own_prefills or node.running_turns),
+        outstanding_handoffs=sum(node.own_prefills for node in nodes),
+        turn_tokens_per_s=min(
+            (_rate(cluster, n, n.running_turns) for n in decodes if n.running_turns), default=0.0
+        ),
+        turn_tokens_per_s_with_fewer=_with_fewer(cluster, decodes),
+    )
+
+
+def _with_fewer(cluster: ClusterModel, decodes: list[WorkerNode]) -> float:
+    running = sum(node.running_turns for node in decodes)
+    if not running or len(decodes) < 2:
+        return 0.0
+    each = math.ceil(running / (len(decodes) - 1))
+    return min(_rate(cluster, node, each) for node in decodes)
+
+
+def _rate(cluster: ClusterModel, node: WorkerNode, turns: int) -> float:
+    return 1.0 / max(cluster.full_speed_of(node.worker_id).step.at(turns), 1e-9)

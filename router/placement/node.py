@@ -10,6 +10,10 @@ from dataclasses import dataclass
 from router.placement.coefficients import Speed
 from segue.api.cluster.status import WorkerHealth, WorkerStatus
 from segue.api.types import Role, WorkerId
+from segue.cost_line import Line
+
+FIRST_SHARE = 0.1
+"""Above 0: a worker that gets no turn can never show that it is able to run one."""
 
 Rank = tuple[float, int, int, int]
 """Seconds of queued compute, running turns, recent new sessions, negated free pages. The worker
@@ -107,3 +111,29 @@ class WorkerNode:
     @property
     def running_turns(self) -> int:
         return self.own_turns + self.other_turns
+
+
+# Slow start. A new worker is the least loaded one, so every new session and every prompt that would
+# queue would go to it at once: a burst on a process with empty caches and new connections. So for
+# some seconds placements count with only a growing share of its speed.
+
+
+def share_of_speed(ready_s: float, slow_start_s: float) -> float:
+    """The share that placements count with for a worker that has been ready for `ready_s`."""
+    if ready_s >= slow_start_s:
+        return 1.0
+    return max(FIRST_SHARE + (1.0 - FIRST_SHARE) * ready_s / slow_start_s, FIRST_SHARE)
+
+
+def slowed(speed: Speed, share: float) -> Speed:
+    """The speed of a worker that counts with a share of it."""
+    return speed._replace(compute=_slowed(speed.compute, share), step=_slowed(speed.step, share))
+
+
+def _slowed(line: Line, share: float) -> Line:
+    return line._replace(fixed=line.fixed / share, per_unit=line.per_unit / share)
+
+
+def counted(load: int, share: float) -> int:
+    """The load that a worker with this share is ranked by. Above 0 even if it is idle."""
+    return load if share >= 1.0 else int((load + 1) / share) - 1

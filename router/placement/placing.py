@@ -81,7 +81,7 @@ class Placing:
         """
         self.cluster.gone(worker)
         self.shared_prefixes.gone(worker.worker_id)
-        self.kept.gone(worker)
+        self.kept.prefixes.forget(worker.worker_id)
 
     def turn(
         self, spec: TurnSpec, *, known: History | None = None, num_kept: int = 0

@@ -20,8 +20,7 @@ from router.placement.estimate import (
     plans,
     target_of,
 )
-from router.placement.load.slow_start import slowed
-from router.placement.node import LoadIndex
+from router.placement.node import LoadIndex, slowed
 from router.placement.side import NOTHING, Residency, Rules, Side, TurnSize, side_of
 from segue.api.errors import Unavailable
 from segue.api.types import Role, WorkerId

@@ -1,12 +1,13 @@
-"""The grammars of turns whose answers must have a form: built and compiled in a process
-(`segue/grammar/checking.py`) before the turn is placed.
+"""The grammars of turns whose answers must have a given form. A separate process
+(`segue/grammar/checking.py`) builds and compiles them before the turn is placed.
 
-Compiling takes from milliseconds to minutes, and only the end of a process stops it.
+Compiling takes from milliseconds to minutes, and can only be stopped by ending its process.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from pathlib import Path
 
 from cachetools import LRUCache
@@ -17,16 +18,16 @@ from segue.api.types import Grammar
 from segue.grammar.build import Asked
 
 MAX_JOB_S = 5.0
-"""Large schemas take a second; their turns then wait for as long in each worker, once."""
+"""Large schemas take a second. Each worker then spends the same time once."""
 _MAX_WAITING = 64
 _CACHE_BYTES = 64 << 20
 
 
-class GrammarDesk:
+class GrammarDesk(Helper):
     """One event loop owns it."""
 
     def __init__(self, folder: Path, vocab_size: int, *, max_job_s: float = MAX_JOB_S) -> None:
-        self._helper = Helper(
+        super().__init__(
             "segue.grammar.checking",
             [str(folder), str(vocab_size)],
             name="grammar-helper",
@@ -42,12 +43,8 @@ class GrammarDesk:
         )
         self._making: dict[Asked, asyncio.Task[Grammar]] = {}
 
-    @property
-    def process_id(self) -> int | None:
-        return self._helper.process_id
-
     async def make(self, asked: Asked) -> Grammar:
-        """Raises InvalidRequest with the path of what cannot be served, Overloaded and
+        """Raises InvalidRequest with the path of the part that cannot be served, Overloaded and
         Unavailable."""
         made = self._made.get(asked)
         if made is not None:
@@ -56,8 +53,8 @@ class GrammarDesk:
         if making is None:
             if len(self._making) >= _MAX_WAITING:
                 raise Overloaded(f"{_MAX_WAITING} grammars wait to be compiled: try again later")
-            # Others may wait for the same, so it goes on if this turn is cancelled.
-            making = self._making[asked] = asyncio.create_task(self._helper.do(asked))
+            # Other turns may wait for the same grammar, so cancelling this one does not stop it.
+            making = self._making[asked] = asyncio.create_task(self.do(asked))
             making.add_done_callback(lambda task: self._done(asked, task))
         try:
             return await asyncio.shield(making)
@@ -67,17 +64,9 @@ class GrammarDesk:
             own.field = error.field or "output"
             raise own from None
 
-    def reap(self) -> None:
-        self._helper.reap()
-
-    async def close(self) -> None:
-        await self._helper.close()
-
     def _done(self, asked: Asked, task: asyncio.Task[Grammar]) -> None:
         del self._making[asked]
-        if not task.cancelled() and task.exception() is None and _fits(task.result()):
-            self._made[asked] = task.result()
-
-
-def _fits(grammar: Grammar) -> bool:
-    return 2 * len(grammar.text) <= _CACHE_BYTES
+        if not task.cancelled() and task.exception() is None:
+            # A grammar that exceeds the cache is not cached.
+            with contextlib.suppress(ValueError):
+                self._made[asked] = task.result()

@@ -1,5 +1,5 @@
-"""The router's side of a helper process (`segue/text/helper_process.py`): started on demand, does
-one job at a time, and is ended when a job takes too long."""
+"""The router's side of helper processes (`segue/text/helper_process.py`), and the helper that makes
+very long prompts."""
 
 from __future__ import annotations
 
@@ -15,12 +15,22 @@ from pathlib import Path
 from typing import IO, Any
 
 import segue
-from segue.api.errors import InvalidRequest, SegueError, Unavailable
+from segue.api.errors import InvalidRequest, Overloaded, SegueError, Unavailable
+from segue.api.types import TurnInput
 from segue.text.helper_process import read_frame, write_frame
+from segue.text.session_prompt import PromptRecord, SessionPrompt
+
+# Limits the router's memory for inputs that wait for the prompt helper or are being tokenised.
+_MAX_WAITING_CHARACTERS = 64 << 20
+# Rough speed of the prompt helper, for the time after which to retry.
+_CHARACTERS_PER_S = 1_000_000
+# A prompt of a million tokens takes some seconds. A single word of megabytes would take minutes.
+_MAX_PROMPT_S = 30.0
 
 
 class Helper:
-    """Does jobs in order of arrival. One event loop owns it."""
+    """A process that is started on demand and does one job at a time, in order of arrival. A job
+    that takes too long ends it. One event loop owns this object."""
 
     def __init__(
         self,
@@ -32,8 +42,8 @@ class Helper:
         max_job_s: float,
         too_slow: str,
     ) -> None:
-        """`name`: of the thread. `purpose` completes "the process that …". `too_slow`: the error of
-        a job that takes longer than `max_job_s`, not counting the process' start."""
+        """`name`: the thread's name. `purpose` completes "the process that …". `too_slow`: the
+        error for a job that takes longer than `max_job_s`, not counting the process's start."""
         self._command = [sys.executable, "-m", module, *arguments]
         self._purpose = purpose
         self._max_job_s = max_job_s
@@ -60,7 +70,7 @@ class Helper:
     async def close(self) -> None:
         self._is_closed = True
         if self._process is not None:
-            # Ends it at once, even in the middle of a job, which also ends the thread's wait.
+            # Ends it at once, even during a job, which also ends the thread's wait.
             self._process.kill()
         await asyncio.to_thread(self._thread.shutdown, cancel_futures=True)
         if self._process is not None:
@@ -74,7 +84,7 @@ class Helper:
             self._forget_process()
             if is_new or self._is_closed:
                 raise self._ended() from None
-            # It exited after a long idle time, or was killed. One retry is enough to tell.
+            # It exited after a long idle time, or was killed. If it was idle, one retry suffices.
             return self._do(job)
         if isinstance(answer, SegueError):
             raise answer
@@ -115,6 +125,48 @@ class Helper:
         return Unavailable(f"the process that {self._purpose} has exited; try again")
 
 
+class PromptHelper(Helper):
+    """Makes very long prompts."""
+
+    def __init__(self, folder: Path, max_context: int, *, max_job_s: float = _MAX_PROMPT_S) -> None:
+        super().__init__(
+            "segue.text.helper_process",
+            [str(folder), str(max_context)],
+            name="prompt-helper",
+            purpose="tokenises long prompts",
+            max_job_s=max_job_s,
+            too_slow=(
+                f"the messages could not be rendered and tokenised within {max_job_s:g} s: "
+                "shorten them"
+            ),
+        )
+        self._waiting_characters = 0
+
+    async def encode_turn(
+        self,
+        turn_input: TurnInput,
+        memory: PromptRecord | None,
+        num_same: int,
+        *,
+        num_characters: int,
+    ) -> SessionPrompt:
+        """Raises Overloaded if too much is queued, and what `PromptEncoder.encode_turn` raises."""
+        waiting = self._waiting_characters + num_characters
+        if self._waiting_characters and waiting > _MAX_WAITING_CHARACTERS:
+            raise Overloaded.after(
+                f"prompts of {self._waiting_characters} characters wait to be tokenised, and "
+                f"{num_characters} more would exceed {_MAX_WAITING_CHARACTERS}: try again later",
+                retry_after_s=waiting / _CHARACTERS_PER_S,
+            )
+        self._waiting_characters = waiting
+        try:
+            made = await self.do((turn_input, memory, num_same))
+            assert isinstance(made, SessionPrompt)
+            return made
+        finally:
+            self._waiting_characters -= num_characters
+
+
 def _start(command: Sequence[str]) -> subprocess.Popen[bytes]:
     package = str(Path(segue.__file__).parents[1])
     path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
@@ -134,7 +186,7 @@ def _pipe(stream: IO[bytes] | None) -> Any:
 def _reap(process: subprocess.Popen[bytes]) -> None:
     for stream in (process.stdin, process.stdout):
         if stream is not None:
-            # Nothing needs the data that was not written.
+            # Data that was not written is not needed.
             with contextlib.suppress(OSError):
                 stream.close()
     process.wait()

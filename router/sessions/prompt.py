@@ -1,12 +1,11 @@
-"""Turns a turn's input into token ids, and refuses everything that no worker could serve.
+"""Encodes a turn's input as token ids, and refuses turns that no worker could serve.
 
-Fills in what the client left unset, and nothing else does: sampling and end tokens from the
-checkpoint (`segue/model/checkpoint/generation.py`), the longest answer from context and memory
+Only here are unset fields filled in: sampling and end tokens from the checkpoint
+(`segue/model/checkpoint/generation.py`), the longest answer from context and memory
 (`router/placement/pools.py`).
 
-A short input is tokenised inline. A longer one is tokenised in a thread, so that the event loop
-goes on, and a very long one in a separate process (`prompt_helper.py`), since some steps hold the
-GIL for as long as they take.
+A short input is tokenised inline; a longer one in a thread, so that the event loop goes on; and a
+very long one in a separate process (`PromptHelper`), because some steps hold the GIL to their end.
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ from pathlib import Path
 
 from router.placement.pools import Pools, answer_tokens
 from router.sessions.grammars import GrammarDesk
+from router.sessions.helper import Helper, PromptHelper
 from router.sessions.history import Completed
-from router.sessions.prompt_helper import PromptHelper
 from segue.answers import AUTO, ParserNames, parsers_for
 from segue.api.errors import InvalidRequest
 from segue.api.prompt import Prompt
@@ -57,13 +56,13 @@ from segue.text.tokens.tokenizer import Tokenizer
 _INLINE_CHARACTERS = 8_192
 # Above this, a single step might hold the GIL for longer than other turns should wait.
 _THREAD_CHARACTERS = 131_072
-# Nothing is known about the workers: only the context limits an answer.
+# If no worker is known, only the context limits an answer.
 _ANY_POOLS = Pools()
 
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A turn in tokens, and what the session's next prompt can be made from."""
+    """A turn in tokens, and the record that the session's next prompt can be made from."""
 
     spec: TurnSpec
     memory: PromptRecord | None = None
@@ -80,7 +79,7 @@ class PromptBuilder:
     config: ModelConfig
     defaults: GenerationDefaults
     model_id: str
-    """Empty if the folder has no weights: the workers know which ones are served."""
+    """Empty if the folder has no weights. Then the workers report which ones they serve."""
     helper: PromptHelper | None = None
     parsers: ParserNames = AUTO
     """How to read answers."""
@@ -98,25 +97,28 @@ class PromptBuilder:
         config = ModelConfig.from_folder(folder)
         max_context = config.max_position_embeddings
         with_file = checkpoint.generation_config == "auto"
-        encoder: PromptEncoder | IdEncoder
-        template = ""
+        served_id = model_id(folder) if any(folder.glob("*.safetensors")) else ""
         if checkpoint.skip_tokenizer:
-            encoder = IdEncoder()
-            defaults = GenerationDefaults.from_folder(folder, with_file=with_file)
-        else:
-            encoder = PromptEncoder.from_folder(folder, max_context=max_context)
-            template = encoder.template.source.with_tools if encoder.template else ""
-            defaults = GenerationDefaults.from_folder(
-                folder, token_id=encoder.tokenizer.token_id, with_file=with_file
+            return cls(
+                encoder=IdEncoder(),
+                config=config,
+                defaults=GenerationDefaults.from_folder(folder, with_file=with_file),
+                model_id=served_id,
+                parsers=parsers_for("", parsers),
             )
+        encoder = PromptEncoder.from_folder(folder, max_context=max_context)
         return cls(
             encoder=encoder,
             config=config,
-            defaults=defaults,
-            model_id=model_id(folder) if any(folder.glob("*.safetensors")) else "",
-            helper=None if checkpoint.skip_tokenizer else PromptHelper(folder, max_context),
-            parsers=parsers_for(template, parsers),
-            grammars=None if checkpoint.skip_tokenizer else GrammarDesk(folder, config.vocab_size),
+            defaults=GenerationDefaults.from_folder(
+                folder, token_id=encoder.tokenizer.token_id, with_file=with_file
+            ),
+            model_id=served_id,
+            helper=PromptHelper(folder, max_context),
+            parsers=parsers_for(
+                encoder.template.source.with_tools if encoder.template else "", parsers
+            ),
+            grammars=GrammarDesk(folder, config.vocab_size),
         )
 
     @property
@@ -132,7 +134,7 @@ class PromptBuilder:
         )
 
     async def make(self, completed: Completed, pools: Pools = _ANY_POOLS) -> Built:
-        """Like `build`, but does not hold up the event loop, and with the turn's grammar. May also
+        """Like `build`, but adds the turn's grammar and does not block the event loop. May also
         raise Overloaded."""
         built = await self._make(completed, pools)
         if completed.request.output is None:
@@ -159,7 +161,7 @@ class PromptBuilder:
             Asked(
                 output=output,
                 tools=chat.tools if chat and may_call else (),
-                # A template that writes calls in no known format leaves it open.
+                # "auto" here means that the template writes calls in no known format.
                 call_format="none" if named == "auto" else named,
                 after_reasoning=built.starts_in_reasoning,
             )
@@ -181,8 +183,7 @@ class PromptBuilder:
         return self._finish(completed, made, pools)
 
     async def encode(self, turn_input: TurnInput) -> Sequence[int]:
-        """The tokens of a prompt, for a caller that wants no turn. May raise InvalidRequest and
-        Overloaded."""
+        """The tokens of a prompt, without a turn. May raise InvalidRequest and Overloaded."""
         num_new = work_of(turn_input)
         if num_new <= _INLINE_CHARACTERS:
             return self.encoder.encode(turn_input)
@@ -191,17 +192,17 @@ class PromptBuilder:
         made = await self.helper.encode_turn(turn_input, None, 0, num_characters=num_new)
         return made.ids
 
+    @property
+    def _helpers(self) -> list[Helper]:
+        return [helper for helper in (self.helper, self.grammars) if helper is not None]
+
     def reap(self) -> None:
-        if self.helper is not None:
-            self.helper.reap()
-        if self.grammars is not None:
-            self.grammars.reap()
+        for helper in self._helpers:
+            helper.reap()
 
     async def close(self) -> None:
-        if self.helper is not None:
-            await self.helper.close()
-        if self.grammars is not None:
-            await self.grammars.close()
+        for helper in self._helpers:
+            await helper.close()
 
     def build(self, completed: Completed, pools: Pools = _ANY_POOLS) -> Built:
         """The turn in tokens, its answer limited by context and memory. Raises InvalidRequest."""
@@ -240,18 +241,18 @@ class PromptBuilder:
             starts_in_reasoning=is_chat and self.encoder.thinking.is_open(prompt.tokens),
         )
 
-    def _rules(self, asked: StopConditions, max_tokens: int) -> StopRules:
-        if asked.stop_strings and isinstance(self.encoder, IdEncoder):
+    def _rules(self, stop: StopConditions, max_tokens: int) -> StopRules:
+        if stop.stop_strings and isinstance(self.encoder, IdEncoder):
             raise InvalidRequest(
                 "stop strings need text, and this model is served without a tokenizer: "
                 "use stop token ids"
             )
-        end_ids = () if asked.ignore_eos else self.defaults.end_ids
+        end_ids = () if stop.ignore_eos else self.defaults.end_ids
         return StopRules(
             max_tokens=max_tokens,
-            stop_strings=asked.stop_strings,
-            stop_token_ids=tuple(dict.fromkeys((*asked.stop_token_ids, *end_ids))),
-            min_tokens=asked.min_tokens,
+            stop_strings=stop.stop_strings,
+            stop_token_ids=tuple(dict.fromkeys((*stop.stop_token_ids, *end_ids))),
+            min_tokens=stop.min_tokens,
         )
 
 

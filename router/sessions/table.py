@@ -1,145 +1,37 @@
 """What the router knows about each session. `release` forgets all of it.
 
-That is where the session ran last and what workers keep of it; its messages up to the last turn;
-that turn's tokens; and the last decision. The sizes of these parts differ a thousandfold, so each
-part has its own bound, beyond which the least recently used sessions lose it. A lost or stale part
-costs time and nothing else.
+That is its record (`record.py`); its messages up to the last turn; that turn's tokens; and the last
+decision. The sizes of these parts differ a thousandfold, so each part has its own bound, beyond
+which the least recently used sessions lose it. A lost or stale part only costs time.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import TypeVar
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
 
 from cachetools import LRUCache
 
 from router.placement.explain import Decided, explanation_of
-from router.placement.node import WorkerNode
-from router.placement.side import Held, Residency
-from router.sessions.histories import Histories
 from router.sessions.history import Completed, History, TurnTokens, history_after, num_rerendered
+from router.sessions.record import SessionRecord
 from segue.api.cluster.explanation import Explanation
-from segue.api.cluster.status import SessionInfo, WorkerStatus
+from segue.api.cluster.status import SessionInfo
 from segue.api.errors import NotFound
 from segue.api.turn import FinishReason, TurnEnd
-from segue.api.types import Epoch, Role, SessionId, WorkerId
+from segue.api.types import SessionId
 from segue.text.session_prompt import PromptRecord
 
-# Workers of each role to remember: a session that moves away and comes back finds what it left.
-_MAX_WORKERS = 2
 # Decisions to remember. One takes some kilobytes, a placement far less.
 _MAX_EXPLAINED = 10_000
 # Tokens of sessions' last turns, at about 8 bytes each: 500 sessions of 50,000 tokens.
 _MAX_TOKENS = 25_000_000
-
-_NOWHERE = WorkerId("")
+# Sessions to remember for each history. Many share a system message, and any of them will do.
+_MAX_SESSIONS = 8
 
 Value = TypeVar("Value")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Keeping:
-    """What a worker keeps of a session, in one epoch."""
-
-    worker_id: WorkerId
-    epoch: Epoch
-    tokens: int
-    states: tuple[int, ...]
-    """Lengths of the prefixes whose state is there, ascending."""
-
-    @property
-    def checkpoint_tokens(self) -> int:
-        """The deepest state."""
-        return max(self.states, default=0)
-
-    def of_prompt(self, shared_tokens: int | None) -> Held:
-        """What the worker holds of a prompt that shares this many tokens with the last turn."""
-        if shared_tokens is None:
-            return Held(self.tokens, self.checkpoint_tokens)
-        usable = (state for state in self.states if state <= shared_tokens)
-        return Held(min(self.tokens, shared_tokens), max(usable, default=0))
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class SessionRecord:
-    """Where a session ran last, and what workers keep of it, as they reported.
-
-    A turn writes to the record that it started with. If the table does not list that record, or no
-    longer does, the record is dropped with its turn.
-    """
-
-    session_id: SessionId
-    prefill_worker: WorkerId = _NOWHERE
-    decode_worker: WorkerId = _NOWHERE
-    prefills: tuple[Keeping, ...] = ()
-    """Most recent first, as in `decodes`."""
-    decodes: tuple[Keeping, ...] = ()
-    is_released: bool = False
-    listed_as: int = 0
-    """The number of the session's last placement. Ascends in the table's order."""
-
-    @property
-    def kept(self) -> Keeping | None:
-        """What the last decode worker keeps: it holds the session's lease."""
-        return self.decodes[0] if self.decodes else None
-
-    def info(self) -> SessionInfo:
-        kept = self.kept
-        return SessionInfo(
-            session_id=self.session_id,
-            prefill_worker=self.prefill_worker,
-            decode_worker=self.decode_worker,
-            kept_tokens=kept.tokens if kept else 0,
-            kept_checkpoint_tokens=kept.checkpoint_tokens if kept else 0,
-        )
-
-    def keep(self, worker: WorkerStatus, held: Held, states: tuple[int, ...] = ()) -> None:
-        """The worker served a turn of the session.
-
-        `states` are all the useful states that it keeps; if empty, only the deepest is known.
-        """
-        others = [k for k in self._keepings(worker.role) if k.worker_id != worker.worker_id]
-        self._set(worker.role, (_keeping(worker, held, states), *others)[:_MAX_WORKERS])
-
-    def diverged(self, shared_tokens: int) -> None:
-        """The session's last turn shares only `shared_tokens` with the one before: what workers
-        keep beyond that is of no use to the next turn."""
-        for role in Role:
-            self._set(role, tuple(_cut(k, shared_tokens) for k in self._keepings(role)))
-
-    def correct(self, worker: WorkerStatus, held: Held) -> None:
-        """The worker reported what it holds, without having completed a turn."""
-        kept = (
-            _corrected(keeping, worker, held) if keeping.worker_id == worker.worker_id else keeping
-            for keeping in self._keepings(worker.role)
-        )
-        self._set(worker.role, tuple(kept))
-
-    def held(
-        self, nodes: Mapping[WorkerId, WorkerNode], shared_tokens: int | None = None
-    ) -> Residency:
-        """What live workers hold, if still in the same epoch, most recent first.
-
-        `shared_tokens`: how many leading tokens a prompt shares with the last turn, if known. What
-        is held beyond them is of no use to the prompt.
-        """
-        residency: dict[WorkerId, Held] = {}
-        for keeping in (*self.decodes, *self.prefills):
-            node = nodes.get(keeping.worker_id)
-            if node is not None and node.status.epoch == keeping.epoch and not node.is_lost:
-                residency[keeping.worker_id] = keeping.of_prompt(shared_tokens)
-        return residency
-
-    def _keepings(self, role: Role) -> tuple[Keeping, ...]:
-        return self.prefills if role is Role.PREFILL else self.decodes
-
-    def _set(self, role: Role, kept: tuple[Keeping, ...]) -> None:
-        if role is Role.PREFILL:
-            self.prefills = kept
-        else:
-            self.decodes = kept
 
 
 class SessionTable:
@@ -278,22 +170,51 @@ def _keep(part: LRUCache[SessionId, Value], session: SessionRecord, value: Value
     return True
 
 
-def _keeping(worker: WorkerStatus, held: Held, states: tuple[int, ...] = ()) -> Keeping:
-    return Keeping(
-        worker_id=worker.worker_id,
-        epoch=worker.epoch,
-        tokens=held.resident_tokens,
-        states=states or ((held.checkpoint_tokens,) if held.checkpoint_tokens else ()),
-    )
+class Histories(LRUCache[SessionId, History]):
+    """The sessions' histories, bounded by their bytes, and an index of the messages they start
+    with."""
 
+    def __init__(self, max_bytes: int) -> None:
+        super().__init__(max_bytes, History.size_bytes)
+        self._sessions: dict[bytes, tuple[SessionId, ...]] = {}
+        """By the salt of the pages and the digest, the most recent last."""
+        self._indexed: dict[SessionId, tuple[bytes, ...]] = {}
 
-def _corrected(known: Keeping, worker: WorkerStatus, held: Held) -> Keeping:
-    """A known state deeper than the prompt's deepest may belong to another prompt."""
-    deepest = held.checkpoint_tokens
-    shallower = tuple(state for state in known.states if state < deepest)
-    return _keeping(worker, held, (*shallower, deepest) if deepest else ())
+    def __setitem__(self, session_id: SessionId, history: History, *args: Any) -> None:
+        """Raises ValueError if the history exceeds the bound by itself."""
+        super().__setitem__(session_id, history, *args)
+        salt, digests = history.tokens.salt, history.digests
+        self._index(session_id, tuple([salt + one for one in digests]) if salt else digests)
 
+    def __delitem__(self, session_id: SessionId, *args: Any) -> None:
+        super().__delitem__(session_id, *args)
+        self._index(session_id, ())
 
-def _cut(keeping: Keeping, tokens: int) -> Keeping:
-    states = tuple(state for state in keeping.states if state <= tokens)
-    return replace(keeping, tokens=min(keeping.tokens, tokens), states=states)
+    def find(
+        self, chain: Sequence[bytes], salt: bytes = b"", scope: str = ""
+    ) -> tuple[int, tuple[SessionId, ...]]:
+        """The most messages that the chat with these digests shares with a history from the start,
+        among those whose pages have this salt and whose sessions' names start with `scope`, and
+        these sessions, the most recent last."""
+        for num in range(len(chain), 0, -1):
+            sessions = self._sessions.get(salt + chain[num - 1], ())
+            # Tenants that share prefixes have the same salt.
+            if own := tuple([one for one in sessions if one.startswith(scope)]):
+                return num, own
+        return 0, ()
+
+    def _index(self, session_id: SessionId, digests: tuple[bytes, ...]) -> None:
+        before = self._indexed.pop(session_id, ())
+        # Usually a history only grows.
+        num_same = len(before) if digests[: len(before)] == before else 0
+        for digest in before[num_same:]:
+            others = tuple(one for one in self._sessions.get(digest, ()) if one != session_id)
+            if others:
+                self._sessions[digest] = others
+            else:
+                self._sessions.pop(digest, None)
+        for digest in digests[num_same:]:
+            sessions = (*self._sessions.get(digest, ()), session_id)
+            self._sessions[digest] = sessions[-_MAX_SESSIONS:]
+        if digests:
+            self._indexed[session_id] = digests

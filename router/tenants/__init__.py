@@ -1,1 +1,1 @@
-"""Who may use the router: API keys, the tenants that they belong to, and the tenants' limits."""
+"""API keys, their tenants, and the tenants' limits."""

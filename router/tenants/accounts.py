@@ -1,17 +1,17 @@
-"""What each tenant uses now, and whether it may have another turn."""
+"""Each tenant's current usage, and whether its limits allow another turn."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 from router.metrics import TenantMetrics
-from router.tenants.budget import TokenBudget
 from router.tenants.tenant import Limits, Tenant
 from segue.api.errors import Overloaded
 from segue.process.telemetry import Clock
+
+_ROUNDING = 1e-6
 
 
 @dataclass(slots=True)
@@ -25,7 +25,7 @@ class _Account:
 @dataclass(frozen=True, slots=True)
 class Refusal:
     limit: str
-    """Which one, for metrics: "turns" or "tokens"."""
+    """The metrics' label: "turns" or "tokens"."""
     message: str
     retry_after_s: float = 1.0
 
@@ -34,7 +34,7 @@ def refusal(
     limits: Limits, num_turns: int, empty_for_s: float, num_routers: int = 1
 ) -> Refusal | None:
     """Why a tenant may not have another turn now; None if it may. `limits`: this router's part of
-    them. `empty_for_s`: until its token budget is above zero.
+    them. `empty_for_s`: seconds until its token budget is above zero.
     """
     part = f" on this one of {num_routers} routers" if num_routers > 1 else ""
     if limits.max_turns and num_turns >= limits.max_turns:
@@ -55,34 +55,32 @@ def refusal(
 
 
 def part_of(limits: Limits, num_routers: int) -> Limits:
-    """What one of several routers admits: an equal part of each limit, rounded up."""
+    """One router's share of the limits: an equal part of each, rounded up."""
     return Limits(
         max_turns=-(-limits.max_turns // num_routers),
         tokens_per_minute=-(-limits.tokens_per_minute // num_routers),
     )
 
 
-class Routers(Protocol):
-    @property
-    def num_routers(self) -> int: ...
-
-
 class TenantAccounts:
-    """One event loop owns it. As many accounts as tenants that ever had a turn."""
+    """One event loop owns it. Has an account for each tenant that ever had a turn."""
 
-    def __init__(self, metrics: TenantMetrics, clock: Clock, routers: Routers) -> None:
+    def __init__(
+        self, metrics: TenantMetrics, clock: Clock, num_routers: Callable[[], int]
+    ) -> None:
         self._metrics = metrics
         self._clock = clock
-        self._routers = routers
+        self._num_routers = num_routers
         self._accounts: dict[str, _Account] = {}
 
     @contextlib.contextmanager
     def turn(self, tenant: Tenant) -> Iterator[None]:
-        """Holds one of the tenant's turns. Raises Overloaded."""
-        limits = self._limits_of(tenant)
-        account = self._of(tenant, limits)
+        """Counts the block as one of the tenant's turns. Raises Overloaded."""
+        num_routers = self._num_routers()
+        account = self._of(tenant)
         empty_for_s = account.budget.empty_for_s() if account.budget else 0.0
-        refused = refusal(limits, account.num_turns, empty_for_s, self._routers.num_routers)
+        limits = part_of(tenant.limits, num_routers)
+        refused = refusal(limits, account.num_turns, empty_for_s, num_routers)
         if refused is not None:
             self._metrics.refused(tenant.name, refused.limit)
             raise Overloaded.after(refused.message, retry_after_s=refused.retry_after_s)
@@ -93,17 +91,15 @@ class TenantAccounts:
             account.num_turns -= 1
 
     def charge(self, tenant: Tenant, *, computed: int, generated: int) -> None:
-        """A turn has ended: its prompt tokens that were computed, and those of its answer."""
+        """Charges a turn that has ended for the computed tokens of its prompt, and its answer's."""
         self._metrics.used(tenant.name, computed=computed, generated=generated)
-        if (budget := self._of(tenant, self._limits_of(tenant)).budget) is not None:
+        if (budget := self._of(tenant).budget) is not None:
             budget.charge(computed + generated)
 
-    def _limits_of(self, tenant: Tenant) -> Limits:
-        return part_of(tenant.limits, self._routers.num_routers)
-
-    def _of(self, tenant: Tenant, limits: Limits) -> _Account:
+    def _of(self, tenant: Tenant) -> _Account:
         account = self._accounts.setdefault(tenant.name, _Account())
-        rate, whole = limits.tokens_per_minute, tenant.limits.tokens_per_minute
+        whole = tenant.limits.tokens_per_minute
+        rate = part_of(tenant.limits, self._num_routers()).tokens_per_minute
         if account.whole_rate != whole:
             # The first turn, or the file of keys has changed.
             account.whole_rate = whole
@@ -112,3 +108,42 @@ class TenantAccounts:
             # A router has joined or left.
             account.budget.set_rate(rate)
         return account
+
+
+class TokenBudget:
+    """A tenant's tokens a minute. Grows steadily, up to a minute's tokens, and is charged when the
+    cost of a turn is known.
+
+    That is after the turn, so a budget may be overdrawn; no turn is admitted until it has grown to
+    a token again. In the long run a tenant gets its rate, however large its turns are. Libraries
+    for rate limits decide before a cost is incurred, and allow no debt.
+    """
+
+    def __init__(self, tokens_per_minute: int, clock: Clock) -> None:
+        self.tokens_per_minute = tokens_per_minute
+        self._clock = clock
+        self._level = float(tokens_per_minute)
+        self._level_at = clock()
+
+    def set_rate(self, tokens_per_minute: int) -> None:
+        """Scales the remaining tokens with the rate; a debt stays as it is."""
+        level = self._now()
+        if level > 0:
+            level *= tokens_per_minute / self.tokens_per_minute
+        self._level, self.tokens_per_minute = level, tokens_per_minute
+
+    def charge(self, num_tokens: int) -> None:
+        self._level = self._now() - num_tokens
+
+    def empty_for_s(self) -> float:
+        """Seconds until there is a token again; 0 if there is one."""
+        missing = 1.0 - self._now()
+        # A client that comes back after exactly this time is not refused for a rounding error.
+        return missing * 60.0 / self.tokens_per_minute if missing > _ROUNDING else 0.0
+
+    def _now(self) -> float:
+        now = self._clock()
+        grown = (now - self._level_at) * self.tokens_per_minute / 60.0
+        self._level = min(self._level + grown, float(self.tokens_per_minute))
+        self._level_at = now
+        return self._level

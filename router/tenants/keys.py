@@ -1,4 +1,4 @@
-"""API keys and their tenants. Keys are kept as hashes only."""
+"""API keys and their tenants. Only hashes of keys are stored."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ class _TenantTable:
 
 
 def tenant_of(tenants: Tenants, key: str) -> Tenant | None:
-    """Compares with all keys, so that the time says nothing about any of them."""
-    found, asked = None, key_hash(key)
+    """Compares with all keys, so that the time reveals nothing about any of them."""
+    found, hashed = None, key_hash(key)
     for known, tenant in tenants.items():
-        if hmac.compare_digest(known, asked):
+        if hmac.compare_digest(known, hashed):
             found = tenant
     return found
 
 
 def given_keys(hashes: str) -> dict[str, Tenant]:
-    """Of the default tenant. `hashes` are comma-separated. Raises InvalidConfig."""
+    """Keys of the default tenant, from comma-separated hashes. Raises InvalidConfig."""
     tenants: dict[str, Tenant] = {}
     for text in filter(None, (part.strip() for part in hashes.split(","))):
         if _HASH.fullmatch(text) is None:
@@ -117,7 +117,7 @@ def _place_of(error: tomllib.TOMLDecodeError) -> str:
 
 
 class Keyring:
-    """The keys in effect. Without any, everybody is the one open tenant."""
+    """The keys in effect. Without keys, all clients are the one open tenant."""
 
     def __init__(self, config: RouterConfig) -> None:
         """Raises InvalidConfig."""
@@ -143,13 +143,13 @@ class Keyring:
         return tenant
 
     def reread(self) -> None:
-        """Reads the file again if it has changed. If that fails, the keys stay as they are."""
+        """Reads the file again if it has changed. If that fails, the old keys stay in effect."""
         try:
             if self._path is not None and self._state() != self._seen:
                 self._tenants = self._with(self._read())
                 logger.info("API keys read again", extra={"keys": len(self._tenants)})
         except InvalidConfig as error:
-            logger.error("API keys stay as they are", extra={"error": str(error)})
+            logger.error("the old API keys stay in effect", extra={"error": str(error)})
 
     def _read(self) -> dict[str, Tenant]:
         if self._path is None:
@@ -176,7 +176,7 @@ class Keyring:
         return now.st_mtime_ns, now.st_size, now.st_ino
 
     def _with(self, of_file: Mapping[str, Tenant]) -> Tenants:
-        # A key of the file names its tenant, so the file wins.
+        # Keys in the file name their tenant, so the file wins.
         tenants = {**self._given, **of_file}
         if self._shares:
             return {known: replace(one, shares_prefixes=True) for known, one in tenants.items()}

@@ -15,7 +15,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SEPARATOR = "/"
 
 DEFAULT_NAME = "default"
-"""The tenant of keys that were given without one. Metrics call the open router's tenant so, too."""
+"""The tenant of keys that are given without one. Also the metrics' label for the open router's
+tenant."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,14 +36,14 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tenant:
-    """The name is empty for the one tenant of a router without keys."""
+    """The only tenant of a router without keys has an empty name."""
 
     name: str = ""
     limits: Limits = Limits()
     shares_prefixes: bool = False
-    """Its turns share cached prefixes with other tenants that do."""
+    """Its turns share cached prefixes with other tenants that have this set."""
     is_operator: bool = False
-    """Its keys may take workers out of service, which hold other tenants' sessions too."""
+    """Its keys may take workers out of service, although those hold other tenants' sessions."""
 
     def __post_init__(self) -> None:
         if self.name and _NAME.fullmatch(self.name) is None:
@@ -53,7 +54,7 @@ class Tenant:
 
     @property
     def scope(self) -> str:
-        """What the router's and the workers' names of this tenant's sessions start with."""
+        """The prefix of this tenant's session names within the cluster."""
         return f"{self.name}{_SEPARATOR}" if self.name else ""
 
     def require_operator(self) -> None:
@@ -74,8 +75,7 @@ class Tenant:
         return replace(request, session_id=session_id, salt=salt)
 
     def owned(self, session_id: SessionId) -> SessionId:
-        """The name within the cluster of a session that the tenant calls so. Raises
-        InvalidRequest."""
+        """The name within the cluster of the tenant's session. Raises InvalidRequest."""
         require_label("session_id", session_id)
         return SessionId(self.scope + session_id) if session_id else session_id
 
@@ -85,4 +85,4 @@ class Tenant:
 
 
 OPEN = Tenant(is_operator=True)
-"""Everybody, if the router has no keys."""
+"""All clients, if the router has no keys."""

@@ -4,7 +4,7 @@ Received ─PlacedOn▶ Placed ─TicketTaken▶ Dispatched ─FirstToken▶ Str
    │  ▲───────────────┴─── Retried ──────────┴──────────────────────┤
    └──────────────────┴──────────────────────┴─── Ended ────────────┴─────────────▶ Over
 
-A turn that is retried while it streams goes on after the tokens that its client has.
+A turn that is retried while it streams continues after the tokens that its client has.
 """
 
 from __future__ import annotations
@@ -27,29 +27,26 @@ from segue.api.errors import (
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    at: float
+    """Not placed yet, or not again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """Decode was asked for memory: it may already hold pages that the router does not know of."""
+    """The decode worker was asked for memory. It may already hold pages, unknown to the router."""
 
-    received_at: float
     placement: Placement
 
 
 @dataclass(frozen=True, slots=True)
 class Dispatched:
-    """Decode holds memory, and the worker that computes the prompt was asked to do so."""
+    """The decode worker holds memory, and the prompt was sent to the worker that computes it."""
 
-    received_at: float
     dispatched_at: float
     placement: Placement
 
 
 @dataclass(frozen=True, slots=True)
 class Streaming:
-    received_at: float
     dispatched_at: float
     first_token_at: float
     placement: Placement
@@ -80,7 +77,7 @@ class FirstToken:
 
 @dataclass(frozen=True, slots=True)
 class Retried:
-    """The workers failed, or refused the turn: place it again."""
+    """The workers failed, or refused the turn: it is placed again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,18 +91,18 @@ TurnChange: TypeAlias = PlacedOn | TicketTaken | FirstToken | Retried | Ended
 def advance(state: TurnState, change: TurnChange) -> TurnState:
     """The next state. Raises IllegalTransition for a pair that is not listed here."""
     match state, change:
-        case Received(at), PlacedOn(placement):
-            return Placed(at, placement)
-        case Placed(received_at, placement), TicketTaken(at):
-            return Dispatched(received_at, at, placement)
-        case Dispatched(received_at, dispatched_at, placement), FirstToken(at):
-            return Streaming(received_at, dispatched_at, at, placement)
-        case ((Placed(received_at) | Dispatched(received_at) | Streaming(received_at)), Retried()):
-            return Received(received_at)
+        case Received(), PlacedOn(placement):
+            return Placed(placement)
+        case Placed(placement), TicketTaken(at):
+            return Dispatched(at, placement)
+        case Dispatched(dispatched_at, placement), FirstToken(at):
+            return Streaming(dispatched_at, at, placement)
+        case ((Placed() | Dispatched() | Streaming()), Retried()):
+            return Received()
         case ((Received() | Placed() | Dispatched() | Streaming()), Ended(outcome)):
             return Over(outcome)
         case Over(), Ended():
-            # The first outcome stands: a client that hangs up after the end changes nothing.
+            # The first outcome stands, even if the client hangs up after the end.
             return state
         case _:
             raise IllegalTransition(f"{state} cannot take {change}")

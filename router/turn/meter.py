@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from router.metrics import RouterMetrics
 from router.telemetry.conventions import operation_of
@@ -13,20 +13,20 @@ from router.telemetry.reuse import turn_class, turn_number
 from router.telemetry.traces import TurnTrace
 from router.turn.lifecycle import outcome_of
 from segue.api.errors import SegueError
-from segue.api.turn import FinishReason, TokenDelta, TurnEnd, Usage
+from segue.api.turn import FinishReason, TokenDelta, TurnEnd, TurnEvent, Usage
 from segue.api.types import ChatInput, TurnInput
-from segue.process.telemetry import Clock
+from segue.process.telemetry import Clock, about_turn
 
 logger = logging.getLogger(__name__)
 
-# Without a wait, no other task runs meanwhile.
+# A block that takes less has not waited: no other task has run.
 _NO_WAIT_S = 0.001
 _A_CHAT = ChatInput(messages=())
 _FINISHED = frozenset({FinishReason.STOP.value, FinishReason.LENGTH.value})
 
 
 class TurnMeter:
-    """Every turn ends once: as `refused` before it ran, or as `ended` after it did."""
+    """Every turn ends once: `refused` before it ran, or `ended` after it did."""
 
     def __init__(
         self,
@@ -53,6 +53,13 @@ class TurnMeter:
         """The input with the messages that the router has added."""
         self._turn_number = turn_number(turn_input)
 
+    def measure(self, events: Iterable[TurnEvent], arrived_at: float) -> None:
+        for event in events:
+            if isinstance(event, TokenDelta):
+                self.arrived(event, arrived_at)
+            elif isinstance(event, TurnEnd):
+                self.finished(event)
+
     def arrived(self, delta: TokenDelta, arrived_at: float) -> None:
         num_tokens, latency = len(delta.token_ids), self._metrics.latency
         if self._first_token_at is None:
@@ -64,6 +71,7 @@ class TurnMeter:
             latency.inter_token_s.observe((arrived_at - self._last_token_at) / max(num_tokens, 1))
         self._last_token_at = arrived_at
         self._metrics.tokens.completion.inc(num_tokens)
+        self._metrics.load.rate.add(num_tokens)
 
     def _first_token(self, took_s: float) -> None:
         exemplar = self.trace.exemplar
@@ -74,12 +82,14 @@ class TurnMeter:
             self._metrics.reuse.first_token_s.labels(label).observe(took_s, exemplar)
 
     def relayed(self, arrived_at: float) -> None:
-        """The events that arrived at `arrived_at` were sent to the client."""
+        """The events of `arrived_at` were sent to the client."""
         self._metrics.latency.relay_s.observe(self._clock() - arrived_at)
 
     def finished(self, end: TurnEnd) -> None:
         metrics = self._metrics
         self.trace.finished(end)
+        metrics.load.drafted_tokens += end.usage.drafted_tokens
+        metrics.load.accepted_tokens += end.usage.accepted_tokens
         if end.finish_reason is not FinishReason.CANCELLED:
             self._usage = end.usage
         if end.timings.first_token_s:
@@ -92,8 +102,7 @@ class TurnMeter:
         metrics.tokens.rerendered_turns.inc(end.usage.rerendered_tokens > 0)
 
     def computed(self, expected: int) -> int:
-        """Tokens of the prompt that were computed; those that were expected to be, for a turn that
-        did not finish."""
+        """The computed tokens of the prompt; `expected` for a turn that did not finish."""
         usage = self._usage
         if usage is None:
             return expected
@@ -101,7 +110,7 @@ class TurnMeter:
 
     @contextlib.contextmanager
     def refusals(self) -> Iterator[None]:
-        """Counts an error that keeps the turn from running."""
+        """Counts an error that prevents the turn from running."""
         try:
             yield
         except SegueError as error:
@@ -109,13 +118,15 @@ class TurnMeter:
             raise
 
     @contextlib.contextmanager
-    def errors(self) -> Iterator[None]:
-        """Counts an error that ends the turn, whether it ran or not."""
-        try:
-            yield
-        except Exception as error:
-            self.failed(error)
-            raise
+    def turn(self, turn_id: str) -> Iterator[None]:
+        """The whole turn: logs and traces name it, and an error that ends it is counted, whether it
+        ran or not."""
+        with about_turn(turn_id), self.trace.running(self.operation, turn_id, self._tenant):
+            try:
+                yield
+            except Exception as error:
+                self.failed(error)
+                raise
 
     def failed(self, error: Exception) -> None:
         self._error = error_class(error)
@@ -130,6 +141,7 @@ class TurnMeter:
 
     def ended(self, outcome: str, *, prompt_tokens: int, answer_tokens: int) -> None:
         self.count(outcome)
+        self._metrics.load.ended[outcome] += 1
         self._metrics.tokens.prompt_length.observe(prompt_tokens)
         self._metrics.tokens.answer_length.observe(answer_tokens)
         if outcome in _FINISHED and self._first_token_at is not None and answer_tokens > 1:
@@ -139,7 +151,7 @@ class TurnMeter:
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Measures the block, unless it does not wait, and counts a client that leaves in it."""
+        """Measures the block if it waits, and counts a client that leaves during it."""
         started_at = self._clock()
         try:
             yield
@@ -178,5 +190,5 @@ def log_end(outcome: str, seconds: float, num_tokens: int, failure: SegueError |
 
 
 def error_class(error: Exception) -> str:
-    """The metrics' label for an error: a bounded set, whatever libraries may raise."""
+    """The metrics' label for an error. Bounded, whatever libraries may raise."""
     return type(error).__name__ if isinstance(error, SegueError) else "unforeseen"

@@ -1,13 +1,17 @@
-"""The events that the router sends a client about its turn, apart from tokens."""
+"""The first and the last event of a turn."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TypeAlias
 
 from router.placement.estimate import Placement
-from router.turn.context import TurnContext
+from router.turn.dispatch import TurnContext
 from router.turn.lifecycle import Streaming
-from segue.api.turn import FinishReason, Timings, TurnEnd, TurnResult, TurnSpec, TurnStarted, Usage
+from segue.api.turn import Timings, TurnEnd, TurnEvent, TurnResult, TurnSpec, TurnStarted, Usage
+
+TurnEvents: TypeAlias = tuple[TurnEvent, ...]
+"""The events of one message to the client."""
 
 
 def started(spec: TurnSpec, placement: Placement, context: TurnContext) -> TurnStarted:
@@ -34,7 +38,7 @@ def ended(
     router_s: float,
     resumed: int,
 ) -> TurnEnd:
-    """`streaming` has the times of the turn's dispatch and its first token, if there was one."""
+    """`streaming` has the times of the turn's dispatch and first token, if there was one."""
     report = result.report
     dispatched_s = first_token_s = 0.0
     if streaming is not None:
@@ -59,7 +63,7 @@ def ended(
 
 
 def _of_user(usage: Usage, resumed: int) -> Usage:
-    """A worker that continues an answer finds some of it in its caches, which is no prompt."""
+    """The usage without tokens of the answer, which a worker that continues one may have cached."""
     if not resumed:
         return usage
     cached_tokens = min(usage.cached_tokens, usage.prompt_tokens)
@@ -70,16 +74,3 @@ def _of_user(usage: Usage, resumed: int) -> Usage:
         pulled_tokens=min(usage.pulled_tokens, usage.prompt_tokens - cached_tokens),
         resumed=resumed,
     )
-
-
-def ended_before(
-    spec: TurnSpec, reason: FinishReason, stop_match: str, num_answered: int, resumed: int
-) -> TurnEnd:
-    """The worker was lost after the answer's last token, and before it said so."""
-    usage = Usage(prompt_tokens=spec.num_prompt, completion_tokens=num_answered, resumed=resumed)
-    return TurnEnd(finish_reason=reason, usage=usage, stop_match=stop_match)
-
-
-def cancelled(spec: TurnSpec, num_answered: int, resumed: int) -> TurnEnd:
-    usage = Usage(prompt_tokens=spec.num_prompt, completion_tokens=num_answered, resumed=resumed)
-    return TurnEnd(finish_reason=FinishReason.CANCELLED, usage=usage)

@@ -1,4 +1,4 @@
-"""Runs one turn, from its tokens to its end: place, reserve, dispatch, relay, clean up.
+"""Runs one turn from its tokens to its end: place, reserve, dispatch, relay, clean up.
 
 `lifecycle.py` is the state machine; this module performs the actions.
 """
@@ -10,14 +10,12 @@ import contextlib
 import logging
 from array import array
 from collections.abc import AsyncGenerator
-from typing import TypeAlias
 
 from router.placement.estimate import Decision, Mode, Placement
 from router.turn import reported
 from router.turn.answered import Answered
 from router.turn.calls import TurnCall, WrittenBy, next_beat
-from router.turn.context import TurnContext
-from router.turn.dispatch import Dispatch, Started
+from router.turn.dispatch import Dispatch, Started, TurnContext
 from router.turn.lifecycle import (
     Dispatched,
     Ended,
@@ -34,8 +32,9 @@ from router.turn.lifecycle import (
     holders,
     outcome_of,
 )
+from router.turn.reported import TurnEvents
 from segue.api.errors import Cancelled, DeadlineExceeded, NotResident, SegueError, Unavailable
-from segue.api.turn import ComputedOnDecode, TokenDelta, TurnEnd, TurnEvent, TurnResult, TurnSpec
+from segue.api.turn import ComputedOnDecode, FinishReason, TokenDelta, TurnEnd, TurnResult, TurnSpec
 from segue.api.types import WorkerId
 
 logger = logging.getLogger(__name__)
@@ -43,16 +42,14 @@ logger = logging.getLogger(__name__)
 # How long TurnStarted waits for the first tokens: a separate message to the client would cost the
 # router as much as everything else it does for a token.
 _STARTED_WAITS_S = 0.02
-# A client with a deadline may end its call a moment before the router's clock does.
+# A client may end its call at the deadline a moment before the router's clock reaches it.
 _CLIENT_IS_EARLY_S = 0.1
-# How often a turn without a worker looks for one.
+# Seconds between two attempts to place a turn for which no worker is ready.
 _LOOK_AGAIN_S = 0.1
-
-TurnEvents: TypeAlias = tuple[TurnEvent, ...]
 
 
 class Turn:
-    """Runs once: iterate over `events`. Whatever happens, workers end up holding nothing for it."""
+    """Runs once: iterate over `events`. However it ends, no worker holds anything for it."""
 
     def __init__(
         self,
@@ -61,12 +58,12 @@ class Turn:
         *,
         received_at: float,
         deadline_at: float,
-        answered: Answered | None = None,
+        answered: Answered,
     ) -> None:
-        """`answered`: what the client of a resumed turn brings back."""
+        """`answered`: the part of the answer that the client already has."""
         self.spec = spec
-        self.state: TurnState = Received(received_at)
-        self._answered = answered or Answered()
+        self.state: TurnState = Received()
+        self._answered = answered
         self.failure: SegueError | None = None
         """The error that ended the turn, if it failed."""
         self._context = context
@@ -76,7 +73,7 @@ class Turn:
         self._deadline_at = deadline_at
         self._received_at = received_at
         self.computed_tokens = 0
-        """Tokens of the prompt that the last placement expected to be computed."""
+        """Prompt tokens that the last placement expected to be computed."""
         self._router_s: float | None = None
         """The router's own time; None before the first placement."""
         self._avoid: set[WorkerId] = set()
@@ -91,11 +88,11 @@ class Turn:
 
     @property
     def num_generated(self) -> int:
-        """Those of them that the turn generated in this run."""
+        """The number of tokens that this run of the turn generated."""
         return len(self.answer) - self._answered.num_brought
 
     def interrupt(self, error: SegueError) -> None:
-        """Ends the turn from outside: what it is waiting for raises `error`."""
+        """Ends the turn from outside: the call that it waits for raises `error`."""
         self._interruption = self._interruption or error
         if self._dispatch is not None:
             self._dispatch.fail(self._interruption)
@@ -135,7 +132,8 @@ class Turn:
             self.state = advance(self.state, Ended(outcome))
 
     def _take_up(self) -> TurnEnd | None:
-        """Goes on where the client of a resumed turn is. Returns the end if it has all of it."""
+        """Continues a resumed turn after its client's last token. Returns the end if the client has
+        the whole answer."""
         answered = self._answered
         if not answered.is_resumed:
             return None
@@ -144,10 +142,10 @@ class Turn:
         return end
 
     def _after(self, error: SegueError) -> TurnEnd | None:
-        """The end, if the turn was cancelled or its client has the whole answer; None if another
-        attempt may follow. Raises `error` otherwise."""
+        """The end, if the turn was cancelled or its client has the whole answer; None to try again.
+        Raises `error` otherwise."""
         if error is self._interruption and isinstance(error, Cancelled):
-            return reported.cancelled(self.spec, len(self.answer), self._answered.resumed)
+            return self._answered.end(self.spec, FinishReason.CANCELLED)
         if not self._may_retry(error):
             raise error
         if (end := self._answered.end_of(self.spec, self._context.tokenizer)) is None:
@@ -156,9 +154,7 @@ class Turn:
 
     async def _attempt(self) -> AsyncGenerator[TurnEvents, None]:
         context, spec = self._context, self._answered.rest_of(self.spec)
-        self._dispatch = dispatch = Dispatch(
-            spec, context.placing, context.workers, error=self._interruption
-        )
+        self._dispatch = dispatch = Dispatch(spec, context, error=self._interruption)
         try:
             placement, call, started = await self._start(dispatch)
             self.state = advance(self.state, TicketTaken(context.clock()))
@@ -169,7 +165,7 @@ class Turn:
             dispatch.close()
 
     async def _start(self, dispatch: Dispatch) -> Started:
-        """Places the turn, and makes decode reserve memory for it."""
+        """Places the turn, and makes the decode worker reserve memory for it."""
         decision, placing = await self._place_when_ready(), self._context.placing
         if decision.chosen.mode is Mode.LOCAL:
             local = ComputedOnDecode(placing.max_local_tokens)
@@ -183,10 +179,10 @@ class Turn:
         return await dispatch.start(decision.placement, shipped, self._time_left())
 
     async def _place_when_ready(self) -> Decision:
-        """A turn that has run before waits for a worker that starts. Raises Unavailable."""
+        """A turn that has lost its worker waits for one that starts. Raises Unavailable."""
         clock = self._context.clock
         has_run = self._avoid or self._answered.is_resumed
-        wait_until = clock() + (self._context.lost_worker_wait_s if has_run else 0.0)
+        wait_until = clock() + (self._context.config.lost_worker_wait_s if has_run else 0.0)
         while True:
             try:
                 return self._place()
@@ -206,7 +202,7 @@ class Turn:
         if self._router_s is None:
             self._router_s = ended_at - self._received_at
         else:
-            # What came between two attempts was a wait.
+            # The time between two attempts was a wait.
             self._router_s += ended_at - started_at
         self.computed_tokens = decision.chosen.plan.computed_tokens
         return decision
@@ -214,18 +210,18 @@ class Turn:
     async def _relay(
         self, call: TurnCall, placement: Placement
     ) -> AsyncGenerator[TurnEvents, None]:
-        """Yields what is queued. TurnStarted shares a message with the first tokens if they come
+        """Yields queued events. TurnStarted shares a message with the first tokens if they arrive
         soon, and the end shares one with the last tokens."""
         loop = asyncio.get_running_loop()
         not_before = 0.0
         started = reported.started(self.spec, placement, self._context)
-        # An answer starts once: its client goes on reading where it was.
+        # An answer starts once. After a retry, its client reads on.
         events: TurnEvents = () if self._answered.has_new else (started,)
         if events and not await call.has_news(within_s=_STARTED_WAITS_S):
             yield events
             events = ()
         if self.spec.scores_prompt and not self.answer:
-            # Sent with the first tokens: until then the turn may start again.
+            # Sent with the first tokens: until then the turn may be retried from its start.
             events = (*events, await call.prompt_logprobs())
         while True:
             news = await call.read(not_before=not_before)
@@ -268,24 +264,24 @@ class Turn:
             error.retry_is_safe
             # An interruption ends the turn for good.
             and error is not self._interruption
-            and self._num_failures < self._context.max_attempts
+            and self._num_failures < self._context.config.max_attempts
             and isinstance(self.state, Placed | Dispatched | Streaming)
             and self._time_left() > 0
         )
 
     def _start_again(self, error: SegueError) -> None:
         logger.warning(
-            "trying the turn elsewhere",
+            "retrying the turn elsewhere",
             extra={"error": str(error), "answered_tokens": len(self.answer)},
         )
         self._context.tried_again(error, len(self.answer))
         if isinstance(self.state, Streaming):
-            # Whoever computed the prompt did what it had to.
+            # The worker that computed the prompt has done its part.
             self._avoid = {self.state.placement.decode.worker_id}
             self._answered.resumed += 1
             self._context.placing.resume(self._answered.rest_of(self.spec))
         elif isinstance(error, Unavailable) and error.lost_worker:
-            # Not its partner, without which there may be too few left for another attempt.
+            # Not the other worker, without which too few may be left for another attempt.
             self._avoid.add(WorkerId(error.lost_worker))
         else:
             self._avoid.update(worker.worker_id for worker in holders(self.state))
@@ -299,5 +295,5 @@ class Turn:
 
     @property
     def outcome(self) -> str:
-        """The metrics' label for how the turn ended."""
+        """The metrics' outcome label."""
         return self.state.outcome if isinstance(self.state, Over) else "running"

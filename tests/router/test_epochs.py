@@ -52,7 +52,7 @@ async def door(*earlier: WorkerStatus) -> AsyncIterator[tuple[str, Membership]]:
         membership.heartbeat(worker, "m1")
         membership.left(worker.worker_id, worker.epoch)
     links = Links()
-    kept = SimpleNamespace(joined=lambda worker: None)
+    kept = SimpleNamespace(prefixes=SimpleNamespace(forget=lambda worker_id: None))
     router = SimpleNamespace(membership=membership, links=links, placing=SimpleNamespace(kept=kept))
     face = MembershipService(router)  # type: ignore[arg-type]  # what it uses of one
     service = (

@@ -8,9 +8,8 @@ import random
 from array import array
 
 from router.sessions.finding import SessionFinder
-from router.sessions.histories import Histories
 from router.sessions.history import History
-from router.sessions.table import SessionTable
+from router.sessions.table import Histories, SessionTable
 from segue.api.history import digests
 from segue.api.prompt import Prompt
 from segue.api.types import ChatInput, Message, SessionId

@@ -7,10 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from router.membership.kept import with_report
 from router.placement.estimate import Mode
 from router.placement.placing import Placing, TurnPlacing
-from router.sessions.table import Keeping
+from router.sessions.record import Keeping, with_report
 from segue.api.cluster.kept import KeptChanges, KeptSession
 from segue.api.cluster.status import WorkerHealth, WorkerStatus
 from segue.api.prompt import PageDigests, Prompt
@@ -160,7 +159,7 @@ async def test_what_is_gone_or_forgotten_is_not_found(placing: Placing) -> None:
     assert set(prefixes.held([digest(6_400)], PAGE, nodes)) == {"decode-0"}
 
     # It joins again, and starts with all that it keeps.
-    placing.kept.joined(worker("decode-0"))
+    placing.kept.prefixes.forget(WorkerId("decode-0"))
     assert prefixes.held([digest(6_400)], PAGE, nodes) == {}
     placing.gone(DECODE_1)
     assert len(prefixes) == 0

@@ -31,10 +31,10 @@ PREFILL = WorkerStatus(worker_id=WorkerId("p"), role=Role.PREFILL, epoch=Epoch(1
 DECODE = WorkerStatus(worker_id=WorkerId("d"), role=Role.DECODE, epoch=Epoch(1), address="d:1")
 PLACEMENT = Placement(prefill=PREFILL, decode=DECODE)
 
-RECEIVED = Received(1.0)
-PLACED = Placed(1.0, PLACEMENT)
-DISPATCHED = Dispatched(1.0, 2.0, PLACEMENT)
-STREAMING = Streaming(1.0, 2.0, 3.0, PLACEMENT)
+RECEIVED = Received()
+PLACED = Placed(PLACEMENT)
+DISPATCHED = Dispatched(2.0, PLACEMENT)
+STREAMING = Streaming(2.0, 3.0, PLACEMENT)
 OVER = Over("stop")
 
 TABLE: dict[tuple[TurnState, TurnChange], TurnState] = {

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from router.admission.admission import Admission, Asking
+from router.admission.admission import Admission, AdmissionRequest
 from router.config import RouterConfig
 from router.turn import ongoing
 from router.turn.ongoing import OngoingTurns
@@ -152,12 +152,12 @@ async def test_one_that_leaves_while_it_takes_over_leaves_nothing(
 async def test_a_turn_that_waits_for_a_place_is_taken_over_too() -> None:
     admission = Admission(RouterConfig(max_turns=1))
     turns = OngoingTurns(admission)
-    await admission.enter(Asking(name="another"))
+    await admission.enter(AdmissionRequest(name="another"))
     entered: list[str] = []
 
     async def call(who: str) -> None:
         async with turns.entered(NAME, takes_over=True):
-            await admission.enter(Asking(name=NAME))
+            await admission.enter(AdmissionRequest(name=NAME))
             entered.append(who)
             admission.leave()
 

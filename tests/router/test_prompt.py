@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from router.sessions.helper import PromptHelper
 from router.sessions.history import Completed, History, TurnTokens, complete
 from router.sessions.prompt import PromptBuilder
-from router.sessions.prompt_helper import PromptHelper
 from router.sessions.table import SessionTable
 from segue.answers import ParserNames
 from segue.api.errors import ContextOverflow, InvalidRequest, Overloaded, Unavailable

@@ -13,7 +13,8 @@ from router.placement.policy import place
 from router.placement.side import Held, Rules, TurnSize
 from router.sessions import table as session_table
 from router.sessions.history import Completed, TurnTokens
-from router.sessions.table import SessionRecord, SessionTable
+from router.sessions.record import SessionRecord
+from router.sessions.table import SessionTable
 from segue.api.cluster.status import WorkerHealth, WorkerStatus
 from segue.api.errors import NotFound
 from segue.api.prompt import Prompt

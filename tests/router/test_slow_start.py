@@ -7,10 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from router.placement.cluster import ClusterModel
+from router.placement.cluster import ClusterModel, pressure_of
 from router.placement.coefficients import PRIOR
-from router.placement.load.pressure import pressure_of
-from router.placement.load.slow_start import counted, share_of_speed, slowed
+from router.placement.node import counted, share_of_speed, slowed
 from router.placement.policy import place
 from router.placement.side import Rules, TurnSize
 from segue.api.cluster.status import UnitCounts, WorkerHealth, WorkerLoad, WorkerStatus

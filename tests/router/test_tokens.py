@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
+from router.sessions.calls import TokenDesk
 from router.sessions.prompt import PromptBuilder
-from router.sessions.tokens import TokenDesk
 from segue.api.errors import ContextOverflow, InvalidRequest
 from segue.api.types import ChatInput, Continuation, Message, TextInput
 from segue.demo import checkpoint_dir

@@ -17,7 +17,7 @@ import pytest
 from router.config import RouterConfig
 from router.turn.answered import Answered
 from router.turn.calls import WrittenBy
-from router.turn.context import TurnContext
+from router.turn.dispatch import TurnContext
 from router.turn.turn import Turn
 from segue.api.errors import (
     Cancelled,
@@ -40,7 +40,8 @@ from tests.router.fake_workers import FakeWorkers
 from tests.router.placed import ManualClock, placing_of, seats, serve, spec
 
 ANSWER = (1, 2, 3)
-MAX_ATTEMPTS = RouterConfig().max_attempts
+CONFIG = RouterConfig(lost_worker_wait_s=0.0)
+MAX_ATTEMPTS = CONFIG.max_attempts
 
 
 @dataclass
@@ -69,7 +70,7 @@ class World:
             placing=self.placing.turn(turn),
             workers=self.workers,
             clock=clock,
-            max_attempts=MAX_ATTEMPTS,
+            config=CONFIG,
             pause_s=lambda: 1e-6,
             tried_again=self._count_retry,
             session_id=turn.session_id,
@@ -80,7 +81,7 @@ class World:
             context,
             received_at=clock(),
             deadline_at=clock() + 3_600,
-            answered=Answered(resume) if self.num_brought else None,
+            answered=Answered(resume) if self.num_brought else Answered(),
         )
         self.client = asyncio.ensure_future(self._read())
 

@@ -150,11 +150,11 @@ PLANTED = {
     ),
     "a turn's deadline is not watched": Planted(
         "router/turn/turn.py",
-        "        self.interrupt(DeadlineExceeded(",
-        "        return\n        self.interrupt(DeadlineExceeded(",
+        "self.interrupt, self._too_late",
+        "lambda error: None, self._too_late",
     ),
     "a place is not given back": Planted(
-        "router/router.py", "                admitted.callback(self._admission.leave)\n", ""
+        "router/router.py", "                held.callback(self._admission.leave)\n", ""
     ),
     "a late heartbeat revives an earlier life": Planted(
         "router/membership/membership.py", "        if status.epoch < latest:", "        if False:"

@@ -71,7 +71,7 @@ class RouterActor(_ProcessActor):
     def status(self) -> ClusterStatus:
         """The status that clients see, for the launcher, which has no API key."""
         status: ClusterStatus = self._shell.call(
-            lambda running: running.router.status(running.address, running.metrics_address)
+            lambda running: running.router.status.cluster(running.address, running.metrics_address)
         )
         return status
 

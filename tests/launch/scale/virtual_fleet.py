@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from router.placement.cluster import ClusterModel, Seat
+from router.placement.cluster import ClusterModel, Seat, pressure_of
 from router.placement.coefficients import Observation
-from router.placement.load.pressure import pressure_of
 from router.placement.policy import place
 from router.placement.side import Rules, TurnSize
 from segue.api.cluster.fleet import WorkerCounts

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from router.admission.admission import Admission, Asking
-from router.admission.capacity import capacity_of
+from router.admission.admission import Admission, AdmissionRequest, capacity_of
 from router.config import RouterConfig
 from segue.api.cluster.status import WorkerHealth, WorkerLoad, WorkerStatus
 from segue.api.errors import (
@@ -51,7 +50,9 @@ class Clients:
 
     async def _run(self, name: str, asking: dict[str, Any]) -> None:
         try:
-            await self.admission.enter(Asking(**{"name": name, "size_bytes": 1, **asking}))
+            await self.admission.enter(
+                AdmissionRequest(**{"name": name, "size_bytes": 1, **asking})
+            )
         except SegueError as error:
             self.errors[name] = error
             return

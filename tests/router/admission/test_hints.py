@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from router.admission.hints import RetryHints
+from router.admission.admission import RetryHints
 
 
 class Line:

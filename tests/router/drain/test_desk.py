@@ -9,7 +9,8 @@ import pytest
 
 from router.drain.desk import DrainDesk
 from router.membership.membership import Membership
-from router.sessions.table import Keeping, SessionTable
+from router.sessions.record import Keeping
+from router.sessions.table import SessionTable
 from router.turn.links import Links
 from segue.api.cluster.drain import Adopted, HeldSession, LeftReason, MoveReport
 from segue.api.cluster.status import WorkerHealth, WorkerStatus
@@ -111,7 +112,7 @@ class World:
             self.table,
             self.membership,
             self.links,
-            self,
+            lambda: self.is_draining,
             lambda: self.now,
         )
 
@@ -151,7 +152,7 @@ async def test_the_worker_that_drains_gets_no_turns_at_once() -> None:
     world = World()
     await world.move()
 
-    assert world.desk.member(SOURCE.worker_id) == replace(SOURCE, health=WorkerHealth.DRAINING)
+    assert world.membership.find(SOURCE.worker_id) == replace(SOURCE, health=WorkerHealth.DRAINING)
 
 
 async def test_the_most_recently_used_are_the_first(monkeypatch: pytest.MonkeyPatch) -> None:

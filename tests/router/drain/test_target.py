@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from router.drain.target import Sibling, choose_target
+from router.drain.move import Sibling, choose_target
 from segue.api.types import WorkerId
 
 

@@ -9,8 +9,8 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from router.metrics import RouterMetrics
+from router.status import targets_of
 from router.telemetry.reuse import turn_class, turn_number
-from router.telemetry.targets import targets_of
 from router.turn.meter import TurnMeter
 from segue.api.cluster.status import UnitCounts, WorkerHealth, WorkerStatus
 from segue.api.turn import TokenDelta

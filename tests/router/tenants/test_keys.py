@@ -176,7 +176,7 @@ def test_a_file_that_went_bad_changes_nothing(
     keys.reread()
 
     assert keys.tenant_of("sk-one").name == "acme"
-    assert "API keys stay as they are" in caplog.text
+    assert "the old API keys stay in effect" in caplog.text
 
 
 def test_an_unchanged_file_is_not_read_again(tmp_path: Path) -> None:

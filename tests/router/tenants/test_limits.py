@@ -10,8 +10,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from router.metrics import TenantMetrics
-from router.tenants.accounts import TenantAccounts, part_of, refusal
-from router.tenants.budget import TokenBudget
+from router.tenants.accounts import TenantAccounts, TokenBudget, part_of, refusal
 from router.tenants.tenant import Limits, Tenant
 from segue.api.errors import Overloaded
 
@@ -95,7 +94,8 @@ class Routers:
 
 
 def accounts(time: Time, routers: Routers | None = None) -> TenantAccounts:
-    return TenantAccounts(TenantMetrics(CollectorRegistry()), time, routers or Routers())
+    routers = routers or Routers()
+    return TenantAccounts(TenantMetrics(CollectorRegistry()), time, lambda: routers.num_routers)
 
 
 def test_turns_count_until_they_end_even_by_an_error() -> None:

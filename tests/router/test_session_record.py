@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from router.drain.record import after_move, note_move
-from router.sessions.table import Keeping, SessionRecord
+from router.sessions.record import Keeping, SessionRecord, after_move
 from segue.api.cluster.drain import Adopted
 from segue.api.types import Epoch, SessionId, WorkerId
 from tests.router.small_cluster import worker
@@ -49,7 +48,7 @@ def test_the_session_is_where_it_moved() -> None:
     record = SessionRecord(
         session_id=SessionId("s"), decode_worker=SOURCE.worker_id, decodes=(LEFT,)
     )
-    note_move(record, SOURCE, TARGET, Adopted(kept_tokens=64, kept_states=(16, 64), moved_bytes=1))
+    record.moved(SOURCE, TARGET, Adopted(kept_tokens=64, kept_states=(16, 64), moved_bytes=1))
 
     assert record.kept == CAME
     assert record.info().decode_worker == "decode-1"
@@ -59,7 +58,7 @@ def test_a_turn_that_was_placed_elsewhere_meanwhile_stays_the_latest() -> None:
     record = SessionRecord(
         session_id=SessionId("s"), decode_worker=WorkerId("decode-2"), decodes=(LEFT,)
     )
-    note_move(record, SOURCE, TARGET, Adopted(kept_tokens=64, kept_states=(16, 64), moved_bytes=1))
+    record.moved(SOURCE, TARGET, Adopted(kept_tokens=64, kept_states=(16, 64), moved_bytes=1))
 
     assert record.info().decode_worker == "decode-2"
     assert record.decodes == (CAME,)

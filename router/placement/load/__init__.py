@@ -1,1 +1,0 @@
-"""How loaded workers are, as placements and an operator see it."""
