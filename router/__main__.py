@@ -71,8 +71,7 @@ class _DrainableRouter:
         self._router = router
 
     async def drain(self, until: Deadline, move: MoveSessions | None) -> DrainReport:
-        turns = await self._router.drain(until.left_s)
-        return DrainReport(ended_turns=turns.ended, moved_turns=turns.left)
+        return await self._router.drain(until.left_s)
 
 
 async def _leave_all(sessions: Sequence[HeldSession], timeout_s: float) -> MoveReport:

@@ -15,8 +15,8 @@ DEFAULT_PORT = 7411
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouterConfig:
     host: str = "127.0.0.1"
-    """Address to listen on. Loopback by default: without API keys everybody may use the router, and
-    with them workers may still join without one.
+    """Address to listen on. Loopback by default: without API keys any client may use the router,
+    and even with them workers may join without one.
     """
     announce: str = ""
     """Address that workers and clients use to reach the router. If empty, it is `host`, or the
@@ -26,30 +26,29 @@ class RouterConfig:
     metrics_port: int = 0
     """0 lets the system choose; `segue status` shows the port."""
     tool_call_parser: str = "auto"
-    """How the model writes tool calls: "qwen3_coder" (XML), "hermes" (JSON), or "none", which takes
-    them for text. "auto" is what the chat template itself writes.
+    """How the model writes tool calls: "qwen3_coder" (XML), "hermes" (JSON), or "none", which
+    treats them as text. "auto": the format that the chat template writes.
     """
     reasoning_parser: str = "auto"
     """"qwen3": reasoning is between <think> and </think>. "none": it stays in the content. "auto":
     "qwen3" if the chat template has <think>.
     """
     api_key_hashes: str = ""
-    """SHA-256 of API keys, in hex and comma-separated: clients need one of them. `--api-key` and
-    the environment variable SEGUE_API_KEY add theirs. They belong to the tenant "default".
+    """SHA-256 of API keys, in hex and comma-separated. Clients need one of the keys. `--api-key`
+    and the environment variable SEGUE_API_KEY add more. All belong to the tenant "default".
     """
     api_keys_file: str = ""
     """TOML file of tenants with their API keys and limits, read again when it changes."""
     share_prefixes_across_tenants: bool = False
-    """Tenants share cached prefixes. Each then learns from its latencies which prompts others sent.
-    """
+    """Tenants share cached prefixes. Latencies then reveal to each which prompts others sent."""
     vllm_metrics: bool = False
-    """`/metrics` has the router's metrics under vLLM's names too, for dashboards and scalers that
-    read those.
+    """Also shows the router's metrics under vLLM's names on `/metrics`, for dashboards and scalers
+    that read those.
     """
     max_turns: int = 256
-    """Most turns on workers, and fewer if the decode workers run fewer. Further turns wait here."""
+    """Most turns on workers; less if the decode workers can run fewer. Further turns wait here."""
     max_queued: int = 1024
-    """Most turns that wait for a place; with API keys, one tenant's at most half of what is free.
+    """Most turns that wait for a place. With API keys, one tenant may use at most half of it.
     Further turns are refused with a time to retry; 0 refuses all that would wait.
     """
     max_queued_bytes: int = 256 << 20
@@ -61,8 +60,8 @@ class RouterConfig:
     default_deadline_s: float = 600.0
     """The deadline of a turn whose client sets none."""
     heartbeat_timeout_s: float = 2.0
-    """A worker that sends nothing for this long is lost: its turns go on elsewhere, and it gets no
-    new ones. Workers send every 0.5 s.
+    """A worker that sends nothing for this long is lost: its turns continue elsewhere, and it gets
+    no new ones. Workers send every 0.5 s.
     """
     forget_lost_s: float = 300.0
     """A worker that has been lost for this long is forgotten: it is no longer shown or counted. One
@@ -81,12 +80,12 @@ class RouterConfig:
     all of them at once because it is the least loaded; 0: at once.
     """
     max_attempts: int = 3
-    """Placements tried for a turn whose workers fail; an answer's next token starts a new count. A
-    second worker may be lost meanwhile, or seem to be on a busy machine; and a turn that makes its
-    workers exit must not end many.
+    """Placements tried for a turn whose workers fail; each new token resets the count. A second
+    worker may be lost at the same time, so one retry is too few. A turn that crashes its workers
+    must not end many.
     """
     lost_worker_wait_s: float = 30.0
-    """How long a turn that has lost its worker waits, if there is no other, for one that starts."""
+    """How long a turn that has lost its only worker waits for another to start."""
     max_sessions: int = 100_000
     """Sessions whose placement is remembered; the least recently used is forgotten first."""
     history_bytes: int = 512 << 20
@@ -95,11 +94,11 @@ class RouterConfig:
     whole history once. 0 keeps none.
     """
     document_bytes: int = 256 << 20
-    """Memory for what gateways keep here for each other: responses that `previous_response_id` may
-    name. Drops the least recently used, of the tenant that has the most. 0 keeps none.
+    """Memory for responses that `previous_response_id` may name, which gateways store here for each
+    other. Evicts the least recently used ones of the tenant that has most. 0 stores none.
     """
     document_s: float = 86_400.0
-    """They are dropped when they have not been used for this long."""
+    """Responses that have not been used for this long are dropped."""
     max_prompt_bytes: int = 16 << 20
     """Larger requests are refused unread. Counts texts, reasoning, calls and tools of all messages.
     A context of a million tokens takes some 4 MB of English.
@@ -117,7 +116,7 @@ class RouterConfig:
         return bool(self.api_key_hashes or self.api_keys_file)
 
     def with_keys(self, texts: Iterable[str]) -> RouterConfig:
-        """The same with the hashes of further API keys; each text has some, comma-separated. Raises
+        """Adds the hashes of further API keys. Each text has comma-separated keys. Raises
         InvalidRequest."""
         hashes = [key_hash(key) for text in texts for key in split_keys(text)]
         known = [self.api_key_hashes] if self.api_key_hashes else []

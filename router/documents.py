@@ -1,4 +1,5 @@
-"""What clients keep here for each other, in memory: the store, and its gRPC service."""
+"""Documents that clients store in the router's memory for each other: the store, and its gRPC
+service."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ _ENTRY_BYTES = 1_000
 class Document:
     content: bytes
     previous: str = ""
-    """The name of the one that it follows; empty for none."""
+    """The name of the document that it follows; empty for none."""
 
     @property
     def num_bytes(self) -> int:
@@ -32,22 +33,22 @@ class Document:
 
 
 class DocumentStore:
-    """Bounded in bytes, and in seconds since a document was last used."""
+    """Bounded in bytes, and in seconds since each document's last use."""
 
     def __init__(self, max_bytes: int, max_idle_s: float, clock: Clock = time.monotonic) -> None:
         self._max_bytes = max_bytes
         self._max_idle_s = max_idle_s
         self._clock = clock
         self._shelves: dict[str, _Shelf] = {}
-        """Of each owner that has documents."""
+        """By owner. Owners without documents have none."""
 
     @property
     def num_bytes(self) -> int:
         return sum(shelf.num_bytes for shelf in self._shelves.values())
 
     def keep(self, owner: str, key: Key, document: Document) -> bool:
-        """Replaces one of that key. Returns False if it is too large. Of others, the least recently
-        used go, of the owner that has the most.
+        """Replaces the document with that key. Returns False if the document is too large. To make
+        room, evicts the least recently used documents of the owner that has most bytes.
         """
         if document.num_bytes > self._max_bytes:
             return False
@@ -61,7 +62,7 @@ class DocumentStore:
 
     def fetch(self, owner: str, key: Key, *, alone: bool = False) -> list[Document]:
         """The document and, unless `alone`, those before it, oldest first. Empty if one of them is
-        not kept.
+        missing.
         """
         self._drop_idle()
         group, name = key
@@ -76,7 +77,7 @@ class DocumentStore:
         return list(reversed(found.values()))
 
     def delete(self, owner: str, key: Key) -> bool:
-        """Whether it was kept."""
+        """Returns whether the document existed."""
         self._drop_idle()
         shelf = self._shelves.get(owner)
         was_kept = shelf is not None and shelf.drop(key)

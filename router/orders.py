@@ -1,4 +1,4 @@
-"""Orders of operators to the launcher, which asks every router for them about once a second."""
+"""Operators' orders to the launcher, which polls every router for them about once a second."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from segue.api.errors import DeadlineExceeded, Unavailable
 from segue.process.telemetry import Clock
 
 SILENT_S = 10.0
-"""A launcher that has not asked for so long is away."""
+"""A launcher that has not polled for this long is gone."""
 ANSWER_S = 20.0
 """The longest time until the launcher answers an order."""
 
 _NO_LAUNCHER = (
-    "this router has no launcher: `segue serve` starts and stops workers, and speaks to its "
-    "routers every second once it is ready. Workers that were started by hand are scaled by what "
-    "starts them"
+    "this router has no launcher: `segue serve` starts and stops workers, and polls its routers "
+    "every second once it is ready. Workers that were started by hand must be scaled by hand"
 )
 
 
@@ -36,7 +35,7 @@ class LauncherDesk:
 
     @property
     def fleet(self) -> FleetStatus:
-        """What the launcher said last, if it is there."""
+        """The launcher's last report, unless it is gone."""
         if self._heard_at is None or self._clock() - self._heard_at > SILENT_S:
             return FleetStatus()
         return self._fleet
@@ -55,8 +54,7 @@ class LauncherDesk:
                 got: Answer = await answer
         except TimeoutError:
             raise DeadlineExceeded(
-                f"the launcher did not answer within {ANSWER_S:g} s; `segue status` shows what it "
-                "does"
+                f"the launcher did not answer within {ANSWER_S:g} s; `segue status` shows its state"
             ) from None
         finally:
             self._orders.pop(ordered.name, None)
@@ -66,7 +64,7 @@ class LauncherDesk:
         return got
 
     def exchange(self, report: LauncherReport) -> list[Ordered]:
-        """Takes what the launcher says. Returns the orders that it has not been given yet."""
+        """Takes the launcher's report. Returns the orders that it has not received yet."""
         self._fleet, self._heard_at = report.fleet, self._clock()
         if report.rules is not None and report.rules != self._rules:
             self._rules = report.rules

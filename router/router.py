@@ -11,7 +11,6 @@ from dataclasses import replace
 from router.admission.admission import (
     Admission,
     AdmissionRequest,
-    Drained,
     capacity_of,
     draining_error,
 )
@@ -38,6 +37,7 @@ from router.turn.meter import TurnMeter, log_end
 from router.turn.ongoing import Ongoing, OngoingTurns
 from router.turn.reported import TurnEvents
 from router.turn.turn import Turn
+from segue.api.cluster.drain import DrainReport
 from segue.api.cluster.status import ModelInfo, WorkerHealth, WorkerStatus
 from segue.api.errors import Cancelled
 from segue.api.turn import FinishReason, TokenDelta, TurnEnd
@@ -288,7 +288,7 @@ class Router:
         self._prompts.reap()
         self.status.observe()
 
-    async def drain(self, timeout_s: float | None = None) -> Drained:
+    async def drain(self, timeout_s: float | None = None) -> DrainReport:
         """Refuses new turns, waits `timeout_s` or `drain_s` for running ones, and cuts the rest."""
         limit_s = self._config.drain_s if timeout_s is None else timeout_s
         drained = await self._admission.drain(limit_s)

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 import grpc
+from google.protobuf.message import Message
 
 from router.router import Router
 from router.tenants.keys import Keyring
@@ -26,19 +27,17 @@ from segue.wire.convert.events import events_to_wire
 from segue.wire.convert.explanation import explanation_to_wire, recent_to_wire
 from segue.wire.convert.request import request_from_wire, tokenized_from_wire
 from segue.wire.convert.same_names import message_of, value_of
-from segue.wire.convert.worker import (
-    cluster_to_wire,
-)
+from segue.wire.convert.worker import cluster_to_wire
 from segue.wire.streams.generate_many import generate_many
 from segue.worker.drain import Draining
 
 MAX_DEADLINE_S = 86_400.0
 """Longest deadline of a turn: no client waits longer."""
 
-Context = grpc.aio.ServicerContext[Any, Any]
-
-
+# Longer requests are read in a thread, since that takes longer than other turns should wait.
 _MANY_MESSAGES = 1_000
+
+Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class Sessions(SessionsServicer):
@@ -71,7 +70,7 @@ class Sessions(SessionsServicer):
     async def GenerateMany(
         self, request_iterator: AsyncIterator[pb.GenerateManyCommands], context: Context
     ) -> AsyncIterator[pb.GenerateManyEvents]:
-        # Without a key of its own the stream may be opened, but each of its turns needs one.
+        # The stream may be opened without a key, but then each of its turns needs one.
         own_key = key_in(context)
 
         def answer(
@@ -85,7 +84,7 @@ class Sessions(SessionsServicer):
                     yield message
 
     def _tenant(self, context: Context) -> Tenant:
-        """Who calls. Raises Unauthenticated."""
+        """The caller. Raises Unauthenticated."""
         return self._keys.tenant_of(key_in(context))
 
     async def _events(
@@ -99,9 +98,7 @@ class Sessions(SessionsServicer):
             default_turn_id=TurnId("" if request.turn_id else secrets.token_hex(16)),
             default_seed=secrets.randbits(63),
         )
-        # A long request takes longer to read than other turns should wait.
-        is_long = num_messages > _MANY_MESSAGES
-        turn = await asyncio.to_thread(read) if is_long else read()
+        turn = await asyncio.to_thread(read) if num_messages > _MANY_MESSAGES else read()
         if deadline_s is not None:
             deadline_s = min(deadline_s, MAX_DEADLINE_S)
         answering = self._router.generate(
@@ -156,10 +153,10 @@ class Sessions(SessionsServicer):
         self, request: pb.RenewSessionRequest, context: Context
     ) -> pb.RenewSessionResponse:
         tenant = self._tenant(context)
-        lease_s = request.lease_s if request.HasField("lease_s") else None
-        pause_s = request.pause_s if request.HasField("pause_s") else None
         expires_in_s = await self._router.sessions.renew(
-            tenant.owned(SessionId(request.session_id)), lease_s, pause_s
+            tenant.owned(SessionId(request.session_id)),
+            _optional(request, "lease_s"),
+            _optional(request, "pause_s"),
         )
         return pb.RenewSessionResponse(expires_in_s=expires_in_s)
 
@@ -200,7 +197,7 @@ class Sessions(SessionsServicer):
         self._tenant(context).require_operator()
         report = await self._router.drains.drain(
             WorkerId(request.worker_id),
-            request.timeout_s if request.HasField("timeout_s") else None,
+            _optional(request, "timeout_s"),
             move_sessions=request.move_sessions if request.HasField("move_sessions") else True,
         )
         return pb.DrainWorkerResponse(report=drain_report_to_wire(report))
@@ -209,8 +206,7 @@ class Sessions(SessionsServicer):
         self, request: pb.DrainRouterRequest, context: Context
     ) -> pb.DrainRouterResponse:
         self._tenant(context).require_operator()
-        timeout_s = request.timeout_s if request.HasField("timeout_s") else None
-        report = await self._draining.ask(timeout_s, move_sessions=False)
+        report = await self._draining.ask(_optional(request, "timeout_s"), move_sessions=False)
         return pb.DrainRouterResponse(ended_turns=report.ended_turns, cut_turns=report.moved_turns)
 
     async def ScaleWorkers(
@@ -229,6 +225,11 @@ class Sessions(SessionsServicer):
         self._tenant(context).require_operator()
         answer = await self._router.launcher.give(ReloadOrder())
         return message_of(pb.ReloadConfigResponse, answer.reloaded)
+
+
+def _optional(request: Message, field: str) -> Any:
+    """The field's value; None if it is not set."""
+    return getattr(request, field) if request.HasField(field) else None
 
 
 def key_in(context: Context) -> str:

@@ -70,12 +70,12 @@ class StatusDesk:
 
     def observe(self) -> None:
         """Sets the gauges, which show states and not events."""
-        load, wait = self._metrics.load, self._metrics.wait
+        load = self._metrics.load
         load.turns_in_flight.set(self._admission.num_turns)
         load.sessions.set(len(self._table))
         load.history_bytes.set(self._table.history_bytes)
-        wait.turns.set(len(self._admission.waiting))
-        wait.size_bytes.set(self._admission.waiting.size_bytes)
+        load.waiting_turns.set(len(self._admission.waiting))
+        load.waiting_bytes.set(self._admission.waiting.size_bytes)
         if self._metrics.vllm is not None:
             decodes = (w for w in self._membership.workers() if w.role is Role.DECODE)
             self._metrics.vllm.set_pages(worker.load.pages for worker in decodes)

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from benchmarks.harness.samples import Answered
 from benchmarks.serving.workload import Prompt
-from router.turn.calls import NamedTurn, TurnReserved, WrittenBy
-from router.turn.links import DecodeLink, PrefillLink
+from router.turn.calls import NamedTurn, TurnReserved
+from router.turn.links import DecodeLink, Link
 from segue import Client, StopConditions, TokenDelta, TokenInput, TurnEnd
 from segue.api.cluster.status import ClusterStatus
 from segue.api.prompt import Prompt as TokenPrompt
@@ -59,7 +59,7 @@ class WithoutRouter:
     def __init__(self, status: ClusterStatus, security: Security) -> None:
         by_role = {worker.role: worker for worker in status.workers}
         self._writer = by_role[Role.PREFILL]
-        self._prefill = PrefillLink(self._writer, security)
+        self._prefill = Link(self._writer, security)
         self._decode = DecodeLink(by_role[Role.DECODE], security)
 
     async def answer(self, prompt: Prompt, num_tokens: int) -> Answered:
@@ -74,7 +74,7 @@ class WithoutRouter:
             stop=StopRules(max_tokens=num_tokens),
         )
         turn = NamedTurn(spec.turn_id, spec, prefix=None)
-        call = self._decode.start(turn, WrittenBy(self._writer), timeout_s=_TIMEOUT_S)
+        call = self._decode.start(turn, self._writer, timeout_s=_TIMEOUT_S)
         reserved = await call.read()
         assert isinstance(reserved, TurnReserved)
         async with asyncio.TaskGroup() as tasks:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from router.admission.waiting import Place, WaitingTurns
 from router.config import RouterConfig
+from segue.api.cluster.drain import DrainReport
 from segue.api.cluster.status import WorkerHealth, WorkerStatus
 from segue.api.errors import DeadlineExceeded, Draining, Overloaded, SegueError
 from segue.api.types import Role
@@ -36,15 +37,6 @@ class AdmissionRequest:
     """Memory of the turn's request while it waits."""
     deadline_s: float = float("inf")
     """How long the client waits for the whole answer."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Drained:
-    """Turns that were in flight when a drain started."""
-
-    ended: int
-    left: int
-    """Those still running at its deadline."""
 
 
 class Admission:
@@ -101,7 +93,7 @@ class Admission:
         self._capacity = most if num_turns is None else min(num_turns, most)
         self._admit_waiting()
 
-    async def drain(self, timeout_s: float) -> Drained:
+    async def drain(self, timeout_s: float) -> DrainReport:
         """Admits no more turns. Returns when none is in flight, or after `timeout_s`."""
         self.is_draining = True
         running = self.num_turns
@@ -110,7 +102,7 @@ class Admission:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._idle.wait()
-        return Drained(ended=running - self.num_turns, left=self.num_turns)
+        return DrainReport(ended_turns=running - self.num_turns, moved_turns=self.num_turns)
 
     async def _wait(self, request: AdmissionRequest) -> None:
         loop = asyncio.get_running_loop()

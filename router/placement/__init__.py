@@ -1,4 +1,1 @@
-"""Cost model of a placement: what is known about workers, what it predicts, how it is learned.
-
-`router/placement/policy.py` decides with it. Nothing here does I/O or reads a clock.
-"""
+"""Where a turn runs: the load and speed of workers, cost estimates, and the choice."""

@@ -1,8 +1,8 @@
-"""What placement knows about speed and size, and how it learns from finished turns.
+"""Speeds and sizes that placement learns from finished turns.
 
-Every quantity is kept per worker and pooled over the cluster. A worker is assumed to be like the
-others until it has been observed often enough: the first transfer opens connections and the first
-pass is slow, which must not make sessions move from worker to worker.
+Each quantity exists for every worker and pooled over the cluster. A worker is assumed to be like
+the others until it has been observed often enough: the first transfer opens connections and the
+first pass is slow, which must not make sessions move from worker to worker.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from segue.cost_line import Line, prior_line
 # Weight of one observation in the quantities that are plain averages.
 _SHARE_STEP = 0.05
 _MAX_OVERHEAD_S = 1.0
-# A shorter answer says little about the time of a step.
+# A shorter answer tells little about the time of a step.
 _MIN_STEPS = 8
 # Observations of a worker after which its own line replaces the pooled one.
 _TRUSTED_AFTER = 8
@@ -33,7 +33,7 @@ class Speed(NamedTuple):
     step: Line
     """Seconds of a decode step, as a function of running turns."""
     hidden_share: float
-    """How much of the transfer that could overlap with compute did so, from 0 to 1."""
+    """The part of the transfer that overlapped with compute, of what could, from 0 to 1."""
 
 
 class Coefficients(NamedTuple):
@@ -43,7 +43,7 @@ class Coefficients(NamedTuple):
     size: Line
     """Bytes of a handoff, as a function of tokens: the fixed part is a slot, the rest pages."""
     overhead_s: float
-    """What calls between processes add to every turn."""
+    """The time that calls between processes add to every turn."""
 
 
 OwnSpeeds = Mapping[WorkerId, Speed]
@@ -51,7 +51,7 @@ OwnSpeeds = Mapping[WorkerId, Speed]
 
 
 def expected_speed(own: Speed | None, pooled: Speed) -> Speed:
-    """A worker's own figures if they were observed often enough, else the pooled ones."""
+    """A worker's own figures if observed often enough, else the pooled ones."""
     if own is None:
         return pooled
     compute, link, step, hidden_share = own
@@ -81,7 +81,7 @@ PRIOR = Coefficients(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """What one turn reported. A value of 0 was not measured and is ignored."""
+    """The measurements of one turn. A value of 0 was not measured and is ignored."""
 
     prefill: WorkerId
     """The worker that computed the prompt; the decode worker after a local prefill."""

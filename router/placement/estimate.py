@@ -35,7 +35,7 @@ _new = tuple.__new__
 
 
 class Plan(NamedTuple):
-    """How one worker gets the prompt's pages and state."""
+    """How one worker obtains the prompt's pages and state."""
 
     side: Side
     mode: Mode
@@ -51,7 +51,7 @@ class Plan(NamedTuple):
 
 
 class Target(NamedTuple):
-    """What the decode worker lacks."""
+    """The part of the prompt that the decode worker lacks."""
 
     side: Side
     moved_tokens: int
@@ -115,11 +115,11 @@ class Decision(NamedTuple):
     placement: Placement
     chosen: Candidate
     candidates: Sequence[Candidate]
-    """All that were weighed, in that order; the chosen one is among them."""
+    """All that were weighed, in this order, including the chosen one."""
 
     def ranked(self, most: int | None = None) -> list[Candidate]:
-        """The best first, the excluded last. `most`: the best ones, and the chosen one after them
-        if it is none of them.
+        """Best first, excluded last. `most`: only the best ones, then the chosen one if it is not
+        among them.
         """
         if most is None or most >= len(self.candidates):
             return sorted(self.candidates, key=_rank)

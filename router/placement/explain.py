@@ -1,5 +1,5 @@
-"""Turns a placement and its outcome into the explanation that clients get, and into what placement
-learns from.
+"""Converts a placement and its outcome to the explanation that clients get, and to the observation
+that placement learns from.
 """
 
 from __future__ import annotations
@@ -36,13 +36,12 @@ class Attempt:
     placed_at: float
     held_tokens: int
     """The longest prefix that a worker could resume from."""
-    first_token_s: float = 0.0
-    """Seconds from the placement to the first token."""
     source: WorkerId | None = None
+    """The worker to pull a prefix from."""
 
 
 def explanation_of(decided: Decided, most: int | None = None) -> Explanation:
-    """`most`: of the candidates, the best, and the chosen one; else all."""
+    """`most`: the number of best candidates to explain, besides the chosen one; None for all."""
     decision = decided.decision
     ranked = decision.ranked(most)
     sides: dict[WorkerId, Side] = {}
@@ -107,7 +106,7 @@ def observation_of(attempt: Attempt, size: TurnSize, result: TurnResult) -> Obse
         pulled_from=attempt.source if report.pulled_bytes else None,
         pulled_bytes=report.pulled_bytes,
         pull_s=report.pull_s,
-        placed_to_first_token_s=attempt.first_token_s,
+        placed_to_first_token_s=attempt.decided.actual_s or 0.0,
         completion_tokens=usage.completion_tokens,
         decode_s=result.decode_s,
         running_turns=seat.decode.running_turns,

@@ -1,4 +1,4 @@
-"""A worker's load as a placement sees it, and the ready workers sorted by it."""
+"""A worker's load, and the ready workers sorted by it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ class LoadIndex:
             del self._order[bisect.bisect_left(self._order, (rank, worker_id))]
 
     def first(self, count: int, *, skipping: Container[WorkerId] = ()) -> Iterator[WorkerId]:
-        """The `count` least loaded, without those to skip. The index must not change meanwhile."""
+        """The `count` least loaded, without those to skip. The index must not change during the
+        iteration."""
         for _, worker_id in itertools.islice(self._order, count):
             if worker_id not in skipping:
                 yield worker_id
@@ -56,8 +57,8 @@ class LoadIndex:
 
 @dataclass(slots=True, eq=False)
 class WorkerNode:
-    """One worker's load: this router's own turns, and the rest of its last heartbeat. Kept flat,
-    because every decision reads some nodes."""
+    """One worker's load: this router's own turns, and the rest of its last heartbeat. Flat, because
+    every decision reads some nodes."""
 
     status: WorkerStatus
     worker_id: WorkerId
@@ -66,11 +67,9 @@ class WorkerNode:
     is_lost: bool = False
     total_pages: int = 0
     room_pages: int = 0
-    """Free and evictable pages: cached pages give way to a turn. They include the pages of the
-    turn's own resident prefix.
-    """
+    """Free and evictable pages, including the pages of a turn's own resident prefix."""
     own_tokens: int = 0
-    """Tokens to be computed there, for this router's turns that have no first token yet."""
+    """Tokens queued there for this router's turns without a first token."""
     own_prefills: int = 0
     own_turns: int = 0
     other_tokens: int = 0
@@ -79,18 +78,18 @@ class WorkerNode:
     num_settled: int = 0
     """Recent new sessions that were placed there."""
     share: float = 1.0
-    """Of its speed, that placements count with: less than 1 while it joins."""
+    """The share of its speed that placements count with: less than 1 during slow start."""
     ready_at_uptime_s: float | None = None
-    """When it was first seen ready, since its process serves."""
+    """Its uptime when it was first seen ready."""
 
     @property
     def ready_s(self) -> float:
-        """For how long it has been ready, by its own clock."""
+        """How long it has been ready, by its own clock."""
         since = self.ready_at_uptime_s
         return 0.0 if since is None else self.status.uptime_s - since
 
     def update(self, status: WorkerStatus) -> None:
-        """Takes a heartbeat. It counts this router's turns too: the excess belongs to others."""
+        """Takes a heartbeat. It includes this router's turns; the excess belongs to others."""
         load = status.load
         self.status = status
         self.is_prefill = status.role is Role.PREFILL

@@ -1,6 +1,7 @@
-"""The state around placement: what is known about workers and sessions, and where each turn runs.
+"""The state around placement: workers, sessions, and where each turn runs.
 
-The decision itself is `policy.py`, a pure function. This module has its inputs and learns.
+The decision itself is a pure function in `policy.py`. This module provides its inputs and learns
+from its outcome.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from segue.api.turn import PrefixHolder, TurnResult, TurnSpec
 from segue.api.types import WorkerId
 from segue.process.telemetry import Clock
 
-# Distinct starts of prompts (system message and tools) in use at once: a few per kind of agent.
+# Distinct starts of prompts (system message and tools) in use: a few for each kind of agent.
 _MAX_SHARED_PREFIXES = 10_000
 
 
@@ -59,7 +60,7 @@ class Placing:
         )
 
     def apply(self, rules: RouterRules) -> None:
-        """Changed settings, for the placements from now on."""
+        """Applies changed settings to later placements."""
         self.rules = self.rules._replace(
             min_tokens_per_s=rules.min_tokens_per_s,
             local_prefill_max_tokens=rules.local_prefill_max_tokens,
@@ -71,13 +72,12 @@ class Placing:
         self.cluster.update_worker(worker)
         self.pools.update_worker(worker)
         if worker.load.page_tokens != self.rules.page_tokens:
-            # All workers have the same page size; workers check that when they connect.
+            # All workers have the same page size: they check that when they connect.
             self.rules = self.rules._replace(page_tokens=worker.load.page_tokens)
 
     def gone(self, worker: WorkerStatus) -> None:
-        """The worker left, or has been lost for so long that it is forgotten.
-
-        Session records need no change: their entries for a worker count only while it is known.
+        """The worker left or was forgotten. Session records stay: their entries for a worker count
+        only while it is known.
         """
         self.cluster.gone(worker)
         self.shared_prefixes.gone(worker.worker_id)
@@ -93,7 +93,7 @@ class Placing:
 
 
 class TurnPlacing:
-    """The placements of one turn, until `leave`, which the turn's runner always calls."""
+    """The placements of one turn. The caller must `leave` it."""
 
     def __init__(self, placing: Placing, spec: TurnSpec, tokens: TurnTokens) -> None:
         self.session = placing.table.of(spec.session_id)
@@ -103,7 +103,7 @@ class TurnPlacing:
         self._digests: Sequence[bytes] = ()
         self._reported: Residency = {}
         self._computed: Residency = {}
-        """What workers hold of an answer that is resumed."""
+        """What workers hold of a resumed answer."""
         self._placing = placing
         self._spec = spec
         self._size = TurnSize(len(spec.context), spec.stop.max_tokens)
@@ -113,20 +113,20 @@ class TurnPlacing:
         self._residency: Residency = {}
         self._attempt: Attempt | None = None
         self.decided: Decided | None = None
-        """The last decision. Stays after `leave`."""
+        """The last decision, also after `leave`."""
         self._home: WorkerNode | None = None
         """Where a new session was placed."""
 
     async def look_up(self) -> None:
-        """Lets placements find the workers that report to hold the start of the context."""
+        """Lets placements find workers that report to hold the start of the context."""
         if self._placing.kept.prefixes:
             self._digests = await digests_of(self._context)
 
     def place(self, avoid: Collection[WorkerId]) -> Decision:
-        """Makes a new decision and takes its seat, leaving an earlier one. Raises Unavailable."""
+        """Makes a decision and takes its seat, after leaving an earlier one. Raises Unavailable."""
         self.leave()
         placing, session_id = self._placing, self._spec.session_id
-        # Another first turn of the session may have been placed meanwhile.
+        # Another first turn of the session may have been placed in the meantime.
         self.session = placing.table.of(session_id)
         if self._home is not None:
             placing.cluster.unsettle(self._home)
@@ -170,16 +170,16 @@ class TurnPlacing:
         return min(self._rules.local_prefill_max_tokens, expected + slack)
 
     def resume(self, spec: TurnSpec, *, ran_on: tuple[WorkerId, WorkerId] | None = None) -> None:
-        """The next placement is for `spec`, which has the answer so far in its context. `ran_on`:
-        the workers of the turn's last run, if it was not one of this router's."""
+        """The next placement is for `spec`, whose context has the answer so far. `ran_on`: the
+        workers of the turn's last run, if that was at another router."""
         self._spec = spec
         self._size = TurnSize(len(spec.context), spec.stop.max_tokens - spec.num_answered)
         self._context = self.tokens.with_answer(spec.answered_ids)
-        # Workers report what they keep only at the end. One that is told to stop keeps whole pages.
+        # Workers report what they keep only at the end. A worker that is stopped keeps whole pages.
         prompt = self._whole_pages(spec.num_prompt)
         if ran_on is not None:
             prefill, decode = ran_on
-            # One worker may have done both.
+            # One worker may be both.
             context = self._whole_pages(len(spec.context) - 1)
             self._computed = {prefill: prompt, decode: context}
             self._computed.pop(WorkerId(""), None)
@@ -193,10 +193,11 @@ class TurnPlacing:
         self._rules = self._rules._replace(local_prefill_max_tokens=0)
 
     def reserved(self, resident_tokens: int, checkpoint_tokens: int) -> PrefixHolder | None:
-        """Takes what decode holds of the prompt. Returns the worker to pull a prefix from.
+        """Takes the decode worker's report of what it holds. Returns the worker to pull a prefix
+        from.
 
-        Whatever was decided, prefill gets the longest holder: the router's belief about prefill's
-        own cache dates from its last turn, and may be stale. Prefill makes the final choice.
+        Whatever was decided, prefill gets the longest holder: what the router knows about prefill's
+        own cache may be stale. Prefill makes the final choice.
         """
         attempt, placing = self._current(), self._placing
         placement = attempt.decided.decision.placement
@@ -204,7 +205,7 @@ class TurnPlacing:
         self.session.correct(placement.decode, held)
         chosen = placement.prefill.worker_id, placement.decode.worker_id
         others = {worker: h for worker, h in self._residency.items() if worker not in chosen}
-        # The first of equal holders is chosen.
+        # Of equal holders, the first is chosen.
         residency = self._usable({placement.decode.worker_id: held, **others})
         longest = longest_holder(residency, placing.cluster, avoid=self._avoid)
         if longest is None:
@@ -222,21 +223,19 @@ class TurnPlacing:
         """The router has received the turn's first token."""
         attempt, placing = self._current(), self._placing
         placing.cluster.prefilled(attempt.seat)
-        attempt.first_token_s = placing.clock() - attempt.placed_at
-        attempt.decided.actual_s = attempt.first_token_s
+        actual_s = attempt.decided.actual_s = placing.clock() - attempt.placed_at
         estimated_s = attempt.decided.decision.chosen.total_s
-        placing.metrics.placement.estimate_error.observe(
-            estimate_error(estimated_s, attempt.first_token_s)
-        )
+        error = estimate_error(estimated_s, actual_s)
+        placing.metrics.placement.estimate_error.observe(error)
 
     def known_prefix(self, worker: WorkerStatus) -> PrefixName | None:
-        """Names the prefix of the prompt that the worker is believed to have."""
+        """Names the prefix of the prompt that the worker probably has."""
         held = self._residency.get(worker.worker_id, NOTHING)
         reported = self._reported.get(worker.worker_id, NOTHING)
         return self._context.name(held.resident_tokens, num_reported=reported.resident_tokens)
 
     def ended(self, result: TurnResult) -> None:
-        """The turn is complete: records what each worker keeps, and learns from its timings."""
+        """Records what each worker keeps of a complete turn, and learns from its timings."""
         attempt, placing = self._current(), self._placing
         decision, report = attempt.decided.decision, result.report
         prefill, decode = decision.placement.prefill, decision.placement.decode
@@ -255,11 +254,10 @@ class TurnPlacing:
                 self._shared_prefix, [w for w, tokens in kept if tokens >= enough]
             )
         prompt_tokens = self._size.prompt_tokens
-        placing.metrics.reuse.ended(
-            held=min(attempt.held_tokens, prompt_tokens),
-            captured=prompt_tokens - decision.chosen.plan.computed_tokens,
-            delivered=max(prompt_tokens - report.computed_tokens, 0),
-        )
+        reuse = placing.metrics.tokens
+        reuse.held.inc(min(attempt.held_tokens, prompt_tokens))
+        reuse.captured.inc(prompt_tokens - decision.chosen.plan.computed_tokens)
+        reuse.delivered.inc(max(prompt_tokens - report.computed_tokens, 0))
         placing.cluster.learn(observation_of(attempt, self._size, result))
 
     def leave(self) -> None:
@@ -269,7 +267,8 @@ class TurnPlacing:
             self._attempt = None
 
     def _held(self) -> Residency:
-        """What workers hold of the session or of a new one's shared prefix, or report to hold."""
+        """What workers hold of the session, or of a new session's shared prefix, or report to hold
+        of the prompt."""
         placing, reports = self._placing, self._placing.kept.prefixes
         nodes = placing.cluster.nodes
         self._reported = reports.held(self._digests, self._rules.page_tokens, nodes)
@@ -291,10 +290,10 @@ class TurnPlacing:
         """Most tokens that a cached prefix can cover: the last token is always computed."""
         shared = self.tokens.num_shared
         if shared is None and self._digests:
-            # Beyond the last turn's tokens, reports say exactly what is held of this prompt.
+            # Beyond the last turn's tokens, reports tell exactly what is held of this prompt.
             shared = self.tokens.num_equal
         return None if shared is None else min(shared, len(self._spec.context) - 1)
 
     def _current(self) -> Attempt:
-        assert self._attempt is not None, "a turn is placed before anything else happens to it"
+        assert self._attempt is not None, "the turn has been placed"
         return self._attempt

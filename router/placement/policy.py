@@ -1,7 +1,7 @@
 """Chooses the prefill and the decode worker of a turn, with pure functions.
 
-`place` compares a few ways to run the turn by their expected time to first token
-(`router/placement/`): on workers that hold some of the session, and on the least loaded others.
+`place` compares a few ways to run the turn by their expected time to first token: on workers that
+hold part of the session, and on the least loaded others (`estimate.py`).
 """
 
 from __future__ import annotations
@@ -35,17 +35,18 @@ def estimate_error(estimated_s: float, actual_s: float) -> float:
     return (actual_s - estimated_s) / largest if largest > 0.0 else 0.0
 
 
-# Most workers examined to find the least loaded feasible ones.
+# Most workers to examine for the least loaded feasible ones.
 _MAX_LOOKED_AT = 32
 # Candidates within this factor are equal, and the first wins: local prefill, then holders, then
 # others by load.
 _ABOUT_EQUAL = 1.1
-# How much later a new session's first token may be, so that new sessions spread over workers.
+# How much later a new session's first token may come, so that new sessions spread over workers.
 _NEARLY_EQUAL = 1.25
 _NEARLY_EQUAL_S = 0.01
 # Exclusion, then total_s.
 _PREFERENCE = itemgetter(0, 1)
 _SERIOUSNESS = attrgetter("excluded")
+_DEPTH = attrgetter("held.checkpoint_tokens")
 
 
 def place(
@@ -57,14 +58,14 @@ def place(
     avoid: Collection[WorkerId] = (),
     is_new: bool = False,
 ) -> Decision:
-    """The feasible way to run the turn with the least expected time to first token; among equal
-    ones, the one on the least loaded workers. Raises Unavailable when a role has no ready worker.
+    """The feasible way to run the turn with the least expected time to first token; among equals,
+    the one on the least loaded workers. Raises Unavailable if a role has no ready worker.
 
-    A session that `is_new` will live where this turn goes. So among decode workers that are nearly
-    as good, the turn goes where the fewest new sessions went recently: a worker's death then hits
-    fewer sessions, and load is balanced before it builds up.
+    `is_new`: the session's later turns will follow this one. So among nearly equal decode workers,
+    the turn goes where the fewest new sessions went recently: a worker's death then hits fewer
+    sessions, and load is balanced before it builds up.
 
-    When nothing is feasible, falls back to the least serious exclusion: workers queue.
+    If nothing is feasible, falls back to the least serious exclusion: workers queue.
     """
     if not (cluster.ready_prefills and cluster.ready_decodes):
         role = Role.DECODE if cluster.ready_prefills else Role.PREFILL
@@ -79,7 +80,7 @@ def place(
 def _choose(candidates: Sequence[Candidate]) -> Candidate:
     """The first pair of workers that is about as good as the best, with that pair's best mode.
 
-    Estimates are not more precise than that, and a session that moves leaves a copy behind.
+    Estimates are not more precise, and a session that moves leaves a copy behind.
     """
     best = min(candidates, key=_PREFERENCE)
     limit = best.excluded, best.total_s * _ABOUT_EQUAL
@@ -93,7 +94,7 @@ def _choose(candidates: Sequence[Candidate]) -> Candidate:
 
 
 def _spread(candidates: Sequence[Candidate], cluster: ClusterModel) -> Sequence[Candidate]:
-    """The candidates on the decode worker that is to get the new session."""
+    """The candidates on the decode worker that should get the new session."""
     best = min(candidates, key=_PREFERENCE)
     limit = best.excluded, max(best.total_s * _NEARLY_EQUAL, best.total_s + _NEARLY_EQUAL_S)
     near = {c.decode: c.target.side for c in candidates if c[:2] <= limit}
@@ -109,7 +110,7 @@ def _spread(candidates: Sequence[Candidate], cluster: ClusterModel) -> Sequence[
 def longest_holder(
     residency: Residency, cluster: ClusterModel, *, avoid: Collection[WorkerId]
 ) -> tuple[WorkerId, int] | None:
-    """The worker with the session's deepest state, and its depth in tokens; the first of equals."""
+    """The worker with the session's deepest state, and its depth in tokens. The first of equals."""
     holders = [
         (held.checkpoint_tokens, worker_id)
         for worker_id, held in residency.items()
@@ -178,7 +179,7 @@ def _sides(
 
 
 def _holders(cluster: ClusterModel, residency: Residency) -> tuple[list[WorkerId], list[WorkerId]]:
-    """The prefill and the decode workers that hold some of the session, longest prefix first."""
+    """The prefill and the decode workers that hold part of the session, longest prefix first."""
     prefills: list[WorkerId] = []
     decodes: list[WorkerId] = []
     nodes = cluster.nodes
@@ -193,14 +194,12 @@ def _deepest(
     sides: Iterable[Side], cluster: ClusterModel, avoid: Collection[WorkerId]
 ) -> Side | None:
     """The worker to pull a prefix from."""
-    deepest: Side | None = None
-    for side in sides:
-        depth = side.held.checkpoint_tokens
-        if depth > (deepest.held.checkpoint_tokens if deepest else 0) and _may_give(
-            side.worker_id, cluster, avoid
-        ):
-            deepest = side
-    return deepest
+    able = [
+        side
+        for side in sides
+        if side.held.checkpoint_tokens and _may_give(side.worker_id, cluster, avoid)
+    ]
+    return max(able, key=_DEPTH, default=None)
 
 
 def _may_give(worker_id: WorkerId, cluster: ClusterModel, avoid: Collection[WorkerId]) -> bool:

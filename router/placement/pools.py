@@ -1,4 +1,4 @@
-"""The longest turn that a worker can hold, and how long an answer may therefore be.
+"""The longest turn that a worker can hold, and the resulting limit of an answer.
 
 A decode worker takes pages for the prompt and the longest answer before a turn starts. So an answer
 needs a limit even if the client sets none, or a single turn would take a whole worker:
@@ -36,7 +36,7 @@ class LargestPools:
         self._tokens: dict[WorkerId, tuple[Role, int]] = {}
 
     def update_worker(self, worker: WorkerStatus) -> None:
-        """Takes a worker's status. Only workers that are ready count."""
+        """Takes a worker's status. Only ready workers count."""
         is_ready = worker.health is WorkerHealth.READY
         num_tokens = worker.load.pages.total * worker.load.page_tokens if is_ready else 0
         entry = worker.role, num_tokens
@@ -52,7 +52,7 @@ class LargestPools:
 
 
 def answer_tokens(num_prompt: int, asked: int | None, *, max_context: int, pools: Pools) -> int:
-    """Most tokens that the answer may have. `num_prompt` leaves room for one in the context.
+    """The most tokens that the answer may have. `num_prompt` leaves room for one in the context.
 
     Raises ContextOverflow for a prompt that no worker can hold.
     """

@@ -1,9 +1,9 @@
-"""The shared-prefix index: which workers hold a prefix that many sessions share: the system message
-and the tools.
+"""The shared-prefix index: the workers that hold a prefix that many sessions share, the system
+message and the tools.
 
 No worker holds anything of a new session, but one may hold its shared prefix, computed for another
-session. The index may be stale, because workers do not report evictions; a stale entry costs time
-and nothing else.
+session. The index may be stale, because workers do not report evictions; a stale entry only costs
+time.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class SharedPrefix(NamedTuple):
 
     num_tokens: int
     digest: int
-    """If two prefixes have the same digest, one is taken for the other, which only costs time."""
+    """A collision only costs time."""
 
 
 def shared_prefix_of(spec: TurnSpec, page_tokens: int) -> SharedPrefix | None:
@@ -65,7 +65,7 @@ class SharedPrefixIndex:
 
     def gone(self, worker_id: WorkerId) -> None:
         """The worker has left or was forgotten."""
-        # Each look-up counts as a use. All are looked up in order, so their order does not change.
+        # A look-up counts as a use. All are looked up in order, so their order does not change.
         for prefix in list(self._holders):
             holders = self._holders[prefix]
             holders.pop(worker_id, None)
@@ -75,7 +75,7 @@ class SharedPrefixIndex:
     def held(self, prefix: SharedPrefix, nodes: Mapping[WorkerId, WorkerNode]) -> Residency:
         """What live workers hold, if still in the same epoch, least busy first.
 
-        Only the prefill worker keeps the state at the prefix's end. Decode has the pages only.
+        Only prefill workers keep the state at the prefix's end. Decode workers have only the pages.
         """
         alive: list[tuple[int, WorkerId, Held]] = []
         for worker_id, (role, epoch) in self._holders.get(prefix, {}).items():

@@ -1,5 +1,5 @@
-"""A worker as one decision sees it: what it holds of the prompt, its queue, and whether it can take
-the turn.
+"""The inputs of a decision about one worker: the part of the prompt that it holds, its queue, and
+whether it can take the turn.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ class Exclusion(enum.IntEnum):
     SPEED = 1
     """One more turn would push the decode worker's turns below `min_tokens_per_s`."""
     MEMORY = 2
-    """It lacks pages for prompt and answer, even if everything cached is evicted."""
+    """It lacks pages for prompt and answer, even if it evicts its whole cache."""
     AVOIDED = 3
     """It just failed this turn."""
     SIZE = 4
-    """It could not hold the turn even if it held nothing else."""
+    """The turn would not fit even if the worker held nothing else."""
     NOT_READY = 5
     """Draining or lost."""
 
@@ -43,7 +43,7 @@ _NONE, _SPEED, _MEMORY, _AVOIDED, _SIZE, _NOT_READY = Exclusion
 
 
 class Held(NamedTuple):
-    """What a worker holds of a turn's prompt."""
+    """The part of a turn's prompt that a worker holds."""
 
     resident_tokens: int = 0
     """Length of the prefix whose pages are there."""
@@ -56,13 +56,13 @@ NOTHING = Held()
 
 
 def without_states(residency: Residency) -> Residency:
-    """For a prompt that is computed from its first token on: the pages that are there need not be
-    moved, but no worker resumes from a state, and none is worth pulling."""
+    """For a prompt that is computed from its first token on: pages that are there need not be
+    moved, but no state is resumed from or worth pulling."""
     return {worker_id: held._replace(checkpoint_tokens=0) for worker_id, held in residency.items()}
 
 
 def deepest_held(residency: Residency, nodes: Mapping[WorkerId, WorkerNode]) -> int:
-    """The longest prefix of the prompt, in tokens, that some living worker can resume from."""
+    """The longest prefix of the prompt, in tokens, that a live worker can resume from."""
     held = (
         h.checkpoint_tokens
         for worker_id, h in residency.items()
@@ -82,11 +82,12 @@ class Rules(NamedTuple):
     interference_share: float = 0.1
     """The share of a local prefill's time that each turn decoding there is assumed to lose."""
     num_weighed: int = 2
-    """Workers to weigh per role: the one that holds most of the session, and the least loaded."""
+    """Workers to weigh for each role: the one that holds most of the session, and the least
+    loaded."""
 
 
 class Side(NamedTuple):
-    """A worker as one decision sees it."""
+    """One worker in one decision."""
 
     worker_id: WorkerId
     held: Held
@@ -117,7 +118,7 @@ def side_of(
     elif is_avoided:
         excluded = _AVOIDED
     elif node.is_prefill:
-        # Its pages are soon free again, so it is excluded only if it could never hold the turn.
+        # Its pages are soon free again, so only SIZE excludes it.
         excluded = _NONE
     elif node.total_pages and node.room_pages < needed_pages:
         excluded = _MEMORY

@@ -1,1 +1,1 @@
-"""What the router keeps of sessions, and the prompts it makes from it."""
+"""The sessions' records and histories, and their prompts."""

@@ -1,4 +1,5 @@
-"""What a client can do with its sessions between turns: list, renew, release, fork."""
+"""Clients' calls apart from turns: list, renew, release and fork sessions; tokenise and detokenise
+texts."""
 
 from __future__ import annotations
 
@@ -49,7 +50,7 @@ class SessionDesk:
 
     async def release(self, session_id: SessionId) -> bool:
         """Returns whether the session was known."""
-        # If its worker is gone, the leased memory is gone too.
+        # If its worker is gone, so is the leased memory.
         with contextlib.suppress(NotFound):
             await self._decode_of(session_id).end_lease(session_id)
         return self._table.release(session_id)
@@ -59,19 +60,18 @@ class SessionDesk:
         require_name("the child's session_id", child_id)
         if child_id in self._table:
             raise InvalidRequest("a fork needs the name of a new session, got a known one")
-        # The router may keep the messages even if no worker keeps pages.
+        # The router may have the messages even if no worker has pages.
         self._table.fork_history(parent_id, child_id)
         await self._decode_of(parent_id).fork_lease(parent_id, child_id)
         if parent_id not in self._table:
-            raise NotFound("the parent was released meanwhile")
+            raise NotFound("the parent was released in the meantime")
         self._table.fork(parent_id, child_id)
 
     def _decode_of(self, session_id: SessionId) -> DecodeLink:
         kept = self._table.of(session_id).kept
-        for worker in self._membership.workers():
-            is_here = kept and (worker.worker_id, worker.epoch) == (kept.worker_id, kept.epoch)
-            if is_here and worker.health is not WorkerHealth.LOST:
-                return self._links.decode(worker)
+        worker = self._membership.find(kept.worker_id) if kept else None
+        if kept and worker and kept.is_on(worker) and worker.health is not WorkerHealth.LOST:
+            return self._links.decode(worker)
         raise NotFound("nothing is kept of this session: its next turn computes the whole prompt")
 
 

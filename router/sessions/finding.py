@@ -1,8 +1,8 @@
-"""Finds the session that a chat continues, for clients that send the whole conversation each time.
+"""Finds the session that a chat continues, for clients that always send the whole conversation.
 
-A chat continues a session if its messages start with all of the session's history. If they start
-with a part of it, or the session is running a turn, the chat gets a fork of the session: what
-workers keep of the common part serves both.
+A chat continues a session if its messages start with the session's whole history. If they start
+with part of it, or the session is running a turn, the chat gets a fork of the session: both use
+what workers keep of the common part.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SEPARATOR = "~"
 
 @dataclass(frozen=True, slots=True)
 class FoundSession:
-    """Where a chat goes on. A session with a parent is new, and a fork of it."""
+    """The session of a chat. If it has a parent, it is a new fork of it."""
 
     session_id: SessionId
     parent: SessionId | None = None
@@ -45,9 +45,10 @@ def choose_session(
     is_known: Callable[[SessionId], bool],
     scope: str = "",
 ) -> FoundSession:
-    """`sessions` share the chat's first `num_same` messages. `is_continued`: those are all of its
-    history, and it runs no turn. `hint` is the client's name for the conversation: a client
-    continues only its own sessions, and may fork any. `scope` starts the names of its tenant's.
+    """`sessions` share the chat's first `num_same` messages. `is_continued`: whether those are the
+    session's whole history, and it runs no turn. `hint` is the client's name for the conversation:
+    a client continues only its own sessions, and may fork any. `scope` is the prefix of its
+    tenant's session names.
     """
     name = scope + (hint or _UNNAMED)[: MAX_NAME_CHARS // 2]
     own = [one for one in sessions if one == name or one.startswith(name + _SEPARATOR)]
@@ -57,7 +58,7 @@ def choose_session(
     new = SessionId(name)
     if not hint or is_known(new):
         new = SessionId(f"{name}{_SEPARATOR}{secrets.token_hex(6)}")
-    # Without an answer in common, the chats share no more than other conversations do.
+    # Without a common answer, the chats share no more than any two conversations.
     if sessions and any(message.role == "assistant" for message in chat.messages[: num_same + 1]):
         return FoundSession(new, parent=(own or sessions)[-1])
     return FoundSession(new)
@@ -71,7 +72,7 @@ class SessionFinder:
         self._num_running: Counter[SessionId] = Counter()
 
     async def named(self, request: TurnRequest, tenant: Tenant, limits: SizeLimits) -> TurnRequest:
-        """The request with the session that its chat continues, if its client does not know it.
+        """The request with the session that its chat continues, if the client did not name one.
         Raises InvalidRequest if the input is too large."""
         if request.session_hint is None or request.session_id:
             return request
@@ -93,8 +94,8 @@ class SessionFinder:
         scope: str = "",
         salt: bytes = b"",
     ) -> SessionId:
-        """The session that the chat continues, or a new one, among those whose names start with
-        `scope` and whose pages have this salt. `chain` holds the chat's digests.
+        """The session that the chat continues, among those whose names start with `scope` and whose
+        pages have this salt, or a new one. `chain` holds the chat's digests.
         """
         num_same, sessions = self._table.histories.find(chain, salt, scope)
         found = choose_session(

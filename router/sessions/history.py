@@ -1,11 +1,11 @@
-"""Each session's messages up to its last turn, so that a client sends only the new ones.
+"""Each session's messages up to its last turn, so that a client sends only new ones.
 
-The client's copy is the truth: if messages are missing or differ here, the turn is refused and the
-client sends all of them. A turn's messages are added when it has ended, without its answer: the
-client sends that with the next turn, as it understood it. So a failed turn changes nothing.
+The client's copy is authoritative: if messages are missing or differ here, the turn is refused and
+the client sends all of them. A turn's messages are added when it ends, without its answer: the
+client sends that with the next turn, as it parsed it. So a failed turn changes nothing.
 
-A turn costs only what is new in it: the digests and sizes of earlier messages are kept, and so is
-what their prompt was made from (`segue/text/session_prompt.py`).
+Only a turn's new messages cost time: the digests and sizes of earlier ones are stored, and so is
+the record that their prompt was made from (`segue/text/session_prompt.py`).
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ class History:
     character_ends: array[int] = field(default_factory=lambda: array("Q"))
     """The characters of all texts up to the end of each message."""
     memory: PromptRecord | None = None
-    """What the next turn's prompt can be made from, besides the tokens."""
+    """The record that the next turn's prompt can be made from, besides the tokens."""
 
     def is_continued_by(self, chat: ChatInput, chain: tuple[bytes, ...]) -> bool:
-        """Whether `chat` starts with exactly this history and then an answer. `chain` holds the
+        """Whether `chat` starts with exactly this history, followed by an answer. `chain` holds the
         digests of `chat`."""
         num = len(self.digests)
         return (
@@ -64,7 +64,7 @@ _NOTHING = History(chat=ChatInput(messages=()), digests=(), tokens=Prompt())
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """A request with all its messages, and what is known about the first ones."""
+    """A request with all its messages, and the known history that it starts with."""
 
     request: TurnRequest
     known: History | None = None
@@ -72,8 +72,8 @@ class Completed:
     num_same: int = 0
     """Leading messages that are the same as in the last turn."""
     keeps_answer: bool = False
-    """The client may write the answer in another way: if its meaning is the same, the next prompt
-    has the generated tokens."""
+    """The client may format the answer differently when it sends it back. If the meaning is the
+    same, the next prompt has the generated tokens."""
 
 
 def characters_before(request: TurnRequest, known: History | None) -> int:
@@ -150,8 +150,8 @@ class TurnTokens:
         return len(self.tokens)
 
     def name(self, num_tokens: int, *, num_reported: int = 0) -> PrefixName | None:
-        """Names the prefix of a worker that keeps `num_tokens` of the session's last turn, or that
-        reports `num_reported` tokens of this prompt, whichever is longer."""
+        """Names the prefix that a worker has if it keeps `num_tokens` of the session's last turn,
+        or reports to keep `num_reported` tokens of this prompt, whichever is longer."""
         num_tokens = max(min(num_tokens, self.num_equal), num_reported)
         num_pages = num_tokens // self.digests.page_tokens
         return self.digests.name(self.tokens, num_pages) if num_pages else None

@@ -28,7 +28,7 @@ from segue.text.session_prompt import PromptRecord
 _MAX_EXPLAINED = 10_000
 # Tokens of sessions' last turns, at about 8 bytes each: 500 sessions of 50,000 tokens.
 _MAX_TOKENS = 25_000_000
-# Sessions to remember for each history. Many share a system message, and any of them will do.
+# Sessions to remember for each start of a history. Many share a system message, and any will do.
 _MAX_SESSIONS = 8
 
 Value = TypeVar("Value")
@@ -63,10 +63,10 @@ class SessionTable:
         self, after: int, max_sessions: int, scope: str = ""
     ) -> tuple[list[SessionInfo], int | None]:
         """At most `max_sessions` sessions with a placement number above `after` whose names start
-        with `scope`, the least recently placed first, and the `after` of the next page; None if it
-        is the last. The first placement is 1.
+        with `scope`, least recently placed first, and the next page's `after`; None after the last
+        page. The first placement is 1.
         """
-        # Reads all records, so that reading does not change their LRU order.
+        # Reading all records, in order, does not change their LRU order.
         own = [session_id for session_id in self._sessions if session_id.startswith(scope)]
         records = [self._sessions[session_id] for session_id in own]
         found = [session for session in records if session.listed_as > after]
@@ -113,7 +113,7 @@ class SessionTable:
         if not session.session_id:
             return end
         if end.finish_reason is not FinishReason.CANCELLED:
-            # After a cancelled turn, workers report nothing: what they keep is the turn before.
+            # After a cancelled turn, workers report nothing: they keep the turn before it.
             _keep(self._tokens, session, tokens)
         history = history_after(completed, tokens.tokens, memory)
         if history is None:
@@ -126,7 +126,7 @@ class SessionTable:
         )
 
     def release(self, session_id: SessionId) -> bool:
-        """Forgets everything about the session; its running turns will record nothing either.
+        """Forgets everything about the session. Its running turns will not be recorded either.
         Returns whether it was known."""
         for part in (self.histories, self._tokens, self._decided):
             part.pop(session_id, None)
@@ -136,12 +136,12 @@ class SessionTable:
         return session is not None
 
     def fork_history(self, parent_id: SessionId, child_id: SessionId) -> None:
-        """Gives the child its parent's messages, if they are kept."""
+        """Copies the parent's messages to the child, if there are any."""
         if (history := self.histories.get(parent_id)) is not None:
             self.histories[child_id] = history
 
     def fork(self, parent_id: SessionId, child_id: SessionId) -> None:
-        """Gives the child its parent's record and tokens. It has no decision yet."""
+        """Copies the parent's record and tokens to the child, which has no decision yet."""
         self.add(replace(self._sessions[parent_id], session_id=child_id))
         if (tokens := self._tokens.get(parent_id)) is not None:
             self._tokens[child_id] = tokens
@@ -164,20 +164,20 @@ def _keep(part: LRUCache[SessionId, Value], session: SessionRecord, value: Value
     try:
         part[session.session_id] = value
     except ValueError:
-        # It exceeds the bound by itself. The old value is dropped too: it is an earlier turn's.
+        # It exceeds the bound by itself. The old value goes too: it is an earlier turn's.
         part.pop(session.session_id, None)
         return False
     return True
 
 
 class Histories(LRUCache[SessionId, History]):
-    """The sessions' histories, bounded by their bytes, and an index of the messages they start
+    """The sessions' histories, bounded in bytes, and an index of the messages that they start
     with."""
 
     def __init__(self, max_bytes: int) -> None:
         super().__init__(max_bytes, History.size_bytes)
         self._sessions: dict[bytes, tuple[SessionId, ...]] = {}
-        """By the salt of the pages and the digest, the most recent last."""
+        """By the salt of the pages and the digest, most recent last."""
         self._indexed: dict[SessionId, tuple[bytes, ...]] = {}
 
     def __setitem__(self, session_id: SessionId, history: History, *args: Any) -> None:
@@ -193,9 +193,9 @@ class Histories(LRUCache[SessionId, History]):
     def find(
         self, chain: Sequence[bytes], salt: bytes = b"", scope: str = ""
     ) -> tuple[int, tuple[SessionId, ...]]:
-        """The most messages that the chat with these digests shares with a history from the start,
-        among those whose pages have this salt and whose sessions' names start with `scope`, and
-        these sessions, the most recent last."""
+        """The sessions whose histories share most leading messages with the chat that has these
+        digests, most recent last, and the number of these messages. Considers sessions whose pages
+        have this salt and whose names start with `scope`."""
         for num in range(len(chain), 0, -1):
             sessions = self._sessions.get(salt + chain[num - 1], ())
             # Tenants that share prefixes have the same salt.

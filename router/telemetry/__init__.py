@@ -1,1 +1,1 @@
-"""What the router shows to monitoring beside its own metrics."""
+"""Monitoring besides the router's own metrics."""

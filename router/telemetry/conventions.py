@@ -1,13 +1,14 @@
-"""The router's metrics under names that other tools know: OpenTelemetry's, and vLLM's as an option.
+"""The router's metrics under other tools' names: OpenTelemetry's, and optionally vLLM's.
 
-OpenTelemetry's GenAI convention fixes buckets as well as names, so its histograms are observed
-beside ours. vLLM's names are made of our own metrics when they are scraped.
+OpenTelemetry's GenAI convention specifies buckets as well as names, so its histograms are observed
+besides ours. Metrics with vLLM's names are derived from our own at each scrape.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import TypeAlias
 
 from prometheus_client import CollectorRegistry, Gauge, Histogram
@@ -19,9 +20,7 @@ from prometheus_client.samples import Sample
 from segue.api.cluster.status import UnitCounts
 from segue.api.types import ChatInput, TurnInput
 
-_DURATION_BUCKETS = (
-    *(0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92),
-)
+_DURATION_BUCKETS = tuple(0.01 * 2**n for n in range(14))
 _FIRST_TOKEN_BUCKETS = (
     *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75),
     *(1.0, 2.5, 5.0, 7.5, 10.0),
@@ -44,27 +43,25 @@ class GenAiMetrics:
 
     def __init__(self, registry: CollectorRegistry, model_name: str) -> None:
         labels = ["gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model"]
+        histogram = partial(Histogram, registry=registry)
         self._model_name = model_name
-        self._first_token_s = Histogram(
+        self._first_token_s = histogram(
             "gen_ai_server_time_to_first_token_seconds",
             "From the receipt of a turn to its first token.",
             labels,
             buckets=_FIRST_TOKEN_BUCKETS,
-            registry=registry,
         )
-        self._output_token_s = Histogram(
+        self._output_token_s = histogram(
             "gen_ai_server_time_per_output_token_seconds",
             "Mean time per token after the first, of finished answers.",
             labels,
             buckets=_OUTPUT_TOKEN_BUCKETS,
-            registry=registry,
         )
-        self._duration_s = Histogram(
+        self._duration_s = histogram(
             "gen_ai_server_request_duration_seconds",
             "From the receipt of a turn to its end.",
             [*labels, "error_type"],
             buckets=_DURATION_BUCKETS,
-            registry=registry,
         )
 
     def first_token(self, operation: str, seconds: float, exemplar: Exemplar = None) -> None:
@@ -77,14 +74,14 @@ class GenAiMetrics:
     def ended(
         self, operation: str, outcome: str, seconds: float, exemplar: Exemplar = None
     ) -> None:
-        """A label that is empty is absent: a turn without an error has no type of one."""
+        """An empty label is absent: a turn without an error has no `error_type`."""
         error_type = "" if outcome in _ANSWERED else outcome
         labels = operation, "segue", self._model_name, error_type
         self._duration_s.labels(*labels).observe(seconds, exemplar)
 
 
 class VllmNames(Collector):
-    """Shows metrics of ours as vLLM's, for dashboards, scalers and routers that read those."""
+    """Shows our metrics under vLLM's names, for dashboards, scalers and routers that read those."""
 
     def __init__(
         self,
@@ -93,7 +90,7 @@ class VllmNames(Collector):
         same: dict[str, MetricWrapperBase],
         turns: MetricWrapperBase,
     ) -> None:
-        """`same`: our metrics by the names that they get. `turns`: counts turns by outcome."""
+        """`same`: our metrics by vLLM's names. `turns`: counts turns by outcome."""
         self._model_name = model_name
         self._same = same
         self._turns = turns
@@ -123,7 +120,7 @@ class VllmNames(Collector):
         yield self._successes()
 
     def _renamed(self, name: str, family: Metric) -> Metric:
-        """The family without its labels, which vLLM does not have: their values are added up."""
+        """The family summed over its labels, which vLLM does not have."""
         sums: dict[tuple[str, str | None], float] = defaultdict(float)
         for sample in family.samples:
             suffix = sample.name.removeprefix(family.name)

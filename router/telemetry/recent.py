@@ -6,26 +6,19 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Protocol
 
 from router.placement.explain import Decided, explanation_of
+from router.placement.placing import TurnPlacing
 from router.tenants.tenant import Tenant
 from segue.api.cluster.explanation import Explanation, RecentTurn
 from segue.api.turn import TurnEnd
 from segue.process.telemetry import Clock
 
-# A screen shows as many. One takes some kilobytes.
+# As many as a screen shows. One takes some kilobytes.
 MAX_TURNS = 32
-# There may be thousands.
+# As many as a screen shows, of maybe thousands.
 MAX_CANDIDATES = 8
 RUNNING = "running"
-
-
-class HasDecided(Protocol):
-    @property
-    def decided(self) -> Decided | None:
-        """The turn's last placement, if it has one."""
-        ...
 
 
 @dataclass(slots=True, eq=False)
@@ -33,7 +26,7 @@ class Entry:
     """One turn. Its runner sets `end`, and calls `ended` last."""
 
     received_at: float
-    placing: HasDecided | None
+    placing: TurnPlacing | None
     end: TurnEnd | None = None
     outcome: str = RUNNING
     _decided: Decided | None = None
@@ -45,7 +38,7 @@ class Entry:
         return self._decided if self.placing is None else self.placing.decided
 
     def explained(self, decided: Decided) -> Explanation:
-        """A decision is explained once, however often it is shown."""
+        """Explains each decision only once, however often it is shown."""
         known = self._explained
         if known is None or decided is not self._explains:
             known = explanation_of(decided, MAX_CANDIDATES)
@@ -54,7 +47,7 @@ class Entry:
 
     def ended(self, outcome: str) -> None:
         self._decided, self.outcome = self.decided, outcome
-        # It holds the turn's tokens.
+        # `placing` holds the turn's tokens.
         self.placing = None
 
 
@@ -65,14 +58,14 @@ class RecentTurns:
         self._clock = clock
         self._turns: dict[str, deque[Entry]] = {}
 
-    def started(self, tenant: Tenant, received_at: float, placing: HasDecided) -> Entry:
+    def started(self, tenant: Tenant, received_at: float, placing: TurnPlacing) -> Entry:
         turns = self._turns.setdefault(tenant.name, deque(maxlen=MAX_TURNS))
         entry = Entry(received_at, placing)
         turns.appendleft(entry)
         return entry
 
     def of(self, tenant: Tenant, max_turns: int = 0) -> list[RecentTurn]:
-        """The tenant's turns that were placed, the latest first. 0: all that are remembered."""
+        """The tenant's turns that were placed, latest first. 0: all that are remembered."""
         return list(islice(self._shown(tenant), max_turns or MAX_TURNS))
 
     def _shown(self, tenant: Tenant) -> Iterator[RecentTurn]:

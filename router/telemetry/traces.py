@@ -1,13 +1,13 @@
-"""A turn's spans in the router: one for the turn, and below it one for each finished stage."""
+"""A turn's spans in the router: one for the turn, with a child for each finished stage."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from router.placement.estimate import Decision, Placement
 from segue.api.errors import SegueError
-from segue.api.turn import TurnEnd, TurnSpec, Usage
+from segue.api.turn import TurnEnd, TurnSpec
 from segue.process.telemetry import Clock
 from segue.process.tracing.tracer import (
     NO_SPAN,
@@ -21,13 +21,22 @@ from segue.process.tracing.tracer import (
 )
 
 PROVIDER = "segue"
-# A retry at once is no wait.
+# A retry without a wait takes less.
 _NO_WAIT_S = 0.01
 _ANSWERED = frozenset({"stop", "length", "cancelled"})
+# Fields that are attributes of the same name.
+_SAMPLING = ("temperature", "top_p", "top_k", "frequency_penalty", "presence_penalty", "seed")
+_USAGE = (
+    *("resident_tokens", "pulled_tokens", "shipped_bytes", "rerendered_tokens"),
+    *("drafted_tokens", "accepted_tokens", "resumed"),
+)
+_TIMINGS = (
+    *("first_token_s", "queue_s", "prefill_s", "transfer_s", "exposed_transfer_s", "decode_s"),
+)
 
 
 class TurnTrace:
-    """One turn. Each method is called when what it names has ended."""
+    """One turn. Each method is called when the stage that it names has ended."""
 
     def __init__(self, clock: Clock, tracer: Tracer = OFF, model: str = "") -> None:
         self._clock = clock
@@ -41,7 +50,7 @@ class TurnTrace:
 
     @property
     def exemplar(self) -> dict[str, str] | None:
-        """For the metrics: the trace that explains a value."""
+        """The trace that explains a value of a metric."""
         return {"trace_id": self._span.trace_id} if self._span.records else None
 
     @contextlib.contextmanager
@@ -63,7 +72,7 @@ class TurnTrace:
             yield
 
     def waited(self, since: float) -> None:
-        """For a place."""
+        """The wait for a place."""
         self._add("admission", since, {})
 
     def built(self, since: float, spec: TurnSpec, session_id: str) -> None:
@@ -83,7 +92,7 @@ class TurnTrace:
             self._add("place", since, attributes)
 
     def tried_again(self, error: SegueError, num_answered: int) -> None:
-        """An attempt has failed. Its workers may be dead, so its time is shown here, too."""
+        """An attempt has failed. Its workers may be dead, so the router shows its time too."""
         if not self._span.records:
             return
         self._failed(type(error).__name__)
@@ -104,7 +113,7 @@ class TurnTrace:
             self._span.describe(end_attributes(end, self._model))
 
     def ended(self, outcome: str, error: str = "") -> None:
-        """`error`: its class."""
+        """`error`: the error's class."""
         if self._span.records:
             self._span.describe({"segue.outcome": outcome})
             if outcome not in _ANSWERED:
@@ -139,16 +148,11 @@ class TurnTrace:
 
 
 def request_attributes(spec: TurnSpec, session_id: str) -> dict[str, Value]:
-    """Of what was asked for: no texts, so no stop strings either."""
+    """Attributes of the request, without texts, and so without stop strings."""
     sampling, stop = spec.sampling, spec.stop
     attributes: dict[str, Value] = {
         "gen_ai.request.max_tokens": stop.max_tokens,
-        "gen_ai.request.temperature": sampling.temperature,
-        "gen_ai.request.top_p": sampling.top_p,
-        "gen_ai.request.top_k": sampling.top_k,
-        "gen_ai.request.frequency_penalty": sampling.frequency_penalty,
-        "gen_ai.request.presence_penalty": sampling.presence_penalty,
-        "gen_ai.request.seed": sampling.seed,
+        **_fields(sampling, _SAMPLING, "gen_ai.request"),
         "gen_ai.output.type": "text" if spec.grammar is None else "json",
     }
     if session_id:
@@ -157,7 +161,7 @@ def request_attributes(spec: TurnSpec, session_id: str) -> dict[str, Value]:
 
 
 def decision_attributes(decision: Decision) -> dict[str, Value]:
-    """Why the turn runs where it does: what was expected of the chosen candidate."""
+    """Why the turn runs where it does: the chosen candidate's expected costs."""
     chosen = decision.chosen
     attributes: dict[str, Value] = {
         **_workers(decision.placement),
@@ -183,33 +187,20 @@ def _workers(placement: Placement) -> dict[str, Value]:
 
 
 def end_attributes(end: TurnEnd, model: str) -> dict[str, Value]:
-    timings = end.timings
-    return {
-        **_usage_attributes(end.usage),
-        "gen_ai.response.model": model,
-        "gen_ai.response.finish_reasons": [end.finish_reason.value],
-        "segue.prefill_worker": end.prefill_worker,
-        "segue.decode_worker": end.decode_worker,
-        "segue.first_token_s": timings.first_token_s,
-        "segue.queue_s": timings.queue_s,
-        "segue.prefill_s": timings.prefill_s,
-        "segue.transfer_s": timings.transfer_s,
-        "segue.exposed_transfer_s": timings.exposed_transfer_s,
-        "segue.decode_s": timings.decode_s,
-    }
-
-
-def _usage_attributes(usage: Usage) -> dict[str, Value]:
+    usage = end.usage
     return {
         "gen_ai.usage.input_tokens": usage.prompt_tokens,
         "gen_ai.usage.output_tokens": usage.completion_tokens,
         "gen_ai.usage.cache_read.input_tokens": usage.cached_tokens,
         "gen_ai.usage.reasoning.output_tokens": usage.reasoning_tokens,
-        "segue.resident_tokens": usage.resident_tokens,
-        "segue.pulled_tokens": usage.pulled_tokens,
-        "segue.shipped_bytes": usage.shipped_bytes,
-        "segue.rerendered_tokens": usage.rerendered_tokens,
-        "segue.drafted_tokens": usage.drafted_tokens,
-        "segue.accepted_tokens": usage.accepted_tokens,
-        "segue.resumed": usage.resumed,
+        **_fields(usage, _USAGE, "segue"),
+        "gen_ai.response.model": model,
+        "gen_ai.response.finish_reasons": [end.finish_reason.value],
+        "segue.prefill_worker": end.prefill_worker,
+        "segue.decode_worker": end.decode_worker,
+        **_fields(end.timings, _TIMINGS, "segue"),
     }
+
+
+def _fields(value: object, names: Sequence[str], prefix: str) -> dict[str, Value]:
+    return {f"{prefix}.{name}": getattr(value, name) for name in names}

@@ -1,7 +1,7 @@
 """One turn's call to a worker, on the stream that all turns share (`segue/wire/streams/client.py`).
 
 Events are queued in the turn's `TurnCall` until they are read. Queued tokens are read as one piece,
-so a slow reader gets fewer, larger pieces and delays no other turn.
+so a slow reader gets fewer, larger pieces and does not delay other turns.
 """
 
 from __future__ import annotations
@@ -38,25 +38,20 @@ class NamedTurn:
     """A turn as it is sent to a worker."""
 
     name: str
-    """Names this attempt at the turn, not the turn."""
+    """The name of this attempt at the turn."""
     spec: TurnSpec
     prefix: PrefixName | None
-    """Names the prompt's first tokens if the worker probably has them; they are not sent."""
+    """Names leading tokens that the worker probably has. They are not sent."""
 
 
-@dataclass(frozen=True, slots=True)
-class WrittenBy:
-    """A prefill worker computes the prompt and writes it to the decode worker."""
-
-    writer: WorkerStatus
-
-
-PromptSource: TypeAlias = WrittenBy | ComputedOnDecode
+PromptSource: TypeAlias = WorkerStatus | ComputedOnDecode
+"""The prefill worker that computes the prompt and writes it to the decode worker; or the decode
+worker computes it."""
 
 
 @dataclass(frozen=True, slots=True)
 class TurnReserved:
-    """The worker has set memory aside: a prefill worker may write into the ticket."""
+    """The decode worker has reserved memory: a prefill worker may write into the ticket."""
 
     ticket: Ticket
     checkpoint_tokens: int
@@ -65,7 +60,7 @@ class TurnReserved:
 
 @dataclass(frozen=True, slots=True)
 class PromptPrefilled:
-    """Decode has committed the prompt."""
+    """The decode worker has committed the prompt."""
 
     logprobs: PromptLogprobs | None = None
     """If requested."""
@@ -81,12 +76,12 @@ class TurnCall(Call[pb.TurnEvent]):
         super().__init__(stop)
         self._news: deque[News] = deque()
         self._is_paced = False
-        """The reader waits for a time, not for more tokens."""
+        """The reader waits until a point in time, not for more tokens."""
         self.has_result = False
         self._prompt_logprobs: PromptLogprobs | None = None
 
     def prefilled(self, prefill: asyncio.Future[PromptLogprobs | None]) -> None:
-        """Takes the prefill's result. If it has failed, fails this call: its prompt will not
+        """Takes the prefill's result. If the prefill failed, fails this call, whose prompt will not
         arrive."""
         if prefill.cancelled():
             return
@@ -106,10 +101,10 @@ class TurnCall(Call[pb.TurnEvent]):
         return self._prompt_logprobs
 
     async def read(self, *, not_before: float = 0.0) -> News:
-        """Returns what comes next: all queued tokens in one piece, not before the event loop's time
-        `not_before`. The end of an answer ignores `not_before`.
+        """Returns the next event, or all queued tokens in one piece, at the event loop's time
+        `not_before` or later. The end of an answer ignores `not_before`.
 
-        If an error ended the turn, on the worker or here, raises it at once, ahead of the queue.
+        An error that ended the turn, on the worker or here, is raised at once, ahead of the queue.
         """
         loop = asyncio.get_running_loop()
         while True:
@@ -121,7 +116,7 @@ class TurnCall(Call[pb.TurnEvent]):
             await self._woken(not_before if self._is_paced else None)
 
     async def has_news(self, *, within_s: float) -> bool:
-        """Whether `read` would return or raise at once. Waits up to `within_s` for that."""
+        """Waits up to `within_s`. Returns whether `read` would now return or raise at once."""
         until = asyncio.get_running_loop().time() + within_s
         while not self._news and self._error is None:
             await self._woken(until)
@@ -173,13 +168,13 @@ class WorkerCalls(Protocol):
     def start(
         self, decode: WorkerStatus, turn: NamedTurn, source: PromptSource, *, timeout_s: float
     ) -> TurnCall:
-        """Sends the turn; events are read from the call, whose end or `close` frees the turn."""
+        """Sends the turn. The worker frees it when the call ends or is closed."""
 
     async def prefill(
         self, prefill: WorkerStatus, turn: NamedTurn, ticket: Ticket, holder: PrefixHolder | None
     ) -> PromptLogprobs | None:
-        """Returns once decode has the prompt, with its log-probabilities if they are wanted. Raises
-        UnknownPrefix if it lacks the named prefix."""
+        """Returns once the decode worker has the prompt, with log-probabilities if requested.
+        Raises UnknownPrefix if the prefill worker lacks the named prefix."""
 
     def let_end(self, call: asyncio.Task[object]) -> None:
         """Lets a call finish in the background."""

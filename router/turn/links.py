@@ -1,17 +1,17 @@
-"""Calls to workers: one channel per worker and epoch. Takes and returns values, raises Segue's
-errors.
+"""Calls to workers, over one channel per worker and epoch. Takes and returns values, raises
+SegueErrors.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator
-from typing import TYPE_CHECKING, Generic, TypeVar
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING, TypeAlias
 
 import grpc
 
-from router.turn.calls import NamedTurn, PromptPrefilled, PromptSource, TurnCall, WrittenBy
+from router.turn.calls import NamedTurn, PromptPrefilled, PromptSource, TurnCall
 from segue.api.cluster.drain import MAX_DRAIN_S, Adopted, DrainReport, HeldSession
 from segue.api.cluster.status import WorkerStatus
 from segue.api.errors import SegueError, Unavailable
@@ -35,24 +35,21 @@ if TYPE_CHECKING:
     # For type annotations only: the generated module does not have these names at run time.
     from segue.internal.v1.worker_pb2_grpc import DecodeWorkerAsyncStub, PrefillWorkerAsyncStub
 
-# A live worker answers these at once; a dead one must not hold up the router.
+    Stub: TypeAlias = PrefillWorkerAsyncStub | DecodeWorkerAsyncStub
+
+# A live worker answers these at once; a dead one must not delay the router.
 STATUS_TIMEOUT_S = 2.0
 LEASE_TIMEOUT_S = 2.0
-# A drain whose time is up still waits for writes in flight.
+# A drain still waits for writes in flight after its deadline.
 DRAIN_SLACK_S = 30.0
-# Shortest time between two messages to one worker; commands that come faster share a message.
+# Shortest time between two messages to one worker. Commands that arrive faster share a message.
 _MIN_GAP_S = 0.002
 
-Stub = TypeVar("Stub", "PrefillWorkerAsyncStub", "DecodeWorkerAsyncStub")
+TurnCalls: TypeAlias = Calls[pb.TurnCommand, pb.TurnEvent]
 
 
-WorkerCalls = Calls[pb.TurnCommand, pb.TurnEvent]
-
-
-def worker_calls(
-    stub: DecodeWorkerAsyncStub | PrefillWorkerAsyncStub, peer: str, worker_id: str
-) -> WorkerCalls:
-    """The calls of one router to one worker, which errors call `peer`."""
+def worker_calls(stub: Stub, peer: str, worker_id: str) -> TurnCalls:
+    """One router's calls for turns to one worker. Error messages name it `peer`."""
 
     def open_stream(
         batches: AsyncIterator[list[pb.TurnCommand]],
@@ -69,7 +66,7 @@ def worker_calls(
             with rpc_errors(peer):
                 yield
         except SegueError as error:
-            # Whatever broke the stream, its turns may go on elsewhere.
+            # Whatever broke the stream, its turns may continue elsewhere.
             broken = error if error.retry_is_safe else Unavailable(str(error))
             if isinstance(broken, Unavailable):
                 broken.lost_worker = worker_id
@@ -78,21 +75,20 @@ def worker_calls(
     return Calls(open_stream, peer, errors, outbox=lambda: Outbox(min_gap_s=_MIN_GAP_S))
 
 
-class _Link(Generic[Stub]):
-    def __init__(
-        self,
-        worker: WorkerStatus,
-        security: Security,
-        stub_on: Callable[[grpc.aio.Channel], Stub],
-    ) -> None:
+class Link:
+    """Calls to one epoch of a worker."""
+
+    def __init__(self, worker: WorkerStatus, security: Security = OPEN) -> None:
         self.name = f"{worker.worker_id} at {worker.address}"
-        self._worker_id = worker.worker_id
-        self._address = worker.address
+        self._worker = worker
         self._security = security
-        self._stub_on: Callable[[grpc.aio.Channel], Stub] = stub_on
         self._channel = channel_to(worker.address, security)
-        self._stub: Stub = stub_on(self._channel)
+        self._stub = self._stub_on(self._channel)
         self._calls = worker_calls(self._stub, self.name, worker.worker_id)
+
+    def _stub_on(self, channel: grpc.aio.Channel) -> Stub:
+        is_prefill = self._worker.role is Role.PREFILL
+        return PrefillWorkerStub(channel) if is_prefill else DecodeWorkerStub(channel)
 
     async def status(self) -> WorkerStatus:
         with rpc_errors(self.name):
@@ -100,29 +96,14 @@ class _Link(Generic[Stub]):
         return worker_from_wire(reply.status)
 
     async def drain(self, timeout_s: float | None, *, move_sessions: bool) -> DrainReport:
-        """Returns when the worker is about to leave. A call that is cancelled does not end that."""
+        """Returns when the worker is about to leave. Cancelling the call does not end the drain."""
         request = pb.DrainRequest(timeout_s=timeout_s, move_sessions=move_sessions)
         patience_s = (MAX_DRAIN_S if timeout_s is None else timeout_s) + DRAIN_SLACK_S
-        # A channel of its own: this one closes when the worker has left, maybe before the answer.
-        async with channel_to(self._address, self._security) as channel:
+        # On a separate channel: the link's closes once the worker has left, maybe before the reply.
+        async with channel_to(self._worker.address, self._security) as channel:
             with rpc_errors(self.name):
                 reply = await self._stub_on(channel).Drain(request, timeout=patience_s)
         return drain_report_from_wire(reply.report)
-
-    def lost(self) -> None:
-        """Fails all calls to the worker."""
-        error = Unavailable(f"{self.name} is lost: its process ended, or does not answer")
-        error.lost_worker = self._worker_id
-        self._calls.fail(error)
-
-    async def close(self) -> None:
-        await self._calls.close()
-        await self._channel.close()
-
-
-class PrefillLink(_Link["PrefillWorkerAsyncStub"]):
-    def __init__(self, worker: WorkerStatus, security: Security = OPEN) -> None:
-        super().__init__(worker, security, PrefillWorkerStub)
 
     async def prefill(
         self, turn: NamedTurn, ticket: Ticket, holder: PrefixHolder | None
@@ -140,18 +121,29 @@ class PrefillLink(_Link["PrefillWorkerAsyncStub"]):
         assert isinstance(news, PromptPrefilled), "a prefill's only event"
         return news.logprobs
 
+    def lost(self) -> None:
+        """Fails all calls to the worker."""
+        error = Unavailable(f"{self.name} is lost: its process ended, or does not answer")
+        error.lost_worker = self._worker.worker_id
+        self._calls.fail(error)
 
-class DecodeLink(_Link["DecodeWorkerAsyncStub"]):
-    def __init__(self, worker: WorkerStatus, security: Security = OPEN) -> None:
-        super().__init__(worker, security, DecodeWorkerStub)
+    async def close(self) -> None:
+        await self._calls.close()
+        await self._channel.close()
+
+
+class DecodeLink(Link):
+    """Calls to one epoch of a decode worker."""
+
+    _stub: DecodeWorkerAsyncStub
 
     def start(self, turn: NamedTurn, source: PromptSource, *, timeout_s: float) -> TurnCall:
         start = pb.StartTurn(turn=_turn_to_wire(turn), timeout_s=timeout_s)
         match source:
             case ComputedOnDecode(max_tokens):
                 start.max_computed_tokens = max_tokens
-            case WrittenBy(writer):
-                start.writer.CopyFrom(_writer(writer))
+            case WorkerStatus():
+                start.writer.CopyFrom(_writer(source))
         return self._calls.start(pb.TurnCommand(start=start), TurnCall)
 
     async def renew_lease(
@@ -162,8 +154,8 @@ class DecodeLink(_Link["DecodeWorkerAsyncStub"]):
         *,
         only_longer: bool = False,
     ) -> float:
-        """Returns the seconds until the lease expires. Raises NotFound. With `only_longer`, a lease
-        that lasts longer stays as it is."""
+        """Returns the seconds until the lease expires. Raises NotFound. `only_longer`: does not
+        shorten the lease."""
         request = pb.RenewLeaseRequest(
             session_id=session_id, lease_s=lease_s, pause_s=pause_s, only_longer=only_longer
         )
@@ -172,7 +164,7 @@ class DecodeLink(_Link["DecodeWorkerAsyncStub"]):
         return reply.expires_in_s
 
     async def end_lease(self, session_id: SessionId) -> float:
-        """Returns how long the lease would have lasted; 0 if there was none."""
+        """Returns the seconds that the lease had left; 0 if there was none."""
         with rpc_errors(self.name):
             request = pb.EndLeaseRequest(session_id=session_id)
             reply = await self._stub.EndLease(request, timeout=LEASE_TIMEOUT_S)
@@ -216,7 +208,7 @@ class Links:
 
     def __init__(self, security: Security = OPEN) -> None:
         self._security = security
-        self._links: dict[tuple[WorkerId, Epoch], PrefillLink | DecodeLink] = {}
+        self._links: dict[tuple[WorkerId, Epoch], Link] = {}
         self._ending: set[asyncio.Task[object]] = set()
 
     def start(
@@ -227,19 +219,17 @@ class Links:
     async def prefill(
         self, prefill: WorkerStatus, turn: NamedTurn, ticket: Ticket, holder: PrefixHolder | None
     ) -> PromptLogprobs | None:
-        link = self.to(prefill)
-        assert isinstance(link, PrefillLink)
-        return await link.prefill(turn, ticket, holder)
+        return await self.to(prefill).prefill(turn, ticket, holder)
 
     def decode(self, worker: WorkerStatus) -> DecodeLink:
         link = self.to(worker)
         assert isinstance(link, DecodeLink)
         return link
 
-    def to(self, worker: WorkerStatus) -> PrefillLink | DecodeLink:
+    def to(self, worker: WorkerStatus) -> Link:
         key = worker.worker_id, worker.epoch
         if key not in self._links:
-            kind = PrefillLink if worker.role is Role.PREFILL else DecodeLink
+            kind = Link if worker.role is Role.PREFILL else DecodeLink
             self._links[key] = kind(worker, self._security)
         return self._links[key]
 
@@ -250,19 +240,19 @@ class Links:
             await self._links.pop(key).close()
 
     def lost(self, worker: WorkerStatus) -> None:
-        """Fails the calls to a silent worker, whose connection may take a minute to break, or to
-        one that is stuck."""
+        """Fails the calls to a stuck worker, or to a silent one, whose connection may take a minute
+        to break."""
         link = self._links.get((worker.worker_id, worker.epoch))
         if link is not None:
             link.lost()
 
     def let_end(self, call: asyncio.Task[object]) -> None:
-        """Lets a call that nothing waits for any more finish in the background."""
+        """Lets a call finish in the background that nothing waits for any more."""
         self._ending.add(call)
         call.add_done_callback(self._ending.discard)
 
     async def forget(self, worker: WorkerStatus) -> None:
-        """Closes the channel to this epoch of a worker; calls that still wait on it fail."""
+        """Closes the channel to this epoch of a worker. Calls that still wait on it fail."""
         link = self._links.pop((worker.worker_id, worker.epoch), None)
         if link is not None:
             await link.close()

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator
 
 from router.metrics import RouterMetrics
 from router.telemetry.conventions import operation_of
-from router.telemetry.reuse import turn_class, turn_number
 from router.telemetry.traces import TurnTrace
 from router.turn.lifecycle import outcome_of
 from segue.api.errors import SegueError
@@ -79,7 +78,7 @@ class TurnMeter:
         self._metrics.gen_ai.first_token(self.operation, took_s, exemplar)
         if self._turn_number:
             label = turn_class(self._turn_number)
-            self._metrics.reuse.first_token_s.labels(label).observe(took_s, exemplar)
+            self._metrics.latency.chat_first_token_s.labels(label).observe(took_s, exemplar)
 
     def relayed(self, arrived_at: float) -> None:
         """The events of `arrived_at` were sent to the client."""
@@ -162,22 +161,19 @@ class TurnMeter:
             waited_s = self._clock() - started_at
             if waited_s > _NO_WAIT_S:
                 self.trace.waited(started_at)
-                self._metrics.wait.wait_s.observe(waited_s)
+                self._metrics.latency.wait_s.observe(waited_s)
 
     def count(self, outcome: str) -> None:
         """The turn has ended."""
         self._metrics.load.turns.labels(outcome).inc()
         self._metrics.tenants.ended(self._tenant, outcome)
-        self._count_time(outcome)
-        self.trace.ended(outcome, self._error)
-
-    def _count_time(self, outcome: str) -> None:
         took_s = self._clock() - self._received_at
         exemplar = self.trace.exemplar
         self._metrics.latency.turn_s.labels(outcome).observe(took_s, exemplar)
         self._metrics.gen_ai.ended(self.operation, outcome, took_s, exemplar)
         if self._first_token_at is None:
             self._metrics.latency.no_first_token_s.labels(outcome).observe(took_s, exemplar)
+        self.trace.ended(outcome, self._error)
 
 
 def log_end(outcome: str, seconds: float, num_tokens: int, failure: SegueError | None) -> None:
@@ -192,3 +188,19 @@ def log_end(outcome: str, seconds: float, num_tokens: int, failure: SegueError |
 def error_class(error: Exception) -> str:
     """The metrics' label for an error. Bounded, whatever libraries may raise."""
     return type(error).__name__ if isinstance(error, SegueError) else "unforeseen"
+
+
+def turn_number(turn_input: TurnInput) -> int:
+    """The turn's number within its chat, from 1; 0 for other inputs."""
+    if not isinstance(turn_input, ChatInput):
+        return 0
+    num_answers = sum(message.role == "assistant" for message in turn_input.messages)
+    return num_answers if turn_input.continue_final_message else num_answers + 1
+
+
+def turn_class(number: int) -> str:
+    """The metrics' label for a turn's number: one of seven."""
+    for last in (1, 2, 4, 8, 16, 32):
+        if number <= last:
+            return f"{last // 2 + 1}-{last}" if last > 2 else str(last)
+    return "33+"

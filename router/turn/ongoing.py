@@ -1,7 +1,7 @@
-"""The turns that clients wait for: at most one of each id.
+"""The turns that clients wait for, at most one of each id.
 
-A second one of the same id is refused, or takes over: then the first is stopped, and has left
-before the second goes on.
+A second call with the same id is refused, or takes over: then the first is stopped, and must leave
+before the second continues.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from segue.api.types import TurnId
 TurnName = tuple[str, TurnId]
 """The tenant's name, and the turn's own."""
 
-# A turn whose client reads, or that waits for a worker, leaves in less.
+# A turn leaves sooner than this if its client reads, or if it waits for a worker.
 _STOP_S = 1.0
 
 
@@ -44,27 +44,27 @@ class Ongoing:
             turn.interrupt(self._error)
 
     def interrupt(self, error: SegueError) -> None:
-        """Ends the turn; one that has not started yet ends when it does."""
+        """Ends the turn. A turn that has not started yet ends as soon as it starts."""
         self._error = self._error or error
         if self._turn is not None:
             self._turn.interrupt(error)
 
     async def left(self) -> None:
-        """Returns once this call and those that it took over have ended. It was interrupted."""
+        """Returns once this interrupted call, and those that it took over, have ended."""
         if self.before is not None:
             await self.before.left()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_STOP_S):
                 await self.over.wait()
         if not self.over.is_set() and self._task is not None:
-            # Its client reads nothing any more, so the turn waits for room to send.
+            # Its client no longer reads, so the turn waits for room to send.
             self._task.cancel("another call has resumed the turn")
             self._task = None
         await self.over.wait()
 
     async def displace(self) -> None:
-        """Waits for the calls that this one takes over. Raises TakenOver if it is itself taken over
-        meanwhile."""
+        """Waits for the calls that this one takes over. Raises TakenOver if another call takes over
+        this one in the meantime."""
         if self.before is not None:
             await self.before.left()
             self.before = None
@@ -81,13 +81,13 @@ class OngoingTurns:
 
     @contextlib.asynccontextmanager
     async def entered(self, name: TurnName, *, takes_over: bool) -> AsyncIterator[Ongoing]:
-        """Within the block the call is the only one of its turn. Raises InvalidRequest if there is
-        one that it may not take over."""
+        """Within the block, the call is the only one of its turn. Raises InvalidRequest if there is
+        another that it may not take over."""
         before = self._newest.get(name)
         if before is not None and not takes_over:
             raise InvalidRequest(
-                f"turn {name[1]} is already running: use another turn_id, or, to go on with an "
-                "answer whose stream broke, send the tokens that came (resume)"
+                f"turn {name[1]} is already running: use another turn_id, or, to continue an "
+                "answer whose stream broke, send the tokens that arrived (resume)"
             )
         own = self._newest[name] = Ongoing(before)
         try:
@@ -100,7 +100,7 @@ class OngoingTurns:
             if self._newest.get(name) is own:
                 del self._newest[name]
                 if own.before is not None and not own.before.over.is_set():
-                    # Its client left while it was taking over.
+                    # This call's client left before it had taken over.
                     self._newest[name] = own.before
 
     def cancel(self, name: TurnName, error: SegueError) -> bool:
@@ -116,6 +116,6 @@ class OngoingTurns:
             self._interrupt(name, ongoing, error)
 
     def _interrupt(self, name: TurnName, ongoing: Ongoing, error: SegueError) -> None:
-        # One that waits for a place has no turn yet.
+        # A call that waits for a place has no turn yet.
         if not self._admission.cancel(name, error):
             ongoing.interrupt(error)

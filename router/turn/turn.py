@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator
 from router.placement.estimate import Decision, Mode, Placement
 from router.turn import reported
 from router.turn.answered import Answered
-from router.turn.calls import TurnCall, WrittenBy, next_beat
+from router.turn.calls import TurnCall, next_beat
 from router.turn.dispatch import Dispatch, Started, TurnContext
 from router.turn.lifecycle import (
     Dispatched,
@@ -175,8 +175,8 @@ class Turn:
                 placing.local_refused()
                 self.state = advance(self.state, Retried())
                 decision = self._place()
-        shipped = WrittenBy(decision.placement.prefill)
-        return await dispatch.start(decision.placement, shipped, self._time_left())
+        placement = decision.placement
+        return await dispatch.start(placement, placement.prefill, self._time_left())
 
     async def _place_when_ready(self) -> Decision:
         """A turn that has lost its worker waits for one that starts. Raises Unavailable."""

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from router.turn.calls import NamedTurn, TurnReserved, WrittenBy
-from router.turn.links import DecodeLink, PrefillLink
+from router.turn.calls import NamedTurn, TurnReserved
+from router.turn.links import DecodeLink, Link
 from segue.api.cluster.status import ClusterStatus
 from segue.api.errors import InvalidRequest
 from segue.api.prompt import Prompt
@@ -44,7 +44,7 @@ class Workers:
         by_role = {worker.role: worker for worker in status.workers}
         self._cluster = cluster
         self._writer = by_role[Role.PREFILL]
-        self._prefill = PrefillLink(self._writer)
+        self._prefill = Link(self._writer)
         self._decode = DecodeLink(by_role[Role.DECODE])
         self._names = iter(range(1000))
 
@@ -52,7 +52,7 @@ class Workers:
         """`is_shipped`: a prefill worker computes the context, not the decode worker."""
         turn_id = TurnId(f"turn-{next(self._names)}")
         turn = NamedTurn(turn_id, replace(spec, turn_id=turn_id), prefix=None)
-        source = WrittenBy(self._writer) if is_shipped else ComputedOnDecode(10_000)
+        source = self._writer if is_shipped else ComputedOnDecode(10_000)
         call = self._decode.start(turn, source, timeout_s=60)
         deltas = []
         prefilled: asyncio.Future[None] | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 
 from router.config import RouterConfig
@@ -9,33 +10,19 @@ from router.metrics import RouterMetrics
 from router.placement.placing import Placing, TurnPlacing
 from router.sessions.history import History
 from router.sessions.table import SessionTable
-from segue.api.cluster.status import UnitCounts, WorkerHealth, WorkerLoad, WorkerStatus
 from segue.api.prompt import Prompt
 from segue.api.turn import FinishReason, ShipReport, TurnResult, TurnSpec, Usage
-from segue.api.types import ChatInput, Epoch, Role, Sampling, SessionId, StopRules, TurnId, WorkerId
+from segue.api.types import ChatInput, Sampling, SessionId, StopRules, TurnId, WorkerId
+from tests.router import small_cluster
 
 NAMES = ["prefill-0", "prefill-1", "decode-0", "decode-1"]
 AGENT = SessionId("agent")
-
-
-def worker(
-    name: str, *, health: WorkerHealth = WorkerHealth.READY, epoch: int = 1, queued: int = 0
-) -> WorkerStatus:
-    return WorkerStatus(
-        worker_id=WorkerId(name),
-        role=Role(name.split("-")[0]),
-        epoch=Epoch(epoch),
-        address=f"at {name}",
-        health=health,
-        load=WorkerLoad(
-            pages=UnitCounts(total=10_000, free=10_000), waiting_tokens=queued, page_tokens=64
-        ),
-    )
+worker = functools.partial(small_cluster.worker, page_tokens=64)
 
 
 class ManualClock:
-    def __init__(self) -> None:
-        self.now = 100.0
+    def __init__(self, now: float = 100.0) -> None:
+        self.now = now
 
     def __call__(self) -> float:
         return self.now

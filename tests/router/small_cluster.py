@@ -28,17 +28,21 @@ def worker(
     total: int = 10_000,
     health: WorkerHealth = WorkerHealth.READY,
     epoch: int = 1,
+    uptime_s: float = 0.0,
+    page_tokens: int = 16,
 ) -> WorkerStatus:
     return WorkerStatus(
         worker_id=WorkerId(name),
         role=Role(name.split("-")[0]),
         epoch=Epoch(epoch),
-        address=f"127.0.0.1:{name}",
+        address=f"at {name}",
         health=health,
+        uptime_s=uptime_s,
         load=WorkerLoad(
             running_turns=running,
             waiting_tokens=queued,
             pages=UnitCounts(total=total, free=min(free, total)),
+            page_tokens=page_tokens,
         ),
     )
 

@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 from router.documents import Document, DocumentStore
+from tests.router.placed import ManualClock
 
 MANY = 1 << 20
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def kept(store: DocumentStore, owner: str, names: str) -> str:
@@ -88,7 +82,7 @@ def test_one_that_is_too_large_replaces_nothing() -> None:
 
 
 def test_documents_go_when_they_have_not_been_used() -> None:
-    clock = Clock()
+    clock = ManualClock(0.0)
     store = DocumentStore(MANY, 60.0, clock)
     keep(store, "", "a")
     keep(store, "", "b")

@@ -8,6 +8,7 @@ from router.membership.membership import Membership
 from segue.api.cluster.status import UnitCounts, WorkerHealth, WorkerLoad, WorkerStatus
 from segue.api.errors import LayoutMismatch, StaleEpoch
 from segue.api.types import Epoch, Role, WorkerId
+from tests.router.placed import ManualClock
 
 FIRST_LIFE = WorkerStatus(
     worker_id=WorkerId("decode-0"), role=Role.DECODE, epoch=Epoch(1), address="127.0.0.1:1"
@@ -15,17 +16,9 @@ FIRST_LIFE = WorkerStatus(
 SECOND_LIFE = replace(FIRST_LIFE, epoch=Epoch(2), address="127.0.0.1:2")
 
 
-class ManualClock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> ManualClock:
-    return ManualClock()
+    return ManualClock(0.0)
 
 
 @pytest.fixture

@@ -21,7 +21,6 @@ from segue.api.prompt import Prompt
 from segue.api.turn import FinishReason, TurnEnd
 from segue.api.types import (
     ChatInput,
-    Epoch,
     Message,
     Role,
     SessionId,
@@ -29,21 +28,12 @@ from segue.api.types import (
     TurnRequest,
     WorkerId,
 )
+from tests.router.small_cluster import worker
 
 A, B, C = SessionId("a"), SessionId("b"), SessionId("c")
 CHAT = ChatInput(messages=(Message(role="user", content="hello"),))
 PAGE_TOKENS = 4
 PROMPT = range(10)
-
-
-def worker(name: str, *, epoch: int = 1) -> WorkerStatus:
-    return WorkerStatus(
-        worker_id=WorkerId(name),
-        role=Role(name.split("-")[0]),
-        epoch=Epoch(epoch),
-        address=name,
-        health=WorkerHealth.READY,
-    )
 
 
 def nodes(*workers: WorkerStatus) -> dict[WorkerId, WorkerNode]:

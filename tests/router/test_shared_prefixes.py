@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -12,28 +13,16 @@ from router.placement.coefficients import Observation
 from router.placement.placing import Placing
 from router.placement.shared_prefixes import SharedPrefix, SharedPrefixIndex, shared_prefix_of
 from router.sessions.table import SessionTable
-from segue.api.cluster.status import UnitCounts, WorkerHealth, WorkerLoad, WorkerStatus
+from segue.api.cluster.status import WorkerHealth
 from segue.api.prompt import Prompt
 from segue.api.turn import FinishReason, ShipReport, TurnResult, TurnSpec, Usage
-from segue.api.types import Epoch, Role, Sampling, SessionId, StopRules, TurnId, WorkerId
+from segue.api.types import Sampling, SessionId, StopRules, TurnId, WorkerId
+from tests.router.placed import worker
 
 PAGE = 64
 SYSTEM = (1,) * 6_000
 SHARED = 5_952
 """Whole pages of the system message."""
-
-
-def worker(name: str, *, epoch: int = 1, turns: int = 0, is_lost: bool = False) -> WorkerStatus:
-    return WorkerStatus(
-        worker_id=WorkerId(name),
-        role=Role(name.split("-")[0]),
-        epoch=Epoch(epoch),
-        address=f"at {name}",
-        health=WorkerHealth.LOST if is_lost else WorkerHealth.READY,
-        load=WorkerLoad(
-            pages=UnitCounts(total=10_000, free=10_000), running_turns=turns, page_tokens=PAGE
-        ),
-    )
 
 
 def spec(name: str, *, system: tuple[int, ...] = SYSTEM) -> TurnSpec:
@@ -150,13 +139,13 @@ def test_workers_that_kept_nothing_have_no_record(placing: Placing) -> None:
     assert serve(placing, spec("second")) == ("prefill-0", "decode-0")
 
 
-@pytest.mark.parametrize("gone", [{"epoch": 2}, {"is_lost": True}])
-def test_a_lost_workers_prefixes_are_forgotten(placing: Placing, gone: dict[str, int]) -> None:
+@pytest.mark.parametrize("gone", [{"epoch": 2}, {"health": WorkerHealth.LOST}])
+def test_a_lost_workers_prefixes_are_forgotten(placing: Placing, gone: dict[str, Any]) -> None:
     serve(placing, spec("first"), avoid=("prefill-0", "decode-0"))
     prefix = shared_prefix_of(spec("second"), PAGE)
     assert prefix is not None
 
-    placing.update_worker(worker("prefill-1", **gone))  # type: ignore[arg-type]  # a test's options
+    placing.update_worker(worker("prefill-1", **gone))
 
     assert set(placing.shared_prefixes.held(prefix, placing.cluster.nodes)) == {"decode-1"}
 
@@ -187,7 +176,7 @@ def test_a_shared_prefix_shorter_than_a_page_does_not_count(system: tuple[int, .
 def test_the_last_four_workers_of_a_role_are_remembered_least_busy_first(placing: Placing) -> None:
     index, one = SharedPrefixIndex(2), SharedPrefix(64, 1)
     for number, turns in enumerate((0, 5, 3, 9, 1, 4)):
-        placing.update_worker(worker(f"prefill-{number}", turns=turns))
+        placing.update_worker(worker(f"prefill-{number}", running=turns))
         index.served(one, [worker(f"prefill-{number}")])
 
     held = index.held(one, placing.cluster.nodes)

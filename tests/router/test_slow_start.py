@@ -12,8 +12,9 @@ from router.placement.coefficients import PRIOR
 from router.placement.node import counted, share_of_speed, slowed
 from router.placement.policy import place
 from router.placement.side import Rules, TurnSize
-from segue.api.cluster.status import UnitCounts, WorkerHealth, WorkerLoad, WorkerStatus
-from segue.api.types import Epoch, Role, WorkerId
+from segue.api.cluster.status import WorkerHealth
+from segue.api.types import WorkerId
+from tests.router.small_cluster import worker
 
 SLOW_START_S = 30.0
 SIZE = TurnSize(1_000, 100)
@@ -42,20 +43,6 @@ def test_only_computing_is_slower() -> None:
     assert speed.compute.at(100) == pytest.approx(2 * PRIOR.pooled.compute.at(100))
     assert speed.step.at(3) == pytest.approx(2 * PRIOR.pooled.step.at(3))
     assert speed.link == PRIOR.pooled.link
-
-
-def worker(
-    name: str, *, uptime_s: float, health: WorkerHealth = WorkerHealth.READY, running: int = 0
-) -> WorkerStatus:
-    return WorkerStatus(
-        worker_id=WorkerId(name),
-        role=Role(name.split("-")[0]),
-        epoch=Epoch(1),
-        address=f"{name}:1",
-        health=health,
-        uptime_s=uptime_s,
-        load=WorkerLoad(pages=UnitCounts(total=10_000, free=10_000), running_turns=running),
-    )
 
 
 def serving_cluster(slow_start_s: float = SLOW_START_S) -> ClusterModel:

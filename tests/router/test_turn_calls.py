@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from router.turn.calls import PromptPrefilled, TurnCall
-from router.turn.links import WorkerCalls, worker_calls
+from router.turn.links import TurnCalls, worker_calls
 from segue.api.errors import Cancelled, NotResident, Overloaded, Unavailable
 from segue.api.turn import FinishReason, PrefillStarted, TokenDelta, TurnResult
 from segue.internal.v1 import transfer_pb2
@@ -64,7 +64,7 @@ class ScriptedWorker(DecodeWorkerServicer):
 class Line:
     """A scripted worker and the calls to it."""
 
-    def __init__(self, worker: ScriptedWorker, calls: WorkerCalls) -> None:
+    def __init__(self, worker: ScriptedWorker, calls: TurnCalls) -> None:
         self.worker = worker
         self.calls = calls
 
@@ -284,7 +284,7 @@ async def test_a_message_that_is_missing_or_comes_twice_breaks_the_stream(
         while True:
             await read(call)
 
-    with pytest.raises(Unavailable, match=r"came in place of message \d"):
+    with pytest.raises(Unavailable, match=r"expected message \d of a stream, got message \d"):
         await read_all()
 
 

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from router.turn.calls import WrittenBy
 from router.turn.lifecycle import Over, holders
+from segue.api.cluster.status import WorkerStatus
 from tests.router.fake_workers import FakeDecodeCall
 from tests.router.placed import seats
 from tests.router.test_turn_races import (
@@ -80,7 +80,7 @@ class TurnMachine(RuleBasedStateMachine):
         call = self.call
         assert call is not None
         self.begun.add(call)
-        is_shipped = isinstance(call.source, WrittenBy)
+        is_shipped = isinstance(call.source, WorkerStatus)
         self.do(lambda _: call.reserve() if is_shipped else call.start_prefill())
 
     @precondition(lambda self: self.is_begun() and self.left() > 0)

@@ -9,20 +9,14 @@ from router.metrics import RouterMetrics
 from router.turn.meter import TurnMeter
 from segue.api.errors import ContextOverflow, Overloaded, SegueError, Unavailable
 from segue.api.turn import FinishReason, Timings, TokenDelta, TurnEnd, Usage
-
-
-class Time:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.router.placed import ManualClock
 
 
 class Measured:
     """A meter with a manual clock, and its counts."""
 
     def __init__(self) -> None:
-        self.time = Time()
+        self.time = ManualClock()
         self.metrics = RouterMetrics()
         self.meter = TurnMeter(self.metrics, self.time, self.time.now)
 

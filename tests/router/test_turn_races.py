@@ -16,9 +16,9 @@ import pytest
 
 from router.config import RouterConfig
 from router.turn.answered import Answered
-from router.turn.calls import WrittenBy
 from router.turn.dispatch import TurnContext
 from router.turn.turn import Turn
+from segue.api.cluster.status import WorkerStatus
 from segue.api.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -306,7 +306,7 @@ async def test_an_undisturbed_turn_answers(script: str) -> None:
     assert [type(event) for event in world.events].count(TurnStarted) == 1
     assert (world.tokens, world.num_retries, world.error) == (ANSWER, 0, None)
     source = world.workers.decodes[0].source
-    assert isinstance(source, ComputedOnDecode if script == "local" else WrittenBy)
+    assert isinstance(source, ComputedOnDecode if script == "local" else WorkerStatus)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -396,7 +396,7 @@ OTHER |= {"decode-0": "decode-1", "decode-1": "decode-0"}
 def on(world: World) -> tuple[str, str]:
     """The workers of the last attempt."""
     last = world.workers.decodes[-1]
-    assert isinstance(last.source, WrittenBy)
+    assert isinstance(last.source, WorkerStatus)
     return last.source.writer.worker_id, last.worker.worker_id
 
 

@@ -10,8 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from router.metrics import RouterMetrics
 from router.status import targets_of
-from router.telemetry.reuse import turn_class, turn_number
-from router.turn.meter import TurnMeter
+from router.turn.meter import TurnMeter, turn_class, turn_number
 from segue.api.cluster.status import UnitCounts, WorkerHealth, WorkerStatus
 from segue.api.turn import TokenDelta
 from segue.api.types import ChatInput, Epoch, Message, Role, TextInput, TurnInput, WorkerId

@@ -13,14 +13,7 @@ from router.metrics import TenantMetrics
 from router.tenants.accounts import TenantAccounts, TokenBudget, part_of, refusal
 from router.tenants.tenant import Limits, Tenant
 from segue.api.errors import Overloaded
-
-
-class Time:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.router.placed import ManualClock
 
 
 @pytest.mark.parametrize(
@@ -61,7 +54,7 @@ def test_which_limit_refuses_a_turn(
 def test_a_budget_of_60_tokens_a_minute(
     charges: Iterable[int], waited_s: float, empty_for_s: float
 ) -> None:
-    time = Time()
+    time = ManualClock()
     budget = TokenBudget(60, time)
     time.now += 1_000.0
     for tokens in charges:
@@ -74,7 +67,7 @@ def test_a_budget_of_60_tokens_a_minute(
 
 @pytest.mark.parametrize("tokens_a_turn", [1, 7, 100, 5_000])
 def test_in_the_long_run_a_tenant_gets_its_rate(tokens_a_turn: int) -> None:
-    time = Time()
+    time = ManualClock()
     budget = TokenBudget(600, time)
     used = 0
     while time.now < 100.0 + 6_000.0:
@@ -93,13 +86,13 @@ class Routers:
     num_routers: int = 1
 
 
-def accounts(time: Time, routers: Routers | None = None) -> TenantAccounts:
+def accounts(time: ManualClock, routers: Routers | None = None) -> TenantAccounts:
     routers = routers or Routers()
     return TenantAccounts(TenantMetrics(CollectorRegistry()), time, lambda: routers.num_routers)
 
 
 def test_turns_count_until_they_end_even_by_an_error() -> None:
-    held, acme = accounts(Time()), Tenant(name="acme", limits=Limits(max_turns=1))
+    held, acme = accounts(ManualClock()), Tenant(name="acme", limits=Limits(max_turns=1))
 
     with held.turn(acme):
         with pytest.raises(Overloaded, match="its max_turns is 1"), held.turn(acme):
@@ -114,7 +107,7 @@ def test_turns_count_until_they_end_even_by_an_error() -> None:
 
 
 def test_used_tokens_refuse_the_next_turn_until_they_are_back() -> None:
-    time = Time()
+    time = ManualClock()
     held, acme = accounts(time), Tenant(name="acme", limits=Limits(tokens_per_minute=60))
     with held.turn(acme):
         # It runs on, whatever it costs.
@@ -130,7 +123,7 @@ def test_used_tokens_refuse_the_next_turn_until_they_are_back() -> None:
 
 
 def test_a_changed_rate_starts_a_new_budget() -> None:
-    time = Time()
+    time = ManualClock()
     held = accounts(time)
     held.charge(
         Tenant(name="acme", limits=Limits(tokens_per_minute=60)), computed=10**9, generated=0
@@ -148,7 +141,7 @@ def test_a_changed_rate_starts_a_new_budget() -> None:
 def test_each_of_several_routers_admits_its_part(
     max_turns: int, num_routers: int, admitted: int
 ) -> None:
-    held = accounts(Time(), Routers(num_routers))
+    held = accounts(ManualClock(), Routers(num_routers))
     acme = Tenant(name="acme", limits=Limits(max_turns=max_turns))
     with contextlib.ExitStack() as turns:
         for _ in range(admitted):
@@ -159,7 +152,7 @@ def test_each_of_several_routers_admits_its_part(
 
 
 def test_a_debt_stays_when_a_router_joins_or_leaves() -> None:
-    time, routers = Time(), Routers(1)
+    time, routers = ManualClock(), Routers(1)
     held = accounts(time, routers)
     acme = Tenant(name="acme", limits=Limits(tokens_per_minute=600))
     held.charge(acme, computed=600 + 300, generated=0)
@@ -178,7 +171,7 @@ def test_a_debt_stays_when_a_router_joins_or_leaves() -> None:
 
 def test_what_is_left_is_divided_and_never_multiplied() -> None:
     routers = Routers(1)
-    held = accounts(Time(), routers)
+    held = accounts(ManualClock(), routers)
     acme = Tenant(name="acme", limits=Limits(tokens_per_minute=600))
     held.charge(acme, computed=500, generated=0)
     for number in (2, 1, 2, 1):
