@@ -25,7 +25,6 @@ from router.status import targets_of
 from router.tenants.keys import Keyring
 from segue.api.api_key import ENVIRONMENT
 from segue.api.cluster.drain import DrainReport, HeldSession, LeftReason, MoveReport
-from segue.api.types import WorkerId
 from segue.config import read_file, section
 from segue.internal.v1.worker_pb2_grpc import add_MembershipServicer_to_server
 from segue.model.checkpoint.source import AS_PUBLISHED, CheckpointConfig, resolve_model
@@ -59,19 +58,6 @@ class RunningRouter:
     metrics_address: str
     draining: Draining
     """When the drain has ended, the process should exit."""
-
-
-class _DrainableRouter:
-    """A drain waits for running turns. At its deadline it cuts them: their clients continue them on
-    another router."""
-
-    name = WorkerId("router")
-
-    def __init__(self, router: Router) -> None:
-        self._router = router
-
-    async def drain(self, until: Deadline, move: MoveSessions | None) -> DrainReport:
-        return await self._router.drain(until.left_s)
 
 
 async def _leave_all(sessions: Sequence[HeldSession], timeout_s: float) -> MoveReport:
@@ -117,8 +103,12 @@ async def running(
     async def stop_serving() -> None:
         await servers[0].set_serving(False)
 
+    async def drain(until: Deadline, move: MoveSessions | None) -> DrainReport:
+        """At the deadline, running turns are cut: their clients continue them on another router."""
+        return await router.drain(until.left_s)
+
     draining = Draining(
-        _DrainableRouter(router),
+        drain,
         _leave_all,
         default_s=config.drain_s,
         started=stop_serving,

@@ -16,7 +16,7 @@ ANSWER_S = 20.0
 
 _NO_LAUNCHER = (
     "this router has no launcher: `segue serve` starts and stops workers, and polls its routers "
-    "every second once it is ready. Workers that were started by hand must be scaled by hand"
+    "every second once it is ready. Scale other workers with the tool that started them"
 )
 
 

@@ -10,6 +10,7 @@ import contextlib
 import logging
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 from router.drain.move import (
     Arrived,
@@ -49,24 +50,17 @@ logger = logging.getLogger(__name__)
 _AT_ONCE = 4
 
 
+@dataclass(slots=True, eq=False)
 class DrainDesk:
     """One event loop owns it."""
 
-    def __init__(
-        self,
-        table: SessionTable,
-        membership: Membership,
-        links: Links,
-        is_stopping: Callable[[], bool],
-        clock: Clock,
-    ) -> None:
-        """`is_stopping`: whether the router itself drains, and the cluster with it. Then there is
-        no point in moving a session."""
-        self.table = table
-        self.membership = membership
-        self.links = links
-        self.is_stopping = is_stopping
-        self.clock = clock
+    table: SessionTable
+    membership: Membership
+    links: Links
+    is_stopping: Callable[[], bool]
+    """Whether the router itself drains, and the cluster with it. Then there is no point in moving a
+    session."""
+    clock: Clock
 
     async def drain(
         self, worker_id: WorkerId, timeout_s: float | None, *, move_sessions: bool
@@ -102,8 +96,7 @@ class DrainDesk:
                 "first"
             )
         self.membership.drains(worker_id, epoch)
-        moves = _Moves(self, source, ends_at=self.clock() + timeout_s)
-        report = await moves.run(sessions)
+        report = await _Moves(self, source, self.clock() + timeout_s).run(sessions)
         logger.info(
             "sessions moved",
             extra={
@@ -116,15 +109,15 @@ class DrainDesk:
         return report
 
 
+@dataclass(slots=True, eq=False)
 class _Moves:
     """The moves of one request."""
 
-    def __init__(self, desk: DrainDesk, source: WorkerStatus, *, ends_at: float) -> None:
-        self._desk = desk
-        self._source = source
-        self._ends_at = ends_at
-        # A sibling's heartbeat is late, so this counts pages for the rest of the request.
-        self._promised_pages: Counter[WorkerId] = Counter()
+    _desk: DrainDesk
+    _source: WorkerStatus
+    _ends_at: float
+    _promised_pages: Counter[WorkerId] = field(default_factory=Counter)
+    """For the rest of the request, since heartbeats of siblings are late."""
 
     async def run(self, sessions: Sequence[HeldSession]) -> MoveReport:
         waiting = deque(sessions)

@@ -35,30 +35,21 @@ class _Member:
     """The routers that it has joined."""
 
 
+@dataclass(kw_only=True, eq=False)
 class Membership:
     """One event loop owns it."""
 
-    def __init__(
-        self,
-        *,
-        model_id: str,
-        heartbeat_timeout_s: float,
-        forget_lost_s: float,
-        clock: Clock,
-        on_status: Callable[[WorkerStatus], None],
-        on_gone: Callable[[WorkerStatus], None],
-    ) -> None:
-        """An empty `model_id` becomes that of the first worker: all must serve the same model.
+    model_id: str
+    """If empty, becomes that of the first worker: all must serve the same model."""
+    heartbeat_timeout_s: float
+    forget_lost_s: float
+    clock: Clock
+    on_status: Callable[[WorkerStatus], None]
+    """Receives a worker's status with each heartbeat, and when the worker is lost."""
+    on_gone: Callable[[WorkerStatus], None]
+    """Receives the last status of a worker that left or was forgotten."""
 
-        `on_status` receives a worker's status with each heartbeat, and when the worker is lost.
-        `on_gone` receives the last status of a worker that left or was forgotten.
-        """
-        self._on_status = on_status
-        self._on_gone = on_gone
-        self.model_id = model_id
-        self._heartbeat_timeout_s = heartbeat_timeout_s
-        self._forget_lost_s = forget_lost_s
-        self._clock = clock
+    def __post_init__(self) -> None:
         self._members: dict[WorkerId, _Member] = {}
         self._past: LRUCache[WorkerId, Epoch] = LRUCache(_MAX_PAST)
         self._changed = asyncio.Event()
@@ -84,12 +75,12 @@ class Membership:
                 f"got {status.epoch}"
             )
         number = min(max(num_routers, 1), MAX_ROUTERS)
-        self._members[status.worker_id] = _Member(status, self._clock(), num_routers=number)
+        self._members[status.worker_id] = _Member(status, self.clock(), num_routers=number)
         if known is None or known.status.epoch != status.epoch or known.lost_at is not None:
             logger.info("worker joined", extra={"worker": status.worker_id, "at": status.address})
         if status.health is WorkerHealth.STUCK:
             logger.error("worker stuck", extra={"worker": status.worker_id})
-        self._on_status(status)
+        self.on_status(status)
         if known is None or _identity(known.status) != _identity(status):
             self._announce()
 
@@ -99,7 +90,7 @@ class Membership:
         if known and known.status.epoch == epoch and known.status.health is WorkerHealth.READY:
             status = replace(known.status, health=WorkerHealth.DRAINING)
             self._members[worker_id] = replace(known, status=status)
-            self._on_status(status)
+            self.on_status(status)
             self._announce()
 
     def left(self, worker_id: WorkerId, epoch: Epoch) -> None:
@@ -115,8 +106,8 @@ class Membership:
         if known and known.status.epoch == epoch and known.lost_at is None:
             logger.warning("worker lost", extra={"worker": worker_id})
             status = known.status.as_lost()
-            self._members[worker_id] = replace(known, status=status, lost_at=self._clock())
-            self._on_status(status)
+            self._members[worker_id] = replace(known, status=status, lost_at=self.clock())
+            self.on_status(status)
             self._announce()
 
     def notice_silence(self) -> None:
@@ -125,16 +116,16 @@ class Membership:
         Call it often: a host without power sends nothing. If this process itself was stopped for
         long, heartbeats are still waiting to be read, so the workers' silence counts from now on.
         """
-        now = self._clock()
+        now = self.clock()
         before, self._looked_at = self._looked_at, now
-        if before is not None and now - before > self._heartbeat_timeout_s / 2:
+        if before is not None and now - before > self.heartbeat_timeout_s / 2:
             for name, member in self._members.items():
                 self._members[name] = replace(member, seen_at=now)
         for member in list(self._members.values()):
             if member.lost_at is None:
-                if member.seen_at < now - self._heartbeat_timeout_s:
+                if member.seen_at < now - self.heartbeat_timeout_s:
                     self.lost(member.status.worker_id, member.status.epoch)
-            elif member.lost_at <= now - self._forget_lost_s:
+            elif member.lost_at <= now - self.forget_lost_s:
                 logger.warning("lost worker forgotten", extra={"worker": member.status.worker_id})
                 self._forget(member.status)
 
@@ -167,7 +158,7 @@ class Membership:
     def _forget(self, status: WorkerStatus) -> None:
         del self._members[status.worker_id]
         self._past[status.worker_id] = status.epoch
-        self._on_gone(status)
+        self.on_gone(status)
         self._announce()
 
     def _announce(self) -> None:

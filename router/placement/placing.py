@@ -47,20 +47,18 @@ class Placing:
     def __init__(
         self, config: RouterConfig, table: SessionTable, metrics: RouterMetrics, *, clock: Clock
     ) -> None:
-        self.cluster = ClusterModel(slow_start_s=config.slow_start_s)
+        self.cluster = ClusterModel()
         self.pools = LargestPools()
         self.table = table
         self.shared_prefixes = SharedPrefixIndex(_MAX_SHARED_PREFIXES)
         self.kept = KeptByWorkers(table)
         self.metrics = metrics
         self.clock = clock
-        self.rules = Rules(
-            min_tokens_per_s=config.min_tokens_per_s,
-            local_prefill_max_tokens=config.local_prefill_max_tokens,
-        )
+        self.rules = Rules()
+        self.apply(config)
 
-    def apply(self, rules: RouterRules) -> None:
-        """Applies changed settings to later placements."""
+    def apply(self, rules: RouterConfig | RouterRules) -> None:
+        """Applies settings to later placements."""
         self.rules = self.rules._replace(
             min_tokens_per_s=rules.min_tokens_per_s,
             local_prefill_max_tokens=rules.local_prefill_max_tokens,

@@ -23,13 +23,13 @@ _PAGE, _MAX_PAGE = 1_000, 10_000
 _TOKEN = re.compile(r"[0-9]{1,19}")
 
 
+@dataclass(frozen=True, slots=True)
 class SessionDesk:
     """Changes the table's record and the decode worker's lease together."""
 
-    def __init__(self, table: SessionTable, membership: Membership, links: Links) -> None:
-        self._table = table
-        self._membership = membership
-        self._links = links
+    table: SessionTable
+    membership: Membership
+    links: Links
 
     def list(
         self, page_size: int, page_token: str, scope: str = ""
@@ -39,7 +39,7 @@ class SessionDesk:
         means 1,000. Raises InvalidRequest.
         """
         after = _after(page_token)
-        sessions, last_use = self._table.page(after, min(page_size, _MAX_PAGE) or _PAGE, scope)
+        sessions, last_use = self.table.page(after, min(page_size, _MAX_PAGE) or _PAGE, scope)
         return sessions, "" if last_use is None else str(last_use)
 
     async def renew(
@@ -53,25 +53,25 @@ class SessionDesk:
         # If its worker is gone, so is the leased memory.
         with contextlib.suppress(NotFound):
             await self._decode_of(session_id).end_lease(session_id)
-        return self._table.release(session_id)
+        return self.table.release(session_id)
 
     async def fork(self, parent_id: SessionId, child_id: SessionId) -> None:
         """Raises NotFound, and InvalidRequest for a child that exists."""
         require_name("the child's session_id", child_id)
-        if child_id in self._table:
+        if child_id in self.table:
             raise InvalidRequest("a fork needs the name of a new session, got a known one")
         # The router may have the messages even if no worker has pages.
-        self._table.fork_history(parent_id, child_id)
+        self.table.fork_history(parent_id, child_id)
         await self._decode_of(parent_id).fork_lease(parent_id, child_id)
-        if parent_id not in self._table:
+        if parent_id not in self.table:
             raise NotFound("the parent was released in the meantime")
-        self._table.fork(parent_id, child_id)
+        self.table.fork(parent_id, child_id)
 
     def _decode_of(self, session_id: SessionId) -> DecodeLink:
-        kept = self._table.of(session_id).kept
-        worker = self._membership.find(kept.worker_id) if kept else None
+        kept = self.table.of(session_id).kept
+        worker = self.membership.find(kept.worker_id) if kept else None
         if kept and worker and kept.is_on(worker) and worker.health is not WorkerHealth.LOST:
-            return self._links.decode(worker)
+            return self.links.decode(worker)
         raise NotFound("nothing is kept of this session: its next turn computes the whole prompt")
 
 

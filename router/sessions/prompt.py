@@ -4,8 +4,9 @@ Only here are unset fields filled in: sampling and end tokens from the checkpoin
 (`segue/model/checkpoint/generation.py`), the longest answer from context and memory
 (`router/placement/pools.py`).
 
-A short input is tokenised inline; a longer one in a thread, so that the event loop goes on; and a
-very long one in a separate process (`PromptHelper`), because some steps hold the GIL to their end.
+A short input is tokenised inline, a longer one in a thread, so that the event loop keeps running. A
+very long one is tokenised in a separate process (`PromptHelper`), because some steps hold the GIL
+to their end.
 """
 
 from __future__ import annotations

@@ -100,7 +100,7 @@ class SessionRecord:
 
     def diverged(self, shared_tokens: int) -> None:
         """The session's last turn shares only `shared_tokens` with the one before: what workers
-        keep beyond that is of no use to the next turn."""
+        keep beyond that is useless to the next turn."""
         for role in Role:
             self._set(role, tuple(k.up_to(shared_tokens) for k in self._keepings(role)))
 
@@ -129,7 +129,7 @@ class SessionRecord:
         """What live workers hold, if still in the same epoch, most recent first.
 
         `shared_tokens`: how many leading tokens a prompt shares with the last turn, if known. What
-        is held beyond them is of no use to the prompt.
+        is held beyond them is useless to the prompt.
         """
         residency: dict[WorkerId, Held] = {}
         for keeping in (*self.decodes, *self.prefills):

@@ -30,8 +30,7 @@ class Entry:
     end: TurnEnd | None = None
     outcome: str = RUNNING
     _decided: Decided | None = None
-    _explains: Decided | None = None
-    _explained: Explanation | None = None
+    _explained: tuple[Decided, Explanation] | None = None
 
     @property
     def decided(self) -> Decided | None:
@@ -39,11 +38,9 @@ class Entry:
 
     def explained(self, decided: Decided) -> Explanation:
         """Explains each decision only once, however often it is shown."""
-        known = self._explained
-        if known is None or decided is not self._explains:
-            known = explanation_of(decided, MAX_CANDIDATES)
-        self._explains, self._explained = decided, replace(known, actual_s=decided.actual_s)
-        return self._explained
+        if self._explained is None or self._explained[0] is not decided:
+            self._explained = decided, explanation_of(decided, MAX_CANDIDATES)
+        return replace(self._explained[1], actual_s=decided.actual_s)
 
     def ended(self, outcome: str) -> None:
         self._decided, self.outcome = self.decided, outcome

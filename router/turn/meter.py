@@ -20,7 +20,6 @@ logger = logging.getLogger(__name__)
 
 # A block that takes less has not waited: no other task has run.
 _NO_WAIT_S = 0.001
-_A_CHAT = ChatInput(messages=())
 _FINISHED = frozenset({FinishReason.STOP.value, FinishReason.LENGTH.value})
 
 
@@ -32,12 +31,12 @@ class TurnMeter:
         metrics: RouterMetrics,
         clock: Clock,
         received_at: float,
-        tenant: str = "",
-        turn_input: TurnInput = _A_CHAT,
-        trace: TurnTrace | None = None,
+        tenant: str,
+        turn_input: TurnInput,
+        trace: TurnTrace,
     ) -> None:
         self._metrics = metrics
-        self.trace = trace or TurnTrace(clock)
+        self.trace = trace
         self.operation = operation_of(turn_input)
         self._error = ""
         self._turn_number = 0

@@ -1,4 +1,4 @@
-"""Fake workers that act when a test tells them to: late, twice or never."""
+"""Fake workers that act at a test's command: late, twice or never."""
 
 from __future__ import annotations
 
@@ -24,6 +24,12 @@ LOGPROBS = PromptLogprobs(
     top_ids=array("I"),
     top_logprobs=array("f"),
 )
+
+
+async def settle() -> None:
+    """Lets all tasks run until they wait."""
+    for _ in range(12):
+        await asyncio.sleep(0)
 
 
 @dataclass(eq=False)

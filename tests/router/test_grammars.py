@@ -59,7 +59,7 @@ async def test_a_grammar_that_takes_too_long_ends_with_its_process(desk: Grammar
 
 
 @pytest.mark.parametrize(
-    ("output", "field", "says"),
+    ("output", "field", "message"),
     [
         (Regex("a("), "output.regex", "parenthesis"),
         (Ebnf('root ::= "a'), "output.ebnf", "line 1"),
@@ -73,10 +73,10 @@ async def test_a_grammar_that_takes_too_long_ends_with_its_process(desk: Grammar
     ],
 )
 async def test_what_is_wrong_is_said_with_its_path(
-    desk: GrammarDesk, output: Any, field: str, says: str
+    desk: GrammarDesk, output: Any, field: str, message: str
 ) -> None:
     for _ in range(2):
-        with pytest.raises(InvalidRequest, match=says) as raised:
+        with pytest.raises(InvalidRequest, match=message) as raised:
             await desk.make(Asked(output=output))
         assert raised.value.field == field
         assert "/project/" not in str(raised.value)

@@ -121,7 +121,7 @@ async def test_a_session_whose_later_turn_ran_at_another_router_is_found_there(
 
 
 async def test_a_session_known_by_report_only_is_not_taken_on_trust(placing: Placing) -> None:
-    """Its prompt is another one now: a name says nothing about tokens."""
+    """Its prompt is another one now: a name tells nothing about tokens."""
     report(placing, DECODE_1, session=(AGENT, 6_400))
     placing.kept.take(DECODE_1, KeptChanges(with_state=(b"\1" * 16,)))
 
@@ -234,7 +234,7 @@ ZERO, ONE = keeping("d0", 100, 32, 96), keeping("d1", 80, 64)
     ("known", "reported", "after"),
     [
         ((), ONE, (ONE,)),
-        # The same again says less: a lease has one state.
+        # A repeated report has less detail: a lease has one state.
         ((ZERO,), keeping("d0", 100, 96), (ZERO,)),
         ((ZERO, ONE), keeping("d1", 80, 64), (ZERO, ONE)),
         # Another router ran a later turn there.
@@ -243,7 +243,7 @@ ZERO, ONE = keeping("d0", 100, 32, 96), keeping("d1", 80, 64)
         # The rest of an earlier turn.
         ((ZERO,), ONE, (ZERO, ONE)),
         ((ZERO, ONE), keeping("d2", 50), (ZERO, keeping("d2", 50))),
-        # A later life holds what it says, and nothing of the earlier one's.
+        # A later epoch holds what it reports, and nothing of the earlier one's.
         ((ZERO,), keeping("d0", 100, 96, epoch=2), (keeping("d0", 100, 96, epoch=2),)),
     ],
 )

@@ -44,14 +44,14 @@ class MembershipMachine(RuleBasedStateMachine):
         """The latest life that was ever accepted."""
         self.gone: list[tuple[WorkerId, int]] = []
         self.statuses: list[WorkerStatus] = []
-        self.told: list[WorkerStatus] = []
+        self.gone_statuses: list[WorkerStatus] = []
         self.membership = Membership(
             model_id="m",
             heartbeat_timeout_s=TIMEOUT_S,
             forget_lost_s=FORGET_S,
             clock=lambda: self.now,
             on_status=self.statuses.append,
-            on_gone=self.told.append,
+            on_gone=self.gone_statuses.append,
         )
         self.last_view: list[WorkerStatus] = []
         self.loop = VirtualLoop()
@@ -114,7 +114,7 @@ class MembershipMachine(RuleBasedStateMachine):
 
     @invariant()
     def each_end_was_reported_once(self) -> None:
-        assert [(w.worker_id, w.epoch - 1) for w in self.told] == self.gone
+        assert [(w.worker_id, w.epoch - 1) for w in self.gone_statuses] == self.gone
 
     @invariant()
     def every_change_reaches_the_members(self) -> None:

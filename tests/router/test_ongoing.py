@@ -14,6 +14,7 @@ from router.turn import ongoing
 from router.turn.ongoing import OngoingTurns
 from segue.api.errors import Cancelled, InvalidRequest, SegueError, TakenOver
 from segue.api.types import TurnId
+from tests.router.fake_workers import settle
 
 NAME = ("acme", TurnId("t"))
 
@@ -59,11 +60,6 @@ class Interruptible:
 
     async def ends(self) -> None:
         await self._error
-
-
-async def settle() -> None:
-    for _ in range(12):
-        await asyncio.sleep(0)
 
 
 @pytest.fixture
@@ -119,7 +115,7 @@ async def test_a_turn_whose_client_reads_nothing_is_stopped_as_well(
 async def test_of_several_that_take_over_the_last_one_runs(
     router: Router, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Long enough for all of them to come meanwhile.
+    # Long enough for all of them to arrive.
     monkeypatch.setattr(ongoing, "_STOP_S", 0.5)
     await router.come("a", stuck=True)
     for who in "bcd":

@@ -44,7 +44,7 @@ def nodes(*workers: WorkerStatus) -> dict[WorkerId, WorkerNode]:
     return table
 
 
-EVERYBODY = nodes(*(worker(f"{role}-{number}") for role in Role for number in range(3)))
+ALL = nodes(*(worker(f"{role}-{number}") for role in Role for number in range(3)))
 
 
 def placed(table: SessionTable, session_id: SessionId) -> SessionRecord:
@@ -132,7 +132,7 @@ def test_a_turn_running_during_its_sessions_release_leaves_no_record(
 
     assert end.kept_messages == 0
     assert known_parts(table, A) == set()
-    assert table.of(A).held(EVERYBODY) == {}
+    assert table.of(A).held(ALL) == {}
     assert table.history_bytes == 0
 
 
@@ -160,7 +160,7 @@ def test_a_fork_outlives_its_parent(table: SessionTable, session: SessionRecord)
     table.release(A)
 
     assert known_parts(table, B) == EVERYTHING - {"decision"}
-    assert table.of(B).held(EVERYBODY) == {"decode-0": Held(32, 16)}
+    assert table.of(B).held(ALL) == {"decode-0": Held(32, 16)}
 
 
 def test_after_a_cancelled_turn_prefix_names_come_from_the_turn_before(
@@ -213,7 +213,7 @@ def test_the_last_two_workers_of_each_role_are_remembered(session: SessionRecord
     for tokens, name in enumerate(("decode-0", "decode-1", "decode-2", "decode-1", "prefill-0"), 1):
         session.keep(worker(name), Held(16 * tokens, 16))
 
-    assert session.held(EVERYBODY) == {
+    assert session.held(ALL) == {
         "decode-1": Held(64, 16),
         "decode-2": Held(48, 16),
         "prefill-0": Held(80, 16),
@@ -226,7 +226,7 @@ def test_a_session_that_was_never_placed_is_not_listed(
     table.of(B).keep(worker("decode-0"), Held(16, 16))
     table.of(B).diverged(10)
 
-    assert table.of(B).held(EVERYBODY) == {}
+    assert table.of(B).held(ALL) == {}
     assert len(table) == 1
 
 
@@ -252,7 +252,7 @@ def test_a_correction_changes_a_workers_tokens_but_not_which_worker_served_last(
     kept = session.kept
     assert kept is not None
     assert (kept.worker_id, kept.tokens) == ("decode-1", 64)
-    assert session.held(EVERYBODY) == {"decode-1": Held(64, 48), "decode-0": Held(16, 0)}
+    assert session.held(ALL) == {"decode-1": Held(64, 48), "decode-0": Held(16, 0)}
 
 
 def test_a_fork_starts_from_its_parent_and_then_differs(
@@ -263,8 +263,8 @@ def test_a_fork_starts_from_its_parent_and_then_differs(
 
     table.of(B).keep(worker("decode-1"), Held(64, 64))
 
-    assert table.of(A).held(EVERYBODY) == {"decode-0": Held(32, 16)}
-    assert table.of(B).held(EVERYBODY) == {"decode-1": Held(64, 64), "decode-0": Held(32, 16)}
+    assert table.of(A).held(ALL) == {"decode-0": Held(32, 16)}
+    assert table.of(B).held(ALL) == {"decode-1": Held(64, 64), "decode-0": Held(32, 16)}
 
 
 def test_a_diverging_prompt_is_held_up_to_an_earlier_state(
@@ -273,11 +273,11 @@ def test_a_diverging_prompt_is_held_up_to_an_earlier_state(
     session.keep(worker("prefill-0"), Held(512, 512), (96, 480, 512))
     session.keep(worker("decode-0"), Held(640, 640), (640,))
 
-    assert session.held(EVERYBODY, 500) == {
+    assert session.held(ALL, 500) == {
         "prefill-0": Held(500, 480),
         "decode-0": Held(500, 0),
     }
-    assert session.held(EVERYBODY, 700)["decode-0"] == Held(640, 640)
+    assert session.held(ALL, 700)["decode-0"] == Held(640, 640)
 
 
 def test_nothing_is_held_of_an_abandoned_branch(session: SessionRecord) -> None:
@@ -286,7 +286,7 @@ def test_nothing_is_held_of_an_abandoned_branch(session: SessionRecord) -> None:
 
     session.diverged(490)
 
-    assert session.held(EVERYBODY) == {"prefill-0": Held(490, 480), "decode-0": Held(490, 0)}
+    assert session.held(ALL) == {"prefill-0": Held(490, 480), "decode-0": Held(490, 0)}
 
 
 def test_a_correction_keeps_earlier_states(session: SessionRecord) -> None:
@@ -294,8 +294,8 @@ def test_a_correction_keeps_earlier_states(session: SessionRecord) -> None:
 
     session.correct(worker("decode-0"), Held(512, 480))
 
-    assert session.held(EVERYBODY, 479)["decode-0"] == Held(479, 96)
-    assert session.held(EVERYBODY)["decode-0"] == Held(512, 480)
+    assert session.held(ALL, 479)["decode-0"] == Held(479, 96)
+    assert session.held(ALL)["decode-0"] == Held(512, 480)
 
 
 def listed(table: SessionTable) -> list[str]:

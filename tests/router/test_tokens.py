@@ -22,12 +22,12 @@ async def desk() -> AsyncIterator[TokenDesk]:
     await prompts.close()
 
 
-def said(text: str) -> ChatInput:
+def chat_of(text: str) -> ChatInput:
     return ChatInput(messages=(Message(role="user", content=text),))
 
 
 async def test_a_chat_is_tokenised_as_its_turn_would_be(desk: TokenDesk) -> None:
-    chat = said("Where is the größte one?")
+    chat = chat_of("Where is the größte one?")
 
     assert tuple(await desk.tokenize(chat)) == desk.prompts.encoder.encode(chat)
 
@@ -55,7 +55,7 @@ def test_no_tokens_are_no_text(desk: TokenDesk) -> None:
 
 async def test_what_cannot_be_tokenised_is_refused(desk: TokenDesk) -> None:
     continued = ChatInput(
-        messages=said("a").messages, continues=Continuation(num_messages=1, digest=b"")
+        messages=chat_of("a").messages, continues=Continuation(num_messages=1, digest=b"")
     )
     with pytest.raises(InvalidRequest, match="a continued history"):
         await desk.tokenize(continued)

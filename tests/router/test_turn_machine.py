@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from router.turn.lifecycle import Over, holders
 from segue.api.cluster.status import WorkerStatus
-from tests.router.fake_workers import FakeDecodeCall
+from tests.router.fake_workers import FakeDecodeCall, settle
 from tests.router.placed import seats
 from tests.router.test_turn_races import (
     ANSWER,
@@ -28,7 +28,6 @@ from tests.router.test_turn_races import (
     lose_decode,
     lose_prefill,
     run_out_of_time,
-    settle,
     stop_router,
     wrongs,
 )
@@ -47,7 +46,7 @@ class TurnMachine(RuleBasedStateMachine):
         self.loop.set_exception_handler(lambda _, about: self.unhandled.append(about))
         self.num_sent: dict[FakeDecodeCall, int] = {}
         """How much of the answer a call has sent, with what its client had before."""
-        self.begun: set[FakeDecodeCall] = set()
+        self.with_memory: set[FakeDecodeCall] = set()
         self.loop.run_until_complete(self.begin(is_local, is_scored))
 
     async def begin(self, is_local: bool, is_scored: bool) -> None:
@@ -56,12 +55,12 @@ class TurnMachine(RuleBasedStateMachine):
 
     @property
     def call(self) -> FakeDecodeCall | None:
-        """The last attempt on a decode worker, if it goes on."""
+        """The last attempt on a decode worker, if it still runs."""
         decodes = self.world.workers.decodes
         return decodes[-1] if decodes and not decodes[-1].has_ended else None
 
-    def is_begun(self) -> bool:
-        return self.call is not None and self.call in self.begun
+    def has_started(self) -> bool:
+        return self.call is not None and self.call in self.with_memory
 
     def left(self) -> int:
         """How many tokens the last attempt has not sent."""
@@ -73,17 +72,17 @@ class TurnMachine(RuleBasedStateMachine):
         step(self.world)
         self.loop.run_until_complete(settle())
 
-    @precondition(lambda self: self.call is not None and not self.is_begun())
+    @precondition(lambda self: self.call is not None and not self.has_started())
     @rule()
     def take_memory(self) -> None:
         """Decode reserves memory, or starts to compute the prompt itself."""
         call = self.call
         assert call is not None
-        self.begun.add(call)
+        self.with_memory.add(call)
         is_shipped = isinstance(call.source, WorkerStatus)
         self.do(lambda _: call.reserve() if is_shipped else call.start_prefill())
 
-    @precondition(lambda self: self.is_begun() and self.left() > 0)
+    @precondition(lambda self: self.has_started() and self.left() > 0)
     @rule(num_tokens=st.integers(1, 3))
     def answer(self, num_tokens: int) -> None:
         """Several tokens may arrive at once."""
@@ -94,7 +93,7 @@ class TurnMachine(RuleBasedStateMachine):
             self.num_sent[call] += 1
         self.do(lambda _: None)
 
-    @precondition(lambda self: self.is_begun() and self.left() == 0)
+    @precondition(lambda self: self.has_started() and self.left() == 0)
     @rule()
     def end_answer(self) -> None:
         call = self.call
@@ -162,7 +161,7 @@ class TurnMachine(RuleBasedStateMachine):
                 break
             if self.call is None:
                 self.time_passes(1.0)
-            elif not self.is_begun():
+            elif not self.has_started():
                 self.take_memory()
             elif self.left():
                 self.finish_prefill()

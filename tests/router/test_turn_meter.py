@@ -6,9 +6,11 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from router.metrics import RouterMetrics
+from router.telemetry.traces import TurnTrace
 from router.turn.meter import TurnMeter
 from segue.api.errors import ContextOverflow, Overloaded, SegueError, Unavailable
 from segue.api.turn import FinishReason, Timings, TokenDelta, TurnEnd, Usage
+from segue.api.types import ChatInput
 from tests.router.placed import ManualClock
 
 
@@ -18,7 +20,8 @@ class Measured:
     def __init__(self) -> None:
         self.time = ManualClock()
         self.metrics = RouterMetrics()
-        self.meter = TurnMeter(self.metrics, self.time, self.time.now)
+        chat, trace = ChatInput(messages=()), TurnTrace(self.time)
+        self.meter = TurnMeter(self.metrics, self.time, self.time.now, "", chat, trace)
 
     def tokens(self, at: float, number: int = 1) -> None:
         self.time.now = 100.0 + at

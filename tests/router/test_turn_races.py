@@ -36,7 +36,7 @@ from segue.api.turn import (
     TurnStarted,
 )
 from segue.api.types import Resume, Sampling
-from tests.router.fake_workers import FakeWorkers
+from tests.router.fake_workers import FakeWorkers, settle
 from tests.router.placed import ManualClock, placing_of, seats, serve, spec
 
 ANSWER = (1, 2, 3)
@@ -217,11 +217,6 @@ INTRUDERS: dict[Step, set[str]] = {
 """Each with the ways in which a turn may end then, unless its answer was already complete."""
 
 
-async def settle() -> None:
-    for _ in range(12):
-        await asyncio.sleep(0)
-
-
 async def play(script: Sequence[Step], position: int, intruders: Sequence[Step]) -> World:
     """Plays the script up to `position`, then the intruders at once, then the rest of the script.
 
@@ -242,7 +237,7 @@ async def play(script: Sequence[Step], position: int, intruders: Sequence[Step])
     await settle()
     rest = script[position:]
     if len(world.workers.decodes) > num_attempts:
-        # It is placed without local prefill, or elsewhere, and goes on where its client is.
+        # It is placed without local prefill, or elsewhere, and continues after its client's tokens.
         last = world.workers.decodes[-1]
         is_local = isinstance(last.source, ComputedOnDecode)
         left = scripts_of(ANSWER[last.turn.spec.num_answered :])
@@ -397,7 +392,7 @@ def on(world: World) -> tuple[str, str]:
     """The workers of the last attempt."""
     last = world.workers.decodes[-1]
     assert isinstance(last.source, WorkerStatus)
-    return last.source.writer.worker_id, last.worker.worker_id
+    return last.source.worker_id, last.worker.worker_id
 
 
 @pytest.mark.parametrize("is_prefill_first", [True, False])

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
-from dataclasses import dataclass, field
 
-from tests.virtual.clients import Clients
+from tests.virtual.clients import Clients, Report
 from tests.virtual.clock import run
 from tests.virtual.cluster import running_cluster
 from tests.virtual.faults import heal, inject
@@ -18,41 +16,12 @@ NUM_SESSIONS = 6
 _ALL_END_S = 120.0
 
 
-@dataclass
-class Report:
-    faults: Counter[str] = field(default_factory=Counter)
-    ends: Counter[str] = field(default_factory=Counter)
-    wrongs: list[str] = field(default_factory=list)
-    num_resumed: int = 0
-    virtual_s: float = 0.0
-    real_s: float = 0.0
-
-    def add(self, other: Report) -> None:
-        self.faults += other.faults
-        self.ends += other.ends
-        self.wrongs += other.wrongs
-        self.num_resumed += other.num_resumed
-        self.virtual_s += other.virtual_s
-        self.real_s += other.real_s
-
-    def __str__(self) -> str:
-        def counted(counter: Counter[str]) -> str:
-            return ", ".join(f"{name} {count}" for name, count in counter.most_common())
-
-        return (
-            f"{self.faults.total()} faults: {counted(self.faults)}\n"
-            f"{self.ends.total()} turns: {counted(self.ends)}; resumed {self.num_resumed} times\n"
-            f"{self.virtual_s:.0f} virtual seconds in {self.real_s:.0f} real ones\n"
-            f"{len(self.wrongs)} wrongs"
-        )
-
-
 async def one_cluster(seed: int, num_faults: int) -> Report:
-    report = Report()
     loop = asyncio.get_running_loop()
     started_at = loop.time()
     async with running_cluster(seed) as cluster:
         clients = Clients(cluster, NUM_SESSIONS)
+        report = clients.report
         report.faults = await inject(cluster, clients, num_faults)
         heal(cluster)
         try:
@@ -68,9 +37,6 @@ async def one_cluster(seed: int, num_faults: int) -> Report:
         report.wrongs += cluster.unhandled
     left = asyncio.all_tasks() - {asyncio.current_task()}
     report.wrongs += [f"left running: {task}" for task in left]
-    report.wrongs += clients.outcomes.wrongs
-    report.ends = clients.outcomes.ends
-    report.num_resumed = clients.outcomes.num_resumed
     report.virtual_s = loop.time() - started_at
     return report
 

@@ -13,8 +13,7 @@ from grpc_status import rpc_status
 
 from segue.api.errors import SegueError
 from segue.wire.error_details import error_to_wire
-from tests.virtual.network import CallFault, Network, Pipe
-from tests.virtual.process import HERE, Process
+from tests.virtual.network import HERE, CallFault, Network, Pipe, Process
 
 _OPEN, _CANCEL, _NO_MORE = object(), object(), object()
 
@@ -80,7 +79,7 @@ class _Call:
         self._path = path
         self._server: asyncio.Task[None] | None = None
         found = network.at(address)
-        callee = found[0] if found else Process("nobody", address, network.draw)
+        callee = found[0] if found else Process("unknown", address, network.draw)
         self.ends = frozenset((HERE.get(), callee))
         self._up = Pipe(network, self.ends, self._at_server)
         self._down = Pipe(network, self.ends, self._at_client)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 from router.router import Router
 from segue.api.errors import DeadlineExceeded, SegueError
@@ -22,18 +22,35 @@ from tests.virtual.cluster import Cluster
 from tests.workers.fake_runner import answer_to
 
 MAX_CONTEXT = 120
-# A client with a deadline gets its error when the router's clock says so.
+# At its deadline, a client gets its error by the router's clock.
 _TOO_LATE_S = 0.5
 
 
 @dataclass
-class Outcomes:
-    """How turns ended, and what was wrong with them."""
+class Report:
+    """How the turns of clusters ended, and what was wrong."""
 
+    faults: Counter[str] = field(default_factory=Counter)
     ends: Counter[str] = field(default_factory=Counter)
     wrongs: list[str] = field(default_factory=list)
     num_resumed: int = 0
-    longest_pause_s: float = 0.0
+    virtual_s: float = 0.0
+    real_s: float = 0.0
+
+    def add(self, other: Report) -> None:
+        for each in fields(self):
+            setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
+
+    def __str__(self) -> str:
+        def counted(counter: Counter[str]) -> str:
+            return ", ".join(f"{name} {count}" for name, count in counter.most_common())
+
+        return (
+            f"{self.faults.total()} faults: {counted(self.faults)}\n"
+            f"{self.ends.total()} turns: {counted(self.ends)}; resumed {self.num_resumed} times\n"
+            f"{self.virtual_s:.0f} virtual seconds in {self.real_s:.0f} real ones\n"
+            f"{len(self.wrongs)} wrongs"
+        )
 
 
 @dataclass(eq=False)
@@ -49,7 +66,7 @@ class ClientTurn:
     _reading: asyncio.Task[None] | None = None
     _is_cut_off: bool = False
 
-    async def run(self, cluster: Cluster, outcomes: Outcomes) -> None:
+    async def run(self, cluster: Cluster, report: Report) -> None:
         loop = asyncio.get_running_loop()
         started_at = loop.time()
         try:
@@ -59,9 +76,9 @@ class ClientTurn:
         except asyncio.CancelledError:
             self.has_left = True
         took_s = loop.time() - started_at
-        outcomes.ends[self.outcome] += 1
-        outcomes.num_resumed += self.end.usage.resumed if self.end else 0
-        outcomes.wrongs += self.wrongs(took_s)
+        report.ends[self.outcome] += 1
+        report.num_resumed += self.end.usage.resumed if self.end else 0
+        report.wrongs += self.wrongs(took_s)
 
     def disconnect(self) -> None:
         """The stream of its answer breaks: the router has died."""
@@ -131,10 +148,10 @@ class ClientTurn:
 
 
 class Clients:
-    """Some sessions, of which each takes turns until `stop`."""
+    """Some sessions, each of which takes turns until `stop`."""
 
     def __init__(self, cluster: Cluster, num_sessions: int) -> None:
-        self.outcomes = Outcomes()
+        self.report = Report()
         self.running: list[ClientTurn] = []
         self._cluster = cluster
         self._draw = cluster.draw
@@ -165,7 +182,7 @@ class Clients:
         )
         turn = ClientTurn(request, deadline_s, is_slow_reader=self._draw.random() < 0.1)
         self.running.append(turn)
-        turn.task = asyncio.ensure_future(turn.run(self._cluster, self.outcomes))
+        turn.task = asyncio.ensure_future(turn.run(self._cluster, self.report))
         try:
             await turn.task
         finally:

@@ -1,4 +1,4 @@
-"""A whole cluster in one process and in virtual time: a router, workers, and what joins them."""
+"""A whole cluster in one process and in virtual time: a router, workers and their network."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import contextvars
 import itertools
 import os
 import random
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -37,15 +38,14 @@ from tests.router.placed import seats
 from tests.virtual.channels import Channel
 from tests.virtual.clock import VirtualLoop
 from tests.virtual.memory import WatchedMemory
-from tests.virtual.network import HandlerServer, Network
-from tests.virtual.process import HERE, Process
+from tests.virtual.network import HERE, HandlerServer, Network, Process
 from tests.virtual.threads import VirtualEngineLoop, VirtualLane
 from tests.virtual.worker import ROUTER, FailedOnCommand, WorkerLife
 from tests.workers.fake_runner import LAYOUT, FakeRunner
 from tests.workers.two_workers import wrongs
 
 WATCH_S = 0.25
-# The longest that anything may take to come to rest: leases, fences and late messages included.
+# The longest time until the cluster is at rest, including leases, fences and late messages.
 REST_S = 120.0
 
 
@@ -62,10 +62,10 @@ class Cluster:
         self.lives: dict[WorkerId, WorkerLife | None] = {}
         """None: between two lives."""
         self.exits: list[object] = []
-        """Of processes that should not have ended."""
+        """Exits of processes that should not have ended."""
         self.unhandled: list[str] = []
         self.clock_ahead_s = 0.0
-        """All hosts' wall clock, against the time that passes."""
+        """How far all hosts' wall clocks are ahead of the event loop's time."""
         self._ports = itertools.count(1)
         self._roles = {
             WorkerId(f"{role}-{number}"): role
@@ -103,7 +103,7 @@ class Cluster:
         return True
 
     async def _bring_router_back(self, dead: Router, away_s: float) -> None:
-        """What is left of the dead one ends unheard, before its process is used again."""
+        """The dead router's remaining tasks end without effect before its process is used again."""
         await asyncio.sleep(away_s)
         await until(lambda: not dead._ongoing._newest, 30.0)
         await dead.close()
@@ -136,7 +136,7 @@ class Cluster:
         return int((asyncio.get_running_loop().time() + self.clock_ahead_s) * 1e9)
 
     def leave_process(self, error: BaseException) -> None:
-        """In place of the one of a worker process, which runs here."""
+        """Replaces the function of a worker process, which runs here."""
         life = next((one for one in self.alive() if one.process is HERE.get()), None)
         # An engine that fails in two passes one after the other ends its worker too.
         if life is None or not isinstance(error, EngineStuck | StaleEpoch | FailedOnCommand):
@@ -145,12 +145,11 @@ class Cluster:
         self.end(life.presence.identity.worker_id, leaves=False, away_s=1.0)
 
     def end(self, worker_id: WorkerId, *, leaves: bool, away_s: float) -> None:
-        """Ends the worker's life. The next one starts once its process has ended, and some time
-        later."""
+        """Ends the worker's life. The next one starts `away_s` after its process has ended."""
         life = self.lives[worker_id]
         assert life is not None
         if not leaves:
-            # Its end is known at once; only its remains take longer.
+            # Its death takes effect at once; only closing what is left takes longer.
             self.lives[worker_id] = None
             self._in_background(life.die())
             self._in_background(self._bear_later(worker_id, away_s))
@@ -193,7 +192,7 @@ class Cluster:
         return [self.process, *(life.process for life in self.alive())]
 
     async def rest(self) -> list[str]:
-        """Waits until nothing goes on any more. Returns what is wrong then."""
+        """Waits until the cluster is at rest. Returns what is wrong then."""
         # A worker need not know yet that it cannot reach another.
         await until(lambda: not self.network.is_silent(), REST_S)
         with contextlib.suppress(TimeoutError):
@@ -202,7 +201,9 @@ class Cluster:
 
     def wrongs(self) -> list[str]:
         found = [*self.network.bugs, *map(str, self.exits), *self.unhandled]
-        workers = _Workers(self.written, [life.worker for life in self.alive()])
+        workers = SimpleNamespace(
+            network=self.written, workers=[life.worker for life in self.alive()]
+        )
         found += wrongs(workers)  # type: ignore[arg-type]  # what it uses of two workers
         turns, admission = self.router._ongoing._newest, self.router._admission
         if turns or admission.num_turns or len(admission.waiting):
@@ -254,17 +255,11 @@ class Cluster:
             await asyncio.sleep(WATCH_S)
 
 
-class _Workers:
-    def __init__(self, network: WatchedMemory, workers: Sequence[object]) -> None:
-        self.network = network
-        self.workers = workers
-
-
 @contextlib.asynccontextmanager
 async def running_cluster(
     seed: int, *, num_prefill: int = 2, num_decode: int = 3
 ) -> AsyncIterator[Cluster]:
-    """A cluster whose members are known to each other. At its end nothing is left running."""
+    """A cluster whose members know each other. At its end, nothing is left running."""
     process = Process("router", ROUTER, random.Random(seed))
     HERE.set(process)
     loop = asyncio.get_running_loop()

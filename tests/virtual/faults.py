@@ -9,12 +9,11 @@ from collections.abc import Callable
 from segue.api.types import TurnId
 from tests.virtual.clients import Clients
 from tests.virtual.cluster import Cluster
-from tests.virtual.network import CallFault
-from tests.virtual.process import Process
+from tests.virtual.network import CallFault, Process
 from tests.virtual.worker import WorkerLife
 
 Fault = Callable[[Cluster, Clients], object]
-"""Returns None if there was nothing that it could happen to."""
+"""Returns None if it could not happen to anything."""
 
 # Most are over before a worker is lost, which takes 2 s of silence; the last breaks connections.
 _OUTAGES_S = (0.05, 0.2, 0.5, 1.0, 1.0, 3.0, 3.0, 20.0)
@@ -26,7 +25,7 @@ _CALLS = (
 
 
 def kill(cluster: Cluster, clients: Clients) -> object:
-    """A worker's process ends without a word, and is started again."""
+    """A worker's process dies, and is started again."""
     if (life := _any_life(cluster)) is None:
         return None
     worker_id = life.presence.identity.worker_id
@@ -68,7 +67,7 @@ def stick(cluster: Cluster, clients: Clients) -> object:
 
 
 def restart_router(cluster: Cluster, clients: Clients) -> object:
-    """The router dies and is started again; its clients go on with the tokens that they have."""
+    """The router dies and is started again. Its clients resume after the tokens that they have."""
     if not cluster.restart_router(cluster.draw.uniform(0.1, 4.0)):
         return None
     clients.disconnect()
@@ -150,7 +149,7 @@ def slow_down(cluster: Cluster, clients: Clients) -> object:
 
 
 def evict(cluster: Cluster, clients: Clients) -> object:
-    """Others need all of a worker's cached memory."""
+    """All of a worker's cached memory is evicted."""
     if (life := _any_life(cluster)) is None:
         return None
     memory = life.worker._memory
@@ -192,7 +191,7 @@ async def inject(cluster: Cluster, clients: Clients, num_faults: int) -> Counter
 
 
 def heal(cluster: Cluster) -> None:
-    """Ends what would go on, so that the cluster can come to rest."""
+    """Ends all faults, so that the cluster can come to rest."""
     cluster.network.faults.clear()
     cluster.written.num_failing = cluster.written.num_corrupting = 0
     for life in cluster.alive():

@@ -1,4 +1,4 @@
-"""The connections between processes of a virtual cluster, and what happens to their messages.
+"""The processes of a virtual cluster, their connections, and what happens to their messages.
 
 Like TCP, a connection delivers in order or breaks; it never loses or repeats a single message. It
 can be slow, silent for a while (half open), or reset. Single calls, which a client may repeat, can
@@ -12,16 +12,34 @@ import enum
 import random
 from collections import defaultdict, deque
 from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import grpc
-
-from tests.virtual.process import Process
 
 KEEPALIVE_S = 15.0
 """A client gives up a connection that has been silent for this long (segue/wire/channel.py)."""
 
 Handlers = dict[str, "grpc.RpcMethodHandler[Any, Any]"]
+
+
+@dataclass(eq=False)
+class Process:
+    """One process of a virtual cluster, whose parts run, die and stop together."""
+
+    name: str
+    address: str
+    draw: random.Random
+    is_dead: bool = False
+    frozen_until: float = 0.0
+    """As after SIGSTOP: its threads do not run, and no message leaves or arrives."""
+    engine_is_stuck: bool = False
+    """Its engine thread hangs in a pass; everything else goes on."""
+
+
+HERE: ContextVar[Process] = ContextVar("HERE")
+"""The process in which a task runs. Tasks inherit it."""
 
 
 class CallFault(enum.Enum):

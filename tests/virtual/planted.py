@@ -125,7 +125,7 @@ PLANTED = {
         "            self._prompts.give_back(units)\n",
         "            pass\n",
     ),
-    "nobody is woken when memory is free": Planted(
+    "waiting turns are not woken when memory is free": Planted(
         "decode_worker/worker.py",
         "        turn.over.set()\n        self._room.wake()\n",
         "        turn.over.set()\n",
@@ -135,7 +135,7 @@ PLANTED = {
         '                self._stop(number, "its client left")',
         "                pass",
     ),
-    "a resumed answer starts anew": Planted(
+    "a resumed answer starts again": Planted(
         "router/turn/answered.py",
         "        context = spec.context + self.token_ids\n",
         "        return spec\n",
@@ -161,7 +161,7 @@ PLANTED = {
     ),
     "silence is not noticed": Planted(
         "router/membership/membership.py",
-        "                if member.seen_at < now - self._heartbeat_timeout_s:",
+        "                if member.seen_at < now - self.heartbeat_timeout_s:",
         "                if False:",
     ),
     "a pause ends with the session leased twice": Planted(

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from tests.virtual.clock import STARTS_AT, Deadlock, VirtualLoop, run
-from tests.virtual.process import HERE, Process
+from tests.virtual.network import HERE, Process
 from tests.virtual.threads import Alternating
 
 

@@ -1,7 +1,7 @@
 """A worker's threads in virtual time: each runs only while the event loop waits for it.
 
 So the order of events depends on a seed and not on the machine. A thread can sleep in the middle of
-its work, such as between two layers or halfway through a write, and the loop goes on meanwhile.
+its work, such as between two layers or halfway through a write, while the loop goes on.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from segue.worker.watchdog import EngineProgress
-from tests.virtual.process import HERE, Process
+from tests.virtual.network import HERE, Process
 
 _this = threading.local()
 
@@ -65,7 +65,7 @@ class Alternating:
             self._loop.call_soon(self._resume)
 
     def finish(self) -> None:
-        """On the loop: returns when the work is done. Time stands still meanwhile."""
+        """On the loop: returns when the work is done. Time does not pass."""
         while not self.is_over:
             self._switch()
 
@@ -152,7 +152,7 @@ class VirtualEngineLoop:
 
     def _crash(self, error: Exception) -> None:
         """Ends the process, at which all that waits for this thread is gone. Here it has to end, so
-        the thread goes on, unheard."""
+        the thread continues without effect."""
         if not self._has_crashed:
             self._has_crashed = True
             self.publish(lambda: self._on_crash(error))

@@ -30,8 +30,7 @@ from segue.worker.membership.joining import stay_joined_to
 from segue.worker.process.serving import Presence, audit_when_idle, exit_on_failure
 from segue.worker.watchdog import Patience, end_when_stuck
 from tests.virtual.memory import WatchedMemory
-from tests.virtual.network import HandlerServer, Network
-from tests.virtual.process import Process
+from tests.virtual.network import HandlerServer, Network, Process
 from tests.virtual.threads import sleep_in_thread, stand_still_if_stuck
 from tests.workers.fake_runner import LAYOUT, PAGE_TOKENS, FakeRunner
 
@@ -151,7 +150,7 @@ class WorkerLife:
             if loop.time() >= self.process.frozen_until:
                 tick(elapsed_s)
 
-        watchdog.tick = tick_unless_stopped  # type: ignore[method-assign]  # as said above
+        watchdog.tick = tick_unless_stopped  # type: ignore[method-assign]  # see above
 
     async def _join(self) -> None:
         await stay_joined_to(
@@ -172,7 +171,7 @@ class WorkerLife:
             self.presence.health = WorkerHealth.DRAINING
 
     async def die(self) -> None:
-        """The process ends without a word. What is left of it closes, unheard."""
+        """The process dies. What is left of it closes without effect."""
         self._network.kill(self.process)
         self._stack.close()
         for task in self._tasks:
@@ -180,7 +179,7 @@ class WorkerLife:
         await self.worker.close()
 
     async def leave(self) -> None:
-        """What `serving_worker` does at its end."""
+        """The end of `serving_worker`."""
         await self._draining.ask(self.process.draw.uniform(0.0, 5.0), move_sessions=True)
         self._leaving.set()
         await asyncio.wait({self._tasks[0]}, timeout=2.0)

@@ -18,6 +18,7 @@ from segue.api.errors import (
     SegueError,
     Unavailable,
 )
+from tests.router.fake_workers import settle
 from tests.router.small_cluster import worker
 
 
@@ -26,7 +27,7 @@ def admission(**settings: Any) -> Admission:
 
 
 class Clients:
-    """Turns that hold their place until they are told to end."""
+    """Turns that hold their place until the test ends them."""
 
     def __init__(self, admission: Admission) -> None:
         self.admission = admission
@@ -61,11 +62,6 @@ class Clients:
             await self._ends[name].wait()
         finally:
             self.admission.leave()
-
-
-async def settle() -> None:
-    for _ in range(5):
-        await asyncio.sleep(0)
 
 
 async def test_turns_wait_for_a_place_in_order() -> None:

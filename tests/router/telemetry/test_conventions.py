@@ -10,10 +10,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from router.metrics import RouterMetrics
 from router.status import targets_of
+from router.telemetry.traces import TurnTrace
 from router.turn.meter import TurnMeter, turn_class, turn_number
 from segue.api.cluster.status import UnitCounts, WorkerHealth, WorkerStatus
 from segue.api.turn import TokenDelta
 from segue.api.types import ChatInput, Epoch, Message, Role, TextInput, TurnInput, WorkerId
+from tests.router.placed import ManualClock
 
 
 def samples(metrics: RouterMetrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -27,11 +29,11 @@ def samples(metrics: RouterMetrics) -> dict[tuple[str, tuple[tuple[str, str], ..
 
 def take_a_turn(metrics: RouterMetrics, turn_input: TurnInput, outcome: str = "stop") -> None:
     """First token after 0.25 s, three more in 0.75 s."""
-    now = 100.0
-    meter = TurnMeter(metrics, lambda: now, now, "", turn_input)
+    clock = ManualClock()
+    meter = TurnMeter(metrics, clock, clock.now, "", turn_input, TurnTrace(clock))
     meter.has_whole(turn_input)
-    for now, number in ((100.25, 1), (101.0, 3)):
-        meter.arrived(TokenDelta(token_ids=(7,) * number, text=""), now)
+    for clock.now, number in ((100.25, 1), (101.0, 3)):
+        meter.arrived(TokenDelta(token_ids=(7,) * number, text=""), clock.now)
     meter.ended(outcome, prompt_tokens=9, answer_tokens=4)
 
 

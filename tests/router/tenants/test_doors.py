@@ -164,7 +164,7 @@ async def test_sessions_of_another_tenant_do_not_exist(router: RunningRouter) ->
         assert [one.session_id for one in await acme.sessions()] == ["s", "t"]
         assert [one.session_id for one in await blue.sessions()] == ["s"]
         refused = {}
-        for name in ("t", "nobody"):
+        for name in ("t", "unknown"):
             for ask in (blue.explain, blue.renew_session):
                 with pytest.raises(NotFound) as missing:
                     await ask(name)
@@ -172,9 +172,9 @@ async def test_sessions_of_another_tenant_do_not_exist(router: RunningRouter) ->
             assert not await blue.release_session(name)
         assert not await blue.release_session("../acme/t")
         assert not await blue.release_session("acme/t")
-        # What is another's is refused in the same words as what is nobody's.
+        # Another tenant's session is refused in the same words as an unknown one.
         for name in ("explain", "renew_session"):
-            assert refused["t", name] == refused["nobody", name]
+            assert refused["t", name] == refused["unknown", name]
         assert await acme.release_session("t")
 
 
