@@ -1,1 +1,1 @@
-"""Several processes that compute one model: which part each has, and how their parts add up."""
+"""Tensor and expert parallelism: each process's part of a model, and the sums over all parts."""

@@ -1,11 +1,10 @@
-"""The processes of a worker's other ranks, as its leader sees them.
+"""The leader's side of its connections to a worker's other ranks, the followers.
 
-Each follower has a connection to the leader. Either end sees at once that the other is gone, and
-neither can do anything alone: a lost follower ends the leader, and the end of the leader ends its
-followers.
+Each side notices at once if the other one is gone. No rank can compute alone: the leader exits if
+a follower is lost, and the followers exit with their leader.
 
-    tell(name, …)   to all followers, without an answer: in order, before whatever is sent later
-    ask(name, …)    to all followers, each of which answers
+    tell(name, …)   sends to all followers, in order, without an answer
+    ask(name, …)    sends to all followers; each of them answers
 """
 
 from __future__ import annotations
@@ -34,8 +33,8 @@ TELL = 0
 
 
 class Channel(Protocol):
-    """Whole objects in order. One thread sends while another one receives: a pipe, or a
-    `MessageChannel`."""
+    """Ordered objects: a pipe, or a `MessageChannel`. One thread may send while another one
+    receives."""
 
     def send(self, message: Any, /) -> None:
         """Raises OSError if the other side is gone."""
@@ -54,13 +53,13 @@ class Link:
 
     channel: Channel
     process: str
-    """In messages: its process id, or its name."""
+    """Its process id or name, for messages."""
     child: subprocess.Popen[bytes] | None = None
-    """None if another process has started it. It then ends with this process, or when another
-    leader asks for it."""
+    """None if another process started it. It then exits with this process, or when another leader
+    needs it."""
 
     def end(self) -> None:
-        """After it was asked to end."""
+        """Waits for the child to exit, and kills it after a timeout."""
         if self.child is None:
             return
         try:
@@ -77,8 +76,8 @@ class Followers:
     """Any thread may call its methods."""
 
     def __init__(self, links: Sequence[Link], on_lost: OnLost) -> None:
-        """In rank order. `on_lost` is called on a thread of its own, if a follower ends before
-        `close`."""
+        """`links`: in rank order. `on_lost` is called on the follower's receiving thread if the
+        follower exits before `close`."""
         self._links = links
         self._on_lost = on_lost
         self._sending = threading.Lock()
@@ -100,8 +99,8 @@ class Followers:
         on_lost: OnLost,
         environments: Sequence[Mapping[str, str]],
     ) -> Followers:
-        """A child of this process for each setup, which is the first thing that it receives. It
-        runs `module`, with the number of its end of a pipe."""
+        """Starts a child process for each setup. It runs `module` with the file descriptor of its
+        end of a pipe as argument, and receives the setup first."""
         links = []
         for setup, environment in zip(setups, environments, strict=True):
             ours, theirs = Pipe()
@@ -111,15 +110,15 @@ class Followers:
                 env={**os.environ, **environment},
             )
             theirs.close()
+            # If the child has already exited, its receiving thread reports it.
             with contextlib.suppress(OSError):
-                # If it has ended already, that is seen below.
                 ours.send(setup)
             links.append(Link(ours, f"process {process.pid}", process))
         return cls(links, on_lost)
 
     @property
     def pids(self) -> list[int]:
-        """Of the children."""
+        """Process ids of the children."""
         return [link.child.pid for link in self._links if link.child is not None]
 
     def tell(self, name: str, *arguments: object) -> None:
@@ -127,13 +126,12 @@ class Followers:
             self._send((TELL, name, arguments))
 
     def ask(self, name: str, *arguments: object) -> list[Future[Any]]:
-        """One answer for each follower, in rank order. They raise what the follower raised, or
-        RanksLost."""
+        """One answer per follower, in rank order. It raises the follower's error, or RanksLost."""
         with self._sending:
             number = next(self._numbers)
             answers: list[Future[Any]] = [Future() for _ in self._links]
             for index, answer in enumerate(answers):
-                # So that a cancelled caller cannot cancel it under the receiving thread.
+                # A cancelled caller must not cancel the future that the receiving thread sets.
                 answer.set_running_or_notify_cancel()
                 if index in self._lost:
                     answer.set_exception(self._lost[index])
@@ -143,11 +141,11 @@ class Followers:
         return answers
 
     def ask_all(self, name: str, *arguments: object) -> list[Any]:
-        """As `ask`; waits for the answers."""
+        """The answers to `ask`. Waits for them."""
         return [answer.result() for answer in self.ask(name, *arguments)]
 
     def close(self) -> None:
-        """Ends the followers."""
+        """Makes the followers exit, and waits for those that are children."""
         self._is_closed = True
         with self._sending:
             self._send(None)
@@ -156,7 +154,7 @@ class Followers:
 
     def _send(self, message: object) -> None:
         for link in self._links:
-            # The receiving thread sees that a follower is gone.
+            # The receiving thread notices that a follower is gone.
             with contextlib.suppress(OSError):
                 link.channel.send(message)
 
@@ -183,8 +181,8 @@ class Followers:
 
 
 def gpu_of_rank(environment: Mapping[str, str], index: int) -> dict[str, str]:
-    """What a follower's environment adds to its leader's: it sees one GPU of those that the leader
-    sees, of which the leader uses the first."""
+    """The variables that give a follower its own GPU: of the GPUs that the leader sees, rank
+    `index` uses the one at this index. Raises RanksLost if there are too few."""
     visible = environment.get("CUDA_VISIBLE_DEVICES")
     devices = visible.split(",") if visible else [str(number) for number in range(index + 1)]
     if index >= len(devices):

@@ -1,4 +1,4 @@
-"""A follower's end of the connection: receives what the leader sends, until the leader is gone."""
+"""A follower's side of its connection to the leader."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from segue.parallel.followers import TELL, Channel
 logger = logging.getLogger(__name__)
 
 Handler = Callable[..., Any]
-"""Called on the receiving thread. It may return a future of its answer."""
+"""Called on the receiving thread. May return a future of its answer."""
 
 
 class Leader:
@@ -26,34 +26,34 @@ class Leader:
         self._sending = threading.Lock()
 
     def setup(self) -> Any:
-        """What the leader sends first."""
+        """The first object that the leader sends."""
         return self._channel.recv()
 
     def serve(self, handlers: Mapping[str, Handler]) -> None:
-        """Returns when the leader asks for the end, or is gone. An error of what was told, to which
-        there is no answer, ends the process: the ranks would no longer compute the same."""
+        """Handles messages until the leader closes the connection or is gone. If a message without
+        an answer fails, the process exits: the ranks would no longer compute the same."""
         try:
             while (message := self._channel.recv()) is not None:
                 number, name, arguments = message
                 try:
                     result = handlers[name](*arguments)
                 except Exception as error:
-                    self._ended(number, name, error)
+                    self._failed(number, name, error)
                     continue
                 if isinstance(result, Future):
                     result.add_done_callback(partial(self._done, number, name))
                 else:
                     self._answer(number, False, result)
         except (EOFError, OSError):
-            logger.warning("the leader has ended; so does this rank")
+            logger.warning("exiting: the leader is gone")
 
     def _done(self, number: int, name: str, future: Future[Any]) -> None:
         if (error := future.exception()) is not None:
-            self._ended(number, name, error)
+            self._failed(number, name, error)
         else:
             self._answer(number, False, future.result())
 
-    def _ended(self, number: int, name: str, error: BaseException) -> None:
+    def _failed(self, number: int, name: str, error: BaseException) -> None:
         if number == TELL:
             logger.critical("exiting: a rank cannot follow", extra={"call": name}, exc_info=error)
             os._exit(1)

@@ -1,7 +1,7 @@
-"""What the ranks of a worker exchange during a pass: partial sums, and columns of the logits.
+"""Collectives of a worker's ranks during a pass: sums of partial results, columns of the logits.
 
-Sums are made in rank order, in float32, and rounded once. So they have the same bits on every rank,
-and a token's sum does not depend on which other tokens are in the pass.
+Sums are computed in rank order, in float32, and rounded once. So they have the same bits on every
+rank, and a token's sum does not depend on the other tokens of the pass.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import datetime
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -27,49 +27,40 @@ if TYPE_CHECKING:
 
 TIMEOUT_S = 60.0
 """A rank that takes longer to reach the others counts as lost. Ranks wait for each other's slowest
-layer, and at first for kernels to be compiled."""
+layer, and in the first pass for kernels to be compiled."""
 
 TWO_STEP_BYTES = 1 << 20
-"""From here on a sum is made in two steps: bytes count for more than the number of exchanges."""
+"""From this size on a sum takes two steps: bytes cost more than the number of exchanges."""
 
 
-class Group(Protocol):
-    rank: Rank
+class Group:
+    """The ranks of a worker: only one, unless it is `Ranks`."""
+
+    def __init__(self, rank: Rank = FIRST_OF_ONE) -> None:
+        self.rank = rank
 
     def sum(self, partial: Tensor) -> Tensor:
         """The sum of all ranks' partial results, in their dtype, on every rank."""
-        ...
+        return partial
 
     def gather(self, own_RN: Tensor, num_columns: int) -> Tensor:
         """The columns of all ranks [R, num_columns], in rank order, on every rank. The last ranks
         may have fewer columns than the first."""
-        ...
-
-
-class Alone:
-    """The group of a worker with one rank."""
-
-    rank = FIRST_OF_ONE
-
-    def sum(self, partial: Tensor) -> Tensor:
-        return partial
-
-    def gather(self, own_RN: Tensor, num_columns: int) -> Tensor:
         return own_RN
 
 
-ALONE = Alone()
+ALONE = Group()
 
 
-class Ranks:
-    """Several ranks: over gloo on CPUs; on GPUs through each other's memory if they are on one
+class Ranks(Group):
+    """Several ranks: over gloo on CPUs; on GPUs through each other's memory if they share a
     machine, else over NCCL. Used by one thread."""
 
     def __init__(
         self, rank: Rank, backend: c10d.Backend, exchange: tuple[Exchange, Any] | None = None
     ) -> None:
         """`exchange`: see `open_exchange`."""
-        self.rank = rank
+        super().__init__(rank)
         self._backend = backend
         self._exchange: Exchange | None = None
         if exchange is not None:
@@ -88,9 +79,9 @@ class Ranks:
         return self._all(padded_RN).transpose(0, 1).flatten(1)[:, :num_columns]
 
     def _sum_in_two_steps(self, partial: Tensor) -> Tensor:
-        """Each rank adds up a part of the elements and sends it to the others. With R ranks that
-        moves 2 (R - 1) / R of the tensor to each, instead of R - 1. Every element is added up in
-        the same order as otherwise, so it has the same bits."""
+        """Each rank sums a part of the elements and sends it to the others: a reduce-scatter, then
+        an all-gather. With R ranks each receives 2 (R - 1) / R of the tensor instead of R - 1. The
+        order of additions, and so the bits, are those of the one-step sum."""
         num_ranks, num_elements = self.rank.count, partial.numel()
         width = -(-num_elements // num_ranks)
         sent = partial.flatten()
@@ -122,13 +113,13 @@ class Ranks:
 
 
 def _as_bytes(tensor: Tensor) -> Tensor:
-    """gloo does not know every dtype."""
+    """gloo does not support every dtype."""
     return tensor.view(-1).view(torch.uint8)
 
 
 @dataclass(frozen=True, slots=True)
 class Meeting:
-    """Where ranks find each other: the address at which the first one keeps their store."""
+    """Where ranks find each other: the address of their store, on the first rank."""
 
     host: str
     port: int
@@ -143,11 +134,11 @@ def join_ranks(
     listening: socket.socket | None = None,
     timeout_s: float = TIMEOUT_S,
 ) -> Group:
-    """Waits for the other ranks. `host`: an address of this machine that they reach. `listening`:
-    the first rank's socket at the meeting, which from then on is the store's.
+    """Waits for the other ranks. `host`: an address of this machine that they can reach.
+    `listening`: the first rank's socket at the meeting, which the store takes over.
 
-    Nothing authenticates these connections, as usual for gloo and NCCL. Raises RanksLost if the
-    others do not come within the timeout.
+    These connections are not authenticated, as usual for gloo and NCCL. Raises RanksLost if the
+    others do not join within the timeout.
     """
     if rank.count == 1:
         return ALONE
@@ -164,7 +155,7 @@ def join_ranks(
         )
         exchange = open_exchange(store, rank) if device == "cuda" else None
         ranks = Ranks(rank, _backend(store, rank, device, host.strip("[]"), timeout), exchange)
-        # NCCL connects at the first exchange, for which it needs the store.
+        # NCCL connects during the first exchange, and needs the store for it.
         ranks.sum(torch.zeros(1, device=device))
         return ranks
     except RuntimeError as error:

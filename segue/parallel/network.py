@@ -1,14 +1,14 @@
 """Connections between the ranks of a worker on several machines: TCP, with or without TLS.
 
-A message is a pickled object, which could run anything here. So nothing is unpickled before the
-other side has proved that it has the cluster's secret, message by message:
+A message is a pickled object, and unpickling can run arbitrary code. So each message is
+authenticated with the cluster's secret before it is unpickled:
 
     hello      32 random bytes, from each side
-    message    its length, 8 bytes, big endian; a code, 32 bytes; the object
+    message    length, 8 bytes, big endian; code, 32 bytes; object
 
-The code is HMAC-SHA256 of the message's number and the object, with a key for each direction that
-is the HMAC of both hellos with the secret. A message that was changed, repeated, left out or sent
-by another process therefore ends the connection, and none is valid on another one.
+The code is HMAC-SHA256 of the message's number and the object. Each direction has its own key: the
+HMAC of both hellos with the secret. A modified, repeated, missing or forged message therefore ends
+the connection, and no message is valid on another connection.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ import socket
 import ssl
 import struct
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,24 +33,25 @@ _HEADER = struct.Struct("!Q32s")
 _NUMBER = struct.Struct("!Q")
 _MAX_BYTES = 1 << 30
 _MAX_FIRST_BYTES = 64
-"""Of a process that has proved nothing yet."""
+"""Limit before a process is authenticated."""
 _GREET_TIMEOUT_S = 10.0
-"""For TLS and the first message. It bounds how long a stranger holds a thread."""
-# A machine that loses its power closes nothing: after this long without an answer it counts as
-# gone. A busy process need not answer, its system does.
+"""For TLS and the first message. It limits how long an unauthenticated process occupies a
+thread."""
+# A machine that loses power does not close its connections: it counts as lost after this long
+# without an acknowledgement. The kernel acknowledges even if the process is busy.
 _SILENT_S = 15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credentials:
-    """How the ranks of a worker know each other."""
+    """How the ranks of a worker authenticate each other."""
 
     secret: bytes
     server: ssl.SSLContext | None = None
-    """Of the leader; both or none."""
+    """The leader's; both contexts or none."""
     client: ssl.SSLContext | None = None
     server_name: str = ""
-    """The name in the leader's certificate; empty: the address that is dialled."""
+    """The name in the leader's certificate; empty: the address that the follower dials."""
 
 
 class MessageChannel:
@@ -77,10 +77,12 @@ class MessageChannel:
         self._stream.send_all(_HEADER.pack(len(body), code) + body)
 
     def recv(self, max_bytes: int = _MAX_BYTES) -> Any:
-        """Raises EOFError at the end, and ConnectionError for a message of a stranger."""
+        """Raises EOFError at the end, and ConnectionError if a message is not authentic."""
         num_bytes, code = _HEADER.unpack(self._stream.receive(_HEADER.size))
         if num_bytes > max_bytes:
-            raise ConnectionError(f"a rank sent a message of {num_bytes} bytes")
+            raise ConnectionError(
+                f"a rank sent a message of {num_bytes} bytes, over the limit of {max_bytes}"
+            )
         body = self._stream.receive(num_bytes)
         if not hmac.compare_digest(code, _code(self._receive_key, self._num_received, body)):
             raise ConnectionError("a rank's message does not carry the cluster's secret")
@@ -96,15 +98,15 @@ def _code(key: bytes, number: int, body: bytes) -> bytes:
 
 
 class Listener:
-    """Where a leader's followers connect. Any process may; only those with the secret count."""
+    """Accepts a leader's followers. Connections without the cluster's secret are dropped."""
 
     def __init__(self, host: str, credentials: Credentials) -> None:
-        """On a port that the system chooses. Raises OSError."""
+        """Listens on a port that the system chooses. Raises OSError."""
         self.listening = listening_on(host)
         self._credentials = credentials
-        self._came: queue.SimpleQueue[tuple[int, MessageChannel]] = queue.SimpleQueue()
+        self._accepted: queue.SimpleQueue[tuple[int, MessageChannel]] = queue.SimpleQueue()
         self._is_closed = False
-        threading.Thread(target=self._accept, name="ranks come", daemon=True).start()
+        threading.Thread(target=self._accept, name="accept-ranks", daemon=True).start()
 
     @property
     def port(self) -> int:
@@ -112,13 +114,13 @@ class Listener:
         return port
 
     def next(self, timeout_s: float) -> tuple[int, MessageChannel] | None:
-        """The next follower's rank and its connection; None if none comes in time."""
+        """The next follower's rank and connection; None after the timeout."""
         with contextlib.suppress(queue.Empty):
-            return self._came.get(block=timeout_s > 0.0, timeout=timeout_s)
+            return self._accepted.get(block=timeout_s > 0.0, timeout=timeout_s)
         return None
 
     def close(self) -> None:
-        """With the connections that were not taken."""
+        """Also closes the connections that `next` has not returned."""
         self._is_closed = True
         with contextlib.suppress(OSError):
             self.listening.shutdown(socket.SHUT_RDWR)
@@ -137,8 +139,8 @@ class Listener:
 
     def _greet(self, connection: socket.socket) -> None:
         given = self._credentials
-        with _or_closed(connection):
-            _settle(connection)
+        try:
+            _configure(connection)
             stream = (
                 TlsStream(connection, given.server, None)
                 if given.server is not None
@@ -147,16 +149,19 @@ class Listener:
             channel = MessageChannel(stream, given.secret, leads=True)
             index = channel.recv(_MAX_FIRST_BYTES)
             connection.settimeout(None)
-            self._came.put((index, channel))
+            self._accepted.put((index, channel))
             if self._is_closed:
                 self._drop()
+        except (OSError, EOFError, pickle.UnpicklingError):
+            # Not a rank of this worker, so not our error.
+            connection.close()
 
 
 def dial(host: str, port: int, index: int, credentials: Credentials) -> MessageChannel:
     """A follower's connection to its leader, as rank `index`. Raises OSError, EOFError."""
     connection = socket.create_connection((host.strip("[]"), port), _GREET_TIMEOUT_S)
     try:
-        _settle(connection)
+        _configure(connection)
         stream: Stream = PlainStream(connection)
         if credentials.client is not None:
             name = credentials.server_name or host.strip("[]")
@@ -177,7 +182,7 @@ def listening_on(host: str, port: int = 0) -> socket.socket:
     return socket.create_server((host, port), family=family)
 
 
-def _settle(connection: socket.socket) -> None:
+def _configure(connection: socket.socket) -> None:
     connection.settimeout(_GREET_TIMEOUT_S)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -185,12 +190,3 @@ def _settle(connection: socket.socket) -> None:
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _SILENT_S // 3)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 2)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _SILENT_S * 1000)
-
-
-@contextlib.contextmanager
-def _or_closed(connection: socket.socket) -> Iterator[None]:
-    """Closes it after an error, of which a stranger's is none of ours."""
-    try:
-        yield
-    except (OSError, EOFError, pickle.UnpicklingError):
-        connection.close()

@@ -18,13 +18,9 @@ class Rank:
         assert 0 <= self.index < self.count, f"rank {self.index} of {self.count}"
         assert self.count % self.expert_groups == 0, f"{self.expert_groups} of {self.count}"
 
-    @property
-    def is_leader(self) -> bool:
-        return self.index == 0
-
     def part(self, size: int) -> range:
-        """This rank's part of `size` equal things. Ranks that are a multiple of them share them: a
-        thing is then on several ranks, next to each other."""
+        """This rank's part of `size` equal units, such as heads. If there are fewer units than
+        ranks, adjacent ranks share a unit."""
         return part_of(size, self.index, self.count)
 
     def experts(self, num_experts: int) -> range:
@@ -44,7 +40,7 @@ FIRST_OF_ONE = Rank()
 
 
 class RanksLost(RuntimeError):
-    """The ranks of a worker can no longer compute together: the worker must end."""
+    """The ranks of a worker can no longer compute together: the worker must exit."""
 
 
 def part_of(size: int, index: int, count: int) -> range:

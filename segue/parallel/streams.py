@@ -1,4 +1,4 @@
-"""Bytes in order between two ranks: over TCP, as they are or inside TLS."""
+"""Ordered bytes between two ranks: over TCP, with or without TLS."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _RECEIVE_BYTES = 64 << 10
 
 
 class Stream(Protocol):
-    """Bytes in order. One thread may send while another one receives."""
+    """Ordered bytes. One thread may send while another one receives."""
 
     def send_all(self, data: bytes) -> None: ...
     def receive(self, num_bytes: int) -> bytes:
@@ -33,21 +33,22 @@ class PlainStream:
         return _exactly(self._socket, num_bytes)
 
     def close(self) -> None:
-        # Wakes a thread that receives.
+        # Wakes the receiving thread.
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
 
 
-class TlsStream:
-    """OpenSSL's connections are for one thread, and would block it: here they only encrypt and
-    decrypt, under a lock, and the socket is read and written outside."""
+class TlsStream(PlainStream):
+    """An OpenSSL connection serves one thread and would block it. So it only encrypts and decrypts
+    here, under a lock; the socket is read and written outside the lock."""
 
     def __init__(
         self, connection: socket.socket, context: ssl.SSLContext, server_name: str | None
     ) -> None:
-        """Makes the handshake; `server_name`: at the client's side. Raises OSError, EOFError."""
-        self._socket = connection
+        """Performs the handshake. `server_name`: None on the server's side. Raises OSError,
+        EOFError."""
+        super().__init__(connection)
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(
             self._incoming,
@@ -65,7 +66,7 @@ class TlsStream:
                 self._flush()
                 self._incoming.write(_some(self._socket))
             except ssl.SSLError:
-                # The other side is to learn why.
+                # Sends the alert, so that the other side knows the reason.
                 with contextlib.suppress(OSError):
                     self._flush()
                 raise
@@ -94,11 +95,6 @@ class TlsStream:
         taken = bytes(self._ready[:num_bytes])
         del self._ready[:num_bytes]
         return taken
-
-    def close(self) -> None:
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
 
     def _flush(self) -> None:
         with self._lock:

@@ -1,4 +1,4 @@
-"""Memory that all ranks of a machine reach, on their GPUs, for sums in one launch."""
+"""GPU memory that all ranks of a machine can access, for sums in one launch."""
 
 from __future__ import annotations
 
@@ -21,22 +21,23 @@ _YES, _NO = "yes", "no"
 
 
 def open_exchange(store: c10d.Store, rank: Rank) -> tuple[Exchange, Any] | None:
-    """The exchange of this rank, and what must live as long. None on all ranks if they are on
-    several machines, or if one of them cannot reach the others' memory: then sums are gathered."""
-    hosts = _said_by_all(store, "host", rank, socket.gethostname())
+    """The exchange of this rank, and the objects that must live as long. None on all ranks if they
+    are on several machines, or if one of them cannot access the others' memory: sums are then
+    computed by all-gather."""
+    hosts = _from_all(store, "host", rank, socket.gethostname())
     if len(set(hosts)) > 1:
         return None
-    # A rank that fails keeps no other waiting: PyTorch's rendezvous ends with the store's timeout.
+    # A rank that fails does not block the others for ever: PyTorch's rendezvous has a timeout.
     opened = None
     try:
         opened = _opened(store, rank)
     except (RuntimeError, AttributeError) as error:
         logger.warning(
-            "sums of ranks are gathered: their GPUs' memory cannot be shared",
+            "the ranks' GPUs cannot share memory; sums use all-gather",
             extra={"rank": rank.index, "error": str(error)},
         )
-    said = _said_by_all(store, "opened", rank, _NO if opened is None else _YES)
-    return None if _NO in said else opened
+    answers = _from_all(store, "opened", rank, _NO if opened is None else _YES)
+    return None if _NO in answers else opened
 
 
 def _opened(store: c10d.Store, rank: Rank) -> tuple[Exchange, Any]:
@@ -53,7 +54,7 @@ def _opened(store: c10d.Store, rank: Rank) -> tuple[Exchange, Any]:
     return Exchange(block, list(reached.buffer_ptrs), rank.index), (block, reached)
 
 
-def _said_by_all(store: c10d.Store, what: str, rank: Rank, own: str) -> list[str]:
-    """In rank order. Waits for the ranks."""
+def _from_all(store: c10d.Store, what: str, rank: Rank, own: str) -> list[str]:
+    """The value of every rank, in rank order. Waits for all of them."""
     store.set(f"{what}/{rank.index}", own)
     return [store.get(f"{what}/{index}").decode() for index in range(rank.count)]

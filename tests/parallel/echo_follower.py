@@ -28,12 +28,12 @@ def never() -> Future[None]:
 def main() -> None:
     leader = Leader(Connection(int(sys.argv[1])))
     name = leader.setup()
-    told: list[object] = []
+    noted: list[object] = []
     leader.serve(
         {
             "name": lambda: name,
-            "note": told.append,
-            "noted": lambda: told,
+            "note": noted.append,
+            "noted": lambda: noted,
             "later": later,
             "fail": fail,
             "never": never,

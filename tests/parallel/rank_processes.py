@@ -31,7 +31,7 @@ class RankProcesses:
         for index, connection in enumerate(self._connections[:count]):
             rank = Rank(index=index, count=count, expert_groups=expert_groups)
             connection.send((rank, meeting, job, arguments))
-            # The first rank says where it listens.
+            # The first rank sends its address.
             meeting = meeting or connection.recv()
         replies = [connection.recv() for connection in self._connections[:count]]
         assert all(is_result for is_result, _ in replies), "\n".join(

@@ -31,7 +31,7 @@ def following(*names: str) -> Iterator[tuple[Followers, queue.SimpleQueue[RanksL
         followers.close()
 
 
-def test_all_followers_get_what_is_sent_in_order_and_answer() -> None:
+def test_all_followers_receive_messages_in_order_and_answer() -> None:
     with following("a", "b") as (followers, lost):
         assert followers.ask_all("name") == ["a", "b"]
         for number in range(100):
@@ -39,14 +39,14 @@ def test_all_followers_get_what_is_sent_in_order_and_answer() -> None:
         slow = followers.ask("later", "slow")
         assert followers.ask_all("noted") == [list(range(100))] * 2
         assert [answer.result(PATIENCE_S) for answer in slow] == ["slow", "slow"]
-        with pytest.raises(ValueError, match="asked in vain"):
-            followers.ask_all("fail", "asked in vain")
-        # An error of what was asked is the answer, not the end.
+        with pytest.raises(ValueError, match="cannot answer"):
+            followers.ask_all("fail", "cannot answer")
+        # An error in `ask` is the answer; the follower continues.
         assert followers.ask_all("name") == ["a", "b"]
     assert lost.empty()
 
 
-def test_a_follower_that_dies_is_noticed_by_those_who_wait_and_those_who_ask_later() -> None:
+def test_a_dead_follower_fails_pending_and_later_calls() -> None:
     with following("a", "b") as (followers, lost):
         assert followers.ask_all("name") == ["a", "b"]
         waiting = followers.ask("never")
@@ -64,14 +64,14 @@ def test_a_follower_that_dies_is_noticed_by_those_who_wait_and_those_who_ask_lat
             second.result(PATIENCE_S)
 
 
-def test_a_follower_that_cannot_do_what_it_was_told_ends() -> None:
+def test_a_follower_that_fails_without_an_answer_exits() -> None:
     with following("a") as (followers, lost):
         followers.tell("fail", "cannot follow")
 
         assert "rank 1" in str(lost.get(timeout=PATIENCE_S))
 
 
-def test_followers_end_with_their_leader() -> None:
+def test_followers_exit_with_their_leader() -> None:
     code = (
         "import time\n"
         "from segue.parallel.followers import Followers\n"

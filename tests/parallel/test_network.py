@@ -1,4 +1,4 @@
-"""Connections of ranks over a network: nothing of a stranger is unpickled."""
+"""Connections of ranks over a network: nothing unauthenticated is unpickled."""
 
 from __future__ import annotations
 
@@ -79,19 +79,19 @@ def test_objects_arrive_in_order_and_both_ways_at_once() -> None:
             follower.recv()
 
 
-def test_without_the_secret_no_rank_is_taken_and_no_leader_is_believed() -> None:
+def test_without_the_secret_neither_a_rank_nor_a_leader_is_accepted() -> None:
     with listening() as listener:
         stranger = dialled(listener.port, 1, Credentials(secret=b"another secret"))
         with pytest.raises((EOFError, OSError)):
             stranger.recv()
         assert listener.next(0.0) is None
-        # Others still come in.
+        # Others are still accepted.
         leader, follower = connected(listener, 2)
         leader.send("setup")
         assert follower.recv() == "setup"
 
     def repeat(server: socket.socket) -> None:
-        """A leader that knows only what it gets."""
+        """A leader without the secret, which echoes what it receives."""
         with server.accept()[0] as accepted:
             while data := accepted.recv(4096):
                 accepted.sendall(data)
@@ -117,13 +117,13 @@ class Touch:
 
 
 def drain(stranger: socket.socket) -> None:
-    """Until the other side hangs up."""
+    """Reads until the other side closes the connection."""
     with contextlib.suppress(ConnectionResetError):
         while stranger.recv(4096):
             pass
 
 
-def test_a_strangers_pickle_is_not_read(tmp_path: Path) -> None:
+def test_an_unauthenticated_pickle_is_not_read(tmp_path: Path) -> None:
     body = pickle.dumps(Touch(tmp_path / "touched"))
     pickle.loads(body)
     (tmp_path / "touched").unlink()
@@ -136,7 +136,7 @@ def test_a_strangers_pickle_is_not_read(tmp_path: Path) -> None:
     assert not (tmp_path / "touched").exists()
 
 
-def test_a_stranger_cannot_make_a_leader_reserve_memory() -> None:
+def test_an_unauthenticated_process_cannot_make_a_leader_allocate_memory() -> None:
     with listening() as listener, socket.create_connection((HOST, listener.port)) as stranger:
         stranger.sendall(b"segue-r1" + secrets.token_bytes(32))
         stranger.sendall(struct.pack("!Q", 1 << 29) + bytes(32))
@@ -145,7 +145,7 @@ def test_a_stranger_cannot_make_a_leader_reserve_memory() -> None:
 
 
 class Wire:
-    """A stream to itself and, changed, to another one."""
+    """A stream whose messages can be changed before they reach the other end."""
 
     def __init__(self) -> None:
         self.sent: queue.SimpleQueue[bytes] = queue.SimpleQueue()
@@ -198,7 +198,7 @@ CHANGES: dict[str, Callable[[list[bytes]], list[bytes]]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_message_that_was_tampered_with_ends_the_connection(change: str) -> None:
+def test_a_tampered_message_ends_the_connection(change: str) -> None:
     wire, leader, follower = ends()
     wire.change = CHANGES[change]
     for number in range(3):
@@ -211,8 +211,8 @@ def test_a_message_that_was_tampered_with_ends_the_connection(change: str) -> No
         follower.recv()
 
 
-def test_a_leaders_message_is_none_of_its_followers() -> None:
-    """Not even on the same connection: each direction has its own key."""
+def test_a_leaders_message_is_not_valid_as_a_followers() -> None:
+    """Each direction of a connection has its own key."""
     wire, leader, _ = ends()
     wire.other = wire
     leader.send("to a follower")
@@ -222,14 +222,14 @@ def test_a_leaders_message_is_none_of_its_followers() -> None:
         leader.recv()
 
 
-def test_followers_are_told_and_asked_over_a_network() -> None:
+def test_followers_receive_and_answer_messages_over_a_network() -> None:
     lost: queue.SimpleQueue[RanksLost] = queue.SimpleQueue()
-    told: list[list[object]] = [[], []]
+    received: list[list[object]] = [[], []]
 
     def serve(channel: MessageChannel, index: int) -> None:
         leader = Leader(channel)
         assert leader.setup() == f"setup {index}"
-        leader.serve({"note": told[index].append, "noted": lambda: list(told[index])})
+        leader.serve({"note": received[index].append, "noted": lambda: list(received[index])})
         channel.close()
 
     with listening() as listener:

@@ -1,4 +1,4 @@
-"""Several ranks compute what one computes, in the same steps, each with a part of the whole.
+"""Several ranks, each with a part of the model, compute the same as one, in the same steps.
 
 Sums are in another order than within one product, so logits may differ by their rounding: here by
 less than 1e-4 of about 3.
@@ -84,7 +84,7 @@ def case(
     )
 
 
-def test_ranks_have_the_logits_tokens_and_drafts_of_one(
+def test_several_ranks_have_the_logits_tokens_and_drafts_of_one(
     case: Case,
 ) -> None:
     one, ranks = case.one, case.ranks
@@ -208,7 +208,7 @@ def test_quantised_weights_are_read_in_part(
         assert rank.weight_bytes == facts.weight_bytes("float32", mtp=True, rank=part)
 
 
-def test_columns_that_are_no_whole_blocks_are_refused(scaled: Path, tmp_path: Path) -> None:
+def test_columns_that_are_not_whole_blocks_are_refused(scaled: Path, tmp_path: Path) -> None:
     quantize(scaled, tmp_path / "fp8", "fp8")
     facts = check_folder(tmp_path / "fp8", skip_tokenizer=True)
 

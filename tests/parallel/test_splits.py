@@ -1,8 +1,9 @@
-"""What of a model each rank has: pure, for real shapes."""
+"""Each rank's part of a model, for real shapes. Pure."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from math import prod
 
 import pytest
 
@@ -16,7 +17,7 @@ from segue.model.config import (
     MoeConfig,
 )
 from segue.model.ranks.config import config_of_rank, head_of
-from segue.model.ranks.cuts import cuts_of, share_of
+from segue.model.ranks.cuts import cut_shape, cuts_of
 from segue.parallel.rank import Rank
 
 # Of Qwen3.5-397B-A17B.
@@ -94,7 +95,7 @@ def test_the_third_of_four_ranks_in_two_expert_groups_reads(
     size = 1
     for length in expected:
         size *= length
-    assert share_of(shape, cut) == size
+    assert prod(cut_shape(shape, cut)) == size
 
 
 def test_the_parts_of_all_ranks_are_the_whole_head() -> None:
@@ -118,7 +119,7 @@ def test_the_parts_of_all_ranks_are_the_whole_head() -> None:
         ),
     ],
 )
-def test_what_cannot_be_split_is_refused_with_the_numbers(
+def test_a_model_that_cannot_be_split_is_refused_with_the_numbers(
     config: ModelConfig, rank: Rank, message: str
 ) -> None:
     with pytest.raises(InvalidConfig, match=message):
