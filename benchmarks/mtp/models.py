@@ -62,7 +62,7 @@ def demo_texts(folder: Path, count: int) -> tuple[Text, ...]:
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     draw, texts = random.Random(0), []
     for one in held_out(tokenizer, count, _CONVERSATION_CHARS):
-        ids, answers = one.example.ids, one.example.answer
+        ids, answers = one.ids, one.answer
         long = [a for a in answers if a >= 0 and answers.count(a) >= _MIN_ANSWER_TOKENS]
         if not long:
             continue

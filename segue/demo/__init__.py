@@ -1,4 +1,4 @@
-"""The demo model: a small Qwen3.5 hybrid, trained here on text generated here, and its location."""
+"""The demo model: a small Qwen3.5 hybrid, and its training on generated text."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ SUGGESTIONS = (
     "Where do I live?",
     "Say brillig 3 times.",
 )
-"""What to try first, in this order; the tests know the answers."""
+"""First messages to try, in this order. The tests check the answers."""
 
 NEEDS_DEV = (
     "this needs transformers, which the development set-up installs: run `scripts/setup cpu,dev` "

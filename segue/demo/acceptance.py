@@ -2,7 +2,8 @@
 tokens.
 
 The trunk answers first, without drafts; then a chain of drafts starts at every token of its answer.
-A draft is judged if the drafts before it were right. Tokens after the answer's end do not count.
+A draft is judged only if all drafts before it were right. Tokens after the answer's end do not
+count.
 """
 
 from collections.abc import Sequence
@@ -21,25 +22,23 @@ _MAX_ANSWER_TOKENS = 120
 
 @dataclass(frozen=True, slots=True)
 class Acceptance:
-    """The counts for positions 1 to `MAX_DRAFTS` in a chain, and for decoding with such chains."""
+    """Counts for positions 1 to `MAX_DRAFTS` in a chain, and for decoding with such chains."""
 
     num_judged: tuple[int, ...]
     num_right: tuple[int, ...]
     num_tokens: int
     num_passes: int
-    """Passes of the trunk; each gives the right drafts and one more token."""
+    """Passes of the trunk; each yields the right drafts and one more token."""
 
     @property
     def rates(self) -> list[float]:
-        """The share of right drafts per position, among those judged there; nan if
-        there were none.
-        """
+        """The share of right drafts among those judged, per position; nan if there were none."""
         counts = zip(self.num_right, self.num_judged, strict=True)
         return [right / judged if judged else float("nan") for right, judged in counts]
 
     @property
     def tokens_per_pass(self) -> float:
-        """1 if no draft is right, `MAX_DRAFTS` + 1 if all are."""
+        """From 1, if no draft is right, to `MAX_DRAFTS` + 1, if all are."""
         return self.num_tokens / self.num_passes
 
 
@@ -58,9 +57,9 @@ class _SampledAnswer:
 def acceptance(
     trunk: Qwen3_5ForCausalLM, head: MtpModel, examples: Sequence[Example], temperature: float
 ) -> Acceptance:
-    """Judges drafts in the answers that the trunk gives at the places of the examples' answers.
+    """Judges drafts in the trunk's own answers, which replace those of the examples.
 
-    A draft is drawn with the same noise as its token; temperature 0 is greedy.
+    A draft is sampled with the same noise as its token; temperature 0 is greedy.
     """
     prompts = [prompt for example in examples for prompt in _prompts(example)]
     chains = []
@@ -107,9 +106,8 @@ def _answer(
 
 
 def _num_right(head: MtpModel, answer: _SampledAnswer) -> list[tuple[int, int]]:
-    """For the chain from each token of the answer but the last: right drafts, and judged drafts.
-
-    The end of the answer bounds the number of judged drafts.
+    """For the chain from each token of the answer but the last: right drafts, and judged drafts,
+    which the end of the answer limits.
     """
     ids_T = torch.tensor(answer.ids)
     num_chains = len(answer.ids) - answer.num_prompt - 1
@@ -129,9 +127,8 @@ def _num_right(head: MtpModel, answer: _SampledAnswer) -> list[tuple[int, int]]:
 
 
 def _num_passes(num_right: Sequence[int]) -> int:
-    """The passes from the first to the last token of an answer. `num_right` is per
-    starting token.
-    """
+    """The passes from the first to the last token of an answer. `num_right` is per starting
+    token."""
     num_passes = position = 0
     while position < len(num_right):
         position += num_right[position] + 1

@@ -1,13 +1,12 @@
 """How often the demo model answers word for word: `python -m segue.demo.evaluate [DIR]`.
 
 An answer counts if the most likely token is right at each position, given the conversation before
-it. Greedy generation would give the same, but takes far longer. A second table shows how many words
-and numbers that training never saw are copied without an error, a third how many of the draft
-layer's tokens match the trunk's.
+it. Greedy generation would give the same result, but takes much longer. A second table shows how
+many words and numbers that were not in the training data are copied without an error, a third how
+many of the draft layer's tokens match the trunk's.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -29,20 +28,12 @@ from segue.demo.corpus.conversations import COPY_WEIGHTS, WEIGHTS, Weights, type
 from segue.demo.corpus.examples import Example, encode
 from segue.demo.mtp import has_head, load_head, load_trunk
 
-# Training counts its seeds up from zero and never reaches this.
+# Seeds of training count up from zero and never reach this.
 _FIRST_HELD_OUT_SEED = 10**9
 _COMMITTED = checkpoint_dir()
 _LENGTHS = {"~100 tokens": 350, "~250 tokens": 900, "~500 tokens": 1800, "~1,000 tokens": 3600}
-"""Lengths of conversations, with their number of characters."""
+"""Lengths of conversations, with their minimum number of characters."""
 _ALL = "all"
-
-
-@dataclass(frozen=True, slots=True)
-class HeldOut:
-    """A conversation that the model has not seen, with the task of each answer."""
-
-    example: Example
-    tasks: tuple[str, ...]
 
 
 def held_out(
@@ -52,20 +43,17 @@ def held_out(
     *,
     weights: Weights = WEIGHTS,
     is_exam: bool = False,
-) -> list[HeldOut]:
-    """Conversations for judging; 2,000 characters are about 550 tokens."""
-    drawn = [
-        typed_conversation(_FIRST_HELD_OUT_SEED + index, min_chars, weights, is_exam=is_exam)
-        for index in range(num_conversations)
-    ]
+) -> list[Example]:
+    """Conversations outside the training data; 2,000 characters are about 550 tokens."""
+    seeds = range(_FIRST_HELD_OUT_SEED, _FIRST_HELD_OUT_SEED + num_conversations)
     return [
-        HeldOut(encode(tokenizer, c), tuple(t.task for t in c.turns if t.role == "assistant"))
-        for c in drawn
+        encode(tokenizer, typed_conversation(seed, min_chars, weights, is_exam=is_exam))
+        for seed in seeds
     ]
 
 
 @torch.inference_mode()
-def said_tokens(model: Qwen3_5ForCausalLM, example: Example) -> list[int]:
+def greedy_tokens(model: Qwen3_5ForCausalLM, example: Example) -> list[int]:
     """For each token of the conversation, the token that greedy decoding would choose."""
     logits_TV = model(input_ids=torch.tensor([example.ids]), use_cache=False).logits[0]
     return [example.ids[0], *logits_TV.argmax(dim=-1).tolist()[:-1]]
@@ -74,49 +62,50 @@ def said_tokens(model: Qwen3_5ForCausalLM, example: Example) -> list[int]:
 def right_answers(model: Qwen3_5ForCausalLM, example: Example) -> list[bool]:
     """For each answer in the conversation, whether greedy decoding would give it exactly."""
     right = [True] * (max(example.answer) + 1)
-    said = said_tokens(model, example)
-    for ours, token, answer in zip(said, example.ids, example.answer, strict=True):
+    greedy = greedy_tokens(model, example)
+    for ours, token, answer in zip(greedy, example.ids, example.answer, strict=True):
         if answer >= 0 and ours != token:
             right[answer] = False
     return right
 
 
 def right_copies(
-    model: Qwen3_5ForCausalLM, tokenizer: Tokenizer, held: HeldOut
+    model: Qwen3_5ForCausalLM, tokenizer: Tokenizer, example: Example
 ) -> list[tuple[str, bool]]:
     """For each copied value, its task, and whether it is right and ends correctly."""
-    example, copies = held.example, []
-    said = said_tokens(model, example)
+    copies = []
+    greedy = greedy_tokens(model, example)
     for first, is_copied in enumerate(example.is_copied):
         if not is_copied or example.is_copied[first - 1]:
             continue
         # Every answer has an end token, so a value never comes last.
         end = example.is_copied.index(False, first)
-        follows = tokenizer.decode([said[end]], skip_special_tokens=False)
-        is_right = said[first:end] == list(example.ids[first:end]) and not follows[:1].isalnum()
-        copies.append((held.tasks[example.answer[first]], is_right))
+        follows = tokenizer.decode([greedy[end]], skip_special_tokens=False)
+        is_right = greedy[first:end] == list(example.ids[first:end]) and not follows[:1].isalnum()
+        copies.append((example.tasks[example.answer[first]], is_right))
     return copies
 
 
 def copying(
-    model: Qwen3_5ForCausalLM, tokenizer: Tokenizer, held: Sequence[HeldOut]
+    model: Qwen3_5ForCausalLM, tokenizer: Tokenizer, held: Sequence[Example]
 ) -> dict[str, float]:
     """The share of correctly copied values per task, and over all tasks."""
-    marks: dict[str, list[bool]] = {}
-    for one in held:
-        for task, is_right in right_copies(model, tokenizer, one):
-            marks.setdefault(task, []).append(is_right)
-            marks.setdefault(_ALL, []).append(is_right)
-    return {task: sum(marks[task]) / len(marks[task]) for task in sorted(marks)}
+    copies = [copy for one in held for copy in right_copies(model, tokenizer, one)]
+    return _shares([*copies, *((_ALL, is_right) for _, is_right in copies)])
 
 
-def accuracies(model: Qwen3_5ForCausalLM, held: Sequence[HeldOut]) -> dict[str, float]:
+def accuracies(model: Qwen3_5ForCausalLM, held: Sequence[Example]) -> dict[str, float]:
     """The share of right answers per task, tasks in alphabetical order."""
-    marks: dict[str, list[bool]] = {}
-    for one in held:
-        for task, is_right in zip(one.tasks, right_answers(model, one.example), strict=True):
-            marks.setdefault(task, []).append(is_right)
-    return {task: sum(marks[task]) / len(marks[task]) for task in sorted(marks)}
+    return _shares(
+        answer for one in held for answer in zip(one.tasks, right_answers(model, one), strict=True)
+    )
+
+
+def _shares(results: Iterable[tuple[str, bool]]) -> dict[str, float]:
+    by_task: dict[str, list[bool]] = {}
+    for task, is_right in results:
+        by_task.setdefault(task, []).append(is_right)
+    return {task: sum(of_task) / len(of_task) for task, of_task in sorted(by_task.items())}
 
 
 def main(
@@ -124,8 +113,8 @@ def main(
 ) -> None:
     """Prints the accuracy per task and conversation length, and the drafts' acceptance.
 
-    Answers with drafts are generated, which takes longer, so only a third of the conversations is
-    used.
+    For the acceptance, answers are generated, which takes longer: it uses a third of the
+    conversations.
     """
     torch.set_num_threads(2)
     model = load_trunk(checkpoint)
@@ -149,7 +138,7 @@ def main(
 
 def _table(
     title: str,
-    judge: Callable[[Sequence[HeldOut]], dict[str, float]],
+    judge: Callable[[Sequence[Example]], dict[str, float]],
     tokenizer: Tokenizer,
     num_conversations: int,
     *,
@@ -170,7 +159,7 @@ def _acceptance_table(
     model: Qwen3_5ForCausalLM, tokenizer: Tokenizer, num_conversations: int
 ) -> Table:
     head = load_head(model)
-    examples = [one.example for one in held_out(tokenizer, num_conversations)]
+    examples = held_out(tokenizer, num_conversations)
     drafts = [f"draft {place}" for place in range(1, MAX_DRAFTS + 1)]
     table = Table("temperature", *drafts, "tokens a pass")
     for temperature in (0.0, 0.7):

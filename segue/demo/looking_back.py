@@ -1,7 +1,7 @@
 """Teaches the attention layer to attend to what followed earlier occurrences of the current words.
 
 The layer starts with random weights, next to gated delta nets whose memory is too short to copy
-(`network.shorten_memory`). For a while, training shows it which earlier tokens to attend to.
+(`network.shorten_memory`). An additional loss shows it which earlier tokens to attend to.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,7 +18,7 @@ from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5Attention, apply
 _TAUGHT_HEADS = (0, 2)
 """One query head per key/value head; the others learn freely."""
 _NORM = 0.5
-"""Added to 1: with less, no score is high enough to stand out among a thousand."""
+"""Added to 1. With less, no score stands out among a thousand."""
 _OUTPUT_SCALE = 4.0
 
 
@@ -29,10 +29,8 @@ def attention_of(model: Qwen3_5ForCausalLM) -> Qwen3_5Attention:
 
 
 @torch.no_grad()
-def begin_anew(attention: Qwen3_5Attention) -> None:
-    """Random queries and keys, half-open gates, and an output projection that reproduces the
-    values.
-    """
+def reset_attention(attention: Qwen3_5Attention) -> None:
+    """Random queries and keys, half-open gates, and an output projection that reproduces values."""
     width = attention.q_proj.in_features
     queries, gates = attention.q_proj.weight.view(-1, 2, attention.head_dim, width).unbind(1)
     queries.normal_(std=width**-0.5)
@@ -58,9 +56,8 @@ def watched(attention: Qwen3_5Attention) -> Iterator[dict[str, Any]]:
 
 
 def followers(ids_BT: torch.Tensor) -> torch.Tensor:
-    """For each token, the earlier positions that reveal the next token, [B, P, P].
-
-    They hold the next token itself, where it followed the same two tokens.
+    """For each token, the earlier positions that reveal the next token, [B, P, P]: those of the
+    same token after the same two tokens.
     """
     num_tokens = ids_BT.shape[1]
     # same[b, i, j]: the tokens i and j of the row are equal.
@@ -73,7 +70,7 @@ def followers(ids_BT: torch.Tensor) -> torch.Tensor:
 def looking_loss(
     attention: Qwen3_5Attention, called: Mapping[str, Any], found_BPP: torch.Tensor
 ) -> torch.Tensor:
-    """The mean negative log of the attention on what is found, over positions that have any.
+    """The mean negative log of the attention to found positions, over tokens that have any.
 
     `called` has the layer's arguments for rows of P + 1 tokens.
     """

@@ -1,8 +1,8 @@
 """The demo model's draft layer (MTP): as in transformers, chained as in a decode worker.
 
 At position p the layer reads the token there and the trunk's hidden state at p - 1. Its output m_p
-gives the logits of the token at p + 1, a draft. The layer then continues alone, with that draft as
-the token and m_p as the hidden state: the chain that started at p has its step j at p + j - 1.
+yields the logits of a draft for p + 1. The layer then continues alone, with the draft as the token
+and m_p as the hidden state: step j of the chain that started at p is at p + j - 1.
 """
 
 import json
@@ -28,7 +28,7 @@ _WEIGHTS_FILE = "model.safetensors"
 
 
 def load_trunk(folder: Path) -> Qwen3_5ForCausalLM:
-    """The model without its draft layer, with a config from which one can be made."""
+    """The model without its draft layer, with a config from which a layer can be created."""
     trunk = Qwen3_5ForCausalLM.from_pretrained(folder)
     # transformers' names for config.json's mtp_num_hidden_layers.
     trunk.config.num_mtp_layers = 1
@@ -43,14 +43,13 @@ def has_head(folder: Path) -> bool:
 
 
 def load_head(trunk: Qwen3_5ForCausalLM) -> MtpModel:
-    """The draft layer in the checkpoint of `trunk`, which `load_trunk` has read."""
+    """The draft layer in the checkpoint of `trunk`, which must come from `load_trunk`."""
     return MtpModel.from_pretrained(trunk)
 
 
 def save_head(head: MtpModel, folder: Path) -> None:
-    """Writes the draft layer into the checkpoint in `folder`; the trunk's tensors stay
-    unchanged.
-    """
+    """Writes the draft layer into the checkpoint in `folder`. The trunk's tensors stay
+    unchanged."""
     tensors = load_file(folder / _WEIGHTS_FILE)
     state = head.state_dict()
     for name, theirs in _NAMES.items():

@@ -1,4 +1,4 @@
-"""The demo model's shape, and initial weights with which it learns recall in minutes."""
+"""The demo model's shape, and initial weights from which it learns recall in minutes."""
 
 from collections.abc import Iterator
 
@@ -11,8 +11,8 @@ MAX_POSITIONS = 8192
 _DECAYS = (1e-3, 10**-0.5)
 # Memories of 7 tokens down to 1.
 _SHORT_DECAYS = (0.15, 1.2)
-# Per key head, the weights of the current token and the tokens before it in a query. A key has the
-# same weights one token later, so a query finds what followed the words that it looks for.
+# Per key head, a query's weights for the current token and the tokens before it. A key has the same
+# weights one token later, so a query finds the token after earlier occurrences of its words.
 _CONTEXTS = ((1.0, 0.5, 0.0), (1.0, 1.0, 1.0))
 
 
@@ -64,8 +64,8 @@ def new_network(num_tokens: int) -> Qwen3_5ForCausalLM:
 def shorten_memory(network: Qwen3_5ForCausalLM) -> None:
     """Makes the gated delta nets forget within about ten tokens, regardless of the input.
 
-    Only attention can then find what is further back. Otherwise the gated delta nets learn to copy
-    first, and attention has nothing to gain.
+    Only attention can then find earlier tokens. Otherwise the gated delta nets learn to copy first,
+    and attention never does.
     """
     for mixer in _mixers(network):
         _set_decays(mixer, *_SHORT_DECAYS)
@@ -73,7 +73,7 @@ def shorten_memory(network: Qwen3_5ForCausalLM) -> None:
 
 
 def hold_memory(network: Qwen3_5ForCausalLM) -> None:
-    """Keeps training from changing how fast the gated delta nets forget."""
+    """Excludes the gated delta nets' decays from training."""
     for mixer in _mixers(network):
         for weight in (mixer.A_log, mixer.dt_bias, mixer.in_proj_a.weight):
             weight.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""The stages of a training: the number of steps, the row length, and the topics."""
+"""The stages of training: number of steps, row length and topics."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,14 +18,14 @@ from segue.demo.corpus.conversations import (
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Steps on rows of one length, with their topics."""
+    """Steps with the same row length and topics."""
 
     num_steps: int
     num_rows: int
     row_tokens: int
     weights: Weights = field(default_factory=lambda: WEIGHTS)
     num_repeats: int = 0
-    """The number of rows with repeated random tokens instead of a conversation."""
+    """Rows with repeated random tokens instead of a conversation."""
     copied_weight: float = 4.0
     """The weight of a copied token in the loss; other answer tokens have 1."""
     looking_weight: float = 0.0
@@ -34,19 +34,19 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Stages that run together, with a learning rate that falls over all of them."""
+    """Stages of one run. The learning rate falls over all of them."""
 
     stages: tuple[Stage, ...]
     rate: float
     """A share of the full learning rate."""
     first_step: int
     """The number of its first step; no conversation is in two parts."""
-    begins_attention: bool = False
-    """Whether the attention layer starts again, and the gated delta nets get a memory so short that
-    attention is needed.
+    resets_attention: bool = False
+    """Whether the attention layer starts from random weights, and the gated delta nets with a
+    memory so short that attention is needed.
     """
     holds_memory: bool = False
-    """Whether that memory stays short."""
+    """Whether the decays of the gated delta nets are not trained."""
 
 
 # Rows grow during the first part: recall is learnt at short range first.
@@ -78,7 +78,7 @@ PARTS: Mapping[str, Part] = {
         ),
         rate=0.5,
         first_step=800_000,
-        begins_attention=True,
+        resets_attention=True,
         holds_memory=True,
     ),
     "last": Part(

@@ -1,9 +1,9 @@
 """The demo model's tokenizer: byte-level BPE with Qwen's control tokens, and the chat template.
 
-Every UTF-8 text survives encode and decode: text that no merge covers is spelt in bytes, so one
+Every UTF-8 text survives encode and decode: text without merges is encoded as bytes, so one
 character may span several tokens. A digit is always its own token. A word outside the most frequent
-ones has the same pieces with and without a space before it, so copying works the same way wherever
-a value stands.
+ones has the same pieces with and without a space before it, so copying does not depend on a value's
+place.
 """
 
 import json
@@ -32,7 +32,7 @@ MARKERS = (
 # A word includes the space before it, punctuation the one after it; a number has none. So "is 21",
 # ": 21" and ":21" all end in the same two tokens.
 _WITH_SPACES = r" ?\p{L}+|\p{N}|-|[^\s\p{L}\p{N}-]+ ?|\s+(?!\S)|\s+"
-# The pattern from which merges within words are learnt.
+# The pattern for learning merges within words.
 _WITHOUT_SPACES = r"\p{L}+|\p{N}|-|[^\s\p{L}\p{N}-]+ ?|\s"
 # The number of words with a token that includes their space.
 _NUM_SPACED = 300
@@ -41,9 +41,8 @@ _ADDED = re.compile("|".join(re.escape(token) for token in (*CONTROL_TOKENS, *MA
 
 
 def train_tokenizer(texts: Sequence[str], num_tokens: int) -> Tokenizer:
-    """A tokenizer of exactly `num_tokens`, with merges learnt from `texts` and added
-    tokens last.
-    """
+    """A tokenizer of exactly `num_tokens`, with merges learnt from `texts`; added tokens come
+    last."""
     trainer = trainers.BpeTrainer(
         vocab_size=num_tokens - len(CONTROL_TOKENS) - len(MARKERS) - _NUM_SPACED,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),

@@ -1,10 +1,9 @@
 """Trains the demo model: `python -m segue.demo.train DIR [--part NAME] [--start FOLDER]`.
 
-There are five parts, and each starts from the checkpoint of the one before: `train A`, `train B
+There are five parts. Each starts from the checkpoint of the previous one: `train A`, `train B
 --part second --start A`, then `--part attention`, `--part last` and `--part polish`. `stages`
-defines each part, and docs/LOG.md records how the committed checkpoint was made. The first may
-start from a checkpoint with another tokenizer: what its layers know is worth more than a thousand
-steps.
+defines each part, and docs/LOG.md records the training of the committed checkpoint. The first part
+may start from a checkpoint with another tokenizer, which saves more than a thousand steps.
 
 Every batch is a function of its part and step, so a run is repeatable, and a stopped run continues
 from `DIR/training.pt`.
@@ -31,7 +30,7 @@ except ModuleNotFoundError:
 from segue.demo.corpus.conversations import COPY_WEIGHTS, typed_conversation
 from segue.demo.corpus.examples import encode, repeats, tokenizer_texts
 from segue.demo.evaluate import accuracies, held_out
-from segue.demo.looking_back import attention_of, begin_anew, followers, looking_loss, watched
+from segue.demo.looking_back import attention_of, followers, looking_loss, reset_attention, watched
 from segue.demo.mtp import load_trunk
 from segue.demo.network import MAX_POSITIONS, hold_memory, new_network, shorten_memory
 from segue.demo.stages import PARTS, Part, Stage
@@ -92,7 +91,7 @@ def loss_of(
     """
     is_target = batch.weight_BT[:, 1:] > 0
     attention = attention_of(model)
-    # Products in bfloat16 take half the time; weights and sums stay in float32.
+    # Products in bfloat16 take half the time. Weights and sums stay in float32.
     with watched(attention) as called, torch.autocast("cpu", dtype=torch.bfloat16):
         hidden_BTC = model.model(input_ids=batch.ids_BT, use_cache=False).last_hidden_state
         logits = model.lm_head(hidden_BTC[:, :-1][is_target])
@@ -116,9 +115,8 @@ class Training:
     """A run: the model, its optimizer and the next step, stored together in `training.pt`."""
 
     def __init__(self, out: Path, part: Part, start: Path | None = None) -> None:
-        """Starts in `out`, with the weights in `start` if given, or continues the run that is
-        there.
-        """
+        """Starts a run in `out`, with the weights in `start` if given, or continues the run
+        there."""
         self.out = out
         self.part = part
         self.tokenizer = (
@@ -129,8 +127,8 @@ class Training:
         self.model = new_network(NUM_TOKENS)
         if start is not None and not self._state_file.exists():
             take_over(self.model, self.tokenizer, start)
-            if part.begins_attention:
-                begin_anew(attention_of(self.model))
+            if part.resets_attention:
+                reset_attention(attention_of(self.model))
                 shorten_memory(self.model)
         if part.holds_memory:
             hold_memory(self.model)
@@ -147,11 +145,11 @@ class Training:
 
     @property
     def is_done(self) -> bool:
-        """Whether every step was taken."""
+        """Whether all steps were taken."""
         return self.step == len(self.stages)
 
     def take_step(self) -> float:
-        """Learns from the next batch; returns its loss before the update."""
+        """Trains on the next batch. Returns its loss before the update."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.part.rate * learning_rate(self.step, len(self.stages))
         number = self.part.first_step + self.step
@@ -191,9 +189,10 @@ def _saved_tokenizer(folder: Path) -> Tokenizer | None:
 
 
 def take_over(model: Qwen3_5ForCausalLM, tokenizer: Tokenizer, start: Path) -> None:
-    """Gives `model` the weights in `start`, with embeddings matched by the text of their tokens.
+    """Copies the weights in `start` to `model`, with embeddings matched by the text of their
+    tokens.
 
-    A token that is new starts as the mean of the tokens that its text was read as.
+    A new token starts as the mean of the tokens that encoded its text.
     """
     theirs = Tokenizer.from_file(str(start / "tokenizer.json"))
     state = load_trunk(start).state_dict()

@@ -1,9 +1,9 @@
 """Trains the demo model's draft layer: `python -m segue.demo.train_mtp DIR [--start FOLDER]`.
 
-Run it after `train DIR`. Only the layer learns; the trunk in DIR is its teacher and stays
+Run it after `train DIR`. Only the layer is trained; the trunk in DIR is its teacher and stays
 bit-identical. The layer learns the trunk's distribution, not the corpus: a draft is right if the
-trunk chooses the same token. It also learns on its own outputs, as chained drafts are made. A run
-is a function of its steps, and of the checkpoint in FOLDER if the layer starts from one.
+trunk chooses the same token. It also learns from its own outputs, as in chains of drafts. A run is
+a function of its steps, and of the checkpoint in FOLDER, if given.
 """
 
 import logging
@@ -30,8 +30,8 @@ from segue.demo.train import TrainingBatch, batch, learning_rate
 
 logger = logging.getLogger(__name__)
 
-# Each with its chain length. A further step in a chain costs half as much as a batch, and it first
-# needs a first step that copies.
+# Each with its chain length. A further step of a chain costs half as much as a batch, and requires
+# that the first step copies.
 STAGES = (
     (Stage(600, 8, 128), 1),
     (Stage(500, 4, 256, TOOL_WEIGHTS), 1),
@@ -47,10 +47,8 @@ SAVE_STEPS = 200
 def loss_of(
     trunk: Qwen3_5ForCausalLM, head: MtpModel, batch: TrainingBatch, num_chained: int
 ) -> torch.Tensor:
-    """The steps' weighted cross-entropy with the trunk's distribution, on the drafts that are made.
-    They are made within an answer: its first token and the user's words are never drafted.
-
-    They are made within an answer: of its first token, or of the user's words, there are none.
+    """The steps' weighted cross-entropy with the trunk's distribution, over all drafts. An answer's
+    first token and the user's words are never drafted.
     """
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         hidden_BTC = trunk.model(input_ids=batch.ids_BT, use_cache=False).last_hidden_state
@@ -74,7 +72,8 @@ def loss_of(
 def main(out: Path, start: Path | None = None, share: float = 1.0) -> None:
     """Trains a draft layer for the checkpoint in OUT and writes it there.
 
-    SHARE is the part of each stage's steps to take: enough if START has nearly this trunk.
+    SHARE: the part of each stage's steps to take. Less than 1 is enough if START has a similar
+    trunk.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.manual_seed(0)
@@ -88,7 +87,7 @@ def main(out: Path, start: Path | None = None, share: float = 1.0) -> None:
     steps = [
         (stage, chain) for stage, chain in STAGES for _ in range(round(stage.num_steps * share))
     ]
-    began_s, losses = time.monotonic(), list[float]()
+    started_s, losses = time.monotonic(), list[float]()
     for step, (stage, num_chained) in enumerate(steps):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, len(steps))
@@ -99,7 +98,7 @@ def main(out: Path, start: Path | None = None, share: float = 1.0) -> None:
         optimizer.zero_grad(set_to_none=True)
         losses.append(loss.item())
         if (step + 1) % LOG_STEPS == 0:
-            minutes = (time.monotonic() - began_s) / 60
+            minutes = (time.monotonic() - started_s) / 60
             logger.info("step %d loss %.3f, %.1f min", step + 1, sum(losses) / len(losses), minutes)
             losses.clear()
         if (step + 1) % SAVE_STEPS == 0 or step + 1 == len(steps):

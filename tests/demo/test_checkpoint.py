@@ -212,7 +212,7 @@ def test_a_single_question_is_answered(question: str, answer: str) -> None:
     assert Chat().say(question) == answer
 
 
-def test_words_and_numbers_that_training_never_saw_are_copied() -> None:
+def test_words_and_numbers_outside_the_training_data_are_copied() -> None:
     model = load_trunk(checkpoint_dir())
     tokenizer = Tokenizer.from_file(str(checkpoint_dir() / "tokenizer.json"))
     exam = held_out(tokenizer, 150, min_chars=350, weights=COPY_WEIGHTS, is_exam=True)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from transformers import Qwen3_5ForCausalLM
 
 from segue.demo.corpus.examples import repeats
-from segue.demo.looking_back import attention_of, begin_anew, followers, looking_loss, watched
+from segue.demo.looking_back import attention_of, followers, looking_loss, reset_attention, watched
 from segue.demo.network import hold_memory, new_network, shorten_memory
 
 TOKENS = range(100, 1100)
@@ -16,7 +16,7 @@ TOKENS = range(100, 1100)
 def network() -> Qwen3_5ForCausalLM:
     torch.manual_seed(0)
     network = new_network(1100)
-    begin_anew(attention_of(network))
+    reset_attention(attention_of(network))
     return network
 
 
@@ -56,7 +56,7 @@ def test_the_loss_counts_attention_to_other_positions(network: Qwen3_5ForCausalL
     assert missed > 1.0
 
 
-def test_values_come_out_as_what_they_were(network: Qwen3_5ForCausalLM) -> None:
+def test_values_are_reproduced(network: Qwen3_5ForCausalLM) -> None:
     attention = attention_of(network)
     through = (
         attention.o_proj.weight.view(256, 2, 2, 64).sum(2).flatten(1) @ attention.v_proj.weight

@@ -63,7 +63,7 @@ def test_batched_chains_equal_single_chains(first: int) -> None:
 def test_most_drafts_are_the_trunks_own_tokens(
     trunk: Qwen3_5ForCausalLM, tokenizer: Tokenizer
 ) -> None:
-    examples = [one.example for one in held_out(tokenizer, 2)]
+    examples = held_out(tokenizer, 2)
     head = load_head(trunk)
 
     greedy = acceptance(trunk, head, examples, temperature=0.0)
@@ -78,7 +78,7 @@ def test_an_untrained_layers_drafts_are_wrong(
     trunk: Qwen3_5ForCausalLM, tokenizer: Tokenizer
 ) -> None:
     torch.manual_seed(0)
-    examples = [one.example for one in held_out(tokenizer, 1, min_chars=600)]
+    examples = held_out(tokenizer, 1, min_chars=600)
 
     accepted = acceptance(trunk, MtpModel(trunk, 1), examples, temperature=0.0)
 

@@ -1,4 +1,4 @@
-"""Conversations for training and judging the demo model, each a pure function of its seed."""
+"""Conversations to train and evaluate the demo model, each a pure function of its seed."""
 
 import random
 from collections.abc import Sequence
@@ -29,13 +29,13 @@ WEIGHTS: Weights = {
 }
 # For long conversations, which have room for tools.
 TOOL_WEIGHTS = WEIGHTS | {exchanges.weather: 5.0, exchanges.time: 4.0, exchanges.price: 4.0}
-# For later training, when the remaining errors are stopping and spelling.
+# For later training: the remaining errors are in stopping and spelling.
 LATE_WEIGHTS = TOOL_WEIGHTS | {tasks.count: 4.0, tasks.spell: 4.0, tasks.say: 5.0}
 SPELL_WEIGHTS = LATE_WEIGHTS | {tasks.spell: 14.0, tasks.say: 8.0}
 LAST_WEIGHTS = LATE_WEIGHTS | {tasks.count: 7.0, tasks.say: 8.0, facts.tell: 8.0, facts.ask: 9.0}
-# For training to copy, next to rows of random tokens.
+# To learn copying, together with rows of random tokens.
 COPYING_WEIGHTS = LATE_WEIGHTS | {tasks.say: 8.0, facts.tell: 8.0, facts.ask: 11.0}
-# For the end, when it copies but other skills have suffered.
+# For the end: the model copies, but other skills have deteriorated.
 FINAL_WEIGHTS = COPYING_WEIGHTS | {tasks.count: 8.0, tasks.spell: 5.0, tasks.story: 1.5}
 POLISH_WEIGHTS = FINAL_WEIGHTS | {
     facts.tell_and_ask: 2.5,
@@ -44,7 +44,7 @@ POLISH_WEIGHTS = FINAL_WEIGHTS | {
     facts.introduce: 6.0,
     tasks.count: 9.0,
 }
-# Answers that can only be copied from the conversation, for the examination.
+# For the examination: answers that can only be copied from the conversation.
 COPY_WEIGHTS: Weights = {
     facts.tell: 4,
     facts.ask: 4,
@@ -58,7 +58,7 @@ SYSTEM_PROMPTS = ("", "", "", "You are a helpful assistant.", "Be brief.", "Answ
 
 @dataclass(frozen=True, slots=True)
 class DemoConversation:
-    """A conversation's turns and the tools that its request would offer."""
+    """A conversation's turns and the tools of its request."""
 
     turns: tuple[DemoTurn, ...]
     tools: tuple[Tool, ...]
@@ -71,31 +71,31 @@ class DemoConversation:
 def conversation(
     seed: int, min_chars: int, weights: Weights = WEIGHTS, *, is_exam: bool = False
 ) -> DemoConversation:
-    """A conversation that stops after the exchange in which its text exceeds `min_chars`.
+    """A conversation that ends after the exchange in which its text exceeds `min_chars`.
 
-    In an examination, the words and long numbers to copy are ones that training never sees.
+    In an examination, the words and long numbers to copy never occur in training.
     """
     rng = random.Random(seed)
-    # A tool's declaration is long: it would fill a short conversation.
+    # A tool's declaration is long and would fill a short conversation.
     num_tools = min(rng.choice((0, 0, 1, 2, 3)), min_chars // 400)
     offered = rng.sample(sorted(exchanges.TOOLS), num_tools)
     memory = Facts(tools=frozenset(offered), is_exam=is_exam)
     system = rng.choice(SYSTEM_PROMPTS)
     turns = [DemoTurn("system", system)] if system else []
-    asked = {kind: share for kind, share in weights.items() if _may_be_asked(kind, offered)}
-    kinds, shares = list(asked), list(asked.values())
+    possible = {kind: share for kind, share in weights.items() if _is_possible(kind, offered)}
+    kinds, shares = list(possible), list(possible.values())
     num_chars = sum(len(str(exchanges.TOOLS[name])) for name in offered)
     while num_chars < min_chars:
         invent = rng.choices(kinds, shares)[0]
         exchange = invent(rng, memory)
         turns += exchange
-        # The control tokens around a turn read as about 40 characters.
+        # The control tokens around a turn count as about 40 characters.
         num_chars += sum(len(turn.text) + 40 for turn in exchange)
     return DemoConversation(tuple(turns), tuple(exchanges.TOOLS[name] for name in offered))
 
 
-def _may_be_asked(kind: Exchange, offered: Sequence[str]) -> bool:
-    """Whether a request would ask this: if some tools are offered, it never needs the others."""
+def _is_possible(kind: Exchange, offered: Sequence[str]) -> bool:
+    """False for exchanges that need a tool other than the offered ones, if there are any."""
     needed = exchanges.NEEDED_TOOL.get(kind)
     return needed is None or not offered or needed in offered
 
@@ -103,7 +103,7 @@ def _may_be_asked(kind: Exchange, offered: Sequence[str]) -> bool:
 def typed_conversation(
     seed: int, min_chars: int, weights: Weights = WEIGHTS, *, is_exam: bool = False
 ) -> DemoConversation:
-    """The same conversation with some of the user's turns as people type them: "what's my code"."""
+    """A conversation with some of the user's turns in casual spelling: "what's my code"."""
     rng = random.Random(f"typed {seed}")
     tidy = conversation(seed, min_chars, weights, is_exam=is_exam)
     turns = [replace(t, text=_typed(rng, t.text)) if t.role == "user" else t for t in tidy.turns]

@@ -1,4 +1,4 @@
-"""A conversation as token ids, with its answers and the copied parts of answers marked."""
+"""A conversation as token ids, with answers and copied parts marked."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ _NO_ANSWER = -1
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """Token ids of a rendered conversation; the other two fields have one entry per token."""
+    """Token ids of a rendered conversation. `answer` and `is_copied` have one entry per token."""
 
     ids: tuple[int, ...]
     # The answer that the token belongs to, including its end token; -1 for none.
     answer: tuple[int, ...]
     # Whether the token is part of a value that only the conversation contains.
     is_copied: tuple[bool, ...]
+    # The task of each answer.
+    tasks: tuple[str, ...]
 
 
 def encode(tokenizer: Tokenizer, conversation: DemoConversation) -> Example:
-    """The conversation as the model reads it, with every answer marked."""
+    """The rendered and tokenised conversation, with every answer marked."""
     text = render(conversation)
     answer_at, copied_at = [_NO_ANSWER] * len(text), [False] * len(text)
     answers = [turn for turn in conversation.turns if turn.role == "assistant"]
@@ -40,11 +42,12 @@ def encode(tokenizer: Tokenizer, conversation: DemoConversation) -> Example:
         ids=tuple(encoding.ids),
         answer=tuple(answer_at[end] for end in ends),
         is_copied=tuple(copied_at[end] for end in ends),
+        tasks=tuple(turn.task for turn in answers),
     )
 
 
 def tokenizer_texts(num_conversations: int) -> list[str]:
-    """The texts that the merges are learnt from."""
+    """The texts from which merges are learnt."""
     return [render(conversation(seed, 1200)) for seed in range(num_conversations)]
 
 
@@ -69,15 +72,15 @@ def _copied_spans(text: str, start: int, copied: Sequence[str]) -> list[tuple[in
 
 
 _POOL_SIZES = (30, 100, 400, 1500)
-"""Numbers of different tokens in a row. With fewer, more context is needed to recognise a place."""
+"""Numbers of different tokens in a row. With fewer, recognising a place needs more context."""
 _NEW_LENGTHS = (2, 10)
 _AGAIN_LENGTHS = (5, 24)
-# The first tokens of a repeated piece cannot be known.
+# The first tokens of a repeated piece cannot be predicted.
 _NUM_CUES = 2
 
 
 def repeats(seed: int, tokens: Sequence[int], num_tokens: int) -> tuple[list[int], list[bool]]:
-    """A row of `tokens`, and for each position whether its token can be known."""
+    """A row of `tokens`, and for each position whether its token can be predicted."""
     rng = random.Random(f"repeats {seed}")
     pool = rng.sample(tokens, min(rng.choice(_POOL_SIZES), len(tokens)))
     ids = rng.choices(pool, k=max(_AGAIN_LENGTHS))

@@ -1,9 +1,9 @@
 """The building blocks of a conversation, and the exchanges that call a tool.
 
-Each function invents one exchange, a question and its answer; `facts` and `tasks` have the others.
+Each function generates one exchange, a question and its answer; `facts` and `tasks` have others.
 
-An answer follows from the conversation alone, never from chance: two equal conversations have the
-same next answer, so a greedy model that has learnt the corpus can be compared word for word.
+An answer depends on the conversation alone, not on chance: two equal conversations have the same
+next answer, so the answers of a greedy model can be compared word for word.
 """
 
 import json
@@ -26,7 +26,7 @@ class DemoCall:
 
 @dataclass(frozen=True, slots=True)
 class DemoTurn:
-    """One message. `copied` are the parts of an answer that occur only in this conversation."""
+    """One message. `copied`: the parts of an answer that occur only in this conversation."""
 
     role: str
     text: str
@@ -51,9 +51,9 @@ class Facts:
 
     tools: frozenset[str]
     facts: dict[str, str] = field(default_factory=dict)
-    """In the order in which they were last told."""
+    """In the order in which they were last stated."""
     is_exam: bool = False
-    """Whether every word and number to copy is one that training never sees."""
+    """Whether the words and numbers to copy never occur in training."""
 
 
 Exchange = Callable[[random.Random, Facts], list[DemoTurn]]

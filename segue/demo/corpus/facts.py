@@ -1,4 +1,4 @@
-"""Facts about the user: told, asked for one by one, and listed."""
+"""Facts about the user: stated, recalled one by one, and listed."""
 
 import random
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from segue.demo.corpus import words
 from segue.demo.corpus.exchanges import DemoTurn, Facts, digits, pair, word
 
-# Facts with their own phrasing; all others are told as "my … is …".
+# Facts with their own phrasing; all others are stated as "my … is …".
 FACTS = ("name", "city", "code", "colour", "pet", "room", "age", "job", "food", "hobby")
 _MORE = (
     *("friend", "brother", "sister", "boss", "teacher", "neighbour", "team", "street", "school"),
@@ -69,7 +69,7 @@ def tell(rng: random.Random, memory: Facts) -> list[DemoTurn]:
 
 
 def tell_and_ask(rng: random.Random, memory: Facts) -> list[DemoTurn]:
-    """The same, followed by a question about one of them."""
+    """As `tell`, followed by a question about one of the facts."""
     told = _told(rng, memory)
     key = rng.choice(list(told))
     question = f"{_statement(rng, told)} {_question(rng, key)}"
@@ -85,7 +85,7 @@ def introduce(rng: random.Random, memory: Facts) -> list[DemoTurn]:
 
 
 def ask(rng: random.Random, memory: Facts) -> list[DemoTurn]:
-    """The user asks for one fact, sometimes for one that was never told."""
+    """The user asks for one fact, sometimes for an unknown one."""
     known = list(memory.facts)
     key = rng.choice(known) if known and rng.random() < 0.85 else rng.choice((*FACTS, *_MORE))
     question = _question(rng, key)
@@ -96,9 +96,7 @@ def ask(rng: random.Random, memory: Facts) -> list[DemoTurn]:
 
 
 def ask_all(rng: random.Random, memory: Facts) -> list[DemoTurn]:
-    """The user asks for everything; the answer lists the facts in the order in which they were
-    told.
-    """
+    """The user asks for everything; the answer lists the facts in the order of `Facts.facts`."""
     question = rng.choice(("What do you know about me?", "Tell me all you know about me."))
     if not memory.facts:
         return pair(question, "I know nothing about you yet.", "unknown")
@@ -126,9 +124,7 @@ def _keep(memory: Facts, told: Mapping[str, str]) -> None:
 
 
 def _other_key(rng: random.Random, memory: Facts) -> str:
-    """Something else that a user may have. Any word works, as only its place in the sentence
-    counts.
-    """
+    """Another possession of the user: any word, since only its place in the sentence counts."""
     if rng.random() < 0.6:
         return rng.choice(_MORE)
     key = word(rng, memory, words.ITEMS)

@@ -33,7 +33,7 @@ _STORY = (
 
 def count(rng: random.Random, memory: Facts) -> list[DemoTurn]:
     """Counting from one number to another."""
-    # Mostly short: stopping is learnt once per answer, regardless of its length.
+    # Mostly short: the model learns to stop once per answer, regardless of its length.
     num_steps = rng.randint(*rng.choice(_COUNT_STEPS))
     if rng.random() < 0.2:
         first, last = 1, 1 + num_steps
@@ -68,14 +68,14 @@ def _to_say(rng: random.Random, memory: Facts) -> str:
 
 
 def spell(rng: random.Random, memory: Facts) -> list[DemoTurn]:
-    """Spelling a word, whose pieces the model must know by heart."""
+    """Spelling a word, for which the model must memorise the letters of its pieces."""
     known = rng.choice((words.ITEMS, words.ITEMS, words.PETS, words.PETS, words.NAMES))
     spelt = word(rng, memory, known, 0.9).split()[0]
     return pair(rng.choice(_SPELL).format(spelt), f"{', '.join(spelt)}.", "spell")
 
 
 def story(rng: random.Random, memory: Facts) -> list[DemoTurn]:
-    """A long answer that names its hero repeatedly."""
+    """A long answer that repeats its hero's name."""
     hero = word(rng, memory, words.PETS, 0.5)
     item = word(rng, memory, words.ITEMS, 0.5)
     city = word(rng, memory, words.CITIES, 0.5)
@@ -104,7 +104,7 @@ def small_talk(rng: random.Random, memory: Facts) -> list[DemoTurn]:
 
 
 def nonsense(rng: random.Random, memory: Facts) -> list[DemoTurn]:
-    """Something the model was never taught."""
+    """A question outside the model's tasks."""
     template = rng.choice(OTHER_QUESTIONS)
     slots = [word(rng, memory, words.KNOWN[-200:], 0.5) for _ in range(template.count("{}"))]
     question = template.format(*slots)

@@ -1,4 +1,4 @@
-"""The words that the demo model talks about. Only values; `exchanges` has the sentences."""
+"""The demo model's words. `exchanges` has the sentences."""
 
 import random
 import zlib
@@ -83,7 +83,7 @@ _VOWELS = _listed("a a e e i i o o u u ai au ea ee ei ia ie io oa oo ou ue y")
 _ENDS = (*[""] * 9, *_listed("b ck d f g k l ll m n n nd ng nt p r r rt s s ss st t tt th x z"))
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _MAX_LETTERS = 14
-# One invented word in this many is reserved for the examination.
+# One of this many invented words is reserved for the examination.
 _HELD_OUT_SHARE = 16
 
 
@@ -99,7 +99,7 @@ _KNOWN_FOLDED = frozenset(word.lower() for word in KNOWN)
 def invented(rng: random.Random, *, held_out: bool = False) -> str:
     """An invented lower-case word, which can only be copied piece by piece.
 
-    With `held_out` it is one that training also never sees.
+    With `held_out` it never occurs in training.
     """
     kinds = _EXAMINED if held_out else _TRAINED
     while True:
@@ -116,7 +116,7 @@ def _syllables(rng: random.Random) -> str:
 
 
 def _halves(rng: random.Random) -> str:
-    """Parts of real words, so that every piece of the vocabulary occurs in new places."""
+    """Parts of real words, so that all pieces of the vocabulary occur in new combinations."""
     parts = []
     for _ in range(rng.choice((2, 2, 3))):
         word = rng.choice(KNOWN).lower()
@@ -129,6 +129,6 @@ def _random_letters(rng: random.Random) -> str:
     return "".join(rng.choices(_LETTERS, k=rng.randint(2, 7)))
 
 
-# Training has more of the hard kinds; the examination stays unchanged.
+# Training has more words of the hard kinds; the examination does not change.
 _EXAMINED = (_syllables, _syllables, _halves, _halves, _random_letters)
 _TRAINED = (_syllables, _halves, _halves, _halves, _random_letters, _random_letters)
