@@ -34,13 +34,13 @@ class Attention:
         self._kv_scales = _kv_scales(weights, at)
 
     def __call__(self, x_TH: Tensor, batch: Batch, rotary: Rotary, pages: Tensor) -> Tensor:
-        """The mixer's output [T, H]; the batch's keys and values are stored in `pages`."""
+        """The mixer's output [T, H]. Stores the batch's keys and values in `pages`."""
         places = {"pages_T": batch.pages_T, "offsets_T": batch.offsets_T}
         q_TQX, gate_TQX = self._project(x_TH, rotary, pages, places)
         return self._output(self._attend(q_TQX, batch, pages), gate_TQX)
 
     def store(self, x_TH: Tensor, batch: Batch, rotary: Rotary, pages: Tensor) -> None:
-        """Store the keys and values only, for a layer whose output is not used."""
+        """Only stores keys and values, for rows whose output is not used."""
         store_keys_and_values(
             self._kv_proj.matmul(x_TH),
             self._k_norm,
@@ -69,7 +69,7 @@ class Attention:
     def _project(
         self, x_TH: Tensor, rotary: Rotary, pages: Tensor, places: Mapping[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """Queries and output gates [T, Q, X]; stores keys and values in their pages."""
+        """Queries and output gates [T, Q, X]. Stores keys and values in their pages."""
         return attention_input(
             self._qkv_proj.matmul(x_TH),
             self._q_norm,

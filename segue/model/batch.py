@@ -1,22 +1,22 @@
-"""What one forward pass needs to know about its sequences, as tensors.
+"""A forward pass's view of its sequences, as tensors.
 
     rows of the batch   ┌ d0 d1 d2 │ d0 d1 │ d0 ┐┌ p0 p0 p0 p0 p0 │ p1 p1 p1 ┐
                         └─ round 0 ┴ round 1 ┴ … ┘└── prefill ───────────────┘
                         └───────── decode ───────┘
 
-A *decode chunk* continues a sequence that has a state, by one confirmed token and perhaps a few
-drafts to verify; each token leaves its own state. A *prefill chunk* is any other span of a
-sequence's tokens. Decode rows come first, so that each layer splits its rows once and gives each
-part to the operator made for it. Decode chunks are sorted longest first and stored one *draft
-round* after another: draft round j has the j-th token of every decode chunk that has one. Each
-round is a slice, and the recurrent layers compute it at once.
+A *decode chunk* continues a sequence from a state, with one confirmed token and possibly drafts to
+verify; each token leaves its own state. A *prefill chunk* is any other span of a sequence's tokens.
+Decode rows come first, so that each layer splits its rows once, one part per operator. Decode
+chunks are sorted longest first and stored one *draft round* after another: draft round j has the
+j-th token of every decode chunk that has one. Each round is a slice, which the recurrent layers
+compute at once.
 
-A prefill chunk is cut into *prefill segments* at the positions whose states are kept: the recurrent
-layers leave a state after each. Attention sees whole chunks.
+A prefill chunk is cut into *prefill segments* at the positions whose states are stored: the
+recurrent layers leave a state after each. Attention computes whole chunks.
 
 T tokens of the batch or of its decode rows, D decode chunks, N prefill chunks, M prefill segments,
 P pages of the longest sequence, R rows with logits, S scored rows, I chunks that continue from a
-state, K states kept.
+state, K states stored.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from torch import Tensor
 from segue.kernels.paged_attention.flashinfer.prompts import Attend
 
 Rotary = tuple[Tensor, Tensor]
-"""Cosines and sines [T, 1, R] of tokens' positions, as `rotary_tables` makes them."""
+"""Cosines and sines [T, 1, R] of tokens' positions, from `rotary_tables`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodeRows:
-    """The decode chunks of a batch, one per sequence, all computed at once."""
+    """The decode chunks of a batch, one per sequence, computed together."""
 
     round_sizes: tuple[int, ...]
-    """Of draft round j, the number of chunks that have a j-th token; never rises. One round is a
-    plain decode, further ones verify drafts."""
+    """The number of chunks that have a j-th token, for each draft round j; it never rises. One
+    round is a plain decode, further ones verify drafts."""
     slots_in_D: Tensor
     """Hold the states before the chunks; read-only."""
     slots_out_T: Tensor
     """Each row's slot for the state after its token. The chunk's next token continues from it."""
     page_table_DP: Tensor
-    """Short rows repeat a page of their own."""
+    """Short rows repeat one of their pages."""
     lengths_D: Tensor
     """Tokens of the sequence, including the chunk's first one but not its drafts."""
 
@@ -54,7 +54,7 @@ class DecodeRows:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrefillSegments:
-    """In order: each starts from the state at the end of its chunk's previous segment."""
+    """In order. Each starts from the state at the end of its chunk's previous segment."""
 
     cu_tokens_M1: Tensor
     """Segment m has rows cu[m] to cu[m + 1], counted from the first prefill row."""
@@ -62,7 +62,7 @@ class PrefillSegments:
     cu_segments_N1: Tensor
     """Chunk n has segments cu[n] to cu[n + 1]."""
     slots_in_N: Tensor
-    """For each chunk's first segment. `NO_SLOT`: start from a zero state."""
+    """The states before the chunks. `NO_SLOT`: a zero state."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,16 +73,16 @@ class PrefillRows:
     """Chunk n has rows cu[n] to cu[n + 1], counted from the first prefill row."""
     starts_N: Tensor
     page_table_NP: Tensor
-    """Short rows repeat a page of their own."""
+    """Short rows repeat one of their pages."""
     segments: PrefillSegments
     attend: Attend | None = None
-    """What was planned to attend in all layers; None: our operator."""
+    """The planned attention of all layers; None: our operator."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LastRows:
-    """All rows that logits need, of a batch with others. An attention layer whose output goes
-    nowhere else has to attend for these only."""
+    """The rows that logits need, if a batch has others too. If the last layer is attention, it
+    computes only these."""
 
     rows_R: Tensor
     """In row order: every decode row, then the last row of each prefill chunk."""
@@ -90,21 +90,21 @@ class LastRows:
     """As in `PrefillRows`, for chunks of one token each."""
     starts_N: Tensor
     logit_rows_R: Tensor
-    """Which of these rows to predict from, in the order the chunks were given."""
+    """Which of these rows to predict from, in the caller's order of chunks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HiddenRows:
-    """Which hidden state an MTP layer joins to which token, and which hidden states are kept."""
+    """The hidden state that an MTP layer joins to each token, and those that are stored."""
 
     slots_in_I: Tensor
     """Hold the hidden state before a chunk. All are read before any slot is written."""
     before_T: Tensor
-    """Where the hidden state of each token's predecessor is: a row of this batch, or T + i for the
-    one in `slots_in[i]`. Position 0 has no predecessor and names its own row."""
+    """The place of the hidden state of each token's predecessor: a row of this batch, or T + i for
+    `slots_in[i]`. Position 0 has no predecessor and names its own row."""
     rows_K: Tensor
     slots_out_K: Tensor
-    """Receives the hidden state of row `rows[k]`, the last token that the slot's state contains."""
+    """Receives the hidden state of row `rows[k]`, the last token in the slot's state."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,22 +116,22 @@ class Batch:
     offsets_T: Tensor
     """The token's place in that page."""
     logit_rows_R: Tensor
-    """The rows to predict from, in the order the chunks were given."""
+    """The rows to predict from, in the caller's order of chunks."""
     decode: DecodeRows | None
     prefill: PrefillRows | None
     hidden: HiddenRows | None
     """None if no MTP layer is served."""
     scored_rows_S: Tensor | None = None
-    """The rows before tokens whose log-probabilities are wanted, in the order the chunks were
-    given."""
+    """The rows before tokens whose log-probabilities are requested, in the caller's order of
+    chunks."""
     last: LastRows | None = None
-    """None if other rows' last hidden states are needed too."""
+    """None if the last hidden states of all rows are needed."""
 
     def of_last_rows(self) -> Batch:
         """The last rows as a batch, for attention."""
         last, prefill = self.last, self.prefill
-        assert last is not None, "all rows are needed"
-        assert prefill is not None, "only prefill chunks have rows that are not"
+        assert last is not None, "the last layer computes all rows"
+        assert prefill is not None, "only prefill chunks have rows without logits"
         return replace(
             self,
             token_ids_T=self.token_ids_T[last.rows_R],
@@ -164,4 +164,4 @@ class DraftBatch:
     pages_D: Tensor
     offsets_D: Tensor
     page_table_DP: Tensor
-    """Short rows repeat a page of their own."""
+    """Short rows repeat one of their pages."""

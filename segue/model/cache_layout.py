@@ -20,14 +20,14 @@ def cache_layout(
 ) -> CacheLayout:
     """The layout of one worker's cache, with fields in layer order.
 
-    `kv_dtype` is that of keys and values; `dtype` of activations, the same if it is empty, and so
-    of the convolution state: that state *is* the last inputs of the convolution, so storing it in
-    their dtype loses nothing. The recurrent state is a sum over the whole past and stays float32.
+    `kv_dtype` is that of keys and values; `dtype` that of activations, by default the same. The
+    convolution state has the dtype of activations: it consists of the convolution's last inputs, so
+    this loses nothing. The recurrent state is a sum over the whole past and stays float32.
 
     `with_mtp`: an MTP layer is served. Its fields are numbered after the last layer: keys and
-    values in pages, and in each slot the final hidden state of the last token that the slot's state
-    contains. With the state, a worker can therefore continue drafting. Raises InvalidConfig if the
-    checkpoint has more than one MTP layer.
+    values in pages, and in each slot the final hidden state of the last token in the slot's state,
+    from which drafting continues. Raises InvalidConfig if the checkpoint has more than one MTP
+    layer.
     """
     dtypes = (dtype or kv_dtype, kv_dtype)
     fields = list(_fields(config, page_tokens, *dtypes))

@@ -1,7 +1,7 @@
 """A checkpoint's config.json as frozen dataclasses. No torch: the router reads it too.
 
-Accepts the flat text config and the multimodal one that nests it under `text_config`. Whatever the
-runtime cannot compute is rejected here, by name, before any weight is read.
+Accepts the flat text config and the multimodal one that nests it under `text_config`. Rejects
+unsupported features by name, before any weight is read.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ MODEL_TYPES = {
     "qwen3_5_moe": "Qwen3_5MoeForConditionalGeneration",
     "qwen3_5_moe_text": "Qwen3_5MoeForCausalLM",
 }
-"""Model type → the architecture it means when the config names none."""
+"""Model type → its architecture, if the config names none."""
 
 # Multi-axis rope has one axis for text, so "mrope" and "default" are the same rotation here.
 ROPE_TYPES = ("default", "mrope")
 
 
 class LayerKind(enum.StrEnum):
-    """A layer's mixer, spelt as in `layer_types`."""
+    """A layer's mixer, with the values of `layer_types`."""
 
     GDN = "linear_attention"
     ATTENTION = "full_attention"
@@ -115,17 +115,17 @@ class DenseConfig:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MoeConfig:
     num_experts: int
-    """That tokens are routed to."""
+    """Routed experts."""
     experts_per_token: int
     intermediate_size: int
     """Width of one routed expert."""
     shared_intermediate_size: int
     held: range | None = None
-    """The experts whose weights are here; None: all."""
+    """The experts whose weights this rank holds; None: all."""
 
     @property
     def experts(self) -> range:
-        """The experts whose weights are here."""
+        """The experts whose weights this rank holds."""
         return range(self.num_experts) if self.held is None else self.held
 
     def __post_init__(self) -> None:
@@ -138,7 +138,7 @@ class MoeConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """What the runtime needs to know about a checkpoint."""
+    """The properties of a checkpoint that the runtime needs."""
 
     architecture: str
     vocab_size: int
@@ -149,7 +149,7 @@ class ModelConfig:
     mlp: DenseConfig | MoeConfig
     rms_norm_eps: float
     max_position_embeddings: int
-    """The context: the maximum number of tokens of prompt and answer together."""
+    """The context: maximum tokens of prompt and answer together."""
     dtype: str
     """Dtype of the checkpoint's weights."""
     tie_word_embeddings: bool
@@ -158,15 +158,15 @@ class ModelConfig:
     quantization: Quantization | None = None
     """None if all weights are plain."""
     head: range | None = None
-    """The tokens whose logits are computed here; None: the whole vocabulary."""
+    """The tokens whose logits this rank computes; None: the whole vocabulary."""
     quantizes_activations: bool = False
-    """Whether inputs of products of many rows are quantised, as the checkpoint says."""
+    """Whether inputs of products of many rows are quantised, as the checkpoint specifies."""
     draft_tokens: tuple[range, ...] | None = None
     """The tokens that a draft may be, ascending; None: the whole vocabulary."""
 
     @property
     def head_tokens(self) -> range:
-        """The tokens whose logits are computed here."""
+        """The tokens whose logits this rank computes."""
         return range(self.vocab_size) if self.head is None else self.head
 
     @property
@@ -179,7 +179,7 @@ class ModelConfig:
 
     @classmethod
     def from_folder(cls, folder: Path) -> ModelConfig:
-        """Read `config.json`.
+        """Reads `config.json`.
 
         Raises InvalidCheckpoint for a folder without it, bad JSON, or an unsupported model.
         """
@@ -211,7 +211,11 @@ def _parse(outer: Json, folder: Path) -> ModelConfig:
             v_dim=positive(text, "linear_value_head_dim"),
             conv_kernel=positive(text, "linear_conv_kernel_dim", 4),
         ),
-        mlp=_moe(text) if ARCHITECTURES[architecture] else _dense(text),
+        mlp=(
+            _moe(text)
+            if ARCHITECTURES[architecture]
+            else DenseConfig(intermediate_size=positive(text, "intermediate_size"))
+        ),
         rms_norm_eps=number(text, "rms_norm_eps", float, 1e-6),
         max_position_embeddings=positive(text, "max_position_embeddings"),
         dtype=_dtype(outer, text),
@@ -265,7 +269,7 @@ def _layer_types(text: Json) -> tuple[LayerKind, ...]:
 
 
 def _attention(text: Json) -> AttentionConfig:
-    # Older configs have elsewhere what `rope_parameters` now collects.
+    # Older configs have these values in other places than `rope_parameters`.
     rope = {**text, **section(text, "rope_scaling"), **section(text, "rope_parameters")}
     rope_type = rope.get("rope_type", rope.get("type", "default"))
     require(
@@ -282,10 +286,6 @@ def _attention(text: Json) -> AttentionConfig:
     )
 
 
-def _dense(text: Json) -> DenseConfig:
-    return DenseConfig(intermediate_size=positive(text, "intermediate_size"))
-
-
 def _moe(text: Json) -> MoeConfig:
     return MoeConfig(
         num_experts=positive(text, "num_experts"),
@@ -296,8 +296,8 @@ def _moe(text: Json) -> MoeConfig:
 
 
 def _dtype(outer: Json, text: Json) -> str:
-    """The dtype in the config. float32 if there is none: the only choice that loses nothing."""
-    stated = [c[k] for c in (outer, text) for k in ("dtype", "torch_dtype") if c.get(k)]
-    name = str(stated[0]).removeprefix("torch.") if stated else "float32"
+    """The dtype in the config; float32 if there is none, since that loses nothing."""
+    declared = [c[k] for c in (outer, text) for k in ("dtype", "torch_dtype") if c.get(k)]
+    name = str(declared[0]).removeprefix("torch.") if declared else "float32"
     require(name in DTYPE_BYTES, f"dtype must be one of {sorted(DTYPE_BYTES)}, got {name!r}")
     return name

@@ -33,7 +33,7 @@ class GatedDeltaNet:
         self._out_proj = weight_of(weights, f"{at}.out_proj")
 
     def __call__(self, x_TH: Tensor, batch: Batch, recurrent: Tensor, conv: Tensor) -> Tensor:
-        """The mixer's output [T, H]; updates both states in place, as the batch specifies."""
+        """The mixer's output [T, H]. Updates both states in place, as specified by the batch."""
         shape = self._shape
         widths = [shape.conv_channels, shape.v_width, shape.num_v_heads, shape.num_v_heads]
         qkv_TC, z_TY, rate_TN, dt_TN = torch.split(self._in_proj.matmul(x_TH), widths, dim=1)

@@ -10,9 +10,9 @@ To draft further, m_p replaces h_p, which is not known yet. Keys and values of p
 at p's place in the pages, so a page never depends on later tokens. Position 0 has no hidden state
 before it and is never attended to.
 
-Keys and values do not need attention: there is only one layer, and they follow from its input. So
-the trunk stores them for every token it computes, which costs two small products; attention, MLP
-and head run only for tokens that are drafted from.
+There is only one layer, so its keys and values follow from its input without attention. The trunk
+stores them for every token, which costs two small products. Attention, MLP and head run only for
+tokens to draft from.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from segue.model.weights.draft_tokens import share_of
 from segue.parallel.group import Group
 
 NEVER = -1e30
-"""The logit of a token that is not drafted. It is finite: if a grammar allows only such tokens, the
-draft is one of them."""
+"""The logit of a token that may not be drafted. It is finite: if a grammar allows only such tokens,
+one of them is drafted."""
 
 
 class MtpLayer:
@@ -62,8 +62,8 @@ class MtpLayer:
         self._head = DraftHead(config, weights, group)
 
     def store(self, hidden_TH: Tensor, batch: Batch, rotary: Rotary, cache: CacheTensors) -> None:
-        """Store what later passes need from the trunk's last hidden states: every token's keys and
-        values in its page, and the hidden states that belong to the states kept in slots."""
+        """Stores every token's keys and values in its page, and the hidden states that belong to
+        the states in slots."""
         rows = batch.hidden
         assert rows is not None, "a batch for a model with an MTP layer needs hidden rows"
         slots_SH = cache.of("hidden", self.number)

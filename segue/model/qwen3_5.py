@@ -3,9 +3,9 @@
 A block's mixer is Gated Delta Net or gated attention; its MLP is dense or a mixture of experts. The
 model owns only weights: states and pages belong to the cache, and the batch specifies which to use.
 
-Mixers and MLPs add to the residual stream and read its norm. Between two of them the stream is kept
-in two parts, a sum and the latest output. The output is added only with the next norm, as one
-operator does both.
+Mixers and MLPs add to the residual stream and read its norm. Between two of them the stream has two
+parts, a sum and the latest output. The output is added together with the next norm, by one
+operator.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from segue.model.weight import weight_of
 from segue.parallel.group import ALONE, Group
 
 _SCORED_BYTES = 64 << 20
-"""Most float32 logits of scored rows at a time. What is made of them takes three times as much."""
+"""Limit of float32 logits of scored rows at a time. Scoring them takes three times as much
+memory."""
 
 
 class Block:
@@ -52,7 +53,7 @@ class Block:
         self._mlp = mlp_of(config, weights, f"{at}.mlp")
 
     def mix(self, stream: Stream, batch: Batch, rotary: Rotary, cache: CacheTensors) -> Stream:
-        """Everything that reads or writes the cache."""
+        """The part of the block that reads and writes the cache."""
         x_TH, normed_TH = add_norm(stream, self._mixer_norm, self._group, eps=self._eps)
         if isinstance(self._mixer, Attention):
             return x_TH, self._mixer(normed_TH, batch, rotary, cache.of("kv", self._layer))
@@ -87,8 +88,8 @@ class Qwen3_5:
         with_mtp: bool,
         group: Group = ALONE,
     ) -> None:
-        """`with_mtp`: the cache has the fields of an MTP layer, and the model fills them. `group`:
-        the ranks that compute it together; config and weights are this rank's part."""
+        """`with_mtp`: the cache has the fields of an MTP layer, which the model fills. `group`: the
+        ranks that compute the model together; config and weights are this rank's part."""
         self._config = config
         self._group = group
         self.num_layers = config.num_layers
@@ -108,11 +109,11 @@ class Qwen3_5:
         on_layer: Callable[[int], None] | None,
         on_scored: Callable[[Tensor], None] | None = None,
     ) -> Tensor:
-        """Float32 logits [R, Y] for each of the batch's `logit_rows`; of no use on a rank that does
-        not lead.
+        """Float32 logits [R, Y] for each of the batch's `logit_rows`. Only the first rank uses
+        them.
 
         `on_layer(i)` is called once layer i no longer uses the cache; the MTP layer is the last.
-        Then `on_scored` gets the logits of `scored_rows`, some rows at a time, in order.
+        Then `on_scored` gets the logits of `scored_rows`, in order, some rows at a time.
         """
         rotary = self.rotary(batch.positions_T)
         stream: Stream = (F.embedding(batch.token_ids_T, self._embed), None)
@@ -150,7 +151,7 @@ class Qwen3_5:
         return add_norm(stream, self._norm, self._group, eps=self._config.rms_norm_eps)[1]
 
     def _score(self, hidden_SH: Tensor, on_scored: Callable[[Tensor], None] | None) -> None:
-        assert on_scored is not None, "somebody must take the logits of scored rows"
+        assert on_scored is not None, "scored rows need `on_scored`"
         num_rows = max(_SCORED_BYTES // (4 * self._config.vocab_size), 1)
         for first in range(0, len(hidden_SH), num_rows):
             on_scored(self._logits(hidden_SH[first : first + num_rows]))

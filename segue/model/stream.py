@@ -1,7 +1,7 @@
-"""The residual stream between two layers: a sum, and an output not yet added to it.
+"""The residual stream between two layers: a sum, and an output that is not yet added to it.
 
-With several ranks, the sum is whole on each of them, and an output is a rank's part of it. So the
-ranks exchange outputs in one place, where they are added.
+With several ranks, each has the whole sum but only its partial output. Outputs are therefore summed
+over the ranks in one place, where they are added to the stream.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Stream = tuple[Tensor, Tensor | None]
 def add_norm(
     stream: Stream, weight_H: Tensor, group: Group, *, eps: float
 ) -> tuple[Tensor, Tensor]:
-    """The stream as a single sum [T, H], and its norm, on every rank of the group."""
+    """The stream with the output added [T, H], and its norm, on every rank of the group."""
     x_TH, output_TH = stream
     if output_TH is None:
         return x_TH, rms_norm(x_TH, weight_H, eps=eps)

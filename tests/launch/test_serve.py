@@ -74,7 +74,7 @@ def test_a_tokenizer_that_was_cut_off_is_noticed_before_ray_starts(
     folder = shutil.copytree(checkpoint_dir(), tmp_path / "model")
     (folder / "tokenizer.json").write_text("{")
 
-    assert "tokenizer.json has no end: download it again" in refused(str(folder))
+    assert "tokenizer.json is truncated: download it again" in refused(str(folder))
 
 
 def test_the_first_commands_say_what_tls_and_keys_need() -> None:

@@ -1,4 +1,4 @@
-"""The oracle's weights for a quantised checkpoint: plain ones, by other arithmetic than ours."""
+"""The oracle's weights for a quantised checkpoint: dequantised independently of our code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders as large as real models' that take no room on the disk: headers, and holes for data."""
+"""Folders as large as those of real models, as sparse files: headers, and holes for data."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ HUGE_MOE: dict[str, object] = {
 
 
 def sparse_folder(folder: Path, config: Mapping[str, object], *, dtype: str = "BF16") -> Path:
-    """All that `segue serve` looks at before it starts anything."""
+    """All files that `segue serve` reads before it starts processes."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "tokenizer.json").write_text("{}")
@@ -62,7 +62,7 @@ def sparse_folder(folder: Path, config: Mapping[str, object], *, dtype: str = "B
 
 
 def write_sparse(path: Path, tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
-    """A safetensors file whose data was never written."""
+    """A safetensors file without written data."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, (dtype, shape) in tensors.items():

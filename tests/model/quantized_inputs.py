@@ -54,7 +54,7 @@ def as_nvfp4(x: Tensor, scale: Tensor) -> Tensor:
 
 
 def rounding_of(stored: Tensors, module: str) -> Rounded | None:
-    """Of the inputs of this module's matrix, by what a checkpoint has for it. The scale is that of
+    """The rounding of a module's inputs, by the format of its matrix. The scale is that of
     all matrices with the same inputs, and of all experts of a layer."""
     scales = [
         tensor

@@ -68,7 +68,7 @@ def test_the_oracles_logits_and_greedy_tokens(
 
 @pytest.mark.parametrize("quantization", AT_LOAD)
 @pytest.mark.parametrize("source", ["published_dense", "published_moe", "demo"])
-def test_weights_take_what_was_said(
+def test_weights_take_the_predicted_memory(
     source: str, quantization: str, request: pytest.FixtureRequest
 ) -> None:
     folder = checkpoint_dir() if source == "demo" else request.getfixturevalue(source)

@@ -1,4 +1,4 @@
-"""Drafts are chosen among frequent tokens, whose rows are all that is read of the head."""
+"""Drafts are chosen among frequent tokens; only their rows of the head are read."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_low_ids_and_added_tokens_may_be_drafted(
 
 
 @pytest.mark.parametrize("count", [0, 1536, 5000])
-def test_a_small_vocabulary_is_drafted_from_as_a_whole(count: int) -> None:
+def test_a_small_vocabulary_is_used_as_a_whole(count: int) -> None:
     assert tokens_of_folder(checkpoint_dir(), 1536, count) is None
 
 
@@ -60,7 +60,7 @@ def test_added_tokens_are_those_of_the_tokenizer(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 4, 7])
-def test_each_rank_has_as_many_of_the_tokens(count: int) -> None:
+def test_each_rank_has_an_equal_share_of_the_tokens(count: int) -> None:
     shares = [share_of(TOKENS, Rank(index=index, count=count)) for index in range(count)]
 
     assert [t for share in shares for part in share for t in part] == [t for p in TOKENS for t in p]

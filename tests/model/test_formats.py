@@ -1,4 +1,4 @@
-"""A model that cannot be served is told by name what it is, and what to do."""
+"""The error for a model that cannot be served names its format, and what to do."""
 
 from __future__ import annotations
 
@@ -162,10 +162,10 @@ def test_a_quantisation_that_is_null_is_none(demo: Path) -> None:
 def test_quantised_weights_that_another_file_names(demo: Path, name: str, how: str) -> None:
     with_files(demo, name)
 
-    assert f"quantised weights ({how}, says {name})" in refused(demo)
+    assert f"quantised weights ({how}, according to {name})" in refused(demo)
 
 
-def test_weights_that_are_stored_quantised_whatever_the_config_says(demo: Path) -> None:
+def test_weights_that_are_stored_quantised_despite_the_config(demo: Path) -> None:
     write_sparse(demo / "model.safetensors", {"model.norm.weight": ("F8_E4M3", (8,))})
 
     assert "quantised weights (stored as F8_E4M3)" in refused(demo)
@@ -200,7 +200,7 @@ def test_weights_that_are_cut_off(demo: Path) -> None:
     assert "is truncated: it has 15277052 of 15277152 bytes; download it again" in refused(demo)
 
 
-def test_a_folder_without_a_tokenizer_says_how_to_serve_ids(demo: Path) -> None:
+def test_a_folder_without_a_tokenizer_names_the_flag_for_ids_only(demo: Path) -> None:
     (demo / "tokenizer.json").unlink()
 
     assert "has no tokenizer.json: add the one" in refused(demo)

@@ -1,4 +1,4 @@
-"""The folder's own defaults: which file says what, and which one counts."""
+"""A folder's defaults: the files that define them, and their precedence."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ PUBLISHED = {
 }
 
 
-def test_a_published_folder_says_how_to_sample_and_where_answers_end(tmp_path: Path) -> None:
+def test_a_published_folder_has_sampling_values_and_end_tokens(tmp_path: Path) -> None:
     folder = folder_with(tmp_path, generation=PUBLISHED)
 
     assert read(folder) == GenerationDefaults(
@@ -70,7 +70,7 @@ def test_the_file_can_be_ignored(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "eos_token", ["<|im_end|>", {"content": "<|im_end|>", "special": True, "__type": "AddedToken"}]
 )
-def test_without_the_file_a_chat_ends_where_its_tokenizer_says(
+def test_without_the_file_a_chat_ends_at_the_tokenizers_end_token(
     tmp_path: Path, eos_token: object
 ) -> None:
     folder = folder_with(tmp_path, tokenizer={"eos_token": eos_token})
@@ -78,7 +78,7 @@ def test_without_the_file_a_chat_ends_where_its_tokenizer_says(
     assert read(folder).end_ids == (248044, 248046)
 
 
-def test_a_file_without_end_tokens_leaves_them_to_the_others(tmp_path: Path) -> None:
+def test_without_end_tokens_in_the_file_other_files_are_read(tmp_path: Path) -> None:
     folder = folder_with(
         tmp_path,
         generation={"temperature": 0.7, "eos_token_id": None},
@@ -90,7 +90,7 @@ def test_a_file_without_end_tokens_leaves_them_to_the_others(tmp_path: Path) -> 
     )
 
 
-def test_a_multimodal_config_has_them_inside(tmp_path: Path) -> None:
+def test_a_multimodal_config_has_end_tokens_in_its_text_config(tmp_path: Path) -> None:
     folder = folder_with(
         tmp_path,
         config={"text_config": {"eos_token_id": [248044]}},
@@ -100,7 +100,7 @@ def test_a_multimodal_config_has_them_inside(tmp_path: Path) -> None:
     assert read(folder).end_ids == (248044, 248046)
 
 
-def test_without_a_vocabulary_an_older_folder_names_the_id_itself(tmp_path: Path) -> None:
+def test_an_older_folder_has_the_id_of_its_end_token_without_a_vocabulary(tmp_path: Path) -> None:
     added = {"248044": {"content": "<|endoftext|>"}, "248046": {"content": "<|im_end|>"}}
     folder = folder_with(
         tmp_path, config={}, tokenizer={"eos_token": "<|im_end|>", "added_tokens_decoder": added}
@@ -110,7 +110,7 @@ def test_without_a_vocabulary_an_older_folder_names_the_id_itself(tmp_path: Path
 
 
 @pytest.mark.parametrize("tokenizer", [None, {}, {"eos_token": None}, {"eos_token": "<unknown>"}])
-def test_where_the_tokenizer_knows_none_the_config_is_left(
+def test_without_a_tokenizers_end_token_that_of_the_config_remains(
     tmp_path: Path, tokenizer: dict[str, object] | None
 ) -> None:
     assert read(folder_with(tmp_path, tokenizer=tokenizer)).end_ids == (248044,)
@@ -130,7 +130,7 @@ def test_where_the_tokenizer_knows_none_the_config_is_left(
         ({"temperature": 1, "top_k": 20.0}, SamplingParams(temperature=1, top_k=20)),
     ],
 )
-def test_what_sampling_values_mean(
+def test_sampling_values_are_converted(
     tmp_path: Path, generation: dict[str, object], expected: SamplingParams
 ) -> None:
     assert read(folder_with(tmp_path, generation=generation)).sampling == expected
@@ -150,7 +150,7 @@ def test_what_sampling_values_mean(
         ({"eos_token_id": True}, "eos_token_id must be token ids"),
     ],
 )
-def test_a_file_that_makes_no_sense_is_named(
+def test_an_invalid_file_is_named(
     tmp_path: Path, generation: dict[str, object] | str, message: str
 ) -> None:
     folder = folder_with(tmp_path, generation=generation)

@@ -1,4 +1,4 @@
-"""What is said of weights before they are loaded is what they take when they are."""
+"""The predicted size of weights is their size once they are loaded."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 @pytest.mark.parametrize(
     "name", ["tiny_dense", "tiny_moe", "published_dense", "published_moe", "mtp_moe"]
 )
-def test_weights_take_what_was_said(
+def test_weights_take_the_predicted_memory(
     name: str, mtp: bool, dtype: str, request: pytest.FixtureRequest
 ) -> None:
     folder: Path = request.getfixturevalue(name)

@@ -1,4 +1,4 @@
-"""What published configurations say of weights, module by module."""
+"""The weight formats of published configurations, module by module."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def test_only_linear_layers_are_quantised() -> None:
             {"quant_method": "modelopt", "quant_algo": "NVFP4", "ignore": "lm_head"},
             "must be a list",
         ),
-        ({"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION"}, "which names none"),
+        ({"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION"}, "which is empty"),
         (
             {
                 "quant_method": "modelopt",

@@ -90,7 +90,7 @@ def test_prompts_are_computed_with_rounded_inputs_and_steps_are_not(
     best, chosen = exact[199:].max(-1).values, exact[199:].gather(1, torch.tensor(tokens)[:, None])
     error = root_mean_square(first - exact[:chunk])
     if layout == "fp8":
-        # A scale of its own for each row: where an input is halfway between two codes, a difference
+        # Each row has its own scale: if an input is halfway between two codes, a difference
         # of 1e-7 is one of a code, which other rows and layers see.
         assert error < 0.2 * root_mean_square(without[:chunk] - exact[:chunk])
         assert (best - chosen[:, 0]).max() < 0.1 * exact.std()
@@ -121,7 +121,7 @@ def test_what_is_loaded(layout: str, mtp_moe: Path, tmp_path: Path) -> None:
     }
     if layout == "fp8":
         assert experts | {"layers.0.in_proj.0", "layers.3.qkv_proj"} < numbers.keys()
-        assert set(numbers.values()) == {0}, "inputs get scales of their own"
+        assert set(numbers.values()) == {0}, "scales are computed from the inputs"
     elif layout == "nvfp4":
         assert numbers.keys() == experts
         assert set(numbers.values()) == {16, 8}

@@ -83,7 +83,7 @@ def test_in_bfloat16(make_quantized: MakeQuantized, tmp_path: Path) -> None:
 @pytest.mark.parametrize("mtp", [True, False])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("source", ["published_dense", "published_moe"])
-def test_weights_take_what_was_said(
+def test_weights_take_the_predicted_memory(
     source: str, layout: str, mtp: bool, make_quantized: MakeQuantized
 ) -> None:
     facts = check_folder(make_quantized(source, layout), skip_tokenizer=True)
@@ -167,7 +167,7 @@ def test_weights_that_do_not_fit_are_refused(
         load_runner(folder)
 
 
-def test_what_is_stored_counts_and_not_what_the_configuration_says(
+def test_the_stored_formats_override_the_configuration(
     make_quantized: MakeQuantized, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     source = make_quantized("mtp_dense", "fp8")

@@ -70,7 +70,7 @@ def test_a_row_is_the_same_beside_any_others() -> None:
 
 
 class HalvedWeight(PlainWeight):
-    """Another form: twice the numbers, in memory of its own, and half the product."""
+    """Another form: twice the numbers, in separate memory, and half the product."""
 
     def __init__(self, weight_NK: Tensor) -> None:
         super().__init__(2 * weight_NK)
@@ -103,7 +103,7 @@ def copied_mixed(*args: Any, **kwargs: Any) -> MixedWeights | None:
 
 
 def runner_of(folder: Path) -> tuple[ModelRunner, dict[str, Tensor]]:
-    """And the tensors that were loaded for it."""
+    """With its loaded tensors."""
     config = ModelConfig.from_folder(folder)
     tensors = load_weights(folder, config, dtype=torch.float32, device="cpu")
     layout = cache_layout(config, model_id="m", page_tokens=16, kv_dtype="float32", with_mtp=True)
@@ -133,7 +133,7 @@ def test_every_product_of_a_model_is_its_weights(
     monkeypatch.setattr(weight_module, "Experts", CopiedExperts)
     monkeypatch.setattr(mlp, "mixed_of", copied_mixed)
     runner, tensors = runner_of(path)
-    # What a product would read that went past its weight.
+    # A product that bypassed its weight would read these.
     for name, tensor in tensors.items():
         if tensor.ndim > 1 and name != "embed" and not name.endswith(".conv"):
             assert tensor is not tensors["embed"], "a tied head would take the embedding along"

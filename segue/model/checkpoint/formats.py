@@ -1,4 +1,4 @@
-"""Recognise models that cannot be served: other formats, adapters, quantised weights.
+"""Recognises models that cannot be served: other formats, adapters, quantised weights.
 
 After the error "no config.json" a user looks for that file; after "a GGUF file" the user knows what
 to download instead. File names are enough, so a hub repository is checked before a download.
@@ -38,7 +38,7 @@ _LFS_HEAD = b"version https://git-lfs"
 
 
 def refuse_file(path: Path) -> None:
-    """`path` is a file, and a folder was expected. Raises InvalidCheckpoint."""
+    """Raises InvalidCheckpoint for a file in place of a folder."""
     if path.suffix == ".safetensors":
         raise InvalidCheckpoint(
             f"{path} is one file of a model: give its folder, {path.parent}, with config.json and "
@@ -56,8 +56,8 @@ def refuse_file(path: Path) -> None:
 
 
 def refuse_foreign(names: Collection[str], where: str, *, base_model: str = "") -> None:
-    """`names` are the files of a folder or a repository, called `where`. Raises InvalidCheckpoint
-    if they are known not to be a model in the format of transformers.
+    """Raises InvalidCheckpoint if the files of `where`, a folder or a repository, are known not to
+    be a model in the format of transformers.
     """
     if not names:
         raise InvalidCheckpoint(
@@ -91,15 +91,15 @@ def refuse_foreign_folder(folder: Path) -> None:
 
 
 def refuse_quantised(names: Iterable[str]) -> None:
-    """`names` are the files of a folder or a repository. Raises InvalidCheckpoint if one of them
-    records a quantisation that is not served; config.json may record others."""
+    """Raises InvalidCheckpoint if one of a model's files records a quantisation that is not served.
+    Others are recorded in config.json."""
     for name in names:
         if name in _QUANTISED_BY:
-            raise InvalidCheckpoint(unsupported(f"{_QUANTISED_BY[name]}, says {name}"))
+            raise InvalidCheckpoint(unsupported(f"{_QUANTISED_BY[name]}, according to {name}"))
 
 
 def refuse_lfs_pointer(path: Path) -> None:
-    """A clone without Git LFS has text in place of large files. Raises InvalidCheckpoint."""
+    """Raises InvalidCheckpoint for a text file that Git left in place of a large file."""
     if _head(path).startswith(_LFS_HEAD):
         raise InvalidCheckpoint(
             f"{path} is a Git LFS pointer, not the file itself: run `git lfs pull` in its folder"

@@ -1,4 +1,4 @@
-"""A model folder's defaults for sampling and for end tokens. No torch.
+"""A model folder's defaults for sampling and end tokens. No torch.
 
 generation_config.json   sampling values, end tokens
 config.json              end tokens, if the first file has none …
@@ -8,7 +8,6 @@ tokenizer_config.json    … together with its `eos_token`: Qwen's chats end wit
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 from segue.api.errors import InvalidCheckpoint, InvalidRequest
 from segue.api.types import SamplingParams
-from segue.model.checkpoint.typed_json import Json, read_object, section
+from segue.model.checkpoint.typed_json import Json, number, read_object, section
 
 GENERATION_CONFIG = "generation_config.json"
 _NUMBERS = ("temperature", "top_p", "min_p", "repetition_penalty")
@@ -25,13 +24,9 @@ TokenId = Callable[[str], int | None]
 """The id of a token by its name; None if the vocabulary lacks it."""
 
 
-def _no_vocabulary(token: str) -> None:
-    return None
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationDefaults:
-    """Defaults for what a client does not set."""
+    """Defaults for parameters that a client does not set."""
 
     sampling: SamplingParams = field(default_factory=SamplingParams)
     end_ids: tuple[int, ...] = ()
@@ -39,15 +34,15 @@ class GenerationDefaults:
 
     @classmethod
     def from_folder(
-        cls, folder: Path, *, token_id: TokenId = _no_vocabulary, with_file: bool = True
+        cls, folder: Path, *, token_id: TokenId = lambda _: None, with_file: bool = True
     ) -> GenerationDefaults:
         """`with_file`: use generation_config.json. Raises InvalidCheckpoint."""
         path = folder / GENERATION_CONFIG
-        stated = read_object(path) if with_file and path.exists() else {}
+        declared = read_object(path) if with_file and path.exists() else {}
         try:
-            sampling = _sampling(stated)
-            end_ids = _ids(stated)
-        # The type that holds a value checks it.
+            sampling = _sampling(declared)
+            end_ids = _ids(declared)
+        # The values validate themselves.
         except (InvalidCheckpoint, InvalidRequest) as error:
             raise InvalidCheckpoint(
                 f"{path}: {error}; correct the file, or ignore it with --generation-config none"
@@ -55,16 +50,16 @@ class GenerationDefaults:
         return cls(sampling=sampling, end_ids=end_ids or _end_ids(folder, token_id))
 
 
-def _sampling(stated: Json) -> SamplingParams:
-    """`do_sample: false` is greedy, whatever else is set. A temperature without `do_sample` is
+def _sampling(declared: Json) -> SamplingParams:
+    """`do_sample: false` is greedy, even with a temperature. A temperature without `do_sample` is
     used.
     """
-    given: dict[str, Any] = {n: v for n in _NUMBERS if (v := _number(stated, n)) is not None}
-    top_k = _number(stated, "top_k")
+    given: dict[str, Any] = {n: v for n in _NUMBERS if (v := _number(declared, n)) is not None}
+    top_k = _number(declared, "top_k")
     if top_k is not None:
-        # 0 or -1 means that every token counts.
+        # 0 or -1 keeps all tokens.
         given["top_k"] = max(int(top_k), 0)
-    do_sample = stated.get("do_sample")
+    do_sample = declared.get("do_sample")
     if do_sample is not None and not isinstance(do_sample, bool):
         raise InvalidCheckpoint(f"do_sample must be true or false, got {do_sample!r}")
     if do_sample is False:
@@ -74,13 +69,8 @@ def _sampling(stated: Json) -> SamplingParams:
     return SamplingParams(**given)
 
 
-def _number(stated: Json, name: str) -> float | None:
-    value = stated.get(name)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise InvalidCheckpoint(f"{name} must be a number, got {value!r}")
-    return value
+def _number(declared: Json, name: str) -> float | None:
+    return None if declared.get(name) is None else number(declared, name, float)
 
 
 def _end_ids(folder: Path, token_id: TokenId) -> tuple[int, ...]:
@@ -107,18 +97,18 @@ def _tokenizer_end(folder: Path, token_id: TokenId) -> int | None:
         return known
     # Folders of older libraries list its id here.
     added = config.get("added_tokens_decoder")
-    for number, entry in (added if isinstance(added, dict) else {}).items():
-        if isinstance(entry, dict) and entry.get("content") == token and str(number).isdecimal():
-            return int(number)
+    for added_id, entry in (added if isinstance(added, dict) else {}).items():
+        if isinstance(entry, dict) and entry.get("content") == token and str(added_id).isdecimal():
+            return int(added_id)
     return None
 
 
 def _ids(config: Json) -> tuple[int, ...]:
     """`eos_token_id`: one id or several; empty if it is missing."""
-    stated = config.get("eos_token_id")
+    declared = config.get("eos_token_id")
     ids: Sequence[object] = (
-        () if stated is None else stated if isinstance(stated, list) else [stated]
+        () if declared is None else declared if isinstance(declared, list) else [declared]
     )
     if not all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in ids):
-        raise InvalidCheckpoint(f"eos_token_id must be token ids, got {stated!r}")
+        raise InvalidCheckpoint(f"eos_token_id must be token ids, got {declared!r}")
     return tuple(dict.fromkeys(i for i in ids if isinstance(i, int)))

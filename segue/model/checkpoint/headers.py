@@ -1,6 +1,6 @@
-"""The headers of safetensors files: names, dtypes and shapes, without the data. No torch.
+"""The files of a checkpoint, and their headers: names, dtypes and shapes, without data. No torch.
 
-A file is the length of its header in 8 bytes, the header in JSON, then the data.
+A safetensors file has the length of its header in 8 bytes, the header in JSON, then the data.
 """
 
 from __future__ import annotations
@@ -12,26 +12,46 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segue.api.errors import InvalidCheckpoint
+from segue.model.checkpoint.typed_json import listed, read_object, section
 from segue.model.config import ModelConfig
 
-DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
-"""The dtypes that can be served: the name in the file → our name."""
+DTYPES = ("F32", "BF16", "F16")
+"""Dtypes of plain weights, as named in files."""
 QUANTIZED_DTYPES = ("F8_E4M3", "U8")
-"""Those of quantised weights, if the configuration says how to read them."""
+"""Dtypes of quantised weights, if the configuration specifies their format."""
 PACKED_DTYPE = "U8"
-"""With two weights to a number."""
+"""Two weights per number."""
+_INDEX = "model.safetensors.index.json"
 _MAX_HEADER_BYTES = 100 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class TensorHeader:
     dtype: str
-    """As in the file: "BF16"."""
+    """As named in the file: "BF16"."""
     shape: tuple[int, ...]
 
     @property
     def size(self) -> int:
         return math.prod(self.shape)
+
+
+def read_index(folder: Path) -> dict[str, set[str]]:
+    """File name → the tensors that the index places there; none without an index. Raises
+    InvalidCheckpoint if a file is missing."""
+    path = folder / _INDEX
+    index: dict[str, set[str]] = {}
+    if path.exists():
+        for tensor_name, file_name in section(read_object(path), "weight_map").items():
+            index.setdefault(str(file_name), set()).add(tensor_name)
+        hint = f"{_INDEX} names them"
+    else:
+        index, hint = {"model.safetensors": set()}, f"no {_INDEX} either"
+    if missing := sorted(name for name in index if not (folder / name).is_file()):
+        raise InvalidCheckpoint(
+            f"{folder} lacks the weights {listed(missing)} ({hint}); download it again"
+        )
+    return index
 
 
 def read_headers(path: Path) -> Mapping[str, TensorHeader]:
@@ -71,11 +91,11 @@ VISION_PREFIXES = ("model.visual.", "visual.")
 MTP_PREFIX = "mtp."
 HEAD_PREFIX = "lm_head."
 KV_SCALES = (("k_proj.k_scale", "v_proj.v_scale"), ("k_scale", "v_scale"))
-"""The names in an attention layer of the scales for keys and values in 8 bits: ModelOpt's, and
-those of others. A checkpoint has both of a pair or none."""
+"""Names in an attention layer of the scales for keys and values in 8 bits: ModelOpt's, then those
+of other tools. A checkpoint has both of a pair or none."""
 _READ_SCALES = tuple(f".self_attn.{name}" for pair in KV_SCALES for name in pair)
 INPUT_SCALE = ".input_scale"
-"""After a module's name: the scale of its inputs."""
+"""Suffix of a module's name: the scale of its inputs."""
 _UNUSED_SCALES = (INPUT_SCALE, ".k_scale", ".v_scale", ".k_bmm_scale", ".v_bmm_scale")
 
 
@@ -93,7 +113,7 @@ def reason_to_skip(name: str, config: ModelConfig) -> str:
 
 
 def _is_read(scale: str, config: ModelConfig) -> bool:
-    """The head's inputs are never quantised: the error would go straight into the logits."""
+    """The head's inputs are never quantised: the error would directly affect the logits."""
     if scale.endswith(INPUT_SCALE):
         return config.quantizes_activations and not scale.startswith(HEAD_PREFIX)
     return scale.endswith(_READ_SCALES)

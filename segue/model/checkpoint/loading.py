@@ -1,4 +1,4 @@
-"""Load a checkpoint's tensors into the places that the table of weights names."""
+"""Loads a checkpoint's tensors into the model's, as specified by the table of weights."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -41,13 +40,13 @@ def load_weights(
     rank: Rank = FIRST_OF_ONE,
     quantization: str = NONE,
 ) -> dict[str, Tensor]:
-    """Every target of the table, filled from the checkpoint in `folder`: the rank's part of it.
+    """Every target of the table, filled with the rank's part of the checkpoint in `folder`.
 
-    `config` is the whole model's. Only the pages of the files that have this part are read. With a
-    `quantization`, matrices become codes and scales one by one. In a tied checkpoint "lm_head" is
-    another name for "embed", or quantised from it; without draft weights there is no target under
-    "mtp.". Raises InvalidCheckpoint, naming the tensors, if one is missing,
-    unexpected or duplicated, or if its shape or kind does not fit the config.
+    `config` is the whole model's. Other parts of the files are not read. With a `quantization`,
+    matrices are converted to codes and scales one by one. In a tied checkpoint "lm_head" is another
+    name for "embed", or quantised from it. Without draft weights there is no target under "mtp.".
+    Raises InvalidCheckpoint, with names, for a missing, unexpected or duplicated tensor, and if a
+    shape or dtype does not fit the config.
     """
     with open_checkpoint(folder) as checkpoint:
         sources = _sources(checkpoint, config)
@@ -59,12 +58,12 @@ def load_weights(
         cuts = partial(_cut_of, whole, cuts_of(config, rank))
         weights = _fill(checkpoint, sources, table, dtype, device, cuts)
         if rows := rows_beside_head(config, rank):
-            drafts, taken_rows = _draft_head(whole, rows), {0: rows}
-            weights |= _fill(checkpoint, sources, drafts, dtype, device, lambda name: taken_rows)
+            drafts, of_rows = _draft_head(whole, rows), {0: rows}
+            weights |= _fill(checkpoint, sources, drafts, dtype, device, lambda name: of_rows)
     if config.tie_word_embeddings:
         head, embed = own.head, weights["embed"]
         plain = embed if head is None else embed[head.start : head.stop]
-        weights |= _kept("lm_head", plain, format_at_load(HEAD, quantization))
+        weights |= _stored("lm_head", plain, format_at_load(HEAD, quantization))
     return weights
 
 
@@ -102,7 +101,9 @@ def _check_sources(
 ) -> None:
     for known, name in sources.items():
         piece, tensor = whole.pieces[known], checkpoint.read(name)
-        if not _fits(tensor, piece):
+        is_scalar = not piece.shape and tensor.numel() == 1
+        has_shape = is_scalar or tuple(tensor.shape) == piece.shape
+        if not has_shape or tensor.dtype not in piece.dtypes:
             kinds = "floats" if piece.dtypes == FLOAT_DTYPES else f"{piece.dtypes[0]}"
             raise InvalidCheckpoint(
                 f"{checkpoint.folder}: {name} must be {kinds} of shape {piece.shape}, "
@@ -110,18 +111,13 @@ def _check_sources(
             )
 
 
-def _fits(tensor: Tensor, piece: TensorPiece) -> bool:
-    is_scalar = not piece.shape and tensor.numel() == 1
-    return tensor.dtype in piece.dtypes and (is_scalar or tuple(tensor.shape) == piece.shape)
-
-
 def _cut_of(whole: WeightTable, cuts: Callable[[str], Cut], name: str) -> Cut:
-    """Of a tensor of the checkpoint, which may be what is stored for a quantised matrix."""
+    """The cut of a checkpoint's tensor, which may be codes or scales of a quantised matrix."""
     matrix = weight_of_scale(name) or name
     cut, piece, codes = cuts(matrix), whole.pieces[name], whole.pieces[matrix]
     how = whole.targets[codes.target].rounded_to
     if how in GROUPS:
-        # Only checked: a rank's groups must be the whole model's, so that caches can be exchanged.
+        # Only a check: a rank's groups must be the whole model's, so that caches can be exchanged.
         by_group = (*codes.shape[:-1], num_groups(codes.shape[-1], how))
         stored_cut(name, by_group, codes.shape[-1], cut)
     if not cut or not codes.shape or codes.dtypes == FLOAT_DTYPES:
@@ -131,7 +127,7 @@ def _cut_of(whole: WeightTable, cuts: Callable[[str], Cut], name: str) -> Cut:
 
 
 def _draft_head(whole: WeightTable, rows: Sequence[range]) -> WeightTable:
-    """The head's tensors again, as "draft_head", with these rows."""
+    """These rows of the head's tensors, as "draft_head"."""
     num_rows = sum(map(len, rows))
     pieces = {
         source: replace(piece, target=piece.target.replace("lm_head", "draft_head", 1))
@@ -156,47 +152,44 @@ def _fill(
     device: str,
     cuts: Callable[[str], Cut],
 ) -> dict[str, Tensor]:
-    pieces = groupby(sorted(table.pieces.items(), key=_target), key=_target)
-    of_target = {target: list(run) for target, run in pieces}
+    pieces_of: dict[str, list[tuple[str, TensorPiece]]] = {}
+    for known, piece in table.pieces.items():
+        pieces_of.setdefault(piece.target, []).append((known, piece))
     weights: dict[str, Tensor] = {}
     for name, target in table.targets.items():
         tensor = torch.empty(target.shape, dtype=target.dtype or dtype, device=device)
         filled = on_huge_pages(tensor)
-        for known, piece in of_target.get(name, ()):
+        for known, piece in pieces_of.get(name, ()):
             _copy(checkpoint.read(sources[known]), filled[piece.index], piece, cuts(known))
-        weights |= _kept(name, filled, target.rounded_to)
+        weights |= _stored(name, filled, target.rounded_to)
     return weights
-
-
-def _target(item: tuple[str, TensorPiece]) -> str:
-    return item[1].target
 
 
 def _copy(tensor: Tensor, place: Tensor, piece: TensorPiece, cut: Cut) -> None:
     if not piece.shape:
         place.fill_(tensor.item())
     elif piece.repeats > 1:
-        # Rows are cut after they are repeated: a rank's first row may be inside a block.
+        # Rows are repeated before they are cut: a rank's first row may be inside a block.
         of_columns = {axis: ranges for axis, ranges in cut.items() if axis > 0}
         of_rows = {axis: ranges for axis, ranges in cut.items() if axis == 0}
-        repeated = taken(tensor, of_columns).repeat_interleave(piece.repeats, 0)
-        place.copy_(taken(repeated, of_rows)[: len(place)])
+        repeated = sliced(tensor, of_columns).repeat_interleave(piece.repeats, 0)
+        place.copy_(sliced(repeated, of_rows)[: len(place)])
     elif cut:
-        place.copy_(taken(tensor, cut).reshape(place.shape))
+        place.copy_(sliced(tensor, cut).reshape(place.shape))
     else:
         copy_mapped(place, tensor.view(place.shape))
 
 
-def _kept(name: str, weight: Tensor, how: WeightFormat) -> dict[str, Tensor]:
-    """The tensors that the model has of a filled one."""
+def _stored(name: str, weight: Tensor, how: WeightFormat) -> dict[str, Tensor]:
+    """The model's tensors for a filled one: itself, or codes and scales."""
     if how is WeightFormat.PLAIN:
         return {name: weight}
     codes, scales = rounded(name, weight, how)
     return {name: codes, f"{name}.{SCALES}": scales}
 
 
-def taken(tensor: Tensor, cut: Cut) -> Tensor:
-    """What a cut leaves of a tensor; a view if each axis has one range."""
+def sliced(tensor: Tensor, cut: Cut) -> Tensor:
+    """The cut part of a tensor; a view if each axis has one range."""
     for axis, ranges in cut.items():
         parts = [tensor.narrow(axis, part.start, len(part)) for part in ranges]
         tensor = parts[0] if len(parts) == 1 else torch.cat(parts, dim=axis)

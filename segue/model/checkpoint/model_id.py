@@ -1,4 +1,4 @@
-"""A fingerprint of a folder's weights, which workers compare before they share a cache."""
+"""A fingerprint of a folder's weights, which workers compare before they exchange caches."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MARK = "-"
 _KV_SCALE = re.compile(
     rb'"[^"]*\.[kv]_scale"\s*:\s*\{[^}]*"data_offsets"\s*:\s*\[\s*(\d+)\s*,\s*(\d+)\s*\]'
 )
-"""In a header. The pattern rather than JSON: headers of large models take a second to parse."""
+"""A pattern, since parsing the JSON header of a large model takes a second."""
 
 
 def model_id(folder: Path) -> str:
@@ -43,19 +43,19 @@ def model_id(folder: Path) -> str:
 
 
 def quantised_id(folder_id: str, quantization: str, *, activations: bool = False) -> str:
-    """Of weights that were quantised when they were loaded, or of products whose inputs are: states
-    of other numbers are no use."""
+    """The id of weights that are quantised at load, or whose inputs are quantised: their caches
+    have different numbers."""
     marks = [quantization] * (quantization != NONE) + ["activations"] * activations
     return _MARK.join([folder_id, *marks])
 
 
 def folder_id(served_id: str) -> str:
-    """Of a folder, whatever its weights were quantised to."""
+    """The folder's id, without marks of quantisation."""
     return served_id.partition(_MARK)[0]
 
 
 def _kv_scales(header: bytes) -> Iterator[tuple[int, int]]:
-    """Where their data start, and how long they are, in the header's order."""
+    """Start and length of their data, in the header's order."""
     for found in _KV_SCALE.finditer(header):
         start, end = int(found[1]), int(found[2])
         yield start, min(max(end - start, 0), PROBE_BYTES)

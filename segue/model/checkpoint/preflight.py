@@ -1,9 +1,10 @@
-"""Checks of a model folder without torch, before any process is started for it."""
+"""Checks a model folder without torch, before any process is started for it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 
 from segue.api.errors import InvalidCheckpoint
@@ -17,12 +18,12 @@ from segue.model.checkpoint.headers import (
     QUANTIZED_DTYPES,
     TensorHeader,
     read_headers,
+    read_index,
     reason_to_skip,
 )
-from segue.model.checkpoint.typed_json import listed, read_object, section
 from segue.model.config import ModelConfig
 from segue.model.ranks.config import config_of_rank
-from segue.model.ranks.cuts import Cut, cut_shape, cuts_of, share_of, stored_cut
+from segue.model.ranks.cuts import Cut, cut_shape, cuts_of, stored_cut
 from segue.model.weights.at_load import HEAD, NONE, format_at_load, quantized_bytes
 from segue.model.weights.draft_tokens import rows_beside_head
 from segue.model.weights.quantization import (
@@ -33,17 +34,14 @@ from segue.model.weights.quantization import (
 )
 from segue.parallel.rank import FIRST_OF_ONE, Rank
 
-INDEX_NAME = "model.safetensors.index.json"
-SINGLE_NAME = "model.safetensors"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FolderFacts:
-    """A folder that has all its files."""
+    """The contents of a folder that has all its files."""
 
     config: ModelConfig
     tensors: Mapping[str, TensorHeader]
-    """Only the tensors that are read."""
+    """The tensors that are read, by name."""
 
     @property
     def has_mtp_layer(self) -> bool:
@@ -57,13 +55,13 @@ class FolderFacts:
         rank: Rank = FIRST_OF_ONE,
         quantization: str = NONE,
     ) -> int:
-        """Memory of a rank that loads its part of the weights in `dtype`, or quantises them. Raises
-        InvalidConfig if the model has no such part."""
+        """Memory of a rank's part of the weights in `dtype`, or quantised at load. Raises
+        InvalidConfig if the model cannot be split like this."""
         own = config_of_rank(self.config, rank)
         cuts = cuts_of(self.config, rank)
         tied = 0
         if quantization != NONE and self.config.tie_word_embeddings:
-            # The embedding stays, and the head is a copy of it with other numbers.
+            # The head becomes a quantised copy of the embedding.
             shape = (len(own.head_tokens), self.config.hidden_size)
             tied = quantized_bytes(shape, format_at_load(HEAD, quantization))
         whole = tied + sum(
@@ -93,9 +91,9 @@ class FolderFacts:
             columns = stored.shape[-1] * (2 if stored.dtype == PACKED_DTYPE else 1)
             cut = stored_cut(name, tensor.shape, columns, cut)
         if weight is not None and tensor.dtype not in QUANTIZED_DTYPES:
-            # Scales of blocks and matrices are repeated for each row, in float32.
-            return 4 * share_of((weight.shape[0], *tensor.shape[1:]), cut)
-        size = share_of(tensor.shape, cut)
+            # Scales of blocks and matrices are stored once per row, in float32.
+            return 4 * prod(cut_shape((weight.shape[0], *tensor.shape[1:]), cut))
+        size = prod(cut_shape(tensor.shape, cut))
         if tensor.dtype in QUANTIZED_DTYPES:
             return size
         is_matrix = len(tensor.shape) >= 2 and "conv1d" not in name
@@ -106,7 +104,7 @@ class FolderFacts:
 def check_folder(
     folder: Path, *, skip_tokenizer: bool = False, quantizes_activations: bool = False
 ) -> FolderFacts:
-    """Raises InvalidCheckpoint, which says what the folder is or lacks."""
+    """Raises InvalidCheckpoint, which states what the folder is or lacks."""
     if not folder.is_dir():
         raise InvalidCheckpoint(f"no such model folder: {folder}")
     refuse_foreign_folder(folder)
@@ -114,8 +112,8 @@ def check_folder(
     _check_tokenizer(folder, skip_tokenizer)
     tensors = {
         name: header
-        for path in _weight_files(folder)
-        for name, header in _headers(path).items()
+        for file_name in sorted(read_index(folder))
+        for name, header in _headers(folder / file_name).items()
         if not reason_to_skip(name, config)
     }
     served = [*DTYPES, *(QUANTIZED_DTYPES if config.quantization is not None else ())]
@@ -130,9 +128,9 @@ def _check_tokenizer(folder: Path, skip_tokenizer: bool) -> None:
         return
     if path.is_file():
         refuse_lfs_pointer(path)
-        # A download that was cut off. Parsing all of it takes a large vocabulary half a second.
+        # Finds truncated downloads. Parsing a large vocabulary takes half a second.
         if not _end_of(path).rstrip().endswith(b"}"):
-            raise InvalidCheckpoint(f"{path} has no end: download it again")
+            raise InvalidCheckpoint(f"{path} is truncated: download it again")
         return
     is_slow = (folder / "vocab.json").is_file() or any(folder.glob("*.tiktoken"))
     found = " (it has an older tokenizer format)" if is_slow else ""
@@ -146,20 +144,6 @@ def _end_of(path: Path, num_bytes: int = 64) -> bytes:
     with path.open("rb") as file:
         file.seek(max(path.stat().st_size - num_bytes, 0))
         return file.read()
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    index = folder / INDEX_NAME
-    if index.exists():
-        files = {str(name) for name in section(read_object(index), "weight_map").values()}
-    else:
-        files = {SINGLE_NAME}
-    if missing := sorted(name for name in files if not (folder / name).is_file()):
-        hint = f"{INDEX_NAME} names them" if index.exists() else f"no {INDEX_NAME} either"
-        raise InvalidCheckpoint(
-            f"{folder} lacks the weights {listed(missing)} ({hint}); download it again"
-        )
-    return [folder / name for name in sorted(files)]
 
 
 def _headers(path: Path) -> Mapping[str, TensorHeader]:

@@ -13,7 +13,7 @@ from segue.model.checkpoint.formats import refuse_file
 logger = logging.getLogger(__name__)
 
 TEXT_FILES = ["*.json", "*.jinja", "merges.txt"]
-"""Config, tokenizer and chat template: all that a process needs if it does not load weights."""
+"""Config, tokenizer and chat template: enough for a process that does not load weights."""
 WEIGHT_FILES = ["*.safetensors"]
 
 _HUB_TIMEOUT_S = 10.0
@@ -73,7 +73,7 @@ def _download(model: str, patterns: list[str]) -> Path:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise InvalidCheckpoint(
-            f"{model!r} is neither a folder here nor a model we can get from the hub: {reason}"
+            f"{model!r} is neither a local folder nor a model that the hub provides: {reason}"
         ) from error
 
 
@@ -83,14 +83,14 @@ def is_local(model: str) -> bool:
 
 
 def hub_files(model: str) -> Mapping[str, int] | None:
-    """The files of a model on the hub, with their sizes; the request takes kilobytes. None if the
-    hub does not answer or does not know the model.
+    """The files of a model on the hub, with their sizes. None if the hub does not answer or does
+    not know the model.
     """
     from huggingface_hub import HfApi
 
     try:
         found = HfApi().model_info(model, files_metadata=True, timeout=_HUB_TIMEOUT_S)
-    # The library's transport raises errors of its own. The download will report the cause.
+    # The library's transport has its own errors. The download will report the cause.
     except Exception as error:
         logger.info("no file sizes from the hub", extra={"model": model, "error": repr(error)})
         return None

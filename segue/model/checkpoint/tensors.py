@@ -1,7 +1,7 @@
 """A folder of safetensors as one table of tensors, each read on demand.
 
-Files are memory-mapped, not read: a tensor costs memory only when it is copied, and what has been
-copied is unmapped again, so that a process never holds its weights twice.
+Files are memory-mapped, not read. A tensor is unmapped once it is copied, so that a process never
+holds its weights twice.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from segue.api.errors import InvalidCheckpoint
-from segue.model.checkpoint.preflight import INDEX_NAME, SINGLE_NAME
-from segue.model.checkpoint.typed_json import listed, read_object, section
+from segue.model.checkpoint.headers import read_index
+from segue.model.checkpoint.typed_json import listed
 
 _BLOCK_BYTES = 32 << 20
-"""Of a file, mapped at once while it is copied."""
+"""Part of a file that is mapped at once while it is copied."""
 _MADV_DONTNEED = 4
 
 
@@ -35,7 +35,7 @@ class SafetensorsFile(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CheckpointFiles:
-    """The tensors of all files, in their order on disk."""
+    """The tensors of all files, in disk order."""
 
     folder: Path
     files: Mapping[str, SafetensorsFile]
@@ -47,8 +47,8 @@ class CheckpointFiles:
 
 
 def copy_mapped(place: Tensor, mapped: Tensor) -> None:
-    """Copies a tensor of a checkpoint to `place`, of the same shape, and unmaps its memory block by
-    block. Its content must not be read afterwards."""
+    """Copies a checkpoint's tensor to `place`, of the same shape, and unmaps it block by block. It
+    must not be read afterwards."""
     if mapped.nbytes <= _BLOCK_BYTES:
         place.copy_(mapped)
         _unmap(mapped)
@@ -60,8 +60,8 @@ def copy_mapped(place: Tensor, mapped: Tensor) -> None:
 
 
 def _unmap(mapped: Tensor) -> None:
-    """Lets the system take back the whole pages of a tensor in a mapped file. They stay in its
-    cache of files, for other processes that load the same checkpoint."""
+    """Unmaps the whole pages of a tensor in a mapped file. They stay in the page cache, for other
+    processes that load the same checkpoint."""
     if sys.platform != "linux":
         return
     page = mmap.PAGESIZE
@@ -74,47 +74,26 @@ def _unmap(mapped: Tensor) -> None:
 
 @contextmanager
 def open_checkpoint(folder: Path) -> Iterator[CheckpointFiles]:
-    """Open every file of the checkpoint in `folder`.
+    """Opens all files of the checkpoint in `folder`.
 
-    Raises InvalidCheckpoint for a missing, truncated or foreign file, for a tensor that is in two
-    files, and for a file that lacks a tensor which the index places there.
+    Raises InvalidCheckpoint for a missing, truncated or foreign file, for a tensor in two files,
+    and for a file that lacks a tensor of the index.
     """
-    index = _read_index(folder)
+    index = read_index(folder)
     with ExitStack() as stack:
         files: dict[str, SafetensorsFile] = {}
         for file_name, promised in index.items():
-            file = stack.enter_context(_open_file(folder / file_name))
+            path = folder / file_name
+            try:
+                file: SafetensorsFile = stack.enter_context(safe_open(path, framework="pt"))
+            except (SafetensorError, OSError) as error:
+                raise InvalidCheckpoint(
+                    f"{path} is truncated or not safetensors: {error}"
+                ) from error
             names = file.keys()
             if missing := sorted(promised.difference(names)):
-                raise InvalidCheckpoint(
-                    f"{folder / file_name} lacks tensors that the index places there: "
-                    f"{listed(missing)}"
-                )
+                raise InvalidCheckpoint(f"{path} lacks tensors of the index: {listed(missing)}")
             if twice := sorted(files.keys() & set(names)):
                 raise InvalidCheckpoint(f"{folder}: tensors in more than one file: {listed(twice)}")
             files.update(dict.fromkeys(names, file))
         yield CheckpointFiles(folder, files)
-
-
-def _read_index(folder: Path) -> dict[str, set[str]]:
-    """File name → the tensors that the index places there; no tensors without an index."""
-    path = folder / INDEX_NAME
-    if not path.exists():
-        return {SINGLE_NAME: set()}
-    index: dict[str, set[str]] = {}
-    for tensor_name, file_name in section(read_object(path), "weight_map").items():
-        index.setdefault(str(file_name), set()).add(tensor_name)
-    return index
-
-
-@contextmanager
-def _open_file(path: Path) -> Iterator[SafetensorsFile]:
-    try:
-        file = safe_open(path, framework="pt")
-    except FileNotFoundError:
-        hint = f"no {INDEX_NAME} either" if path.name == SINGLE_NAME else "the index names it"
-        raise InvalidCheckpoint(f"missing weights file {path} ({hint})") from None
-    except (SafetensorError, OSError) as error:
-        raise InvalidCheckpoint(f"{path} is truncated or not safetensors: {error}") from error
-    with file as opened:
-        yield opened

@@ -1,9 +1,9 @@
-"""A rank's part of a model as a config of its own, from which its layers and caches follow.
+"""A rank's part of a model as a config, which determines its layers and caches.
 
-Attention is split by key/value heads (ranks that are a multiple of them share them), Gated Delta
-Net by key heads with their value heads, MLPs by columns, routed experts by columns or as a whole,
-and the head by vocabulary. Every rank has the whole embedding, norms and routers: they are small,
-or need no product, and splitting them would add a sum over all ranks.
+Attention is split by key/value heads (if there are more ranks than heads, ranks share them), Gated
+Delta Net by key heads with their value heads, MLPs by columns, routed experts by columns or as a
+whole, and the head by vocabulary. Every rank has the whole embedding, norms and routers: splitting
+them would save little and add a sum over all ranks.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from segue.parallel.rank import Rank
 
 
 def config_of_rank(config: ModelConfig, rank: Rank) -> ModelConfig:
-    """Raises InvalidConfig, with the numbers, if the model cannot be split over these ranks."""
+    """Raises InvalidConfig if the model cannot be split over these ranks."""
     if rank.count == 1:
         return config
     if problems := list(_problems(config, rank)):
@@ -44,7 +44,7 @@ def config_of_rank(config: ModelConfig, rank: Rank) -> ModelConfig:
 
 
 def head_of(vocab_size: int, rank: Rank) -> range:
-    """The tokens of a rank's part of the head. The last parts may be shorter."""
+    """The tokens of a rank's part of the head. The last parts may have fewer."""
     width = -(-vocab_size // rank.count)
     return range(min(rank.index * width, vocab_size), min((rank.index + 1) * width, vocab_size))
 

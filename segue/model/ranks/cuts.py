@@ -1,9 +1,8 @@
-"""Which part of a checkpoint's tensor a rank reads. Pure, by the tensor's name. No torch."""
+"""The part of each checkpoint tensor that a rank reads, by the tensor's name. No torch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from math import prod
 
 from segue.api.errors import InvalidConfig
 from segue.model.config import ModelConfig, MoeConfig
@@ -12,7 +11,7 @@ from segue.model.weights.quantization import FP8_BLOCK
 from segue.parallel.rank import Rank
 
 Cut = Mapping[int, Sequence[range]]
-"""For each axis that is cut, the ranges that are taken, in order. Empty: the whole tensor."""
+"""The ranges to read of each axis that is cut, in order. Empty: the whole tensor."""
 
 _NOTHING: Cut = {0: [range(0)]}
 _EACH = "#"
@@ -20,8 +19,8 @@ _EACH = "#"
 
 
 def cuts_of(config: ModelConfig, rank: Rank) -> Callable[[str], Cut]:
-    """The cut of each tensor, by its name in the checkpoint without the text model's prefix. It is
-    empty also for a name that is none. `config` is the whole model's."""
+    """Returns a function from a tensor's name, without the text model's prefix, to its cut, which
+    is empty for unknown names. `config` is the whole model's."""
     if rank.count == 1:
         return lambda name: {}
     cuts = {**_of_mixers(config, rank), **_of_mlp(config, rank)}
@@ -41,11 +40,11 @@ def cuts_of(config: ModelConfig, rank: Rank) -> Callable[[str], Cut]:
 
 
 def stored_cut(name: str, shape: Sequence[int], columns: int, cut: Cut) -> Cut:
-    """The cut of a tensor that is stored for a quantised matrix with so many columns: of its codes,
-    which may be packed, or of its scales, which are for several columns each. Rows are those of the
-    matrix. Raises InvalidConfig if a rank's columns do not end where a scale does."""
+    """The cut of a quantised matrix's codes, which may be packed, or of its scales, each for
+    several columns. `columns`, and the rows of `cut`, are those of the matrix. Raises InvalidConfig
+    if the columns of a scale belong to two ranks."""
     if len(shape) < 2:
-        # One scale for all, which each row gets.
+        # One scale for the matrix, which is repeated for each row.
         return {axis: ranges for axis, ranges in cut.items() if axis == 0}
     if 1 not in cut or len(shape) > 2:
         return cut
@@ -60,13 +59,8 @@ def stored_cut(name: str, shape: Sequence[int], columns: int, cut: Cut) -> Cut:
     return {**cut, 1: [range(part.start // each, -(-part.stop // each)) for part in cut[1]]}
 
 
-def share_of(shape: Sequence[int], cut: Cut) -> int:
-    """The number of elements that a cut leaves of a tensor."""
-    return prod(cut_shape(shape, cut))
-
-
 def cut_shape(shape: Sequence[int], cut: Cut) -> list[int]:
-    """What a cut leaves of a tensor."""
+    """The shape of a tensor's cut part."""
     return [
         sum(len(part) for part in cut[axis]) if axis in cut else size
         for axis, size in enumerate(shape)
@@ -110,9 +104,9 @@ def _of_mlp(config: ModelConfig, rank: Rank) -> dict[str, Cut]:
     experts, width = rank.experts(mlp.num_experts), rank.expert_columns(mlp.intermediate_size)
     return {
         **_gated("shared_expert", rank.part(mlp.shared_intermediate_size)),
-        # One by one.
+        # Each expert's own tensors.
         **_gated(_EACH, width),
-        # All in one tensor, gate stacked on up.
+        # One tensor of all experts, gate stacked on up.
         "experts.gate_up_proj": {0: [experts], 1: [width, _after(mlp.intermediate_size, width)]},
         "experts.down_proj": {0: [experts], 2: [width]},
     }

@@ -1,12 +1,12 @@
-"""Which weights of a plain checkpoint are quantised at load, and what they take. No torch.
+"""The weights of a plain checkpoint that are quantised at load, and their sizes. No torch.
 
-Quantised are the matrices that a step reads most of its bytes from: the projections of attention,
-Gated Delta Net and MLPs, experts, the draft layer's, and the head. Four bits are too few for the
-head, whose errors go straight into the logits: it gets eight.
+Quantised are the large matrices, which account for most of the bytes that a step reads: the
+projections of attention, Gated Delta Net and MLPs, experts, the draft layer's, and the head. The
+head gets eight bits: its errors directly affect the logits, so four are too few.
 
-Plain stay the embedding, of which a step reads a row for each token; norms, the convolution, decays
-and their inputs (in_proj_a, in_proj_b), whose errors add up over all later tokens; and routers and
-the shared expert's gate, where a small error changes which experts answer. They are small.
+Other weights stay plain: the embedding, of which a step reads one row per token; norms, the
+convolution, decays and their inputs (in_proj_a, in_proj_b), whose errors add up over all later
+tokens; routers and the shared expert's gate, where a small error changes the choice of experts.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ NONE = "none"
 CHOICES = (NONE, WeightFormat.INT8.value, WeightFormat.INT4.value)
 HEAD = "lm_head.weight"
 GROUPS = {WeightFormat.INT8: 128, WeightFormat.INT4: 32}
-"""Columns of a row that share a scale; of the last group perhaps fewer."""
+"""Columns of a row that share a scale. The last group may have fewer."""
 _SCALE_BYTES = {WeightFormat.INT8: 4, WeightFormat.INT4: 2}
 _MATRIX = re.compile(
     r"(^|\.)([qkvo]_proj|in_proj_(qkv|z)|out_proj|(gate|up|down|gate_up)_proj|fc)(\.weight)?$"
@@ -29,7 +29,7 @@ _MATRIX = re.compile(
 
 
 def require_quantization(quantization: str, device: str) -> None:
-    """Raises ValueError for a setting that is none, or that the device has no kernel for."""
+    """Raises ValueError for an unknown setting, or one without a kernel on this device."""
     if quantization not in CHOICES:
         raise ValueError(f"quantization must be one of {', '.join(CHOICES)}, got {quantization!r}")
     if quantization != NONE and device != "cpu":
@@ -40,7 +40,7 @@ def require_quantization(quantization: str, device: str) -> None:
 
 
 def format_at_load(name: str, quantization: str) -> WeightFormat:
-    """How a tensor is kept in memory, by its name in the checkpoint without the prefix."""
+    """A tensor's format in memory, by its name in the checkpoint without the prefix."""
     if quantization == NONE:
         return WeightFormat.PLAIN
     if name == HEAD:
@@ -53,7 +53,7 @@ def num_groups(columns: int, how: WeightFormat) -> int:
 
 
 def quantized_bytes(shape: Sequence[int], how: WeightFormat) -> int:
-    """Of codes and scales."""
+    """Bytes of codes and scales."""
     *rows, columns = shape
     codes = columns if how is WeightFormat.INT8 else columns // 2
     return prod(rows) * (codes + _SCALE_BYTES[how] * num_groups(columns, how))

@@ -1,10 +1,10 @@
-"""Which tokens a draft may be: frequent ones, so that the draft layer's head is short. No torch.
+"""The tokens that may be drafted: only frequent ones, for a small draft head. No torch.
 
-A BPE vocabulary numbers its tokens in the order in which they were merged, the most frequent pair
-first. So low ids are frequent tokens. Added tokens (<|im_end|>, <think>, <tool_call>) have the
-highest ids, but answers are full of them: all of them may be drafted.
+A BPE vocabulary numbers its tokens in the order of merges, the most frequent pair first. So low ids
+are frequent tokens. Added tokens (<|im_end|>, <think>, <tool_call>) have the highest ids, but are
+frequent in answers: all of them may be drafted.
 
-A draft decides nothing: the trunk's own token does. A rare token is only never drafted.
+The trunk's own token decides. So rare tokens are never drafted, but still generated.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _TOKENIZER = "tokenizer.json"
 
 
 def tokens_of_folder(folder: Path, vocab_size: int, count: int) -> tuple[range, ...] | None:
-    """The tokens that a checkpoint's drafts may be; None for the whole vocabulary. `count`: 0, or
-    how many beside the added ones. Without a tokenizer it has no added ones."""
+    """The tokens that may be drafted; None: the whole vocabulary. `count`: their number without
+    added ones; 0: all. Without tokenizer.json there are no added ones."""
     if not 0 < count < vocab_size:
         return None
     path = folder / _TOKENIZER
@@ -35,7 +35,7 @@ def tokens_of_folder(folder: Path, vocab_size: int, count: int) -> tuple[range, 
 def frequent_tokens(
     vocab_size: int, added_ids: Collection[int], count: int
 ) -> tuple[range, ...] | None:
-    """The first `count` ids and the added ones, in order, as ranges; None if that is all, or
+    """The first `count` ids and the added ones, in order, as ranges; None if these are all, or
     `count` is 0."""
     if not 0 < count < vocab_size:
         return None
@@ -49,8 +49,8 @@ def frequent_tokens(
 
 
 def share_of(tokens: Sequence[range], rank: Rank) -> tuple[range, ...]:
-    """The part of the tokens whose logits a rank computes: as many as each other rank's, wherever
-    they are in the vocabulary. The last ranks may have fewer."""
+    """The tokens whose logits a rank computes: an equal share, regardless of their place in the
+    vocabulary. The last ranks may have fewer."""
     wanted = head_of(sum(map(len, tokens)), rank)
     shares, first = [], 0
     for part in tokens:
@@ -62,8 +62,8 @@ def share_of(tokens: Sequence[range], rank: Rank) -> tuple[range, ...]:
 
 
 def rows_beside_head(config: ModelConfig, rank: Rank) -> tuple[range, ...]:
-    """Rows of the head that a rank needs for drafts and does not have: a rank's part of the head is
-    of the vocabulary, where frequent tokens would be one rank's. `config` is the whole model's."""
+    """Rows of the head that a rank loads additionally for drafts. Ranks split the head by
+    vocabulary, so that one of them has most frequent tokens. `config` is the whole model's."""
     if config.draft_tokens is None or rank.count == 1 or config.tie_word_embeddings:
         return ()
     return share_of(config.draft_tokens, rank)

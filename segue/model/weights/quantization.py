@@ -1,14 +1,14 @@
-"""What a checkpoint's configuration says about quantised weights. No torch.
+"""The quantisation that a checkpoint's configuration declares. No torch.
 
 Two layouts are published for these models:
 
 - `quant_method: fp8`: FP8 (e4m3) with a scale for each block of 128 by 128 weights.
-- `quant_method: modelopt` in config.json, or hf_quant_config.json: FP8 with one scale for a matrix,
-  NVFP4 with a scale for each 16 weights of a row and one for the matrix, or a mixture that is
-  named module by module.
+- `quant_method: modelopt` in config.json, or hf_quant_config.json: FP8 with one scale per matrix,
+  NVFP4 with a scale for each 16 weights of a row and one for the matrix, or a mixture that lists
+  the format of each module.
 
-Only weights are quantised here. A checkpoint's scales for activations are used only with `[engine]
-quantize_activations`; without it a product is at least as exact as one that quantises its inputs.
+By default only weights are quantised. A checkpoint's scales for activations are used with `[engine]
+quantize_activations`; products without it are at least as exact.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class WeightFormat(StrEnum):
     """e4m3, with one scale."""
     NVFP4 = "nvfp4"
     INT8 = "int8"
-    """These two are never stored in a checkpoint, but made when it is loaded."""
+    """This and INT4: never in a checkpoint, only quantised at load."""
     INT4 = "int4"
 
 
@@ -60,26 +60,25 @@ _EXPERT = re.compile(r"(?<=\.experts)\.\d+(?=\.)")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quantization:
-    """Modules have the checkpoint's names, without the text model's prefix or `.weight`."""
+    """Modules are named as in the checkpoint, without the text model's prefix and `.weight`."""
 
     method: str
     default: WeightFormat
-    """Of a linear layer that is neither excluded nor named."""
+    """The format of linear layers that are neither excluded nor named."""
     excluded: tuple[str, ...] = ()
-    """Modules, or patterns with `*`, whose weights are plain."""
+    """Modules with plain weights, or patterns with `*`."""
     named: tuple[tuple[str, WeightFormat], ...] = ()
-    """Modules, each with all that is below it."""
+    """Modules and their format, which includes their submodules."""
     quantizes_mtp: bool
 
     def format_of(self, module: str) -> WeightFormat:
-        """How the configuration says that this module's weight is stored. All experts of a layer
-        are stored alike."""
+        """The declared format of a module's weight. All experts of a layer have the same."""
         return _format_of(self, _EXPERT.sub("", module))
 
 
 @functools.cache
 def _format_of(settings: Quantization, module: str) -> WeightFormat:
-    """Large models have hundreds of patterns, and a hundred thousand matrices of experts."""
+    """Cached: large models have hundreds of patterns and a hundred thousand expert matrices."""
     named = dict(settings.named)
     parts = module.split(".")
     for end in range(len(parts), 0, -1):
@@ -94,8 +93,8 @@ def _format_of(settings: Quantization, module: str) -> WeightFormat:
 
 
 def quantization_of(outer: Json, text: Json, folder: Path) -> Quantization | None:
-    """From config.json, `text` being its inner text config, or the file that ModelOpt writes beside
-    it. Raises InvalidCheckpoint for a method that cannot be served."""
+    """From config.json or ModelOpt's own file in `folder`. `text`: the text config in config.json.
+    Raises InvalidCheckpoint for a method that cannot be served."""
     for config in (outer, text):
         if config.get("quantization_config"):
             return parse(section(config, "quantization_config"))
@@ -110,7 +109,7 @@ def quantization_of(outer: Json, text: Json, folder: Path) -> Quantization | Non
 
 
 def parse(settings: Json) -> Quantization:
-    """The section of a configuration. Raises InvalidCheckpoint."""
+    """Parses the section of a configuration. Raises InvalidCheckpoint."""
     method = str(settings.get("quant_method", "")).lower()
     if method == "fp8":
         return _block_fp8(settings)
@@ -120,7 +119,7 @@ def parse(settings: Json) -> Quantization:
 
 
 def weight_of_scale(name: str) -> str:
-    """The weight that the tensor of this name is a scale of; empty if it is not a scale."""
+    """The name of the weight that a scale belongs to; empty for other tensors."""
     for ending in _SCALE_ENDINGS:
         if name.endswith(f".weight{ending}"):
             return name.removesuffix(ending)
@@ -128,7 +127,7 @@ def weight_of_scale(name: str) -> str:
 
 
 def unsupported(how: str) -> str:
-    """The error message, which names the method."""
+    """The error message for a method."""
     return (
         f"quantised weights ({how}) are not supported; served are bfloat16 and float32, FP8 with "
         "128x128 blocks, and ModelOpt's FP8 and NVFP4: use such a release of this model"
@@ -136,7 +135,8 @@ def unsupported(how: str) -> str:
 
 
 def _block_fp8(settings: Json) -> Quantization:
-    _require_e4m3(settings)
+    if (fmt := str(settings.get("fmt", "e4m3"))) != "e4m3":
+        raise InvalidCheckpoint(unsupported(f"fp8 in the format {fmt}"))
     block = settings.get("weight_block_size")
     if block not in (None, [FP8_BLOCK, FP8_BLOCK]):
         raise InvalidCheckpoint(
@@ -148,12 +148,6 @@ def _block_fp8(settings: Json) -> Quantization:
         excluded=_names(settings, "modules_to_not_convert", "ignored_layers"),
         quantizes_mtp=True,
     )
-
-
-def _require_e4m3(settings: Json) -> None:
-    stored = str(settings.get("fmt", "e4m3"))
-    if stored != "e4m3":
-        raise InvalidCheckpoint(unsupported(f"fp8 in the format {stored}"))
 
 
 def _modelopt(settings: Json) -> Quantization:
@@ -175,7 +169,7 @@ def _modelopt(settings: Json) -> Quantization:
             for module in layers
         )
         if not named:
-            raise InvalidCheckpoint("MIXED_PRECISION needs quantized_layers, which names none")
+            raise InvalidCheckpoint("MIXED_PRECISION needs quantized_layers, which is empty")
     return Quantization(
         method="modelopt",
         default=default,
@@ -190,7 +184,7 @@ def _format(algorithm: str, settings: object) -> WeightFormat:
         raise InvalidCheckpoint(unsupported(f"ModelOpt, {algorithm or 'no quant_algo'}"))
     group = settings.get("group_size") if isinstance(settings, Mapping) else None
     if _OF_ALGORITHM[algorithm] is WeightFormat.NVFP4 and group not in (None, NVFP4_GROUP):
-        raise InvalidCheckpoint(f"NVFP4 has group_size {NVFP4_GROUP}, got {group!r:.40}")
+        raise InvalidCheckpoint(f"NVFP4 needs group_size {NVFP4_GROUP}, got {group!r:.40}")
     return _OF_ALGORITHM[algorithm]
 
 
@@ -206,7 +200,7 @@ def _names(settings: Json, *keys: str) -> tuple[str, ...]:
 
 
 def without_prefix(module: str) -> str:
-    """A module or a tensor as the table of weights names it."""
+    """A module's or tensor's name in the table of weights."""
     prefix = next((p for p in _TEXT_PREFIXES if module.startswith(p)), "")
     return module.removeprefix(prefix)
 
@@ -224,4 +218,4 @@ def _described(settings: Json) -> str:
     if isinstance(bits, int):
         parts.append(f"{bits} bits")
     parts += [key.removeprefix("load_in_") for key in settings if str(key).startswith("load_in_")]
-    return ", ".join(parts) or "method unknown"
+    return ", ".join(parts) or "unknown method"

@@ -1,7 +1,7 @@
-"""A plain matrix as codes with scales, by rounding to the nearest.
+"""Quantises a plain matrix to codes with scales, by rounding to nearest.
 
-Symmetric: a group's scale is what its largest weight needs. In four bits there are eight negative
-steps and seven positive ones, so the sign of the scale gives the largest weight the eighth.
+Symmetric: a group's largest weight determines its scale. Four bits have eight negative steps but
+seven positive ones, so the scale's sign is chosen such that the largest weight gets the eighth.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from segue.model.weights.at_load import GROUPS, num_groups
 from segue.model.weights.quantization import WeightFormat
 
 _BLOCK_ELEMENTS = 1 << 21
-"""Rounded at a time."""
+"""Elements rounded at a time."""
 
 
 def rounded(name: str, weight: Tensor, how: WeightFormat) -> tuple[Tensor, Tensor]:
@@ -58,10 +58,10 @@ def _int8(weight_NBG: Tensor, codes_NK: Tensor, scales_NB: Tensor) -> None:
 def _int4(weight_NBG: Tensor, codes_NL: Tensor, scales_NB: Tensor) -> None:
     high, low = weight_NBG.amax(-1), weight_NBG.amin(-1)
     scales_NB.copy_(torch.where(high > -low, high, low).div_(-8))
-    # The scale is rounded first, so that codes fit what it became.
+    # Codes are for the rounded scale.
     scale = scales_NB.float()
-    is_none = scale.abs() < _LEAST
-    steps = weight_NBG / scale.masked_fill(is_none, 1.0)[..., None]
+    is_zero = scale.abs() < _LEAST
+    steps = weight_NBG / scale.masked_fill(is_zero, 1.0)[..., None]
     codes_NK = steps.round_().clamp_(-8, 7).to(torch.int8).flatten(1) & 15
     pairs_NL2 = (
         codes_NK[:, : 2 * codes_NL.shape[1]]
@@ -73,4 +73,4 @@ def _int4(weight_NBG: Tensor, codes_NL: Tensor, scales_NB: Tensor) -> None:
 
 
 _LEAST = 1e-30
-"""Below this a group is zeros."""
+"""A group with a smaller scale is all zeros."""

@@ -1,25 +1,24 @@
 """The table of weights for a checkpoint that stores some of them quantised.
 
-A quantised matrix [N, K] of a module M becomes these tensors of the model, under the name that the
-plain matrix would have:
+A quantised matrix [N, K] of a module M becomes these tensors of the model, named like the plain
+matrix:
 
     FP8     M.weight → name [N, K]        M.weight_scale_inv [N/128, K/128] → name.scales [N, K/128]
                                           or M.weight_scale, a scalar → name.scales [N, 1]
     NVFP4   M.weight → name [N, K/2]      M.weight_scale → name.scales [N, K/16]
                                           M.weight_scale_2, a scalar → name.row_scales [N]
 
-FP8's scales are repeated for each row, which takes 3 % of the weight: so matrices can be stacked,
-and a stack cut, at any row. In a stack whose matrices are stored differently, such as that of a
-Gated Delta Net's input projections, each run of matrices that are stored alike is a tensor of its
-own: name.0, name.1, ...
+FP8's scales are repeated for each row, which adds 3 % to the weight, so that matrices can be
+stacked and cut at any row. In a stack of matrices with several formats, such as a Gated Delta Net's
+input projections, each run with one format is a separate tensor: name.0, name.1, ...
 
-If inputs are quantised too (`ModelConfig.quantizes_activations`), a matrix that says how has
+If inputs are quantised too (`ModelConfig.quantizes_activations`), a matrix with an input scale has
 
     M.input_scale, a scalar of each matrix of the stack → name.input_scales, a vector
 
-which is empty for FP8 in blocks, whose inputs get scales of their own. The head has none.
+For FP8 in blocks it is empty: scales are computed from the inputs. The head has none.
 
-A plain matrix that is quantised when it is loaded has the same names:
+A plain matrix that is quantised at load has the same names:
 
     INT8    M.weight → name [N, K]        and name.scales [N, K/128]
     INT4    M.weight → name [N, K/2]      and name.scales [N, K/32]
@@ -57,8 +56,9 @@ Pieces = Sequence[tuple[str, TensorPiece]]
 def stored_table(
     config: ModelConfig, names: Collection[str], quantization: str = NONE
 ) -> WeightTable:
-    """The table for a checkpoint with these tensor names, prefix removed, of which a plain one may
-    be quantised. Raises InvalidCheckpoint if experts of one layer are stored differently."""
+    """The table for a checkpoint with these tensor names, prefix removed. `quantization`: the
+    format at load of a plain checkpoint. Raises InvalidCheckpoint if the experts of a layer have
+    different formats."""
     plain = WeightTable.of(config, names)
     if config.quantization is None and quantization == NONE:
         return plain
@@ -77,7 +77,7 @@ def stored_table(
 
 
 def stored_format(name: str, names: Collection[str]) -> WeightFormat:
-    """How this weight is stored, by the scales that are stored beside it."""
+    """A weight's format, which follows from the scales beside it."""
     if f"{name}_scale_2" in names:
         return WeightFormat.NVFP4
     if f"{name}_scale_inv" in names:
@@ -97,7 +97,7 @@ def _place(item: tuple[str, TensorPiece]) -> tuple[str, list[int]]:
 def _add(
     table: WeightTable, target: TensorTarget, pieces: Pieces, formats: Mapping[str, WeightFormat]
 ) -> None:
-    """All matrices of one target of the plain table."""
+    """Adds all matrices of one target of the plain table."""
     runs = [(how, list(run)) for how, run in groupby(pieces, key=lambda item: formats[item[0]])]
     name = pieces[0][1].target
     if len(runs) == 1:
@@ -122,7 +122,7 @@ def _from_row_0(run: Pieces) -> Iterator[tuple[str, TensorPiece]]:
 def _add_run(
     table: WeightTable, target: TensorTarget, name: str, how: WeightFormat, run: Pieces
 ) -> None:
-    """Matrices that are stored alike, as one tensor with its scales."""
+    """Adds matrices of one format, as one tensor with its scales."""
     *rows, columns = target.shape
     match how:
         case WeightFormat.PLAIN | WeightFormat.INT8 | WeightFormat.INT4:
@@ -148,7 +148,7 @@ def _add_run(
 
 
 def _stored(source: str, piece: TensorPiece, how: WeightFormat) -> dict[str, TensorPiece]:
-    """The tensors that are stored for a matrix, with their places."""
+    """The stored tensors of a matrix, with their places."""
     if how is WeightFormat.PLAIN or how in GROUPS:
         return {source: piece}
     num_rows, columns = piece.shape
@@ -169,11 +169,11 @@ def _stored(source: str, piece: TensorPiece, how: WeightFormat) -> dict[str, Ten
 
 
 def _add_input_scales(table: WeightTable, names: Collection[str]) -> None:
-    is_of_target: dict[str, list[str]] = {}
+    sources_of: dict[str, list[str]] = {}
     for source, piece in table.pieces.items():
         if f"{piece.target}.{SCALES}" in table.targets and piece.target != "lm_head":
-            is_of_target.setdefault(piece.target, []).append(source)
-    for target, sources in is_of_target.items():
+            sources_of.setdefault(piece.target, []).append(source)
+    for target, sources in sources_of.items():
         scales = [f"{source.removesuffix('.weight')}{INPUT_SCALE}" for source in sources]
         given = [name for name in scales if name in names]
         if given or any(f"{source}_scale_inv" in names for source in sources):
@@ -181,7 +181,7 @@ def _add_input_scales(table: WeightTable, names: Collection[str]) -> None:
 
 
 def _log_differences(settings: Quantization, formats: Mapping[str, WeightFormat]) -> None:
-    """Published configurations are not always right; the scales in the files are."""
+    """Published configurations are not always correct; the scales in the files are."""
     differing = sorted(
         name
         for name, stored in formats.items()
@@ -190,6 +190,6 @@ def _log_differences(settings: Quantization, formats: Mapping[str, WeightFormat]
     )
     if differing:
         logger.warning(
-            "config.json says otherwise about how weights are stored",
+            "config.json declares other formats for some weights; using those of the files",
             extra={"weights": counted(differing, "differ")},
         )

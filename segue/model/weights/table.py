@@ -1,4 +1,4 @@
-"""Where each checkpoint tensor goes: a table of names and slices, without the data.
+"""The place of each checkpoint tensor in the model: a table of names and slices, without data.
 
 Projections that read the same input are stacked into one matrix, so that a layer needs few large
 products. Names in the table are the checkpoint's, without the text model's prefix. Every tensor of
@@ -24,26 +24,26 @@ class TensorPiece:
     """One checkpoint tensor and its place in a target."""
 
     shape: tuple[int, ...]
-    """In the checkpoint. A scalar, (), may be a vector of one there."""
+    """In the checkpoint, which may store a scalar, (), as a vector of one."""
     target: str
     index: tuple[int | slice, ...]
-    """Index into the target; it selects `repeats` rows for each of the tensor's, of the last one
-    perhaps fewer."""
+    """Index into the target. It selects `repeats` rows for each of the tensor's; the last one may
+    have fewer."""
     repeats: int = 1
     dtypes: tuple[torch.dtype, ...] = FLOAT_DTYPES
-    """Those that the tensor may have."""
+    """The dtypes that the tensor may have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorTarget:
-    """One tensor that the model uses."""
+    """One tensor of the model."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype | None
-    """None for the activations'. Norms, decays and the convolution are small, and computed in
-    float32 anyway; quantised weights stay as they are stored."""
+    """None: the dtype of activations. Norms, decays and the convolution are small, and computed in
+    float32 anyway; quantised weights keep their dtype."""
     rounded_to: WeightFormat = WeightFormat.PLAIN
-    """Or the format that the filled tensor is quantised to."""
+    """The format that the filled tensor is quantised to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +55,8 @@ class WeightTable:
     def of(cls, config: ModelConfig, names: Collection[str]) -> WeightTable:
         """The table for a checkpoint with these tensor names, prefix removed.
 
-        The names decide only three things: how experts are stored, whether there is a draft layer,
-        and whether a tied checkpoint repeats its embedding.
+        The names determine only the format of experts, and whether there are a draft layer and
+        scales for keys and values.
         """
         table = cls()
         hidden, vocab = config.hidden_size, config.vocab_size
@@ -168,7 +168,7 @@ class WeightTable:
         self.pieces[source] = TensorPiece(shape=(size,), target=target, index=())
 
     def scales(self, target: str, sources: Sequence[str]) -> None:
-        """Scalars, one after another, in float32."""
+        """Scalars, as one vector in float32."""
         self.targets[target] = TensorTarget(shape=(len(sources),), dtype=torch.float32)
         for place, source in enumerate(sources):
             self.pieces[source] = TensorPiece(shape=(), target=target, index=(place,))
