@@ -21,7 +21,7 @@ from segue.cache.host.tier import HostTier
 from segue.cache.inventory import Inventory
 from segue.cache.memory import Strays
 from segue.cache.prefix.cache import PrefixCache
-from segue.engine.device.warm_up import PROMPT_TOKENS
+from segue.engine.runner import WARM_UP_TOKENS
 from segue.process.cores import in_brief_thread
 from segue.process.telemetry import Clock
 from segue.process.tracing.tracer import OFF, Tracer
@@ -116,7 +116,7 @@ class HandoffWorker(Generic[AnyTurn, Command]):
     async def _first_passes(self) -> None:
         runner, pass_tokens = self._runner, self._pass_tokens
         memory, page_tokens = self._memory, self.layout.page_tokens
-        num_tokens = min(PROMPT_TOKENS, pass_tokens, memory.pages.total * page_tokens - 1)
+        num_tokens = min(WARM_UP_TOKENS, pass_tokens, memory.pages.total * page_tokens - 1)
         num_pages = num_tokens // page_tokens + 1
         pages, slots = memory.take(num_pages, 1, owner=_WARM_UP)
         run = functools.partial(

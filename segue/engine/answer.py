@@ -1,9 +1,9 @@
-"""One turn's answer as it grows: which tokens belong to it, their text, and why it ended.
+"""One turn's answer as it grows: its tokens, their text, and the reason why it ended.
 
     token ─ end token? ─┬ no ─ detokenise ─ stop string? ─ limit? ─▶ delta
                         └ yes: counted, its text hidden ──────────▶ last delta
 
-Token ids are authoritative: each is delivered at once and exactly once. Text is held back while a
+Token ids are authoritative: each is delivered at once, exactly once. Text is held back while a
 character is incomplete or a stop string may be forming. No torch.
 """
 
@@ -20,16 +20,11 @@ from segue.text.tokens.detokenizer import Detokenizer, StopStringMatcher, TokenB
 class AnswerState:
     """Takes sampled tokens, one or several at a time, until `finish` is set.
 
-    It depends only on its arguments and the tokens. To continue an answer on another worker, create
-    a new one and `resume` it with the existing tokens.
+    The result depends only on the arguments and the tokens. To continue an answer on another
+    worker, create a new object and `resume` it with the existing tokens.
     """
 
-    def __init__(
-        self,
-        *,
-        stop: StopRules,
-        tokenizer: TokenBytes | None,
-    ) -> None:
+    def __init__(self, *, stop: StopRules, tokenizer: TokenBytes | None) -> None:
         """Without a tokenizer, deltas have no text and stop strings raise InvalidRequest."""
         if stop.stop_strings and tokenizer is None:
             raise InvalidRequest(
@@ -46,25 +41,25 @@ class AnswerState:
         self._min_tokens = stop.min_tokens
 
     def resume(self, token_ids: Iterable[int]) -> None:
-        """Count the existing tokens; their text has already been delivered.
+        """Counts existing tokens, whose text has already been delivered.
 
         Raises InvalidRequest if the answer ends at one of them.
         """
         self.replay(token_ids)
         if self.finish is not None:
             raise InvalidRequest(
-                f"the answer to be continued has ended after {self.num_tokens} tokens"
+                f"the answer to continue has already ended, after {self.num_tokens} tokens"
             )
 
     def replay(self, token_ids: Iterable[int]) -> None:
-        """As `resume`, but an answer may end."""
+        """As `resume`, but the answer may end."""
         for token_id in token_ids:
             self._take(token_id)
             if self.finish is not None:
                 return
 
     def push(self, tokens: Sequence[SampledToken]) -> TokenDelta:
-        """Add the next tokens. Tokens after the end are not part of the answer.
+        """Adds the next tokens. Tokens after the end are not part of the answer.
 
         `len(delta.token_ids)` is the number taken. Must not be called once `finish` is set.
         """
@@ -93,8 +88,8 @@ class AnswerState:
         return text
 
     def _show(self, text: str) -> str:
-        """The part of `text` that may be shown. A stop string in it ends the answer, unless it is
-        too short."""
+        """The part of `text` that may be shown. A stop string in it ends the answer, once it has
+        `min_tokens`."""
         if self.num_tokens < self._min_tokens:
             return text
         safe, match = self._matcher.push(text)

@@ -1,4 +1,4 @@
-"""Chunks of sequences, as schedulers see them: which tokens one forward pass computes."""
+"""Chunks of sequences: the tokens of a forward pass, as scheduled."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 MAX_VERIFY_TOKENS = 8
-"""Most tokens of a decode chunk. The operators that compute it are made for few tokens after a long
+"""Maximum tokens of a decode chunk. Its operators are optimised for few tokens after a long
 context."""
 
 
@@ -25,10 +25,10 @@ class PrefillChunk:
     checkpoints: Sequence[tuple[int, int]] = ()
     """Positions inside the chunk, ascending, each with the slot that receives the state there."""
     scored_ids: Sequence[int] = ()
-    """The known tokens at positions start + 1, start + 2, …, whose log-probabilities are wanted; at
-    most one for each token of the chunk."""
+    """The known tokens at positions start + 1, start + 2, … whose log-probabilities are requested;
+    at most one for each token of the chunk."""
     num_top: int = 0
-    """The number of likeliest tokens that are wanted with each."""
+    """The number of most likely tokens to return with each."""
 
     @property
     def end(self) -> int:
@@ -41,14 +41,14 @@ class PrefillChunk:
 
     @property
     def positions_kept(self) -> list[int]:
-        """The number of tokens that each state in `slots_written` contains."""
+        """The number of tokens in each state of `slots_written`."""
         return [*(position for position, _ in self.checkpoints), self.end]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodeChunk:
-    """A confirmed token of one sequence, to decode, and drafts after it, to verify. Each token gets
-    logits and a state."""
+    """A confirmed token of one sequence, and drafts after it to verify. Each token gets logits and
+    a state."""
 
     token_ids: Sequence[int]
     """At positions start, start + 1, …; at most `MAX_VERIFY_TOKENS`."""
@@ -56,10 +56,10 @@ class DecodeChunk:
     page_ids: Sequence[int]
     """Pages of all positions from 0 to the chunk's end; further pages are ignored."""
     slot_in: int
-    """Holds the state before `start`. Read before any slot is written, so it may be any of
+    """Holds the state before `start`. It is read before any slot is written, so it may be one of
     `slots_out`."""
     slots_out: Sequence[int]
-    """Each receives the state after the token of the same index."""
+    """Each receives the state after the token with the same index."""
 
     @property
     def end(self) -> int:

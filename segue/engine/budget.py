@@ -1,4 +1,4 @@
-"""How much memory workers may use on a machine. Pure; runs before anything is loaded.
+"""The memory that workers may use on a machine. Pure; runs before anything is loaded.
 
     free memory
     ├── Ray and the router, on the host
@@ -23,18 +23,18 @@ PROCESS_BYTES = 448 << 20
 """A worker without weights, cache and activations (torch, Ray, gRPC, Mooncake): measured at
 380 MiB."""
 DEVICE_BYTES = 2 << 30
-"""The same overhead in GPU memory: a CUDA context, some hundred graphs of a few MB, and what
-attention keeps of its pieces, 1 GiB for 64 sequences with 3 drafts in a context of 262,144."""
+"""The same overhead in GPU memory: a CUDA context, some hundred graphs of a few MB, and attention's
+partial results, 1 GiB for 64 sequences with 3 drafts in a context of 262,144."""
 _MAX_ACTIVATION_BYTES = 1 << 30
-_KEPT_FREE = 0.1
-"""With "auto": share of the memory for caches that stays free, for what is not counted above."""
+_RESERVE = 0.1
+"""With "auto": share of the memory for caches that stays free, for everything not counted above."""
 _MIN_TOKENS = 1024
-"""A cache for fewer tokens is of no use, even for a single turn."""
+"""A cache for fewer tokens is useless, even for a single turn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerNeed:
-    """What one worker needs, whatever the settings."""
+    """A worker's memory that does not depend on settings."""
 
     weight_bytes: int
     layout: CacheLayout
@@ -43,7 +43,7 @@ class WorkerNeed:
 
     @property
     def activation_bytes(self) -> int:
-        """For one pass: a rough fraction of the weights, as both grow with the model's width."""
+        """For one pass: a rough fraction of the weights, since both grow with the model's width."""
         return min(self.weight_bytes // 20, _MAX_ACTIVATION_BYTES)
 
     @property
@@ -64,7 +64,7 @@ class Room:
     common_bytes: int = 0
     """Used by processes other than the workers."""
     unit: str = "worker"
-    """Or "rank", if workers have several, each of which counts."""
+    """Or "rank", if workers have several ranks. Each then counts as a worker."""
 
     @classmethod
     def on_host(cls, memory: MachineMemory, num_workers: int, unit: str = "worker") -> Room:
@@ -73,7 +73,7 @@ class Room:
 
     @property
     def workers(self) -> str:
-        """In words."""
+        """For messages: "2 workers"."""
         return f"{self.num_workers} {self.unit}{'s' if self.num_workers > 1 else ''}"
 
     @classmethod
@@ -91,8 +91,8 @@ class Room:
 
 
 def planned(need: WorkerNeed, engine: EngineConfig, room: Room) -> EngineConfig:
-    """`engine` with a number for `cache_bytes`. With "auto" it also lowers `max_running` if their
-    slots do not fit. Raises InvalidConfig, with numbers.
+    """`engine` with a number for `cache_bytes`. With "auto", `max_running` is lowered if its slots
+    do not fit. Raises InvalidConfig, with numbers.
     """
     left = room.left_bytes(need, engine)
     if left < room.num_workers * need.min_cache_bytes:
@@ -101,7 +101,7 @@ def planned(need: WorkerNeed, engine: EngineConfig, room: Room) -> EngineConfig:
         if room.num_workers * engine.cache_bytes > left:
             raise InvalidConfig(_cache_too_large(need, engine, room, left))
         return engine
-    share = int(left * (1 - _KEPT_FREE)) // room.num_workers
+    share = int(left * (1 - _RESERVE)) // room.num_workers
     cache_bytes, max_running = auto_cache_bytes(
         need.layout,
         engine,
@@ -113,8 +113,8 @@ def planned(need: WorkerNeed, engine: EngineConfig, room: Room) -> EngineConfig:
 
 
 def planned_alone(need: WorkerNeed, engine: EngineConfig, memory: MachineMemory) -> EngineConfig:
-    """For a worker that does not know how many others share its host. It leaves room for a second
-    worker of the same kind if two fit at all.
+    """For a worker on a host with an unknown number of others. Leaves room for a second worker of
+    the same kind, if two fit.
     """
     pair = Room(memory=memory, num_workers=2)
     fits = pair.left_bytes(need, engine) >= 2 * need.min_cache_bytes
@@ -122,7 +122,7 @@ def planned_alone(need: WorkerNeed, engine: EngineConfig, memory: MachineMemory)
 
 
 def check_host(engine: EngineConfig, room: Room) -> None:
-    """Check host memory for GPU workers: their processes and host tiers must fit.
+    """Checks host memory for GPU workers: their processes and host tiers must fit.
 
     Raises InvalidConfig.
     """

@@ -1,4 +1,4 @@
-"""Settings for a worker's model and memory (section `[engine]`), and the pool sizes they give."""
+"""Settings of a worker's model and memory (section `[engine]`), and the resulting pool sizes."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ MAX_RANKS = 64
 COUNTS = ("page_tokens", "cache_bytes", "max_running", "tensor_parallel", "expert_parallel")
 
 MAX_AUTO_HOST_BYTES = 2 << 30
-"""Limit for a worker on a CPU. It writes its whole cache once at start-up, which takes about 2 s a
-GiB, and the rest of the machine can no longer use that memory."""
+"""Limit of "auto" for a worker on a CPU. The worker writes its whole cache once at start-up, which
+takes about 2 s per GiB, and no other process can use that memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,54 +32,54 @@ class EngineConfig:
     device: str = "cpu"
     """"cpu" or "cuda": the one GPU visible to the process (set `CUDA_VISIBLE_DEVICES`)."""
     prefill_attention: str = "auto"
-    """What computes the attention of prompts on a GPU. "auto": FlashInfer, if it is installed, for
-    the passes in which it should be faster; else our kernel. "flashinfer": in all passes, or an
-    error at the start. "triton": our kernel. See docs/operations.md."""
+    """The kernel for the attention of prompts on a GPU. "auto": FlashInfer, if it is installed, in
+    passes where it should be faster; otherwise our kernel. "flashinfer": in all passes, or an error
+    at start-up. "triton": our kernel. See docs/operations.md."""
     quantization: str = "none"
-    """Quantise a plain checkpoint's large matrices when it is loaded, on a CPU: "int8", or "int4"
-    with the head in int8. Steps that are bound by reading weights take less time; tokens differ.
-    Equal on all workers. See docs/operations.md."""
+    """Quantise a plain checkpoint's large matrices at load, on a CPU: "int8", or "int4" with the
+    head in int8. Steps that are bound by reading weights take less time; tokens differ. Equal on
+    all workers. See docs/operations.md."""
     quantize_activations: bool = False
-    """Quantise the inputs of products of more than 128 rows, in prompts that is, as a checkpoint in
-    FP8 or NVFP4 says. Off, since greedy tokens may then differ from those of the same weights with
-    bfloat16 inputs. On a GPU such products take less time. Equal on all workers. See
+    """Quantise the inputs of products of more than 128 rows (so only in prompts), as specified by a
+    checkpoint in FP8 or NVFP4. On a GPU such products take less time. Off by default, since greedy
+    tokens may differ from those with bfloat16 inputs. Equal on all workers. See
     docs/operations.md."""
     page_tokens: int = 16
     """Tokens per page of keys and values. Equal on all workers."""
     cache_bytes: int | str = "auto"
-    """Memory for pages and slots together. "auto": the workers on a host or a GPU share the memory
-    that their weights leave free, equally, and none takes more than it can use; on a CPU at most
+    """Memory for pages and slots together. "auto": an equal share of the memory that the weights of
+    all workers on the host or GPU leave free, but no more than the worker can use; on a CPU at most
     2 GiB, or twice the slots of `max_running` sequences. See docs/operations.md."""
     gpu_share: float = 1.0
-    """Share of the GPU's memory to use, with "auto" on "cuda": below 1 if workers share the GPU."""
+    """Share of the GPU's memory that "auto" uses on "cuda": below 1 if workers share the GPU."""
     host_cache_bytes: int = 0
-    """Host memory that evicted session cache is offloaded to; 0: evicted cache is lost. If the
-    device is the CPU, `cache_bytes` is the same memory and needs no copying."""
+    """Host memory to which evicted session cache is offloaded; 0: evicted cache is lost. On a CPU,
+    `cache_bytes` is the same memory and needs no copying."""
     max_running: int = 16
-    """Sequences a worker holds at once. Each may need two slots."""
+    """Sequences that a worker runs at once. Each may need two slots."""
     max_checkpoints: int = 64
-    """Additional slots, for states that outlive their sequence; fewer if slots would take more than
+    """Additional slots for states that outlive their sequence; fewer if slots would take more than
     half of the memory."""
     mtp: bool = True
-    """Keep what the checkpoint's MTP layer, if it has one, needs to draft: a little more work in
+    """Serve the checkpoint's MTP layer, if it has one, for drafting. This costs a little work in
     every pass, and one more attention layer in each page. Equal on all workers."""
     draft_vocabulary: int = 32768
-    """Drafts are chosen among this many of the most frequent tokens and the added ones; 0: among
-    all. It changes speed, not tokens: the head is most of what a draft reads."""
+    """Drafts are chosen among this many of the most frequent tokens, and the added ones; 0: among
+    all. It changes speed, not tokens: a draft mostly reads the head."""
     tensor_parallel: int = 1
-    """Ranks of a worker: processes, each with a GPU of its own if the device is "cuda", that
-    compute one model together. Each has a part of the weights and of every page and slot, and
-    `cache_bytes` and `host_cache_bytes` of memory. `[prefill]` and `[decode]` may have others."""
+    """Ranks of a worker: processes that compute one model together, each with its own GPU if the
+    device is "cuda". Each holds a part of the weights and of every page and slot, and has
+    `cache_bytes` and `host_cache_bytes` of memory. `[prefill]` and `[decode]` may override it."""
     expert_parallel: int = 1
-    """Groups of ranks that have whole experts of their own; within a group each expert is split by
-    columns. At most `tensor_parallel`: a worker of fewer ranks has as many groups as ranks."""
+    """Groups of ranks, each with its own whole experts; within a group each expert is split by
+    columns. Limited to the worker's number of ranks."""
     cores: str = ""
-    """Cores that a worker keeps to, as in "0-3,8"; `[prefill]` and `[decode]` may have others. With
-    semicolons, as in "0-3;4-7", each worker of a role has a list of its own. "all", which is the
-    default where `segue serve` starts Ray itself: every core that the process may use."""
+    """Cores that a worker is pinned to, as in "0-3,8"; `[prefill]` and `[decode]` may override it.
+    Semicolons separate the lists of a role's workers, as in "0-3;4-7". "all", the default if `segue
+    serve` starts Ray itself: every core that the process may use."""
     num_threads: int = 0
-    """Torch threads of each rank; 0: one for each of `cores`, as far as the container's quota
-    allows, shared by the ranks. Without cores, what OMP_NUM_THREADS says, if it is set."""
+    """Torch threads of each rank; 0: one for each of `cores`, limited by the container's quota and
+    divided by the ranks. Without cores, OMP_NUM_THREADS, if it is set."""
 
     def __post_init__(self) -> None:
         self._check_choices()
@@ -101,18 +101,17 @@ class EngineConfig:
         core_lists(self.cores)
 
     def _check_choices(self) -> None:
-        if self.dtype not in (AUTO, *DTYPE_BYTES):
-            choices = ", ".join((AUTO, *DTYPE_BYTES))
-            raise ValueError(f"dtype must be one of {choices}, got {self.dtype!r}")
-        if self.kv_dtype not in (AUTO, FP8):
-            raise ValueError(f'kv_dtype must be "{AUTO}" or "{FP8}", got {self.kv_dtype!r}')
-        if self.device not in ("cpu", "cuda"):
-            raise ValueError(f'device must be "cpu" or "cuda", got {self.device!r}')
-        if self.prefill_attention not in (AUTO, TRITON, FLASHINFER):
-            raise ValueError(
-                f'prefill_attention must be "{AUTO}", "{TRITON}" or "{FLASHINFER}", got '
-                f"{self.prefill_attention!r}"
-            )
+        choices = {
+            "dtype": (AUTO, *DTYPE_BYTES),
+            "kv_dtype": (AUTO, FP8),
+            "device": ("cpu", "cuda"),
+            "prefill_attention": (AUTO, TRITON, FLASHINFER),
+        }
+        for name, values in choices.items():
+            if getattr(self, name) not in values:
+                raise ValueError(
+                    f"{name} must be one of {', '.join(values)}, got {getattr(self, name)!r}"
+                )
         if self.prefill_attention != AUTO and self.device != "cuda":
             raise ValueError(
                 f'prefill_attention = "{self.prefill_attention}" needs device = "cuda", got '
@@ -121,8 +120,8 @@ class EngineConfig:
         require_quantization(self.quantization, self.device)
 
     def of_role(self, tensor_parallel: int, cores: str = "") -> EngineConfig:
-        """These settings for workers with so many ranks and these cores; 0 and "": as they are.
-        Raises InvalidConfig if the ranks cannot be put into groups."""
+        """These settings for workers with this number of ranks and these cores; 0 and "":
+        unchanged. Raises InvalidConfig if the ranks cannot be divided into groups."""
         count = tensor_parallel or self.tensor_parallel
         groups = min(self.expert_parallel, count)
         if count % groups:
@@ -135,14 +134,14 @@ class EngineConfig:
         )
 
     def on(self, usable: UsableCores, *, threads_are_set: bool) -> EngineConfig:
-        """With the cores and threads that these settings give one worker in this process; 0 threads
-        for torch's own number, if `threads_are_set` by its environment and no setting says more.
-        Raises InvalidConfig."""
+        """With the resulting cores and threads of the worker in this process; 0 threads keeps
+        torch's own number, if `threads_are_set` by its environment and neither `cores` nor
+        `num_threads` is set. Raises InvalidConfig."""
         lists = core_lists(self.cores)
         if len(lists) > 1:
             raise InvalidConfig(
                 f"cores = {self.cores!r} has a list for each of {len(lists)} workers, which only "
-                "`segue serve` hands out: name this worker's cores"
+                "`segue serve` assigns: set one list for this worker"
             )
         cores = lists[0] if lists else usable.cores
         usable.require(self.cores, cores)
@@ -152,12 +151,12 @@ class EngineConfig:
         return replace(self, cores=listed(cores), num_threads=num_threads)
 
     def stored_dtype(self, dtype: str) -> str:
-        """Of keys and values, if activations have this dtype."""
+        """The dtype of keys and values, if activations have `dtype`."""
         return E4M3 if self.kv_dtype == FP8 else dtype
 
     @property
     def ranks(self) -> list[Rank]:
-        """Of one worker."""
+        """The ranks of one worker."""
         count = self.tensor_parallel
         return [
             Rank(index=index, count=count, expert_groups=self.expert_parallel)
@@ -177,13 +176,13 @@ def pool_sizes(
     """Slots for running sequences, checkpoints and the states after drafts. The rest of the budget
     goes to pages, up to the number that can be used.
 
-    Raises InvalidConfig if not even one sequence of one page fits.
+    Raises InvalidConfig if the budget has no room for a page.
     """
     assert isinstance(engine.cache_bytes, int), 'resolve "auto" first (segue/engine/budget.py)'
     num_working = 2 * engine.max_running
     affordable = engine.cache_bytes // 2 // layout.slot_bytes - num_working
-    welcome = engine.max_checkpoints + max_drafts * engine.max_running
-    num_slots = num_working + min(welcome, max(affordable, 0))
+    wanted = engine.max_checkpoints + max_drafts * engine.max_running
+    num_slots = num_working + min(wanted, max(affordable, 0))
     for_slots = num_slots * layout.slot_bytes
     useful = _useful_pages(layout, engine.max_running, max_context)
     num_pages = min((engine.cache_bytes - for_slots) // layout.page_bytes, useful)
@@ -196,7 +195,7 @@ def pool_sizes(
 
 
 def _useful_pages(layout: CacheLayout, max_running: int, max_context: int) -> int:
-    """Enough for `max_running` sequences at full length and the same number of kept prefixes."""
+    """Enough for `max_running` sequences at full length and as many cached prefixes."""
     return 2 * max_running * layout.num_pages_for(max_context)
 
 
@@ -208,8 +207,8 @@ def auto_cache_bytes(
     max_drafts: int,
     share_bytes: int,
 ) -> tuple[int, int]:
-    """The cache size that "auto" gives, at most `share_bytes`, and the number of sequences that may
-    run with it: `max_running`, or fewer if their slots would take more than half of it.
+    """The resulting size of the cache for "auto", at most `share_bytes`, and of `max_running`,
+    which is lowered if its slots would take more than half of the cache.
     """
     num_slots = (2 + max_drafts) * engine.max_running + engine.max_checkpoints
     num_pages = _useful_pages(layout, engine.max_running, max_context)
@@ -226,14 +225,14 @@ def host_pool_sizes(layout: CacheLayout, engine: EngineConfig) -> PoolSizes:
     """A quarter of the budget goes to slots, the rest to pages: no sequence runs there, so one
     state at the end of each prefix is enough.
 
-    Raises InvalidConfig if the budget is not zero and does not hold one of each.
+    Raises InvalidConfig if the budget is not zero but has no room for one of each.
     """
     num_slots = engine.host_cache_bytes // 4 // layout.slot_bytes
     num_pages = (engine.host_cache_bytes - num_slots * layout.slot_bytes) // layout.page_bytes
     if engine.host_cache_bytes and not (num_slots and num_pages):
         raise InvalidConfig(
             f"[engine] host_cache_bytes = {engine.host_cache_bytes} is too small: a slot takes "
-            f"{layout.slot_bytes} bytes, of a quarter of it, and a page {layout.page_bytes}; "
-            f"raise it, or set 0 for no host tier"
+            f"{layout.slot_bytes} bytes, and slots get a quarter of it; a page takes "
+            f"{layout.page_bytes} bytes; raise it, or set 0 for no host tier"
         )
     return PoolSizes(num_pages=num_pages, num_slots=num_slots)

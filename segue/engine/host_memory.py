@@ -1,11 +1,11 @@
-"""How much memory this process may use: from /proc/meminfo, and from the limits of the container's
+"""The memory that this process may use: from /proc/meminfo, and from the limits of the container's
 control groups, which meminfo does not show. GPU memory comes from the driver.
 """
 
 from __future__ import annotations
 
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from segue.process.control_groups import ControlGroup, control_groups
@@ -19,18 +19,17 @@ _SMI_TIMEOUT_S = 10.0
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineMemory:
     place: str
-    """What it belongs to, for messages: "this host"."""
+    """For messages: "this host"."""
     total_bytes: int
     free_bytes: int
-    """Not in use, or used only by the page cache, which the kernel can reclaim."""
+    """Including the page cache, which the kernel can reclaim."""
 
 
 def read_host_memory(root: Path = Path("/")) -> MachineMemory | None:
-    """The tightest of the machine and its control groups; None if nothing can be read."""
-    info = _meminfo(root / "proc" / "meminfo")
-    if info is None:
+    """The tightest limit of the machine and its control groups; None if nothing can be read."""
+    memory = _meminfo(root / "proc" / "meminfo")
+    if memory is None:
         return None
-    memory = info
     for group in control_groups("memory", root):
         limit = _limit_of(group)
         if limit is None:
@@ -43,15 +42,13 @@ def read_host_memory(root: Path = Path("/")) -> MachineMemory | None:
                 free_bytes=min(free_bytes, memory.free_bytes),
             )
         elif free_bytes < memory.free_bytes:
-            memory = MachineMemory(
-                place=memory.place, total_bytes=memory.total_bytes, free_bytes=free_bytes
-            )
+            memory = replace(memory, free_bytes=free_bytes)
     return memory
 
 
 def read_gpu_memory() -> MachineMemory | None:
     """Memory of the GPU with the most free memory, without loading torch; None if no driver
-    answers. Ray decides which GPU a worker gets; the worker then reads that one's memory.
+    answers. Ray assigns GPUs later, and each worker then reads the memory of its own.
     """
     try:
         done = subprocess.run(_SMI, capture_output=True, text=True, timeout=_SMI_TIMEOUT_S)
@@ -90,7 +87,7 @@ _VERSION_2 = ("memory.max", "memory.current", "inactive_file")
 
 
 def _limit_of(group: ControlGroup) -> tuple[int, int] | None:
-    """The group's limit and how much of it is left; None if it has no limit."""
+    """The group's limit and the rest of it; None if it has no limit."""
     limit_name, usage_name, inactive_name = _VERSION_2 if group.is_unified else _VERSION_1
     try:
         limit = int((group.folder / limit_name).read_text())

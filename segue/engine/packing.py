@@ -36,8 +36,8 @@ def pack(
     """One batch of all chunks: decode chunks round by round, then prefill chunks in given order.
 
     A single-token prefill chunk that continues a sequence is computed as a decode chunk.
-    `keeps_hidden`: an MTP layer is served, so the batch contains where hidden states go.
-    `plan_prompts` plans their attention, if another package may compute it.
+    `keeps_hidden`: an MTP layer is served, so the batch has `HiddenRows`. `plan_prompts` plans the
+    attention of prompts, if another package may compute it.
     """
     _check(chunks, page_tokens)
     rows = _Rows.of([_as_decode_chunk(chunk) for chunk in chunks])
@@ -46,7 +46,7 @@ def pack(
     pages = [piece.chunk.page_ids[p // page_tokens] for piece in pieces for p in piece.positions]
     positions_T = _ints(positions, device)
     scored = _scored_rows(rows, chunks)
-    attend = plan_prompts(_spans(rows.prefill)) if plan_prompts and rows.prefill else None
+    attend = plan_prompts(rows.spans()) if plan_prompts and rows.prefill else None
     return Batch(
         token_ids_T=_ints(list(chain.from_iterable(piece.token_ids for piece in pieces)), device),
         positions_T=positions_T,
@@ -69,7 +69,7 @@ def page_table(rows: Sequence[Sequence[int]], device: str) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """Adjacent rows of one chunk: its tokens from `first` to `stop`."""
+    """Adjacent rows of one chunk: tokens `first` to `stop`."""
 
     chunk: Chunk
     row: int
@@ -87,7 +87,7 @@ class _Piece:
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """Which row each token has."""
+    """The row of each token."""
 
     decode: list[DecodeChunk]
     """Longest first."""
@@ -127,6 +127,13 @@ class _Rows:
             yield _Piece(prefill, row, 0, len(prefill.token_ids))
             row += len(prefill.token_ids)
 
+    def spans(self) -> list[Span]:
+        """Of the prefill chunks."""
+        return [
+            Span(start=chunk.start, num_tokens=len(chunk.token_ids), page_ids=chunk.page_ids)
+            for chunk in self.prefill
+        ]
+
     def with_logits(self) -> list[int]:
         """Every row of a decode chunk, the last row of a prefill chunk; in the caller's order."""
         bounds = self.round_bounds
@@ -158,7 +165,7 @@ def _scored_rows(rows: _Rows, chunks: Sequence[Chunk]) -> list[int]:
     """In the caller's order. `chunks` are the caller's."""
     if not any(isinstance(chunk, PrefillChunk) and chunk.scored_ids for chunk in chunks):
         return []
-    # Of each chunk, in the order of `rows`: the first round has all decode chunks.
+    # The first row of each chunk. The first round has all decode chunks.
     first_rows = [*range(len(rows.decode))]
     lengths = [len(chunk.token_ids) for chunk in rows.prefill]
     first_rows += accumulate(lengths[:-1], initial=rows.round_bounds[-1])
@@ -196,13 +203,6 @@ def _decode_rows(rows: _Rows, page_tokens: int, device: str) -> DecodeRows:
         page_table_DP=_page_table(rows.decode, page_tokens, device),
         lengths_D=_ints([chunk.start + 1 for chunk in rows.decode], device),
     )
-
-
-def _spans(chunks: Sequence[PrefillChunk]) -> list[Span]:
-    return [
-        Span(start=chunk.start, num_tokens=len(chunk.token_ids), page_ids=chunk.page_ids)
-        for chunk in chunks
-    ]
 
 
 def _prefill_rows(
@@ -270,7 +270,7 @@ def _ints(values: Sequence[int] | Sequence[Sequence[int]], device: str) -> Tenso
 
 
 def _check(chunks: Sequence[Chunk], page_tokens: int) -> None:
-    """What schedulers guarantee. Violations would otherwise produce wrong text, not an error."""
+    """Asserts what schedulers guarantee. Otherwise violations would produce wrong text."""
     assert chunks, "a batch needs at least one chunk"
     for chunk in chunks:
         assert chunk.token_ids, "a chunk needs at least one token"
@@ -281,7 +281,7 @@ def _check(chunks: Sequence[Chunk], page_tokens: int) -> None:
             assert num_tokens <= MAX_VERIFY_TOKENS, (
                 f"a decode chunk is too long: {num_tokens} tokens"
             )
-            assert len(chunk.slots_out) == num_tokens, "each token of a decode chunk leaves a state"
+            assert len(chunk.slots_out) == num_tokens, "a decode chunk needs a slot for each token"
         else:
             cuts = [chunk.start, *chunk.positions_kept]
             assert cuts == sorted(set(cuts)), f"checkpoints must lie in the chunk, in order: {cuts}"

@@ -1,8 +1,7 @@
-"""One model on one device, with its cache: chunks of sequences in, logits out; and drafts."""
+"""One model on one device, with its cache: from chunks of sequences to logits and drafts."""
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Self
@@ -12,17 +11,17 @@ from torch import Tensor
 
 from segue.cache.layout import E4M3, CacheLayout, Unit
 from segue.cache.tensors import TORCH_DTYPES, CacheTensors
-from segue.engine.batch import Chunk, DraftStart
+from segue.engine.batch import Chunk, DecodeChunk, DraftStart, PrefillChunk
 from segue.engine.device.buffers import ScratchUnits, StepTables
 from segue.engine.device.prompt_attention import prompt_attention
 from segue.engine.device.sampling import DeviceSampling
 from segue.engine.device.step import DeviceStep
 from segue.engine.device.stream import WorkStream
-from segue.engine.device.warm_up import first_passes
 from segue.engine.packing import pack
 from segue.engine.scoring import Scoring, TokenScores
 from segue.engine.served_model import ServedModel
 from segue.engine.speculation.drafter import Drafter
+from segue.kernels.compiling import compiling, zeroed_memory
 from segue.kernels.paged_attention.flashinfer.prompts import PromptAttention
 from segue.kernels.product import choice
 from segue.model.batch import Batch
@@ -34,6 +33,9 @@ from segue.model.weights.stored import INPUT_SCALES
 from segue.parallel.group import ALONE, Group
 
 logger = logging.getLogger(__name__)
+
+WARM_UP_TOKENS = 64
+"""More rows than count as few for the choice of products, and more than one page."""
 
 
 class ModelRunner:
@@ -54,24 +56,24 @@ class ModelRunner:
         group: Group = ALONE,
         prompts: PromptAttention | None = None,
     ) -> None:
-        """`config` and `layout` are the whole model's; `weights`, `tensors` and `prompts`, which
-        our kernel replaces if there is none, are this rank's."""
+        """`config` and `layout` are the whole model's; `weights`, `tensors` and `prompts` are this
+        rank's. `prompts`: None for our own attention kernel."""
         self.config = config
         self.layout = layout
         self.tensors = tensors
         self.has_mtp = any(field.group == "hidden" for field in layout.fields)
-        """Whether the cache holds what an MTP layer needs, so that `drafter` can be used."""
+        """Whether the cache has the fields of an MTP layer, which `drafter` needs."""
         self._weights = weights
         own = config_of_rank(config, group.rank)
         self._model = Qwen3_5(own, weights, with_mtp=self.has_mtp, group=group)
         self.device = device
         self._prompts = prompts
         self.stream = WorkStream(device)
-        """Of the passes. With several ranks it is the steps' too: the exchanges of two streams
-        could meet in another order on another rank."""
+        """Runs the passes. With several ranks it also runs the steps: two streams could issue their
+        collectives in a different order on each rank."""
         self.num_ranks = group.rank.count
         self.scratch = scratch
-        """A page and a slot outside the pools, which belong to no sequence."""
+        """A page and a slot outside the pools."""
 
     @classmethod
     def load(
@@ -83,10 +85,10 @@ class ModelRunner:
         with_scratch: bool = False,
         group: Group = ALONE,
     ) -> Self:
-        """Load the weights and allocate the cache, this rank's part of both.
+        """Loads this rank's weights and allocates its cache.
 
-        `with_scratch`: allocate one more page and slot, which device steps need. Raises
-        InvalidCheckpoint if the weights do not fit the configuration, and InvalidConfig as
+        `with_scratch`: allocates one more page and slot, which device steps need. Raises
+        InvalidCheckpoint if the weights do not fit the configuration, and InvalidConfig like
         `prompt_attention`.
         """
         device, layout = served.device, served.layout
@@ -108,7 +110,7 @@ class ModelRunner:
         scratch = ScratchUnits(num_pages, num_slots) if with_scratch else None
         runner = cls(served.config, weights, layout, tensors, device, scratch, group, prompts)
         if device == "cuda":
-            # Passes run on a different stream from the one that filled these.
+            # Weights and cache were filled on another stream than that of the passes.
             torch.cuda.synchronize()
         logger.info(
             "model loaded",
@@ -130,7 +132,7 @@ class ModelRunner:
         return runner
 
     def close(self) -> None:
-        """Ends what other processes do for this runner: nothing, with one rank."""
+        """Stops the other ranks; does nothing with one rank."""
 
     @property
     def weight_bytes(self) -> int:
@@ -139,11 +141,11 @@ class ModelRunner:
 
     @property
     def num_params(self) -> int:
-        """Of all weights; a tied matrix counts once."""
+        """Number of all weights; a tied matrix counts once."""
         return sum(tensor.numel() for tensor in self._stored())
 
     def _stored(self) -> Iterable[Tensor]:
-        """Each weight once: a tied head is the embedding, or a part of it, or quantised."""
+        """Each weight once: a tied head shares the embedding's memory, unless it is quantised."""
         embed = self._weights["embed"].untyped_storage().data_ptr()
         return (
             tensor
@@ -152,7 +154,7 @@ class ModelRunner:
         )
 
     def operators(self) -> str:
-        """What computes here, for operators of a cluster; products are added when first chosen."""
+        """The operators in use, for a cluster's status. Products are added when first chosen."""
         computing = "triton" if self.device == "cuda" else choice.described()
         if self._prompts is not None:
             computing = f"{computing}, {self._prompts} for prompts"
@@ -173,11 +175,10 @@ class ModelRunner:
         """Float32 logits [num_rows, vocab_size], chunk by chunk: one row for the last token of a
         prefill chunk, and one for every token of a decode chunk.
 
-        Writes only the pages and output slots of the chunks, and copies no state from slot to slot.
-        `on_layer(i)` is called on this thread when layer i has written all of its part; an MTP
-        layer comes after the last. On a GPU the writes are only queued at that point; when this
-        returns they are done. Then `on_scores` gets the index and the scores of each chunk with
-        scored tokens.
+        Writes only the pages and output slots of the chunks. `on_layer(i)` is called on this thread
+        when layer i has written its part of them; an MTP layer comes last. On a GPU the writes are
+        only queued at that point, and done when this returns. Finally `on_scores` gets the index
+        and the scores of each chunk with scored tokens.
         """
         with self.stream.use():
             scoring = Scoring(chunks, self.device) if on_scores is not None else None
@@ -193,19 +194,40 @@ class ModelRunner:
     def first_passes(
         self, *, pages: Sequence[int], slot: int, num_tokens: int, most_tokens: int
     ) -> None:
-        """Before the first turn. See `segue.engine.device.warm_up.first_passes`."""
-        first_passes(
-            self,
-            functools.partial(ModelRunner.forward, self),
-            pages=pages,
-            slot=slot,
-            num_tokens=num_tokens,
-            most_tokens=most_tokens,
+        """Runs a prompt of `num_tokens` and a step after it, before the first turn: kernels are
+        compiled or chosen and working memory is allocated while no client waits. On a GPU the
+        kernels of a pass of `most_tokens` are compiled too.
+
+        No sequence may own `pages` and `slot`, and nothing else may use the runner meanwhile.
+        """
+        if self.device == "cuda":
+            with compiling(ignore_errors=True), zeroed_memory():
+                for num in (num_tokens, most_tokens):
+                    self._run_prompt_and_step(pages, slot, num)
+        self._run_prompt_and_step(pages, slot, num_tokens)
+
+    def _run_prompt_and_step(self, pages: Sequence[int], slot: int, num_tokens: int) -> None:
+        """Repeats `pages` if there are too few, which only compiling allows."""
+        num_pages = num_tokens // self.layout.page_tokens + 1
+        page_ids = [pages[i % len(pages)] for i in range(num_pages)]
+        token_ids = [token % self.config.vocab_size for token in range(num_tokens)]
+        prompt = PrefillChunk(
+            token_ids=token_ids, start=0, page_ids=page_ids, slot_in=None, slot_out=slot
         )
+        step = DecodeChunk(
+            token_ids=token_ids[:1],
+            start=num_tokens,
+            page_ids=page_ids,
+            slot_in=slot,
+            slots_out=[slot],
+        )
+        for chunk in (prompt, step):
+            # Not a leading rank's `forward`: the other ranks run these passes themselves.
+            ModelRunner.forward(self, [chunk])
 
     def drafter(self, starts: Sequence[DraftStart]) -> Drafter:
-        """Drafts for these sequences; only with `has_mtp`. Must not be used after their next
-        forward pass has started, which may write the same positions."""
+        """Drafts for these sequences; requires `has_mtp`. Must not be used once their next forward
+        pass has started, which may write the same positions."""
         return Drafter(
             self._model,
             self.tensors,
@@ -216,7 +238,7 @@ class ModelRunner:
         )
 
     def device_step(self, tables: StepTables, sampling: DeviceSampling) -> DeviceStep:
-        """Steps over the sequences in these tables, with this runner's model and cache."""
+        """Steps of the sequences in these tables, with this runner's model and cache."""
         return DeviceStep(self._model, self.tensors, tables, sampling)
 
     def _pack(self, chunks: Sequence[Chunk]) -> Batch:

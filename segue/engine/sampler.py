@@ -1,13 +1,13 @@
 """Logits to tokens. A sequence gets the same token in any batch, on any worker.
 
 The argmax of log-probabilities plus Gumbel noise is a sample from the distribution. The noise is a
-function of (seed, position, token); greedy is the case without noise. For what is computed, and in
-which order, see `segue/kernels/sampling/reference.py`.
+function of (seed, position, token); greedy is the case without noise.
+`segue/kernels/sampling/reference.py` defines the computation and its order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import or_
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from segue.api.types import SampledToken, Sampling, TokenLogprob
-from segue.engine.device.buffers import to_device
+from segue.engine.device.stream import to_device
 from segue.kernels import NO_SLOT, sampling
 from segue.kernels.sampling import (
     IN_PROMPT,
@@ -29,7 +29,8 @@ from segue.kernels.sampling import (
 )
 
 _MAX_SCORES = 1 << 21
-"""Most scores per operator call. Each call copies a ledger, which should fit into the CPU cache."""
+"""Limit of scores per operator call. Each call copies a ledger, which should fit into the CPU
+cache."""
 
 _MAX_TOP_K = 1 << 31
 """Larger than any vocabulary."""
@@ -40,10 +41,9 @@ _MASKS = SamplingFeatures(masks=True)
 
 
 class SequenceSampler:
-    """How one sequence is sampled: its parameters and its slot in the operator's ledger. The slot
-    holds the token counts that penalties need, which `observe` updates, and the bias. Both are
-    empty if the sequence uses neither.
-    """
+    """One sequence's sampling parameters, and its slot in the operator's ledger. The slot holds the
+    token counts for penalties, which `observe` updates, and the bias. Both are empty if the
+    sequence uses neither."""
 
     def __init__(
         self,
@@ -55,24 +55,20 @@ class SequenceSampler:
         device: str | torch.device = "cpu",
     ) -> None:
         """`answer_ids`: tokens already sampled, if the turn continues from another worker.
-
-        `vocab_size` is that of the logits. All ids must be below it; `segue.text.limits` checks it.
+        `vocab_size`: that of the logits. All ids must be below it; `segue.text.limits` checks it.
         """
         self.params = params
         self.needs = needs_of(params)
         self.takes_plain_argmax = self.needs == SamplingFeatures()
         self.has_slot = self.needs.bias or self.needs.penalties
-        self.counts_V = torch.zeros(
-            vocab_size if self.has_slot else 0, dtype=torch.int32, device=device
-        )
-        self.bias_V = torch.zeros(
-            vocab_size if self.has_slot else 0, dtype=torch.float32, device=device
-        )
+        size = vocab_size if self.has_slot else 0
+        self.counts_V = torch.zeros(size, dtype=torch.int32, device=device)
+        self.bias_V = torch.zeros(size, dtype=torch.float32, device=device)
         if self.has_slot:
             fill_slot(self.counts_V, self.bias_V, params, prompt_ids, answer_ids)
 
     def observe(self, token_id: int) -> None:
-        """Count a token that became part of the answer. Call it once per token."""
+        """Counts a token of the answer. Must be called once per token."""
         if self.needs.penalties:
             self.counts_V[token_id] += 1
 
@@ -81,16 +77,16 @@ class SequenceSampler:
 class SamplerRow:
     """One row of logits: its sequence, and the absolute position of the token to sample.
 
-    A draft and the trunk's own token for the same position use equal rows, and so the same noise.
-    The draft is therefore right whenever the two layers nearly agree.
+    A draft and the trunk's own token for the same position use equal rows, and so the same noise:
+    the draft is accepted whenever the two layers nearly agree.
     """
 
     sequence: SequenceSampler
     position: int
     pending: tuple[int, ...] = ()
-    """Drafts that count as part of the answer."""
+    """Drafts that count as tokens of the answer."""
     mask: np.ndarray | None = None
-    """int32 words of bits: the tokens that may be sampled. None: all."""
+    """The tokens that may be sampled, as bits of int32 words. None: all."""
 
     @property
     def needs(self) -> SamplingFeatures:
@@ -98,23 +94,23 @@ class SamplerRow:
 
 
 def sample(logits_NV: Tensor, rows: Sequence[SamplerRow]) -> list[SampledToken]:
-    """One token per row of float32 logits. Does not call `observe`: the caller decides which tokens
-    to keep."""
+    """One token per row of float32 logits. The caller decides which tokens to keep, and calls
+    `observe` for them."""
     tokens = [SampledToken(token_id=token_id) for token_id in sample_ids(logits_NV, rows)]
-    asking: dict[int, list[int]] = {}
+    rows_by_num_top: dict[int, list[int]] = {}
     for index, row in enumerate(rows):
         if row.sequence.params.logprobs is not None:
-            asking.setdefault(row.sequence.params.logprobs, []).append(index)
-    for num_top, indexes in asking.items():
+            rows_by_num_top.setdefault(row.sequence.params.logprobs, []).append(index)
+    for num_top, indexes in rows_by_num_top.items():
         chosen = [tokens[index] for index in indexes]
-        told = _with_logprobs(chosen, logits_NV[indexes], num_top)
-        for index, token in zip(indexes, told, strict=True):
+        with_logprobs = _with_logprobs(chosen, logits_NV[indexes], num_top)
+        for index, token in zip(indexes, with_logprobs, strict=True):
             tokens[index] = token
     return tokens
 
 
 def sample_ids(logits_NV: Tensor, rows: Sequence[SamplerRow]) -> list[int]:
-    """As `sample`, without log-probabilities: what drafts need."""
+    """As `sample`, without log-probabilities, which drafts do not need."""
     if all(row.sequence.takes_plain_argmax for row in rows):
         return _best_ids(logits_NV, rows)
     ids: list[int] = []
@@ -128,8 +124,8 @@ def sample_ids(logits_NV: Tensor, rows: Sequence[SamplerRow]) -> list[int]:
 
 
 def _best_ids(logits_NV: Tensor, rows: Sequence[SamplerRow]) -> list[int]:
-    """Greedy. Only rows whose mask lacks the best token are copied: a model that follows its form
-    seldom has any."""
+    """Greedy. Only rows whose mask excludes the best token are copied: few, if the model follows
+    the grammar."""
     best: list[int] = logits_NV.argmax(dim=-1).tolist()
     masked = [
         index
@@ -163,12 +159,12 @@ def needs_of(params: Sampling) -> SamplingFeatures:
 
 
 def integers_of(params: Sampling, slot: int, mask: int) -> tuple[int, int, int, int]:
-    """A row's integer parameters, in the order of `rows_of`. `mask`: its place among the masks."""
+    """Seed, top-k, slot and mask of a row. `mask`: its index among the masks."""
     return params.seed, min(params.top_k, _MAX_TOP_K), slot, mask
 
 
 def numbers_of(params: Sampling) -> tuple[float, ...]:
-    """A row's float64 parameters, in the order of `rows_of`."""
+    """Float64 parameters of a row: temperature, top-p, min-p and the three penalties."""
     return (
         params.temperature,
         params.top_p,
@@ -179,32 +175,6 @@ def numbers_of(params: Sampling) -> tuple[float, ...]:
     )
 
 
-def rows_of(
-    integers_4R: Iterable[Tensor],
-    numbers_6R: Iterable[Tensor],
-    *,
-    position_R: Tensor,
-    pending_RP: Tensor,
-) -> SamplingRows:
-    """The operator's input, from rows as `integers_of` and `numbers_of` return them."""
-    seed_R, top_k_R, slot_R, mask_R = integers_4R
-    temperature_R, top_p_R, min_p_R, repetition_R, presence_R, frequency_R = numbers_6R
-    return SamplingRows(
-        seed_R=seed_R,
-        position_R=position_R,
-        top_k_R=top_k_R,
-        slot_R=slot_R,
-        mask_R=mask_R,
-        temperature_R=temperature_R,
-        top_p_R=top_p_R,
-        min_p_R=min_p_R,
-        repetition_penalty_R=repetition_R,
-        presence_penalty_R=presence_R,
-        frequency_penalty_R=frequency_R,
-        pending_RP=pending_RP,
-    )
-
-
 def fill_slot(
     counts_V: Tensor,
     bias_V: Tensor,
@@ -212,7 +182,7 @@ def fill_slot(
     prompt_ids: Sequence[int],
     answer_ids: Sequence[int],
 ) -> None:
-    """Fill a zeroed slot for a sequence with this prompt and answer. In stream order, without
+    """Fills a zeroed slot for a sequence with this prompt and answer. In stream order, without
     waiting."""
     device = counts_V.device
     if params.logit_bias:
@@ -238,13 +208,29 @@ def pack_rows(
         mask = NO_SLOT if row.mask is None else next(places)
         integers.append((*integers_of(row.sequence.params, slot, mask), row.position))
         numbers.append(numbers_of(row.sequence.params))
-    *integers_4N, position_N = torch.tensor(list(zip(*integers, strict=True)), device=device)
-    numbers_6N = torch.tensor(list(zip(*numbers, strict=True)), dtype=torch.float64, device=device)
+    seed_N, top_k_N, slot_N, mask_N, position_N = torch.tensor(
+        list(zip(*integers, strict=True)), device=device
+    )
+    temperature_N, top_p_N, min_p_N, repetition_N, presence_N, frequency_N = torch.tensor(
+        list(zip(*numbers, strict=True)), dtype=torch.float64, device=device
+    )
     num_pending = max(len(row.pending) for row in rows) if needs.penalties else 0
     fill = [NO_TOKEN] * num_pending
     pending = [[*row.pending, *fill][:num_pending] for row in rows]
-    pending_NP = torch.tensor(pending, dtype=torch.int64, device=device)
-    packed = rows_of(integers_4N, numbers_6N, position_R=position_N, pending_RP=pending_NP)
+    packed = SamplingRows(
+        seed_R=seed_N,
+        position_R=position_N,
+        top_k_R=top_k_N,
+        slot_R=slot_N,
+        mask_R=mask_N,
+        temperature_R=temperature_N,
+        top_p_R=top_p_N,
+        min_p_R=min_p_N,
+        repetition_penalty_R=repetition_N,
+        presence_penalty_R=presence_N,
+        frequency_penalty_R=frequency_N,
+        pending_RP=torch.tensor(pending, dtype=torch.int64, device=device),
+    )
     if not counted and not masks:
         return packed, None
     return packed, _ledger(list(counted.values()), masks, needs, device)

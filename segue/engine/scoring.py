@@ -1,7 +1,7 @@
 """Log-probabilities of known tokens, such as a prompt's, from the pass that computes them.
 
-Logits of a whole prompt would not fit: with 248,000 tokens in the vocabulary a row has a megabyte.
-So they come some rows at a time, and only what is asked for stays.
+Logits of a whole prompt would not fit into memory: with a vocabulary of 248,000 tokens a row takes
+a megabyte. So they are processed some rows at a time, and only requested values are stored.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from segue.engine.batch import Chunk, PrefillChunk
 
 @dataclass(slots=True, kw_only=True)
 class TokenScores:
-    """Of consecutive tokens, in the form of `PromptLogprobs`."""
+    """Scores of consecutive tokens, with the fields of `PromptLogprobs`."""
 
     logprobs: array[float] = field(default_factory=lambda: array("f"))
     ranks: array[int] = field(default_factory=lambda: array("I"))
@@ -47,7 +47,7 @@ class TokenScores:
 
 
 class Scoring:
-    """The scored tokens of one pass. Takes their logits block by block, in order."""
+    """Scores the tokens of one pass, from their logits block by block, in order."""
 
     def __init__(self, chunks: Sequence[Chunk], device: str) -> None:
         self._scored = [
@@ -66,7 +66,7 @@ class Scoring:
         num_rows, vocab_size = logits_BV.shape
         ids_B1 = self._ids_S[self._num_taken : self._num_taken + num_rows, None]
         self._num_taken += num_rows
-        # Of the raw logits, before bias, penalties and temperature: as for an answer's tokens.
+        # From the raw logits, before bias, penalties and temperature, as for an answer's tokens.
         logprobs_BV = logits_BV.log_softmax(dim=-1)
         logprobs_B1 = logprobs_BV.gather(1, ids_B1)
         ranks_B = (logprobs_BV > logprobs_B1).sum(dim=1) + 1

@@ -1,4 +1,4 @@
-"""What a checkpoint and `[engine]` determine before any weight is read: composed once, here.
+"""A checkpoint and `[engine]` composed into one model description, before any weight is read.
 
 folder ─▶ FolderFacts ──┐
 [engine] ───────────────┴─▶ ServedModel ─▶ WorkerNeed ─▶ planned memory
@@ -29,28 +29,28 @@ from segue.parallel.rank import FIRST_OF_ONE, Rank
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedModel:
-    """A checkpoint as workers with these settings serve it."""
+    """A checkpoint as served with these settings."""
 
     folder: Path
     config: ModelConfig
-    """Has no MTP layers if none is served, and says which tokens may be drafted."""
+    """Without MTP layers if none is served; with the tokens that may be drafted."""
     dtype: str
     device: str
     prefill_attention: str
-    """As in `[engine]`."""
+    """See `EngineConfig`."""
     quantization: str
-    """What weights are quantised to when they are loaded."""
+    """The format that weights are quantised to at load."""
     weight_bytes: int
-    """Of the first rank. The others have as much."""
+    """Of each rank."""
     layout: CacheLayout
-    """Of whole pages and slots."""
+    """Of whole pages and slots, not of a rank's part."""
     rank: Rank = FIRST_OF_ONE
-    """The first one."""
+    """The first rank."""
 
     @classmethod
     def of(cls, folder: Path, engine: EngineConfig, *, skip_tokenizer: bool = True) -> Self:
-        """Raises InvalidCheckpoint, and InvalidConfig for more than one MTP layer, weights that are
-        to be quantised and already are, or activations that are and whose weights are not."""
+        """Raises InvalidCheckpoint, and InvalidConfig for more than one MTP layer, for quantising
+        weights that are already quantised, or activations of plain weights."""
         facts = check_folder(
             folder,
             skip_tokenizer=skip_tokenizer,
@@ -59,7 +59,11 @@ class ServedModel:
         _check_quantization(folder, facts.config, engine)
         dtype = _dtype(facts.config, engine)
         with_mtp = engine.mtp and facts.has_mtp_layer
-        drafts = _draft_tokens(folder, facts.config, engine) if with_mtp else None
+        drafts = (
+            tokens_of_folder(folder, facts.config.vocab_size, engine.draft_vocabulary)
+            if with_mtp
+            else None
+        )
         facts = replace(facts, config=replace(facts.config, draft_tokens=drafts))
         return cls._composed(
             folder,
@@ -73,7 +77,7 @@ class ServedModel:
 
     @classmethod
     def before_download(cls, folder: Path, engine: EngineConfig, *, published_bytes: int) -> Self:
-        """An estimate, from a folder without its weights, which take `published_bytes`."""
+        """An estimate, from a folder without the weights. `published_bytes`: their size."""
         config = ModelConfig.from_folder(folder)
         _check_quantization(folder, config, engine)
         dtype_bytes = DTYPE_BYTES[_dtype(config, engine)]
@@ -121,24 +125,20 @@ class ServedModel:
         )
 
     def layout_of(self, rank: Rank) -> CacheLayout:
-        """Of a rank's part of the cache. Raises InvalidConfig if there is no such part."""
+        """The layout of a rank's part of the cache. Raises InvalidConfig if the model cannot be
+        split like this."""
         config_of_rank(self.config, rank)
         return layout_of_rank(self.layout, rank)
 
     def need(self, *, max_drafts: int) -> WorkerNeed:
-        """What one rank needs. `max_drafts`: per running sequence, if the model can draft."""
+        """The memory that each rank needs. `max_drafts`: per running sequence, if the model can
+        draft."""
         return WorkerNeed(
             weight_bytes=self.weight_bytes,
             layout=self.layout_of(self.rank),
             max_context=self.config.max_position_embeddings,
             max_drafts=max_drafts if self.config.num_mtp_layers else 0,
         )
-
-
-def _draft_tokens(
-    folder: Path, config: ModelConfig, engine: EngineConfig
-) -> tuple[range, ...] | None:
-    return tokens_of_folder(folder, config.vocab_size, engine.draft_vocabulary)
 
 
 def _dtype(config: ModelConfig, engine: EngineConfig) -> str:
@@ -162,7 +162,7 @@ def _check_quantization(folder: Path, config: ModelConfig, engine: EngineConfig)
 def _quantised_bytes(
     config: ModelConfig, plain_bytes: int, dtype_bytes: int, quantization: str
 ) -> int:
-    """An estimate: as if all but the embedding were quantised matrices, a copy of it the head."""
+    """An estimate, as if all weights but the embedding were quantised matrices."""
     embedding = config.vocab_size * config.hidden_size
     others = plain_bytes // dtype_bytes - embedding * (1 if config.tie_word_embeddings else 2)
     head = quantized_bytes(

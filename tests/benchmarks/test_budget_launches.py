@@ -20,8 +20,9 @@ from scripts.quantize import LAYOUTS, quantize
 from segue.api.types import Sampling
 from segue.engine.config import EngineConfig
 from segue.engine.device.buckets import FEW, StepShape
-from segue.engine.device.buffers import RowStart, StepTables, to_device
+from segue.engine.device.buffers import RowStart, StepTables
 from segue.engine.device.sampling import DeviceSampling
+from segue.engine.device.stream import to_device
 from segue.engine.runner import ModelRunner
 from segue.engine.served_model import ServedModel
 from segue.kernels import dispatch

@@ -139,7 +139,7 @@ async def test_an_answer_that_has_ended_cannot_be_continued(workers: Workers) ->
     whole = await workers.answer(turn)
     stop = replace(turn.stop, stop_token_ids=(whole.token_ids[4],))
 
-    with pytest.raises(InvalidRequest, match="the answer to be continued has ended after"):
+    with pytest.raises(InvalidRequest, match="the answer to continue has already ended"):
         await workers.answer(
             after(replace(turn, stop=stop), whole.token_ids[:10]), is_shipped=False
         )

@@ -24,7 +24,7 @@ from tests.kv_transfer.world import LAYOUT
         ("[engine]\npage_tokens = true\n", r"\[engine\] page_tokens must be int, got True"),
         ("[engine]\npage_tokens = 0\n", r"\[engine\] page_tokens must be >= 1, got 0"),
         ("[engine]\ndtype = 'int8'\n", r"dtype must be one of auto, float32, .*, got 'int8'"),
-        ("[engine]\nkv_dtype = 'int8'\n", r'kv_dtype must be "auto" or "fp8", got \'int8\''),
+        ("[engine]\nkv_dtype = 'int8'\n", r"kv_dtype must be one of auto, fp8, got \'int8\'"),
         ("[engine]\ncache_bytes = '1 GiB'\n", r'cache_bytes must be a number or "auto", got'),
         ("[engine]\ncache_bytes = 1.5\n", r"\[engine\] cache_bytes must be int or str, got 1.5"),
         ("[engine]\ncache_bytes = 0\n", r"\[engine\] cache_bytes must be >= 1, got 0"),

@@ -1,6 +1,6 @@
-"""The distribution that answers should follow, and how well counted ones do.
+"""The distribution that answers should follow, and a test of counted answers against it.
 
-From logits after every beginning of an answer and the definitions of the options, in numpy.
+Computed in numpy from logits after every prefix of an answer and the definitions of the options.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def softmax(scores: Floats) -> Floats:
 
 
 def law_of(logits: Mapping[Tokens, Floats], prompt: Sequence[int], params: Sampling) -> Law:
-    """The probability of every answer that may be, one token longer than the longest beginning."""
+    """The probability of every possible answer, one token longer than the longest prefix."""
     law: Law = {(): 1.0}
     for _ in range(max(map(len, logits)) + 1):
         law = {

@@ -75,7 +75,7 @@ class DraftingSequence:
         return DraftStart(position=self.ring.num_tokens, page_ids=self.pages, slot=self.ring.state)
 
     def decode_chunk(self, drafts: Sequence[int]) -> DecodeChunk:
-        """Takes the last token and these drafts into the cache."""
+        """Computes the last token and these drafts."""
         return DecodeChunk(
             token_ids=(self.tokens[-1], *drafts),
             start=self.ring.num_tokens,
@@ -88,7 +88,7 @@ class DraftingSequence:
         return SamplerRow(self.sampler, len(self.tokens) + len(pending), tuple(pending))
 
     def verified(self, drafts: Sequence[int], targets: Sequence[int]) -> int:
-        """The chunk was computed: how many drafts were accepted."""
+        """Applies the result of a chunk. Returns the number of accepted drafts."""
         accepted = num_accepted(drafts, targets)
         page_tokens = self.runner.layout.page_tokens
         self.ring = self.ring.after(self.ring.outputs(len(targets)), accepted + 1, page_tokens)
@@ -104,7 +104,7 @@ class DraftingSequence:
 def draft(
     runner: ModelRunner, sequences: Sequence[DraftingSequence], num_drafts: Sequence[int]
 ) -> list[list[int]]:
-    """So many drafts of each; fewer from sequence to sequence."""
+    """`num_drafts[i]` drafts of sequence i, in descending order of their number."""
     drafts: list[list[int]] = [[] for _ in sequences]
     if not max(num_drafts):
         return drafts
@@ -131,6 +131,6 @@ def target_ids(
 def verify(
     runner: ModelRunner, sequences: Sequence[DraftingSequence], drafts: Sequence[Sequence[int]]
 ) -> list[int]:
-    """One pass over all; how many drafts of each were accepted."""
+    """One pass over all. Returns the number of accepted drafts of each."""
     targets = target_ids(runner, sequences, drafts)
     return [s.verified(d, t) for s, d, t in zip(sequences, drafts, targets, strict=True)]

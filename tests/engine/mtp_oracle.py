@@ -1,4 +1,4 @@
-"""transformers' trunk and its `MtpModel`, driven by hand: what drafts should be."""
+"""The oracle of drafts: transformers' trunk and its `MtpModel`, driven by hand."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ MAX_CONTEXT = 256
 
 
 def runner_of(folder: Path) -> ModelRunner:
-    """With a page and a slot more than are given to sequences."""
+    """With a scratch page and slot."""
     return new_runner(
         folder,
         page_tokens=PAGE_TOKENS,
@@ -46,13 +46,13 @@ class SequenceCase:
     prompt: Sequence[int]
     max_tokens: int
     starts_at: int = 0
-    """Which step is its first."""
+    """The number of its first step."""
     num_slots: int = MAX_SLOTS
     params: Sampling = field(default_factory=Sampling)
     end_ids: Sequence[int] = ()
 
     def pages(self, row: int) -> list[int]:
-        """Scattered, and no more than the longest answer needs."""
+        """Scattered, and enough for the longest answer."""
         first = row * (NUM_PAGES // MAX_ROWS)
         num_pages = -(-(len(self.prompt) + self.max_tokens) // PAGE_TOKENS)
         return [first + (3 * i + row) % 8 for i in range(num_pages)]
@@ -61,8 +61,8 @@ class SequenceCase:
         first = row * (NUM_SLOTS // MAX_ROWS)
         return [first + (5 * i + row) % 11 for i in range(self.num_slots)]
 
-    def begin(self, runner: ModelRunner, row: int) -> DraftingSequence:
-        """Its prompt computed and its first token drawn."""
+    def start(self, runner: ModelRunner, row: int) -> DraftingSequence:
+        """Computes the prompt and samples the first token."""
         sequence = DraftingSequence(
             runner, self.pages(row), self.slots(row), self.prompt, self.params
         )
@@ -74,7 +74,7 @@ class SequenceCase:
 
 @dataclass(slots=True)
 class SequenceOutcome:
-    """What became of the sequences."""
+    """The tokens and rings of the sequences."""
 
     tokens: list[list[int]]
     rings: list[list[SlotRing]]
@@ -86,13 +86,13 @@ class SequenceOutcome:
 
 
 def by_hand(runner: ModelRunner, asked: Sequence[SequenceCase], num_drafts: int) -> SequenceOutcome:
-    """As the host drives it: sequences draft as far as they may, and no further."""
+    """Driven by the host: each sequence drafts up to its limit."""
     went = SequenceOutcome.none(len(asked))
     running: dict[int, DraftingSequence] = {}
     for step in range(200):
         for row, one in enumerate(asked):
             if one.starts_at == step:
-                running[row] = one.begin(runner, row)
+                running[row] = one.start(runner, row)
         left = {
             row: asked[row].max_tokens - s.num_answered
             for row, s in running.items()
@@ -121,7 +121,7 @@ def by_hand(runner: ModelRunner, asked: Sequence[SequenceCase], num_drafts: int)
 
 
 def _end(sequence: DraftingSequence, asked: SequenceCase, num_before: int, ring: SlotRing) -> None:
-    """Nothing after a token that ends the answer stands."""
+    """Removes the tokens after one that ends the answer."""
     new = sequence.tokens[num_before:]
     ends = [i for i, token_id in enumerate(new) if token_id in asked.end_ids]
     if not ends:
@@ -131,7 +131,7 @@ def _end(sequence: DraftingSequence, asked: SequenceCase, num_before: int, ring:
 
 
 class Steps:
-    """The same on the tables of a captured step."""
+    """Driven by steps on a device's tables."""
 
     def __init__(self, runner: ModelRunner) -> None:
         self.runner = runner
@@ -156,17 +156,18 @@ class Steps:
         num_padding: int = 0,
         num_pages: int = 0,
     ) -> SequenceOutcome:
-        """With so many padding rows in each step, and a page table at least so wide."""
+        """`num_padding`: padding rows in each step. `num_pages`: minimum width of the page
+        table."""
         went = SequenceOutcome.none(len(asked))
         started: dict[int, DraftingSequence] = {}
         for step in range(200):
             for row, one in enumerate(asked):
                 if one.starts_at == step:
-                    started[row] = one.begin(self.runner, row)
+                    started[row] = one.start(self.runner, row)
                     self._start(row, one, started[row])
             if not started:
                 continue
-            # Nobody is told which rows have ended: they stay in the batch.
+            # Ended rows stay in the batch: the host does not know about them.
             rows = [*started, *[self.tables.pad_row] * num_padding]
             reach = max(s.ring.num_tokens for s in started.values()) + num_drafts + 1
             shape = StepShape(len(rows), num_drafts, max(-(-reach // PAGE_TOKENS), num_pages))
@@ -206,7 +207,7 @@ class Steps:
         )
 
     def ring(self, row: int, slots: Sequence[int]) -> SlotRing:
-        """As the device has it; it does not know how many tokens a checkpoint contains."""
+        """The device's ring, which lacks the number of tokens in the checkpoint."""
         integers = self.tables.integers_RF[row]
         checkpoint = int(integers[Column.CHECKPOINT])
         return SlotRing(

@@ -66,7 +66,7 @@ def test_an_end_token_stops_is_counted_and_has_no_text() -> None:
     assert one.stop_match == ""
 
 
-def test_without_end_tokens_it_goes_on_to_the_limit() -> None:
+def test_without_end_tokens_an_answer_continues_to_the_limit() -> None:
     one = answer(rules(max_tokens=4, ends=()))
 
     deltas = push_all(one, tokens("a", EOS, "bcd"))
@@ -139,7 +139,7 @@ def test_an_unfinished_character_is_replaced_at_the_end() -> None:
     assert [delta.text for delta in deltas] == ["", "", "\ufffd"]
 
 
-def test_a_stop_string_may_be_completed_by_the_end_itself() -> None:
+def test_a_stop_string_may_be_completed_by_the_flush_at_the_end() -> None:
     one = answer(rules(max_tokens=2, stop_strings=("\ufffd",)))
 
     deltas = push_all(one, tokens("a", 0xF0))
@@ -148,7 +148,7 @@ def test_a_stop_string_may_be_completed_by_the_end_itself() -> None:
     assert (one.finish, one.stop_match) == (FinishReason.STOP, "\ufffd")
 
 
-def test_an_answer_has_as_many_tokens_as_it_may_have() -> None:
+def test_an_answer_ends_at_its_token_limit() -> None:
     one = answer(rules(max_tokens=2))
 
     assert text_of(push_all(one, tokens("abc"))) == "ab"

@@ -91,7 +91,7 @@ PENALISED = needs_of(Sampling(temperature=0.0, presence_penalty=1.0))
         (FROM_ALL | PENALISED, EVERYTHING),
     ],
 )
-def test_one_row_that_draws_from_all_tokens_decides_for_its_step(
+def test_one_row_that_draws_from_all_tokens_determines_the_shape_of_its_step(
     needs: SamplingFeatures, taken: SamplingFeatures
 ) -> None:
     assert buckets().shape_of(StepShape(1, 0, 1, needs=needs)).needs == taken
@@ -135,7 +135,7 @@ def test_at_most_a_third_of_a_larger_step_is_padding() -> None:
     assert all(size * 2 <= n * 3 for n, size in large)
 
 
-def test_a_step_beyond_the_largest_is_a_mistake() -> None:
+def test_a_step_larger_than_the_largest_shape_raises() -> None:
     with pytest.raises(AssertionError, match="no step is as large as 65"):
         buckets().shape_of(StepShape(65, 0, 1))
 

@@ -1,4 +1,4 @@
-"""What workers take of a machine's memory, and what is said where it does not suffice."""
+"""The memory that workers take, and the errors if there is too little."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_weights_that_do_not_fit_are_refused_with_the_numbers() -> None:
     assert "use a machine with 1,481 GiB free" in message
 
 
-def test_a_small_model_takes_what_it_can_use_and_no_more() -> None:
+def test_a_small_model_takes_only_the_memory_that_it_can_use() -> None:
     engine = planned(TINY, EngineConfig(), host(200))
 
     assert isinstance(engine.cache_bytes, int)
@@ -92,7 +92,7 @@ def test_a_small_model_takes_what_it_can_use_and_no_more() -> None:
     assert slots_of(TINY, engine) == 32 + 64 + 7 * 16
 
 
-def test_on_a_host_a_cache_is_bounded_however_much_is_free() -> None:
+def test_on_a_host_the_cache_is_limited_regardless_of_free_memory() -> None:
     assert planned(SMALL, EngineConfig(), host(500)).cache_bytes == MAX_AUTO_HOST_BYTES
 
 
@@ -110,14 +110,14 @@ def test_two_workers_on_a_laptop_leave_room_for_each_other() -> None:
 
 
 @pytest.mark.parametrize("need", [SMALL, LARGE])
-def test_where_memory_is_plenty_every_turn_has_its_two_slots(need: WorkerNeed) -> None:
+def test_with_enough_memory_every_turn_has_its_two_slots(need: WorkerNeed) -> None:
     engine = planned(need, EngineConfig(), host(1600))
 
     assert engine.max_running == 16
     assert slots_of(need, engine) >= 32
 
 
-def test_where_slots_are_dear_fewer_turns_run_and_pages_keep_their_half() -> None:
+def test_with_large_slots_fewer_turns_run_and_pages_keep_their_half() -> None:
     free = 2 * 739.5 + 2 * 1.5 + 0.6
     engine = planned(LARGE, EngineConfig(), host(free))
 
@@ -128,7 +128,7 @@ def test_where_slots_are_dear_fewer_turns_run_and_pages_keep_their_half() -> Non
     assert sizes.num_pages * LARGE.layout.page_bytes >= engine.cache_bytes // 3
 
 
-def test_a_number_that_fits_is_taken_as_it_is() -> None:
+def test_a_number_that_fits_is_not_changed() -> None:
     engine = EngineConfig(cache_bytes=GIB, max_running=3)
 
     assert planned(SMALL, engine, host(16)) == engine
@@ -147,7 +147,7 @@ def test_a_number_that_does_not_fit_is_refused_with_one_that_does() -> None:
         planned(SMALL, replace(asked, cache_bytes=fitting + MIB), room)
 
 
-def test_a_host_tier_counts_on_a_host() -> None:
+def test_a_host_tier_is_subtracted_on_a_host() -> None:
     asked = EngineConfig(cache_bytes=GIB, host_cache_bytes=4 * GIB)
 
     assert planned(SMALL, replace(asked, host_cache_bytes=0), host(8))
@@ -155,7 +155,7 @@ def test_a_host_tier_counts_on_a_host() -> None:
         planned(SMALL, asked, host(8))
 
 
-def test_a_gpu_is_used_as_far_as_it_goes_and_shared_where_it_is_shared() -> None:
+def test_a_gpu_is_used_up_to_the_configured_share() -> None:
     gpu = MachineMemory(place="the GPU", total_bytes=80 * GIB, free_bytes=79 * GIB)
     cuda = EngineConfig(device="cuda")
 
@@ -170,14 +170,14 @@ def test_a_gpu_is_used_as_far_as_it_goes_and_shared_where_it_is_shared() -> None
         planned(LARGE, cuda, Room.on_gpu(gpu, share=1.0))
 
 
-def test_beside_gpus_a_host_needs_room_for_processes_and_the_host_tier() -> None:
+def test_gpu_workers_need_host_memory_for_processes_and_the_host_tier() -> None:
     check_host(EngineConfig(host_cache_bytes=4 * GIB), host(16))
 
     with pytest.raises(InvalidConfig, match=r"host_cache_bytes = .* \(8.0 GiB\) × 2 workers"):
         check_host(EngineConfig(host_cache_bytes=8 * GIB), host(16))
 
 
-def test_a_worker_by_itself_leaves_room_for_another_where_two_fit() -> None:
+def test_a_single_worker_leaves_room_for_another_if_two_fit() -> None:
     memory = MachineMemory(place="this host", total_bytes=6 * GIB, free_bytes=6 * GIB)
     only_one = replace(SMALL, weight_bytes=4 * GIB)
 
@@ -200,5 +200,5 @@ def test_a_worker_by_itself_leaves_room_for_another_where_two_fit() -> None:
         (211 << 10, "211 KiB"),
     ],
 )
-def test_sizes_are_words(num_bytes: int, words: str) -> None:
+def test_sizes_are_readable(num_bytes: int, words: str) -> None:
     assert size(num_bytes) == words

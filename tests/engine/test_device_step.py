@@ -1,4 +1,4 @@
-"""A step on the device does what the host's loop does: token for token, slot for slot."""
+"""A step on the device equals the host's loop: token for token, slot for slot."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_tokens_and_rings_are_those_of_the_hosts_loop(
 def assert_same_memory(
     one: ModelRunner, other: ModelRunner, pages: list[int], ring: SlotRing
 ) -> None:
-    """Of what a sequence has computed: pages up to the last token, state, checkpoint."""
+    """A sequence's pages up to the last token, its state and its checkpoint."""
     kept = [ring.state] if ring.checkpoint is None else [ring.state, ring.checkpoint]
     for field, tensor in one.tensors.fields():
         theirs = other.tensors.of(field.group, field.layer)
@@ -109,9 +109,9 @@ def assert_same_memory(
         for first, page in zip(range(0, ring.num_tokens, PAGE_TOKENS), pages, strict=False):
             num = min(ring.num_tokens - first, PAGE_TOKENS)
             # What lies at position 0 of the MTP layer is never read.
-            begin = int(first == 0 and field.layer == one.config.num_layers)
+            start = int(first == 0 and field.layer == one.config.num_layers)
             torch.testing.assert_close(
-                theirs[page, :, begin:num], tensor[page, :, begin:num], rtol=1e-4, atol=1e-5
+                theirs[page, :, start:num], tensor[page, :, start:num], rtol=1e-4, atol=1e-5
             )
 
 
@@ -178,7 +178,7 @@ def test_a_step_waits_for_nothing(
 
 
 @pytest.mark.parametrize("num_drafts", [0, 2])
-def test_what_kernels_are_given_is_contiguous(
+def test_inputs_of_kernels_are_contiguous(
     runners: tuple[ModelRunner, ModelRunner], num_drafts: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batches: list[Batch | DraftBatch] = []

@@ -1,4 +1,4 @@
-"""The choice of k against machines and texts that are made up."""
+"""The choice of k, against simulated machines and texts."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class World:
         return max(range(MAX_DRAFTS + 1), key=lambda k: self.rate(batch_size, k))
 
     def step(self, chooser: DraftLength, batch_size: int, rooms: Sequence[int] = ()) -> int:
-        """Each sequence has room for as many drafts as allowed, unless `rooms` says otherwise."""
+        """Each sequence has room for the maximum of drafts, unless `rooms` is given."""
         rooms = rooms or [MAX_DRAFTS] * batch_size
         k = chooser.choose(rooms)
         drafted = [min(k, room) for room in rooms]
@@ -80,7 +80,7 @@ def test_nearly_all_steps_are_as_good_as_the_best(world: World, batch_size: int)
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("unlucky", [1, 2, 3])
-def test_one_bad_number_does_not_hide_better_ones(unlucky: int, seed: int) -> None:
+def test_one_bad_number_of_drafts_does_not_hide_better_ones(unlucky: int, seed: int) -> None:
     luck = random.Random(seed)
     world = World(3.0, row_s=0.3, draft_s=0.7, acceptance=0.97, unlucky=unlucky, random=luck)
     chooser = DraftLength(MAX_DRAFTS)
@@ -95,7 +95,7 @@ def test_one_bad_number_does_not_hide_better_ones(unlucky: int, seed: int) -> No
     assert len(good) >= 500 * (1 - 2 / TRY_EVERY)
 
 
-def test_what_pays_is_found_within_a_few_answers() -> None:
+def test_the_best_number_is_found_within_a_few_answers() -> None:
     world = World(weights_s=3.0, row_s=0.3, draft_s=0.7, acceptance=0.97)
     chooser = DraftLength(MAX_DRAFTS)
 
@@ -129,7 +129,7 @@ def test_load_and_slow_steps_hardly_hide_the_best_number(slow_share: float) -> N
     assert sorted(achieved)[6] > 0.95
 
 
-def test_nothing_is_drafted_where_it_does_not_pay() -> None:
+def test_nothing_is_drafted_if_it_does_not_pay_off() -> None:
     useless = World(weights_s=10.0, row_s=0.1, draft_s=1.0, acceptance=0.0)
     chooser = DraftLength(MAX_DRAFTS)
     for _ in range(50):
@@ -167,7 +167,7 @@ def test_texts_that_become_predictable_are_noticed() -> None:
     assert chooser.choose([MAX_DRAFTS] * 8) >= 3
 
 
-def test_a_slow_step_now_and_then_changes_nothing() -> None:
+def test_an_occasional_slow_step_changes_nothing() -> None:
     chooser = DraftLength(MAX_DRAFTS)
     chosen = []
     for i in range(400):
@@ -178,7 +178,7 @@ def test_a_slow_step_now_and_then_changes_nothing() -> None:
     assert chosen[-300:].count(0) > 290
 
 
-def test_where_no_draft_is_allowed_none_is_made() -> None:
+def test_without_allowed_drafts_none_is_made() -> None:
     chooser = DraftLength(0)
     for _ in range(2 * TRY_EVERY):
         assert chooser.choose([MAX_DRAFTS] * 3) == 0
@@ -195,7 +195,7 @@ def test_expected_tokens_follow_the_shares_that_were_accepted() -> None:
     assert chooser.expected_tokens(3) == pytest.approx(2.0, abs=0.1)
 
 
-def test_large_batches_of_about_a_size_share_what_was_learned() -> None:
+def test_large_batches_of_similar_size_share_measurements() -> None:
     assert [size_class(n) for n in (1, 7, 8, 9, 16, 17, 32, 33)] == [1, 7, 8, 16, 16, 32, 32, 64]
 
 
@@ -209,7 +209,7 @@ def test_a_batch_without_room_for_the_best_number_gets_the_best_that_it_has_room
 
 
 @pytest.mark.parametrize("short", [0, 1])
-def test_one_sequence_with_few_slots_does_not_keep_the_others_from_learning(short: int) -> None:
+def test_one_sequence_with_few_slots_does_not_prevent_measurements(short: int) -> None:
     world = World(weights_s=10.0, row_s=0.05, draft_s=0.6, acceptance=0.9)
     chooser = DraftLength(MAX_DRAFTS)
     rooms = [MAX_DRAFTS] * 7 + [short]
@@ -246,7 +246,7 @@ def test_a_first_draft_that_costs_more_than_the_next_ones_hides_none_of_them() -
     assert min(sorted(chosen[100:])[10:]) >= MAX_DRAFTS - 1
 
 
-def test_steps_that_take_no_time_divide_nothing_by_zero() -> None:
+def test_steps_without_measurable_time_do_not_divide_by_zero() -> None:
     chooser = DraftLength(MAX_DRAFTS)
     for _ in range(200):
         k = chooser.choose([MAX_DRAFTS])
@@ -256,7 +256,7 @@ def test_steps_that_take_no_time_divide_nothing_by_zero() -> None:
 
 
 @pytest.mark.parametrize("world", [GPU_LIKE, CPU_LIKE, BETWEEN], ids=["gpu", "cpu", "between"])
-def test_slots_are_wanted_for_one_draft_more_than_pays(world: World) -> None:
+def test_slots_are_reserved_for_one_draft_more_than_the_best_number(world: World) -> None:
     chooser = DraftLength(MAX_DRAFTS)
     before = chooser.reach
     for _ in range(300):
@@ -268,7 +268,7 @@ def test_slots_are_wanted_for_one_draft_more_than_pays(world: World) -> None:
     assert min(max(chosen), MAX_DRAFTS) <= chooser.reach <= world.best(1) + 2
 
 
-def test_slots_follow_the_sizes_of_batch_that_come_now() -> None:
+def test_reserved_slots_follow_recent_batch_sizes() -> None:
     chooser = DraftLength(MAX_DRAFTS)
     for _ in range(200):
         GPU_LIKE.step(chooser, 1)

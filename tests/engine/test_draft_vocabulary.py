@@ -1,4 +1,4 @@
-"""Which tokens are drafted changes no answer, and a grammar's tokens can always be drafted."""
+"""The draft vocabulary changes no answer, and a grammar's tokens can always be drafted."""
 
 from __future__ import annotations
 

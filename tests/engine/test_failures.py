@@ -1,4 +1,4 @@
-"""One sequence's error ends that sequence, a pass's error its turns, two in a row the process."""
+"""A sequence's error ends the sequence, a pass's error its turns, two in a row the process."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from segue.worker.engine_thread import Failures
 BROKEN = RuntimeError("out of memory")
 
 
-def test_the_turns_of_a_pass_that_failed_may_be_run_elsewhere() -> None:
-    told = Failures().of_pass(BROKEN)
+def test_the_turns_of_a_failed_pass_may_be_retried_elsewhere() -> None:
+    error = Failures().of_pass(BROKEN)
 
-    assert isinstance(told, Unavailable)
-    assert told.retry_is_safe
-    assert "RuntimeError: out of memory" in str(told)
+    assert isinstance(error, Unavailable)
+    assert error.retry_is_safe
+    assert "RuntimeError: out of memory" in str(error)
 
 
-def test_two_passes_in_a_row_that_fail_are_a_broken_engine() -> None:
+def test_two_failed_passes_in_a_row_mean_a_broken_engine() -> None:
     failures = Failures()
     failures.of_pass(BROKEN)
 
@@ -27,21 +27,21 @@ def test_two_passes_in_a_row_that_fail_are_a_broken_engine() -> None:
         failures.of_pass(BROKEN)
 
 
-def test_a_pass_that_goes_well_in_between_forgives() -> None:
+def test_a_successful_pass_in_between_resets_the_count() -> None:
     failures = Failures()
     for _ in range(5):
         failures.of_pass(BROKEN)
         failures.passed()
 
 
-def test_any_number_of_sequences_may_fail_by_themselves() -> None:
+def test_any_number_of_single_sequences_may_fail() -> None:
     failures = Failures()
     for _ in range(5):
-        told = failures.of_sequence(KeyError("x"))
-        assert type(told) is SegueError
-        assert not told.retry_is_safe
+        error = failures.of_sequence(KeyError("x"))
+        assert type(error) is SegueError
+        assert not error.retry_is_safe
 
 
-def test_a_worker_that_has_lost_its_other_ranks_ends_at_once() -> None:
+def test_a_worker_that_lost_its_other_ranks_exits_at_once() -> None:
     with pytest.raises(RanksLost):
         Failures().of_pass(RanksLost("rank 1 has ended"))

@@ -1,4 +1,4 @@
-"""A whole model with keys and values in FP8, against itself with pages of full length."""
+"""A whole model with keys and values in FP8, against itself with pages in the model's dtype."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_logits_are_close_and_pages_have_half_the_bytes(
     assert stored == {"float8_e4m3fn"}
 
 
-def test_another_worker_goes_on_with_the_same_tokens_also_after_the_host_tier(
+def test_another_worker_continues_with_the_same_tokens_even_after_the_host_tier(
     mtp_dense: Path,
 ) -> None:
     prompt = random_prompt(100)
@@ -92,7 +92,7 @@ def test_drafts_change_no_token_and_a_prompt_may_be_cut_anywhere(mtp_dense: Path
     for num_drafts, chunk_tokens in ((0, 64), (0, 7), (3, 64)):
         runner = runner_of(mtp_dense)
         for field, tensor in runner.tensors.fields():
-            # What nobody wrote is not a number.
+            # Unwritten memory is NaN.
             tensor.view(torch.uint8).fill_(0x7F if field.unit is Unit.PAGE else 0xFF)
         sequence = DraftingSequence(runner, range(20), range(6), random_prompt(70))
         sequence.prefill(chunk_tokens)
@@ -103,7 +103,7 @@ def test_drafts_change_no_token_and_a_prompt_may_be_cut_anywhere(mtp_dense: Path
     assert answers[0] == answers[1] == answers[2]
 
 
-def test_scales_of_the_checkpoint_are_what_codes_stand_for(mtp_dense: Path, tmp_path: Path) -> None:
+def test_codes_are_scaled_by_the_checkpoints_scales(mtp_dense: Path, tmp_path: Path) -> None:
     """Values are small in this model, so that scale 1 loses many of them to the smallest codes."""
     scales = {"k_proj.k_scale": 0.04, "v_proj.v_scale": 0.004}
     scaled, prompt = with_scales(mtp_dense, tmp_path / "scaled", scales), random_prompt(200)

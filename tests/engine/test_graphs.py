@@ -1,9 +1,8 @@
-"""Captured steps are the steps themselves, whatever was written into the tables meanwhile."""
+"""Captured steps equal eager ones, regardless of earlier contents of the tables."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,8 +12,9 @@ from segue.api.types import Sampling
 from segue.engine.device.buckets import Buckets
 from segue.engine.device.buffers import RowStart, StepTables
 from segue.engine.device.graphs import StepGraphs
-from segue.engine.device.launcher import Launcher, Run, StepRequest, replay, run_eagerly
+from segue.engine.device.launcher import Launcher, Run, StepRequest
 from segue.engine.device.sampling import DeviceSampling
+from segue.engine.device.stream import WorkStream
 from segue.kernels.sampling import EVERYTHING
 from tests.runners import new_runner
 
@@ -32,7 +32,7 @@ PARAMS = [
 
 
 class Device:
-    """Six sequences of made-up memory, on tables of their own."""
+    """Six sequences with random caches, on separate tables."""
 
     def __init__(self, folder: Path, *, is_captured: bool) -> None:
         self.runner = new_runner(
@@ -60,14 +60,18 @@ class Device:
             num_rows=NUM_ROWS, vocab_size=self.runner.config.vocab_size, device="cuda"
         )
         step = self.runner.device_step(self.tables, self.sampling)
-        self.launch: Run = partial(run_eagerly, step, self.tables)
+        run: Run = step.run_eagerly
+        buckets = None
         if is_captured:
             buckets = Buckets(
                 max_batch=NUM_ROWS, max_drafts=MAX_DRAFTS, num_pages=self.tables.max_pages
             )
             graphs = StepGraphs(step, self.tables, max_batch=NUM_ROWS)
             graphs.capture(buckets.shapes())
-            self.launch = partial(replay, graphs, self.tables, buckets)
+            run = graphs.run
+        # Steps run on the current stream.
+        stream = WorkStream("cpu")
+        self.launch = Launcher(self.tables, self.sampling, run, stream, buckets).launch
 
     def start(self, row: int, position: int) -> None:
         slots = range(row * MAX_SLOTS, (row + 1) * MAX_SLOTS)
@@ -100,10 +104,10 @@ class Device:
         return [[token.token_id for token in one.tokens] for one in launched.wait()]
 
 
-def test_captured_steps_say_what_eager_ones_say(mtp_dense: Path) -> None:
-    """Of rows that come and go, in shapes that take turns."""
+def test_captured_steps_give_the_tokens_of_eager_ones(mtp_dense: Path) -> None:
+    """With rows that are restarted, in alternating shapes."""
     eager, captured = (Device(mtp_dense, is_captured=c) for c in (False, True))
-    said: list[list[list[int]]] = []
+    tokens: list[list[list[int]]] = []
     for device in (eager, captured):
         of_device = []
         for row in range(NUM_ROWS):
@@ -112,9 +116,9 @@ def test_captured_steps_say_what_eager_ones_say(mtp_dense: Path) -> None:
             of_device += device.step([0, 2, 3][: 1 + step % 3], step % (MAX_DRAFTS + 1))
             of_device += device.step(list(range(NUM_ROWS)), 1)
             device.start(step % NUM_ROWS, 9 + step)
-        said.append(of_device)
+        tokens.append(of_device)
 
-    assert said[0] == said[1]
+    assert tokens[0] == tokens[1]
 
 
 def test_a_launch_returns_before_its_step_is_done(mtp_dense: Path) -> None:
@@ -136,7 +140,7 @@ def test_a_launch_returns_before_its_step_is_done(mtp_dense: Path) -> None:
     assert launched.seconds > 0
 
 
-def test_a_launcher_captures_before_anybody_waits(mtp_dense: Path) -> None:
+def test_a_launcher_captures_at_start_up(mtp_dense: Path) -> None:
     runner = new_runner(
         mtp_dense,
         dtype="bfloat16",

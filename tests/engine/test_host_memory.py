@@ -1,4 +1,4 @@
-"""How much memory there is, from files as the kernel writes them."""
+"""The available memory, from files in the kernel's format."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def group_1(at: str, limit: int, used: int, inactive: int = 0) -> dict[str, str]
     }
 
 
-def test_without_control_groups_the_host_is_all_there_is(tmp_path: Path) -> None:
+def test_without_control_groups_the_hosts_memory_is_the_limit(tmp_path: Path) -> None:
     assert read_host_memory(machine(tmp_path, "", {})) == HOST
 
 
@@ -51,7 +51,7 @@ def test_groups_without_a_limit_change_nothing(tmp_path: Path) -> None:
     assert read_host_memory(machine(tmp_path, "0::/a\n", files)) == HOST
 
 
-def test_a_container_has_its_limit_and_its_page_cache_counts_as_free(tmp_path: Path) -> None:
+def test_a_container_has_its_own_limit_and_its_page_cache_is_free(tmp_path: Path) -> None:
     files = group_2("", str(8 * GIB), 6 * GIB, 3 * GIB)
 
     assert read_host_memory(machine(tmp_path, "0::/\n", files)) == MachineMemory(
@@ -59,7 +59,7 @@ def test_a_container_has_its_limit_and_its_page_cache_counts_as_free(tmp_path: P
     )
 
 
-def test_the_tightest_of_the_groups_above_us_counts(tmp_path: Path) -> None:
+def test_the_tightest_limit_of_all_parent_groups_applies(tmp_path: Path) -> None:
     files = group_2("a/b/", "max", 0) | group_2("a/", str(4 * GIB), GIB)
     root = machine(tmp_path, "0::/a/b\n", files)
 
@@ -68,7 +68,9 @@ def test_the_tightest_of_the_groups_above_us_counts(tmp_path: Path) -> None:
     )
 
 
-def test_a_path_of_the_host_that_a_container_cannot_see_leaves_its_own_top(tmp_path: Path) -> None:
+def test_a_host_path_that_a_container_cannot_see_falls_back_to_its_root_group(
+    tmp_path: Path,
+) -> None:
     root = machine(tmp_path, "0::/kubepods/pod7/x\n", group_2("", str(2 * GIB), 0))
 
     assert read_host_memory(root) == MachineMemory(
@@ -76,7 +78,7 @@ def test_a_path_of_the_host_that_a_container_cannot_see_leaves_its_own_top(tmp_p
     )
 
 
-def test_the_first_version_of_groups_says_it_in_other_words(tmp_path: Path) -> None:
+def test_version_1_of_control_groups_is_read_too(tmp_path: Path) -> None:
     cgroup = "9:cpu,cpuacct:/x\n4:memory:/x\n0::/\n"
     files = group_1("x/", 8 * GIB, 6 * GIB, GIB) | group_1("", 0x7FFFFFFFFFFFF000, 0)
 
@@ -85,7 +87,7 @@ def test_the_first_version_of_groups_says_it_in_other_words(tmp_path: Path) -> N
     )
 
 
-def test_a_limit_above_the_hosts_own_memory_is_none_but_what_is_left_counts(tmp_path: Path) -> None:
+def test_a_limit_above_the_hosts_memory_only_bounds_the_free_memory(tmp_path: Path) -> None:
     files = group_2("", str(64 * GIB), 54 * GIB)
 
     assert read_host_memory(machine(tmp_path, "0::/\n", files)) == MachineMemory(
@@ -94,22 +96,22 @@ def test_a_limit_above_the_hosts_own_memory_is_none_but_what_is_left_counts(tmp_
 
 
 @pytest.mark.parametrize("info", [None, "", "MemTotal: many kB\n"])
-def test_where_nothing_can_be_read_nothing_is_known(tmp_path: Path, info: str | None) -> None:
+def test_without_readable_files_the_memory_is_unknown(tmp_path: Path, info: str | None) -> None:
     assert read_host_memory(machine(tmp_path, "0::/\n", {}, info)) is None
 
 
-def test_of_several_gpus_the_one_with_most_room_says_what_is_possible() -> None:
+def test_of_several_gpus_the_one_with_most_free_memory_is_read() -> None:
     assert parse_gpu_memory("81559, 1024\n81559, 80000\n24576, 24000\n") == MachineMemory(
         place="the GPU", total_bytes=81559 << 20, free_bytes=80000 << 20
     )
 
 
 @pytest.mark.parametrize("text", ["", "No devices were found\n", "81559\n", "[N/A], 5\n"])
-def test_where_no_driver_answers_no_gpu_is_known(text: str) -> None:
+def test_without_a_driver_the_gpu_memory_is_unknown(text: str) -> None:
     assert parse_gpu_memory(text) is None
 
 
-def test_this_machine_has_some() -> None:
+def test_this_machines_memory_is_read() -> None:
     memory = read_host_memory()
 
     assert memory is not None

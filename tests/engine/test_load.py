@@ -1,4 +1,4 @@
-"""A worker that was told no size finds one, and says what is too large."""
+"""A worker without a configured cache size determines one, and reports sizes that are too large."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from segue.worker import load
 from segue.worker.load import load_runner
 
 
-def test_a_worker_settles_its_own_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_determines_its_own_cache_size(monkeypatch: pytest.MonkeyPatch) -> None:
     memory = MachineMemory(place="this host", total_bytes=2 << 30, free_bytes=(2 * 448 + 80) << 20)
     monkeypatch.setattr(load, "read_host_memory", lambda: memory)
 
@@ -28,7 +28,7 @@ def test_a_worker_settles_its_own_cache(monkeypatch: pytest.MonkeyPatch) -> None
     assert used <= loaded.engine.cache_bytes
 
 
-def test_a_worker_without_room_for_the_weights_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_without_room_for_the_weights_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     memory = MachineMemory(place="this container", total_bytes=1 << 30, free_bytes=400 << 20)
     monkeypatch.setattr(load, "read_host_memory", lambda: memory)
 
@@ -36,15 +36,15 @@ def test_a_worker_without_room_for_the_weights_says_so(monkeypatch: pytest.Monke
         load_runner("demo", EngineConfig(num_threads=1))
 
 
-def test_a_system_that_tells_nothing_wants_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_memory_information_a_number_is_required(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load, "read_host_memory", lambda: None)
 
     with pytest.raises(InvalidConfig, match="set a number of bytes"):
         load_runner("demo", EngineConfig(num_threads=1))
 
 
-def test_a_number_that_the_allocator_refuses_is_said_with_its_setting() -> None:
-    # As many pages as could be used of so many sequences at once: 128 TiB.
+def test_a_failed_allocation_names_the_setting() -> None:
+    # Pages for this number of sequences: 128 TiB.
     engine = EngineConfig(num_threads=1, cache_bytes=1 << 47, max_running=1 << 22)
 
     with pytest.raises(InvalidConfig, match=r"memory of cpu is too small.*cache_bytes = 14073"):

@@ -42,7 +42,7 @@ def oracle(folder: Path, oracles: dict[Path, MtpOracle]) -> MtpOracle:
 
 @pytest.fixture
 def runner(folder: Path) -> ModelRunner:
-    """Its whole cache is poison: what it reads, it must have written."""
+    """The whole cache is NaN, so that reading before writing is detected."""
     runner = new_runner(folder, page_tokens=PAGE_TOKENS, num_pages=64, num_slots=32)
     for _, tensor in runner.tensors.fields():
         tensor.fill_(torch.nan)
@@ -80,7 +80,7 @@ def test_drafts_after_a_prompt_are_the_oracles_however_it_was_cut(
     check_drafts(runner, oracle, sequence.draft_start(), sequence.tokens)
 
 
-def test_drafts_after_a_prompt_that_went_on_from_a_checkpoint_are_the_oracles(
+def test_drafts_after_a_prompt_that_continued_from_a_checkpoint_are_the_oracles(
     runner: ModelRunner, oracle: MtpOracle
 ) -> None:
     """The checkpoint is the end of a prefill segment, and the pages before it belong to another

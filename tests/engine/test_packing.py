@@ -118,7 +118,7 @@ def test_each_token_is_joined_with_the_hidden_state_before_it() -> None:
     assert hidden.slots_out_K.tolist() == [3, 0, 4, 1, 2, 8, 7, 9]
 
 
-def test_without_an_mtp_layer_nothing_is_said_of_hidden_states() -> None:
+def test_without_an_mtp_layer_there_are_no_hidden_rows() -> None:
     assert packed(prefill_chunk([1], 0, [0], None, 0)).hidden is None
 
 
@@ -133,7 +133,7 @@ def test_prefill_rows_name_bounds_starts_and_slots() -> None:
     assert batch.prefill.segments.slots_out_M.tolist() == [4, 0]
 
 
-def test_a_prefill_chunk_is_cut_into_segments_where_states_are_kept() -> None:
+def test_a_prefill_chunk_is_cut_into_segments_where_states_are_stored() -> None:
     whole = prefill_chunk([1, 2, 3, 4, 5], 4, [7, 8, 9], 1, 4)
     batch = packed(
         replace(whole, checkpoints=[(6, 2), (8, 3)]), prefill_chunk([3], 0, [5], None, 0)
@@ -181,6 +181,6 @@ def test_a_prefill_chunk_is_cut_into_segments_where_states_are_kept() -> None:
         "a decode chunk that writes what another reads",
     ],
 )
-def test_a_broken_promise_of_the_scheduler_stops_the_batch(chunks: list[Chunk]) -> None:
+def test_an_invalid_batch_of_the_scheduler_raises(chunks: list[Chunk]) -> None:
     with pytest.raises(AssertionError):
         packed(*chunks)

@@ -1,4 +1,4 @@
-"""A model whose prompts FlashInfer computes, and the setting for it."""
+"""Prompts that FlashInfer computes, and the setting for it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ H200 = Gpu(capability=(9, 0), num_multiprocessors=132)
 
 
 def new_planning_runner(folder: Path, monkeypatch: pytest.MonkeyPatch) -> ModelRunner:
-    """A runner on a CPU with what stands for the package, which it has no kernel for."""
+    """A runner on a CPU with a fake of the package, which has no kernel for CPUs."""
     monkeypatch.setattr(prompts, "package", lambda: PACKAGE)
     monkeypatch.setattr(prompts, "why_not", lambda shape, gpu: None)
     runner = new_runner(folder, num_pages=40, num_slots=8)
@@ -46,7 +46,7 @@ def new_planning_runner(folder: Path, monkeypatch: pytest.MonkeyPatch) -> ModelR
 
 
 @pytest.mark.parametrize("with_mtp", [False, True])
-def test_the_same_logits_from_one_plan_for_each_pass(
+def test_each_pass_has_one_plan_and_the_same_logits(
     with_mtp: bool,
     make_checkpoint: MakeCheckpoint,
     tmp_path: Path,
@@ -82,7 +82,7 @@ def served(folder: Path, setting: str, *, dtype: str = "bfloat16") -> ServedMode
     return ServedModel.of(folder, engine)
 
 
-def test_without_the_package_our_kernel_computes_or_an_error_names_it(
+def test_without_the_package_our_kernel_is_used_or_an_error_names_it(
     tiny_dense: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(choosing, "is_installed", lambda: False)
@@ -93,7 +93,7 @@ def test_without_the_package_our_kernel_computes_or_an_error_names_it(
         prompt_attention(served(tiny_dense, "flashinfer"), FIRST_OF_ONE)
 
 
-def test_what_the_package_cannot_do_is_said(
+def test_an_unsupported_shape_is_reported(
     tiny_dense: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(choosing, "is_installed", lambda: True)
@@ -127,7 +127,7 @@ def test_a_failed_trial_leaves_prompts_to_our_kernel(
 
 
 def test_the_setting_is_checked() -> None:
-    with pytest.raises(ValueError, match=r'"auto", "triton" or "flashinfer", got \'fa3\''):
+    with pytest.raises(ValueError, match=r"one of auto, triton, flashinfer, got 'fa3'"):
         EngineConfig(device="cuda", prefill_attention="fa3")
     with pytest.raises(ValueError, match=r'"flashinfer" needs device = "cuda", got "cpu"'):
         EngineConfig(prefill_attention="flashinfer")

@@ -1,4 +1,4 @@
-"""What holds for any weights: how a sequence is cut, packed and placed changes nothing."""
+"""Properties for any weights: chunking, packing and placing a sequence change nothing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CLOSE = {"rtol": 0.0, "atol": 3e-5}
 
 @pytest.fixture(params=["tiny_dense", "tiny_moe"])
 def runner(request: pytest.FixtureRequest) -> ModelRunner:
-    """A runner whose whole cache is poison: what it reads, it must have written."""
+    """A runner whose whole cache is NaN, so that reading before writing is detected."""
     runner = new_runner(
         request.getfixturevalue(request.param),
         page_tokens=PAGE_TOKENS,
@@ -43,7 +43,7 @@ def units(runner: ModelRunner, unit: Unit) -> Iterator[Tensor]:
     return (tensor for field, tensor in runner.tensors.fields() if field.unit is unit)
 
 
-def test_packed_sequences_are_each_sequence_alone(runner: ModelRunner) -> None:
+def test_packed_sequences_equal_separate_ones(runner: ModelRunner) -> None:
     prompts = [prompt_of(n, seed=n) for n in (40, 1, 65, 3)]
     alone = [
         RunningSequence(runner, pages=range(30, 40), slot=7).prefill(prompt, len(prompt))
@@ -60,7 +60,9 @@ def test_packed_sequences_are_each_sequence_alone(runner: ModelRunner) -> None:
     torch.testing.assert_close(packed, torch.cat(alone), **CLOSE)
 
 
-def test_states_kept_on_the_way_are_those_of_separate_passes(runner: ModelRunner) -> None:
+def test_checkpoints_within_a_chunk_equal_the_states_of_separate_passes(
+    runner: ModelRunner,
+) -> None:
     """Also the first: it starts from nothing, the second from what the segment before it left."""
     prompt = prompt_of(70)
     apart = RunningSequence(runner, pages=range(5), slot=0)
@@ -112,7 +114,7 @@ def test_a_batch_may_mix_prefill_and_decode_in_any_order(runner: ModelRunner) ->
 
 
 @pytest.mark.parametrize("chunk_tokens", [1, 7, 16, 64])
-def test_a_chunked_prompt_is_the_whole_prompt(runner: ModelRunner, chunk_tokens: int) -> None:
+def test_a_chunked_prompt_equals_the_whole_prompt(runner: ModelRunner, chunk_tokens: int) -> None:
     prompt = prompt_of(150)
     whole = RunningSequence(runner, pages=range(20), slot=0).prefill_all(prompt)
 

@@ -1,4 +1,4 @@
-"""What holds for any weights: verify equals decode, drafts change no answer, nothing is copied."""
+"""Properties for any weights: verify equals decode, drafts change no answer, nothing is copied."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_verify_leaves_the_states_and_logits_of_decode(runner: ModelRunner) -> N
         )
 
 
-def test_verify_prefill_and_decode_in_one_batch_are_each_alone(runner: ModelRunner) -> None:
+def test_verify_prefill_and_decode_in_one_batch_equal_separate_passes(runner: ModelRunner) -> None:
     drafts = {0: prompt_of(3, seed=1), 1: [], 2: prompt_of(5, seed=2)}
 
     def build(offset: int) -> list[DecodeChunk | PrefillChunk]:
@@ -145,7 +145,7 @@ def test_verify_writes_a_slot_for_each_token_and_copies_none(
     assert other.ring.state not in outputs
 
 
-def test_drafting_writes_the_mtp_layers_pages_alone(runner: ModelRunner) -> None:
+def test_drafting_writes_only_the_mtp_layers_pages(runner: ModelRunner) -> None:
     one = prefilled(runner, 30, range(4), range(5))
     other = prefilled(runner, 20, range(4, 8), range(5, 10))
     before = [t.clone() for _, t in runner.tensors.fields()]
@@ -161,7 +161,7 @@ def test_drafting_writes_the_mtp_layers_pages_alone(runner: ModelRunner) -> None
             assert differs.nonzero().tolist() == [[1, 14], [1, 15], [2, 0], [5, 4]]
 
 
-def test_nobody_drafts_beyond_its_own_pages(runner: ModelRunner) -> None:
+def test_no_sequence_drafts_beyond_its_own_pages(runner: ModelRunner) -> None:
     sequence = prefilled(runner, 30, range(2), range(5))
     drafter = runner.drafter([sequence.draft_start()])
     drafter.step([1])

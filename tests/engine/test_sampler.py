@@ -111,7 +111,7 @@ def test_a_rows_token_does_not_depend_on_the_batch_around_it() -> None:
     assert together == backwards == alone
 
 
-def test_logits_are_left_as_they_are() -> None:
+def test_logits_are_not_modified() -> None:
     batch = logits(len(KINDS))
     before = batch.clone()
 
@@ -183,7 +183,7 @@ def test_pending_tokens_count_as_if_they_had_been_observed_and_leave_no_trace() 
     assert len(set(sample_ids(batch.expand(2, -1), rows))) == 1
 
 
-def test_ids_alone_are_those_of_the_samples() -> None:
+def test_sample_ids_gives_the_ids_of_sample() -> None:
     batch = logits(len(KINDS))
     rows = [SamplerRow(sequence(params, (1, 2), (3, 3)), 5 + i) for i, params in enumerate(KINDS)]
 
@@ -262,7 +262,7 @@ def test_logprobs_are_those_of_the_model_whatever_was_changed_for_the_draw() -> 
     assert [top.logprob for top in token.top_logprobs] == best.values.tolist()
 
 
-def test_logprobs_may_be_asked_for_without_alternatives_or_with_too_many() -> None:
+def test_logprobs_may_be_requested_without_alternatives_or_with_too_many() -> None:
     batch = logits(2, vocab_size=4)
     few, many = Sampling(logprobs=0), Sampling(logprobs=20)
 

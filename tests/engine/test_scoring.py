@@ -140,7 +140,7 @@ def test_a_scored_pass_has_the_same_logits_and_states(runner: ModelRunner) -> No
             torch.testing.assert_close(tensor[1], tensor[0])
 
 
-def test_a_model_is_asked_for_no_more_rows_at_a_time_than_fit() -> None:
+def test_logits_of_scored_rows_are_computed_some_rows_at_a_time() -> None:
     """A quarter of a gigabyte of scratch, with the vocabulary of Qwen3.5."""
     vocab_size = 248_320
     rows = qwen3_5._SCORED_BYTES // (4 * vocab_size)

@@ -57,7 +57,7 @@ def test_two_slots_alternate_at_page_boundaries_and_stay_in_place_between() -> N
     ]
 
 
-def test_a_single_slot_keeps_no_checkpoint() -> None:
+def test_a_ring_of_one_slot_has_no_checkpoint() -> None:
     current = ring(1, 3)
 
     current = current.after(current.outputs(1), 1, page_tokens=4)
@@ -74,7 +74,7 @@ def test_a_single_slot_keeps_no_checkpoint() -> None:
     starts_on_checkpoint=st.booleans(),
     steps=st.lists(st.tuples(st.integers(0, 7), st.integers(0, 7)), max_size=40),
 )
-def test_a_ring_reads_what_is_true_and_never_writes_its_checkpoint(
+def test_a_ring_reads_valid_states_and_never_writes_its_checkpoint(
     num_slots: int,
     page_tokens: int,
     start: int,
@@ -112,7 +112,7 @@ def test_a_ring_reads_what_is_true_and_never_writes_its_checkpoint(
             assert current.checkpoint_tokens == boundary
 
 
-def test_simulated_drafts_are_accepted_as_often_as_asked_and_the_same_again() -> None:
+def test_simulated_acceptance_has_the_requested_rate_and_is_repeatable() -> None:
     counts = [num_simulated(4, rate=0.8, seed=7, position=10 * i) for i in range(3000)]
     again = [num_simulated(4, rate=0.8, seed=7, position=10 * i) for i in range(3000)]
     other = [num_simulated(4, rate=0.8, seed=8, position=10 * i) for i in range(3000)]
@@ -123,8 +123,8 @@ def test_simulated_drafts_are_accepted_as_often_as_asked_and_the_same_again() ->
         assert share == pytest.approx(0.8**depth, abs=0.03)
 
 
-def test_a_simulated_position_has_one_fate_in_whatever_step_it_comes() -> None:
-    """Else what is accepted would depend on k."""
+def test_a_simulated_position_is_accepted_or_not_regardless_of_its_step() -> None:
+    """Otherwise acceptance would depend on k."""
     whole = num_simulated(7, rate=0.9, seed=1, position=100)
 
     assert 0 < whole < 7

@@ -1,6 +1,6 @@
 """Drafting and verifying draws from the target's distribution: counted, over many seeds.
 
-All continuations begin from one prompt and have a seed each. The law that they should follow is
+All continuations start from one prompt, each with its own seed. The law that they should follow is
 computed from transformers' logits and from the definitions of the options, in numpy; a chi-square
 test compares the two over the first three tokens together, in which drafts that were accepted and
 corrections both take part.
@@ -97,7 +97,7 @@ def runner(trunk: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelRunner
 
 @pytest.fixture(scope="module")
 def logits(trunk: Path) -> dict[Tokens, Floats]:
-    """transformers', after the prompt and each beginning of an answer."""
+    """transformers' logits after the prompt and each prefix of an answer."""
     oracle = AutoModelForCausalLM.from_pretrained(trunk, dtype=torch.float32).eval()
     after = {}
     for length in range(NUM_TOKENS):
@@ -136,7 +136,7 @@ class Drawn:
 def forks(
     runner: ModelRunner, params: Sequence[Sampling], num_drafts: int
 ) -> list[DraftingSequence]:
-    """Each goes on from the prompt, with a page and slots of its own."""
+    """Each continues from the prompt, with its own page and slots."""
     num_slots = num_drafts + 1
     sequences = []
     for i, each in enumerate(params):
@@ -209,7 +209,7 @@ def test_answers_follow_the_targets_law(
     check(drawn(kind), law_of(logits, PROMPT, KINDS[kind]))
 
 
-def test_all_kinds_together_do_too(
+def test_answers_of_all_kinds_together_follow_it(
     drawn: Callable[[str], Drawn], logits: dict[Tokens, Floats]
 ) -> None:
     """Sums of independent chi-squares are chi-square: one statistic over 20,000 answers and
@@ -233,7 +233,7 @@ def every_draft(_: DraftingSequence, drafts: Sequence[int], targets: Sequence[in
     return [*drafts, targets[-1]]
 
 
-def test_accepting_every_draft_is_noticed(
+def test_accepting_every_draft_is_detected(
     runner: ModelRunner, logits: dict[Tokens, Floats]
 ) -> None:
     params = KINDS["temperature"]
@@ -244,7 +244,7 @@ def test_accepting_every_draft_is_noticed(
     assert p_value(*chi_square(wrong.counts, law_of(logits, PROMPT, params))) < 1e-12
 
 
-def test_drawing_anew_where_a_draft_was_wrong_is_noticed(
+def test_sampling_again_after_a_wrong_draft_is_detected(
     runner: ModelRunner, logits: dict[Tokens, Floats]
 ) -> None:
     """A draft is accepted where it is right, else the token is a fresh draw from the true

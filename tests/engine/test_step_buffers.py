@@ -1,4 +1,4 @@
-"""What a step knows of sequences is what it was told, and rows are nobody else's business."""
+"""A step's tables hold the values of `start`, and rows are independent of each other."""
 
 from __future__ import annotations
 
@@ -34,46 +34,46 @@ def start(num_pages: int = 3) -> RowStart:
     )
 
 
-def test_a_row_is_what_it_was_told() -> None:
-    told = tables()
+def test_a_row_holds_the_values_it_was_started_with() -> None:
+    filled = tables()
 
-    told.start(1, start())
+    filled.start(1, start())
 
-    row = told.integers_RF[1].tolist()
+    row = filled.integers_RF[1].tolist()
     assert row[Column.LAST_TOKEN] == 17
     assert row[Column.POSITION] == 33
     assert row[Column.NUM_LEFT] == 5
     assert (row[Column.STATE], row[Column.CHECKPOINT]) == (3, 7)
     assert row[Column.SLOTS :] == [7, 3, NO_SLOT, NO_SLOT, *range(MAX_END_IDS)]
     # Context and the longest decode chunk, in pages of 16; a row repeats its first.
-    assert told.pages_RP[1].tolist() == [10, 11, 12, 10, 10]
+    assert filled.pages_RP[1].tolist() == [10, 11, 12, 10, 10]
 
 
-def test_a_shorter_sequence_leaves_nothing_of_a_longer_one_before_it() -> None:
-    told = tables()
-    told.start(2, start(num_pages=5))
+def test_a_shorter_sequence_overwrites_everything_of_a_longer_one() -> None:
+    filled = tables()
+    filled.start(2, start(num_pages=5))
 
-    told.start(2, start(num_pages=1))
+    filled.start(2, start(num_pages=1))
 
-    assert told.pages_RP[2].tolist() == [10] * 5
+    assert filled.pages_RP[2].tolist() == [10] * 5
 
 
-def test_padding_may_not_run_and_has_scratch_units_alone() -> None:
-    told = tables()
-    row = told.integers_RF[told.pad_row].tolist()
+def test_padding_may_not_run_and_has_only_scratch_units() -> None:
+    filled = tables()
+    row = filled.integers_RF[filled.pad_row].tolist()
     assert row[Column.NUM_LEFT] == 0
     assert row[Column.STATE] == 91
     assert row[Column.SLOTS :] == [NO_SLOT] * 4 + [NO_TOKEN] * MAX_END_IDS
-    assert told.pages_RP[told.pad_row].tolist() == [90] * 5
+    assert filled.pages_RP[filled.pad_row].tolist() == [90] * 5
 
 
 @pytest.mark.parametrize(
-    ("row", "begins", "message"),
+    ("row", "start", "message"),
     [
         (3, start(), "row 3 is not one of 3"),
         (0, start(num_pages=6), "more pages than the longest context has"),
     ],
 )
-def test_what_cannot_be_is_refused(row: int, begins: RowStart, message: str) -> None:
+def test_invalid_rows_are_refused(row: int, start: RowStart, message: str) -> None:
     with pytest.raises(AssertionError, match=message):
-        tables().start(row, begins)
+        tables().start(row, start)

@@ -1,4 +1,4 @@
-"""The first passes of a worker leave nothing behind."""
+"""The first passes of a worker do not affect later ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.runners import new_runner
 
 
 @pytest.mark.parametrize("num_tokens", [1, 15, 16, 64])
-def test_a_prompt_after_them_has_the_logits_of_a_fresh_worker(
+def test_a_prompt_after_first_passes_has_the_logits_of_a_fresh_worker(
     tiny_dense: Path, num_tokens: int
 ) -> None:
     prompt = [3, 1, 4, 1, 5, 9, 2, 6]

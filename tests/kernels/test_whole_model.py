@@ -16,9 +16,10 @@ from segue.api.types import Sampling
 from segue.cache.layout import CacheField, Unit
 from segue.engine.batch import DecodeChunk, DraftStart, PrefillChunk
 from segue.engine.device.buckets import StepShape
-from segue.engine.device.buffers import RowStart, StepTables, to_device
+from segue.engine.device.buffers import RowStart, StepTables
 from segue.engine.device.result import unpack
 from segue.engine.device.sampling import DeviceSampling
+from segue.engine.device.stream import to_device
 from segue.engine.sampler import SamplerRow, SequenceSampler, sample_ids
 from segue.kernels import dispatch
 from segue.kernels.sampling import EVERYTHING, SamplingFeatures
@@ -192,7 +193,7 @@ class Story:
             sampling.set_masks(0, masks[:1])
             drafts = device_step.run(rows, replace(shape, half="draft"))
             self.said.tokens.append(drafts.tolist())
-            device_step.set_masks({0: masks})
+            sampling.set_masks(0, masks)
             shape = replace(shape, half="verify")
         values = device_step.run(rows, shape)
         stepped = unpack(values.cpu(), shape, [None] * 2)

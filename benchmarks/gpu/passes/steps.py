@@ -7,7 +7,6 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -20,8 +19,9 @@ from segue.api.types import Sampling
 from segue.engine.device.buckets import Buckets, StepShape
 from segue.engine.device.buffers import RowStart, StepTables
 from segue.engine.device.graphs import StepGraphs
-from segue.engine.device.launcher import Launched, Run, StepRequest, replay, run_eagerly
+from segue.engine.device.launcher import Launched, Launcher, StepRequest
 from segue.engine.device.sampling import DeviceSampling
+from segue.engine.device.stream import WorkStream
 from segue.engine.runner import ModelRunner
 from segue.kernels import dependent_launch
 from segue.kernels.sampling import SamplingFeatures
@@ -57,7 +57,7 @@ def measure(
     first: dict[tuple[int, int], Tokens] = {}
     # Each run starts from the same cache.
     before = [tensor.clone() for _, tensor in runner.tensors.fields()]
-    for how, run, num_ahead, tables, sampling in _runs(runner, workload, longest, device):
+    for how, launcher, tables, sampling in _runs(runner, workload, longest, device):
         for batch in workload.batch_sizes:
             for num_drafts in (0, workload.num_drafts):
                 for (_, tensor), old in zip(runner.tensors.fields(), before, strict=True):
@@ -66,7 +66,7 @@ def measure(
                     start = _start(row, workload.context, pages_each, max_slots)
                     tables.start(row, start)
                     sampling.start(row, Sampling(), prompt_ids=(), answer_ids=())
-                seconds, tokens = _step_s(run, num_ahead, batch, num_drafts, workload)
+                seconds, tokens = _step_s(launcher, batch, num_drafts, workload)
                 num_bytes = costs.decode_bytes(batch, workload.context, num_drafts + 1)
                 yield PassRow(
                     model=shape.name,
@@ -81,8 +81,8 @@ def measure(
 
 def _runs(
     runner: ModelRunner, workload: Workload, longest: int, device: str
-) -> Iterator[tuple[str, Run, int, StepTables, DeviceSampling]]:
-    """How steps run, with the number of steps that the host is ahead."""
+) -> Iterator[tuple[str, Launcher, StepTables, DeviceSampling]]:
+    """The ways to run steps, each on the current stream."""
     assert runner.scratch is not None
     max_batch = max(workload.batch_sizes)
     tables = StepTables(
@@ -97,7 +97,9 @@ def _runs(
         num_rows=max_batch, vocab_size=runner.config.vocab_size, device=device
     )
     step = runner.device_step(tables, sampling)
-    yield "no graph", partial(run_eagerly, step, tables), 0, tables, sampling
+    # Steps run on the current stream.
+    stream = WorkStream("cpu")
+    yield "no graph", Launcher(tables, sampling, step.run_eagerly, stream), tables, sampling
     if device == "cpu":
         return
     buckets = Buckets(
@@ -119,7 +121,8 @@ def _runs(
             with launches:
                 graphs = StepGraphs(step, tables, max_batch=max_batch)
                 graphs.capture(shapes)
-                yield how, partial(replay, graphs, tables, buckets), 1, tables, sampling
+                launcher = Launcher(tables, sampling, graphs.run, stream, buckets)
+                yield how, launcher, tables, sampling
 
 
 def _start(row: int, context: int, pages_each: int, num_slots: int) -> RowStart:
@@ -137,7 +140,7 @@ def _start(row: int, context: int, pages_each: int, num_slots: int) -> RowStart:
 
 
 def _step_s(
-    run: Run, num_ahead: int, batch: int, num_drafts: int, workload: Workload
+    launcher: Launcher, batch: int, num_drafts: int, workload: Workload
 ) -> tuple[float, Tokens]:
     """Seconds by the host's clock, with results read, as a user's token waits for; and tokens."""
     under_way: deque[Launched] = deque()
@@ -153,7 +156,7 @@ def _step_s(
                 read()
             started_at = time.perf_counter()
         under_way.append(
-            run(
+            launcher.launch(
                 StepRequest(
                     rows=range(batch),
                     num_drafts=num_drafts,
@@ -163,7 +166,7 @@ def _step_s(
                 )
             )
         )
-        if len(under_way) > num_ahead:
+        if len(under_way) > launcher.num_ahead:
             read()
     while under_way:
         read()

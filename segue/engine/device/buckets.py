@@ -1,14 +1,13 @@
-"""Which steps are captured. A graph has fixed shapes, so a step uses the next larger one.
+"""The step shapes that are captured. A graph has a fixed shape, so a step uses the next larger one.
 
     sequences   1 2 4 8 12 16 24 32 48 64 …   at most a third of the rows are padding
     drafts      0 1 2 … max_drafts            every count, since fewer drafts make a step cheaper
     sampling    few candidates, usual filters for every number of sequences
                 everything, log-probabilities for powers of two: these are rare
 
-Each step fits one of them, so that all are captured at start-up and none while turns run: a capture
-takes as long as some ten steps, and seconds if it compiles. The page table is as wide as the
-longest context: attention's grid follows from the GPU, not from the table's width, where that is
-16,000 tokens and more.
+Every step fits one of them, so nothing is captured while turns run: a capture takes as long as some
+ten steps, and seconds if it compiles. The page table is as wide as the longest context. This costs
+nothing for 16,000 tokens and more: there attention's grid follows from the GPU, not from the table.
 
 Pure.
 """
@@ -22,8 +21,8 @@ from typing import Literal, NamedTuple, TypeAlias
 from segue.kernels.sampling import EVERYTHING, SamplingFeatures
 
 FEW = replace(EVERYTHING, draws=False)
-"""Greedy, or a small top-k, as published checkpoints ask for. The rest costs only rows that use
-it."""
+"""Greedy, or a small top-k, as published checkpoints recommend. The other features cost only the
+rows that use them."""
 FILTERED = replace(EVERYTHING, bias=False, penalties=False)
 
 Half: TypeAlias = Literal["draft", "verify"]
@@ -31,7 +30,7 @@ Half: TypeAlias = Literal["draft", "verify"]
 
 @dataclass(frozen=True, slots=True)
 class StepShape:
-    """What the host knows about a step, and a graph fixes."""
+    """The properties of a step that the host knows and a graph fixes."""
 
     num_sequences: int
     num_drafts: int
@@ -39,11 +38,11 @@ class StepShape:
     num_pages: int
     """Columns of the page table."""
     with_logprobs: bool = False
-    """Set if any sequence wants them. Costs a pass over the logits, and a top-k."""
+    """Set if any sequence needs them. Costs a pass over the logits and a top-k."""
     needs: SamplingFeatures = EVERYTHING
     """Sampling features; the step computes no others."""
     half: Half | None = None
-    """One half of a step, between which the host finds masks; None for a whole one."""
+    """One half of a step; the host finds masks between the halves. None: a whole step."""
 
     @property
     def num_rounds(self) -> int:
@@ -51,7 +50,7 @@ class StepShape:
 
 
 class _Kind(NamedTuple):
-    """What a captured step can do with logits."""
+    """The sampling features of a captured step."""
 
     needs: SamplingFeatures
     with_logprobs: bool = False
@@ -62,9 +61,9 @@ class _Kind(NamedTuple):
 
 
 _USUAL = (_Kind(FEW), _Kind(FILTERED))
-"""A step takes the first that covers all its rows: one that draws from all tokens decides."""
+"""A step uses the first that covers all its rows."""
 _RARE = _Kind(EVERYTHING, with_logprobs=True)
-"""Halves of a step too."""
+"""Also for halves of a step."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +86,7 @@ class Buckets:
         )
 
     def shapes(self) -> Iterator[StepShape]:
-        """All that are captured. The largest come first: what they allocate serves the others."""
+        """All captured shapes, the largest first: the others reuse its memory."""
         halves: tuple[Half | None, ...] = ("draft", "verify", None)
         for kind in (_RARE, *reversed(_USUAL)):
             for num_sequences in reversed(self._batch_sizes(kind)):

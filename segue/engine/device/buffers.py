@@ -1,12 +1,12 @@
-"""What a captured step knows about the running sequences: tensors at fixed addresses.
+"""The state of running sequences for captured steps: tensors at fixed addresses.
 
     host                                     device
     RowStart ── pinned ── one copy ──▶  tables, a row each  ◀── the step reads and updates them
     row ids  ── pinned ── one copy ──▶  row_ids_B ─────────▶ which rows the step takes
 
-A sequence keeps one row from its start to its end, so a step only needs the ids of its rows. One
-extra row, `pad_row`, belongs to no sequence and pads a batch to the captured size. It may not run;
-whatever a step still writes for it goes into the scratch page and slot.
+A sequence has the same row in all steps, so a step only needs row ids. One extra row, `pad_row`,
+belongs to no sequence and pads a batch to the captured size. It never runs; what a step still
+writes for it goes into the scratch page and slot.
 
 R rows, F integers of a row, P pages of the longest sequence, S slots of a ring, E tokens that end
 an answer, B sequences of a step.
@@ -22,17 +22,18 @@ import torch
 from torch import Tensor
 
 from segue.engine.batch import MAX_VERIFY_TOKENS
+from segue.engine.device.stream import to_device
 from segue.kernels import NO_SLOT
 from segue.kernels.decode_step import END_IDS, Column, StepMemory
 from segue.kernels.sampling import NO_TOKEN
 
 MAX_END_IDS = END_IDS
-"""End tokens that the step itself checks. The host checks further ones a step later, as it does
-stop strings."""
+"""End tokens that the step itself checks. The host checks further ones, and stop strings, a step
+later."""
 
 
 class ScratchUnits(NamedTuple):
-    """Receive what is computed for padding. No sequence ever owns them."""
+    """A page and a slot that no sequence owns. Padding is written there."""
 
     page: int
     slot: int
@@ -43,13 +44,13 @@ class RowStart:
     """A sequence when its first step is launched."""
 
     last_token: int
-    """Confirmed, and not yet in the cache."""
+    """Confirmed, but not yet in the cache."""
     position: int
     """Position of that token; at least 1. The state contains the tokens before it."""
     num_left: int
-    """Tokens that the answer may still get."""
+    """Tokens left until the answer's limit."""
     page_ids: Sequence[int]
-    """Shared pages, then the sequence's own, up to the longest possible answer. They never
+    """Shared pages, then the sequence's own, for the longest possible answer. They never
     change."""
     slots: Sequence[int]
     state: int
@@ -58,7 +59,7 @@ class RowStart:
 
 
 class StepTables:
-    """The page tables, and one matrix for all other integers: `StepMemory` says which."""
+    """The page tables, and one matrix for all other integers (see `StepMemory`)."""
 
     def __init__(
         self,
@@ -70,7 +71,7 @@ class StepTables:
         scratch: ScratchUnits,
         device: str,
     ) -> None:
-        """`max_slots`: slots of the longest ring."""
+        """`max_slots`: slots of the largest ring."""
         self.num_rows = num_rows
         self.pad_row = num_rows
         self.page_tokens = page_tokens
@@ -100,24 +101,24 @@ class StepTables:
         )
 
     def start(self, row: int, start: RowStart) -> None:
-        """Give the row to this sequence. Takes effect in stream order, without waiting."""
+        """Assigns the row to this sequence. In stream order, without waiting."""
         assert 0 <= row < self.num_rows, f"row {row} is not one of {self.num_rows}"
         assert start.position >= 1, "a sequence starts with a state"
         assert len(start.page_ids) <= self.max_pages, "more pages than the longest context has"
         record = self._record(start)
         sent = to_device([*record, *start.page_ids], self.device)
         self.integers_RF[row].copy_(sent[: len(record)])
-        # After its pages a row repeats the first one. Nothing is written there. What a query reads
-        # there is masked, and it is finite because the page is the sequence's own.
+        # After its pages a row repeats the first one. Nothing is written there. Reads are masked,
+        # and finite because the page is the sequence's own.
         self.pages_RP[row].fill_(start.page_ids[0])
         self.pages_RP[row, : len(start.page_ids)].copy_(sent[len(record) :])
 
     def set_left(self, row: int, num_left: int) -> None:
-        """Let the row go on for this many tokens. In stream order, without waiting."""
+        """Limits the row to this many further tokens. In stream order, without waiting."""
         self.integers_RF[row, Column.NUM_LEFT] = num_left
 
     def memory(self, sampling_R5: Tensor, numbers_R6: Tensor) -> StepMemory:
-        """The tables, and those of a sampler, as a step reads and updates them."""
+        """These tables and a sampler's, as a step reads and updates them."""
         return StepMemory(
             integers_RF=self.integers_RF,
             pages_RP=self.pages_RP,
@@ -142,21 +143,3 @@ class StepTables:
         slots = [*start.slots, *[NO_SLOT] * num_missing]
         end_ids = list(start.end_ids)[:MAX_END_IDS]
         return [*singles, *slots, *end_ids, *[NO_TOKEN] * (MAX_END_IDS - len(end_ids))]
-
-
-def to_device(
-    values: Sequence[float],
-    device: torch.device,
-    *,
-    out: Tensor | None = None,
-    dtype: torch.dtype = torch.int64,
-) -> Tensor:
-    """Copy to the device, into `out` if given, in one copy that the host does not wait for.
-
-    torch reuses pinned memory only after the copies from it are done, so a block that a step in
-    flight uses cannot be overwritten. After a while all steps share the same few blocks.
-    """
-    host = torch.tensor(values, dtype=dtype)
-    if device.type != "cpu":
-        host = host.pin_memory()
-    return host.to(device, non_blocking=True) if out is None else out.copy_(host, non_blocking=True)

@@ -1,25 +1,24 @@
-"""Steps that are captured once and then replayed, so that a step costs the host one call.
+"""Steps as CUDA graphs: captured once and then replayed, so that a step costs the host one call.
 
-A graph holds the kernels of one step shape and the addresses that they work on: the tables, the
-cache, the weights and the row ids. Only the row ids are written before each replay. All graphs
-share one memory pool: they are replayed one after the other on one stream, and a replay's result is
-copied out before the next replay overwrites it.
+A graph holds the kernels of one step shape and their addresses: tables, cache, weights and row ids.
+Only the row ids are written before each replay. All graphs share one memory pool: they are replayed
+one after another on one stream, and a result is copied out before the next replay overwrites it.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from segue.engine.device.buckets import StepShape
-from segue.engine.device.buffers import StepTables, to_device
+from segue.engine.device.buffers import StepTables
 from segue.engine.device.step import DeviceStep
+from segue.engine.device.stream import to_device
 from segue.kernels.compiling import compiling, zeroed_memory
 
 logger = logging.getLogger(__name__)
@@ -33,7 +32,7 @@ class _Captured(NamedTuple):
 
 
 class StepGraphs:
-    """Graphs of one CUDA device, used by one thread on its current stream."""
+    """The graphs of one CUDA device. Used by one thread, on its current stream."""
 
     def __init__(self, step: DeviceStep, tables: StepTables, *, max_batch: int) -> None:
         self._step = step
@@ -43,18 +42,14 @@ class StepGraphs:
         self._pool = torch.cuda.graph_pool_handle()
 
     def run(self, row_ids: Sequence[int], shape: StepShape) -> Tensor:
-        """As `DeviceStep.run`, in a captured shape. The next run overwrites the result."""
+        """As `DeviceStep.run_eagerly`, for a captured shape. The next run overwrites the result."""
         captured = self._captured[shape]
         to_device(row_ids, self._tables.device, out=self._row_ids[: shape.num_sequences])
         captured.graph.replay()
         return captured.result
 
-    def set_masks(self, masks: Mapping[int, Sequence[np.ndarray]]) -> None:
-        """As `DeviceStep.set_masks`."""
-        self._step.set_masks(masks)
-
     def capture(self, shapes: Iterable[StepShape]) -> None:
-        """At start-up: compiles what these shapes launch, then captures them."""
+        """Compiles the kernels of these shapes, then captures the shapes. Called at start-up."""
         shapes = list(shapes)
         started_at = time.monotonic()
         with compiling(_Progress("kernels compiled"), ignore_errors=True), zeroed_memory():
@@ -76,12 +71,12 @@ class StepGraphs:
         )
 
     def _capture(self, shape: StepShape) -> _Captured:
-        # Makes libraries allocate, which must not happen during capture. The padding row writes
-        # only to scratch units.
+        # Libraries allocate memory in the first run, which must not happen during capture. The
+        # padding row writes only to scratch units.
         row_ids_B = self._run_padding(shape)
         torch.cuda.current_stream(self._tables.device).synchronize()
         graph = torch.cuda.CUDAGraph()
-        # Other threads copy and register memory meanwhile; only this thread's calls may fail it.
+        # Other threads copy and register memory meanwhile, which must not fail the capture.
         with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             result = self._step.run(row_ids_B, shape)
         return _Captured(graph, result)
@@ -93,13 +88,13 @@ class StepGraphs:
 
 
 class _Progress:
-    """A line in the log every few seconds, since a worker is not ready meanwhile."""
+    """Logs progress every few seconds, since the worker is not ready meanwhile."""
 
     def __init__(self, message: str) -> None:
         self._message = message
-        self._said_at = time.monotonic()
+        self._logged_at = time.monotonic()
 
     def __call__(self, num_done: int, num_all: int) -> None:
-        if time.monotonic() - self._said_at > _PROGRESS_S:
-            self._said_at = time.monotonic()
+        if time.monotonic() - self._logged_at > _PROGRESS_S:
+            self._logged_at = time.monotonic()
             logger.info(self._message, extra={"num_done": num_done, "num_all": num_all})

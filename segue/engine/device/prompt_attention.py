@@ -1,4 +1,4 @@
-"""What computes the attention of prompts: our kernel, or FlashInfer where it is installed."""
+"""Chooses the kernel for the attention of prompts: FlashInfer's, if it is installed, or ours."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _SETTING = f'[engine] prefill_attention = "{FLASHINFER}"'
 
 
 def prompt_attention(served: ServedModel, rank: Rank) -> PromptAttention | None:
-    """FlashInfer's, after a trial, or None: our kernel's. Raises InvalidConfig if the setting asks
-    for FlashInfer and it cannot be used."""
+    """FlashInfer's attention, after a trial; None: our kernel's. Raises InvalidConfig if the
+    setting requires FlashInfer and it cannot be used."""
     if served.device != "cuda" or served.prefill_attention == TRITON:
         return None
     is_required = served.prefill_attention == FLASHINFER
@@ -50,7 +50,7 @@ def prompt_attention(served: ServedModel, rank: Rank) -> PromptAttention | None:
             extra={"reason": str(error) or repr(error)},
         )
         return None
-    logger.info("prompts' attention is computed by another package", extra={"by": str(attention)})
+    logger.info("FlashInfer computes the attention of prompts", extra={"by": str(attention)})
     return attention
 
 

@@ -1,4 +1,4 @@
-"""A step's result for the host: one vector, so that it comes back in one copy.
+"""A step's result for the host: one vector, so that it takes one copy.
 
     [num_new B][num_drafted B][tokens T]                        and, if log-probabilities are wanted
     [of the tokens T][of the best ones T · L][the best ones T · L]      as bits of float64, and ids
@@ -23,12 +23,12 @@ class Stepped:
     """A step's result for one sequence."""
 
     tokens: Sequence[SampledToken]
-    """New tokens of its answer; none if the answer had already ended."""
+    """The answer's new tokens; none if it had already ended."""
     num_drafted: int
 
 
 def with_logprobs(result: Tensor, targets_T: Tensor, logits_TV: Tensor) -> Tensor:
-    """`result` as `segue.kernels.decode_step` returns it, and log-probabilities."""
+    """`result`, as `segue.kernels.decode_step` returns it, with log-probabilities appended."""
     # Of the model's raw logits: before bias, penalties and temperature.
     logprobs_TV = logits_TV.log_softmax(dim=-1)
     best_TL, ids_TL = logprobs_TV.topk(min(MAX_LOGPROBS, logits_TV.shape[1]))
@@ -37,8 +37,8 @@ def with_logprobs(result: Tensor, targets_T: Tensor, logits_TV: Tensor) -> Tenso
 
 
 def unpack(values: Tensor, shape: StepShape, num_logprobs: Sequence[int | None]) -> list[Stepped]:
-    """Results of the first `len(num_logprobs)` sequences; the rest is padding. `num_logprobs` is
-    the number of best tokens that each wants. `values` is on the host."""
+    """Results of the first `len(num_logprobs)` sequences; the rest is padding. `values` is on the
+    host. `num_logprobs`: the number of best tokens for each sequence."""
     num, num_rows = shape.num_sequences, shape.num_rounds * shape.num_sequences
     num_new, num_drafted = values[:num].tolist(), values[num : 2 * num].tolist()
     tokens = values[2 * num : 2 * num + num_rows].tolist()
@@ -46,13 +46,13 @@ def unpack(values: Tensor, shape: StepShape, num_logprobs: Sequence[int | None])
     stepped = []
     for i, num_best in enumerate(num_logprobs):
         rows = [j * num + i for j in range(num_new[i])]
-        said = [
+        new_tokens = [
             SampledToken(token_id=tokens[row])
             if num_best is None or logprobs is None
             else logprobs.of(row, tokens[row], num_best)
             for row in rows
         ]
-        stepped.append(Stepped(said, num_drafted[i]))
+        stepped.append(Stepped(new_tokens, num_drafted[i]))
     return stepped
 
 

@@ -1,12 +1,13 @@
-"""How a step's sequences are sampled: tensors of parameters, with a row each, and the ledger.
+"""Sampling of a step's sequences: tensors with a row of parameters for each, and the ledger.
 
     row    seed  top_k  slot  mask  many │ temperature  top_p  min_p  three penalties
     slot   counts of every token, bias of every token: for rows with penalties or a bias
     mask   a bit for every token
 
-A row's slot has the row's number. It may have one mask for all its tokens, or many: one for each
-round of a step, since what a grammar allows depends on the drafts before. A row without penalties
-or a bias has no slot, one that may get any token has no mask, and neither costs anything.
+A row's slot has the row's number. A row has one mask for all its tokens, or many: one for each
+round of a step, since the tokens that a grammar allows depend on the drafts before. A row without
+penalties or a bias has no slot, and a row without constraints has no mask; then neither costs
+anything.
 
 R rows, M masks of all rows, W words of a mask, B sequences of a step, J draft rounds, T rows of
 logits, K tokens pending, V vocabulary.
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 
 from segue.api.types import Sampling
-from segue.engine.device.buffers import to_device
+from segue.engine.device.stream import to_device
 from segue.engine.sampler import fill_slot, integers_of, needs_of, numbers_of
 from segue.kernels import NO_SLOT, sampling
 from segue.kernels.sampling import Ledger, SamplingFeatures, SamplingRows
@@ -60,7 +61,7 @@ class DeviceSampling:
         prompt_ids: Sequence[int],
         answer_ids: Sequence[int],
     ) -> None:
-        """Set how the row is sampled. Takes effect in stream order, without waiting."""
+        """Sets the row's parameters. In stream order, without waiting."""
         needs = needs_of(params)
         has_slot = needs.bias or needs.penalties
         ints = [*integers_of(params, row if has_slot else NO_SLOT, NO_SLOT), 0]
@@ -73,21 +74,17 @@ class DeviceSampling:
             assert bias_SV is not None
             fill_slot(counts_SV[row].zero_(), bias_SV[row].zero_(), params, prompt_ids, answer_ids)
 
-    def set_mask(self, row: int, mask: np.ndarray | None) -> None:
-        """The tokens that the row may get from now on; None for all. In stream order."""
-        self._set_masks(row, [] if mask is None else [mask], has_many=False)
+    def set_masks(self, row: int, masks: Sequence[np.ndarray], *, by_round: bool = True) -> None:
+        """Sets the tokens that may be sampled in the row. In stream order.
 
-    def set_masks(self, row: int, masks: Sequence[np.ndarray]) -> None:
-        """The tokens that the row may get in each round of the next step: after no draft, after the
-        first one, and so on. Rounds without a mask come after a draft that is not allowed. In
-        stream order."""
-        self._set_masks(row, masks, has_many=True)
-
-    def _set_masks(self, row: int, masks: Sequence[np.ndarray], *, has_many: bool) -> None:
+        `by_round`: in each round of the next step, after no draft, after the first one, and so on.
+        Further rounds come after a draft that is not allowed. Otherwise in all steps from now on:
+        at most one mask; none allows all tokens.
+        """
         assert len(masks) <= self._masks_each, f"a row has room for {self._masks_each} masks"
         first = row * self._masks_each
         self.integers_R5[row, _MASK] = first if masks else NO_SLOT
-        self.integers_R5[row, _MANY] = int(has_many)
+        self.integers_R5[row, _MANY] = int(by_round)
         if masks:
             assert self._ledger.masks_MW is not None
             words = torch.from_numpy(np.stack(masks))

@@ -3,17 +3,17 @@
     rows ─▶ draft k times ─▶ verify k + 1 tokens ─▶ sample ─▶ accept ─▶ rows advanced
              MTP layer        trunk, round by round                └─▶ tokens, counts
 
-The host code here never waits for the device or branches on its values, so a CUDA graph can hold
-all of it (`segue.engine.device.graphs`). A CPU runs the same function. All but the passes and the
-samples is `segue.kernels.decode_step`.
+The host code never waits for the device or branches on its values, so a CUDA graph can hold all of
+it (`segue.engine.device.graphs`). A CPU runs the same function. `segue.kernels.decode_step` has
+everything but the passes and the sampling.
 
-A step may be run in two halves, up to the drafts and from there on. In between the host reads the
-drafts and sets the masks of a grammar for the rounds that verify them.
+A step can run in two halves, before and after the drafts are known. In between the host reads the
+drafts and sets a grammar's masks for the rounds that verify them.
 
 All decode chunks have the same number of draft rounds J = k + 1. A sequence that must stop earlier,
 because its answer or its ring ends, computes the rest as padding: token 0, states into the scratch
-slot, keys and values into the scratch page. A row that may not run at all is padding from its first
-token on. Scratch units may hold NaN or anything else; no real result depends on them.
+slot, keys and values into the scratch page. A row that may not run is padding from its first token
+on. Scratch units may hold anything, even NaN; no real result depends on them.
 
 B sequences, J draft rounds, K drafts, T = J · B tokens round by round, V vocabulary, H hidden size,
 S slots.
@@ -21,10 +21,9 @@ S slots.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,6 +32,7 @@ from segue.engine.device.buckets import StepShape
 from segue.engine.device.buffers import StepTables
 from segue.engine.device.result import with_logprobs
 from segue.engine.device.sampling import DeviceSampling
+from segue.engine.device.stream import to_device
 from segue.kernels.decode_step import OpenStep, add_draft, close_step, open_step
 from segue.kernels.sampling import SamplingFeatures
 from segue.model.batch import Batch, DecodeRows, DraftBatch, HiddenRows
@@ -46,15 +46,14 @@ class DeviceStep:
         self._model = model
         self._cache = cache
         self._sampling = sampling
+        self._device = tables.device
         self._memory = tables.memory(sampling.integers_R5, sampling.numbers_R6)
 
     @torch.inference_mode()
     def run(self, row_ids_B: Tensor, shape: StepShape) -> Tensor:
-        """One step of the sequences in these rows. Only the padding row may occur more than once.
-
-        Returns one vector of integers, which `segue.engine.device.result.unpack` reads, or after
-        the first half the drafts [B, K].
-        """
+        """Runs one step of the sequences in these rows. Only the padding row may occur more than
+        once. Returns the vector that `segue.engine.device.result.unpack` reads; the first half of a
+        step returns the drafts [B, K]."""
         step = open_step(
             row_ids_B,
             self._memory,
@@ -72,10 +71,9 @@ class DeviceStep:
         result = close_step(targets_T, row_ids_B, step, self._memory, counts_SV)
         return with_logprobs(result, targets_T, logits_TV) if shape.with_logprobs else result
 
-    def set_masks(self, masks: Mapping[int, Sequence[np.ndarray]]) -> None:
-        """Between the halves of a step: for each round of these rows."""
-        for row, of_row in masks.items():
-            self._sampling.set_masks(row, of_row)
+    def run_eagerly(self, row_ids: Sequence[int], shape: StepShape) -> Tensor:
+        """As `run`, without a captured graph."""
+        return self.run(to_device(row_ids, self._device), shape)
 
     def _draft(self, step: OpenStep, row_ids_B: Tensor, needs: SamplingFeatures) -> None:
         """The MTP layer's drafts after each sequence's last token."""

@@ -1,4 +1,4 @@
-"""Decisions of speculative decoding: which drafts are accepted, which slot holds what. Pure."""
+"""Decisions of speculative decoding: accepted drafts, and the contents of slots. Pure."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def num_accepted(draft_ids: Sequence[int], target_ids: Sequence[int]) -> int:
 
 
 def num_simulated(num_drafts: int, *, rate: float, seed: int, position: int) -> int:
-    """How many leading drafts are accepted if each one is accepted with probability `rate`. The
-    first draft is for `position`. The same arguments give the same result.
+    """The number of accepted drafts, if each is accepted with probability `rate`. The first draft
+    is for `position`. The same arguments give the same result.
 
-    Speed depends on which drafts are accepted, not on their text. So it can be measured with
-    untrained weights, whose text is meaningless.
+    Speed depends on the number of accepted drafts, not on their text. So it can be measured with
+    untrained weights.
     """
     for j in range(num_drafts):
         if uniform(seed, position + j) >= rate:
@@ -38,13 +38,13 @@ def num_simulated(num_drafts: int, *, rate: float, seed: int, position: int) -> 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlotRing:
-    """The slots of one running sequence, and what each of them holds.
+    """The slots of one running sequence, and their contents.
 
         slots   [ state ][ free ][ free ][ checkpoint ]      outputs(3) may use all but the last
 
     A decode chunk writes the state after each of its tokens to a separate slot. The number of
-    accepted drafts decides which of these states becomes the sequence's. The state at the last page
-    boundary stays where it was written, as a checkpoint, and the previous checkpoint's slot becomes
+    accepted drafts determines which of these states becomes the sequence's. The state at the last
+    page boundary stays in its slot, as a checkpoint, and the previous checkpoint's slot becomes
     free. So only indexes change, and no state is copied. For chunks of up to n tokens a ring has
     n + 1 slots: two without drafts.
     """
@@ -52,9 +52,9 @@ class SlotRing:
     slots: tuple[SlotId, ...]
     state: SlotId
     num_tokens: int
-    """Tokens that the state in `state` contains."""
+    """Tokens in the state in `state`."""
     checkpoint: SlotId | None = None
-    """May be `state` itself. Not written until a later checkpoint replaces it."""
+    """May be equal to `state`. Not written until a later checkpoint replaces it."""
     checkpoint_tokens: int = 0
 
     def __post_init__(self) -> None:
@@ -63,17 +63,18 @@ class SlotRing:
 
     @property
     def max_chunk_tokens(self) -> int:
-        """Most tokens that the next decode chunk may have; at least 1."""
+        """Maximum tokens of the next decode chunk; at least 1."""
         return min(MAX_VERIFY_TOKENS, len(self._writable))
 
     def outputs(self, num_tokens: int) -> tuple[SlotId, ...]:
-        """A slot for the state after each token of the next decode chunk. Never the
-        checkpoint's. The current state's slot comes first: it is read before it is written."""
+        """Slots for the states after each token of the next decode chunk; never the checkpoint's.
+        The current state's slot comes first: it is read before it is written."""
         assert 1 <= num_tokens <= self.max_chunk_tokens, f"no slots for {num_tokens} tokens"
         return self._writable[:num_tokens]
 
     def after(self, outputs: Sequence[SlotId], num_certain: int, page_tokens: int) -> SlotRing:
-        """The ring after a chunk that wrote `outputs` and keeps its first `num_certain` tokens."""
+        """The ring after a chunk that wrote `outputs`, of whose tokens `num_certain` were
+        accepted."""
         assert 1 <= num_certain <= len(outputs)
         num_tokens = self.num_tokens + num_certain
         moved = replace(self, state=outputs[num_certain - 1], num_tokens=num_tokens)
@@ -83,8 +84,8 @@ class SlotRing:
         return moved.with_checkpoint(outputs[boundary - self.num_tokens - 1], boundary)
 
     def with_checkpoint(self, slot: SlotId, num_tokens: int) -> SlotRing:
-        """Keep the state after `num_tokens` in `slot`. A ring of one slot keeps no checkpoint: the
-        next chunk has to write that slot."""
+        """The ring with the state after `num_tokens` in `slot` as its checkpoint. A ring of one
+        slot has none: the next chunk must write that slot."""
         if len(self.slots) == 1:
             return self
         return replace(self, checkpoint=slot, checkpoint_tokens=num_tokens)

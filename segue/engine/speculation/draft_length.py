@@ -1,16 +1,16 @@
-"""The draft length that pays, learned from measured step times and acceptance. Pure.
+"""The best draft length, learned from measured step times and acceptance. Pure.
 
-A step with k drafts yields 1 + p₁ + p₁p₂ + … + p₁⋯p_k tokens a sequence, where p_j is the share of
-j-th drafts that are accepted if all before them were. A larger k takes longer. How much longer
+A step with k drafts yields 1 + p₁ + p₁p₂ + … + p₁⋯p_k tokens per sequence, where p_j is the share
+of j-th drafts that are accepted if all before them were. A step with a larger k takes longer, which
 depends on the machine and the batch: with few sequences the weights are read anyway and more rows
 are nearly free; with many, every row costs the same. So step times are measured per batch size and
 k, and the k with the most tokens per second wins.
 
-Step time grows roughly linearly with k. A line fitted through the k that were tried predicts the
-others, and smooths those that were tried only a few times. A depth that was not tried is assumed to
-be as good as the previous depth. No draft, one draft and the maximum are tried first. After that
-the k with the best predicted rate is used, tried or not; of two close ones, the one tried less
-often. Now and then a neighbouring k is tried, since texts and batches change.
+Step time grows roughly linearly with k. A line fitted through the measured k predicts the others,
+and smooths those with few measurements. A depth without measurements is assumed to be as good as
+the previous depth. No draft, one draft and the maximum are tried first. After that the k with the
+best predicted rate is used, measured or not; of two close ones, the one with fewer steps. From time
+to time a neighbouring k is tried, since texts and batches change.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ ENOUGH_STEPS = 4
 """Steps with one k before its time counts: a single step may be unusually slow. The fitted line has
 the weight of this many steps."""
 DOUBT = 0.05
-"""Relative error of a single step's time; a bonus for a k with few steps."""
+"""Relative error of a single step's time: the bonus for a k with few steps."""
 NEARLY_ALL = 0.75
-"""Share of the requested drafts from which a step's time counts as that of a full step. Some
-sequences are near their end, or have few slots."""
+"""Minimum share of the requested drafts for a step's time to count as that of k drafts. Sequences
+near their end, or with few slots, have fewer."""
 RECENT_STEPS = 1000
 """A batch size not seen for this many steps no longer affects how many slots are needed."""
 TRY_EVERY = 64
-"""Steps at one batch size between two trials of a neighbouring k. A bad one costs a percent or
-two."""
+"""Steps at one batch size between two trials of a neighbouring k. A bad one costs one or two
+percent."""
 STEPS_KEPT = 16
-"""Step times kept per k and batch size."""
+"""Latest step times stored per k and batch size."""
 CLOCK_TICK_S = 1e-9
-"""No step is faster."""
+"""Minimum time of a step."""
 TRIALS_KEPT = 500.0
-"""About this many of the latest drafts count, per depth."""
+"""The latest drafts that count per depth, approximately."""
 
 
 @dataclass(slots=True)
@@ -47,8 +47,7 @@ class _Steps:
     """The latest steps with one k, in batches of one size."""
 
     seconds: float = 0.0
-    """Their median: other processes use the machine too, and a first step touches memory for the
-    first time."""
+    """Their median: other processes use the machine too, and the first step is slow."""
     _recent: deque[float] = field(default_factory=lambda: deque(maxlen=STEPS_KEPT))
 
     @property
@@ -77,22 +76,22 @@ class _Acceptance:
 
 @dataclass(slots=True)
 class _BatchSize:
-    """What is known about batches of one size."""
+    """The measurements of batches of one size."""
 
     steps: list[_Steps]
     """By k."""
     num_steps: int = 0
     looks_up: bool = False
     best: int | None = None
-    """The k with the best rate at the last `choose`, even if there was no room for it."""
-    asked_at: int = 0
+    """The k with the best rate at the last `choose`, even without room for it."""
+    chosen_at: int = 0
 
     def is_known(self, k: int) -> bool:
         return self.steps[k].number >= ENOUGH_STEPS
 
     def first_tries(self, most: int) -> list[int]:
-        """No draft, one draft and the maximum: a line through few k is unreliable outside their
-        range, so they span it. Once half the maximum is known, that is enough."""
+        """No draft, one draft and the maximum, since a line is unreliable outside the range of its
+        points. At least half the maximum is enough."""
         is_wide = any(self.is_known(k) for k in range((most + 1) // 2, len(self.steps)))
         return [0, min(1, most)] if is_wide else [0, min(1, most), most]
 
@@ -103,7 +102,7 @@ class _BatchSize:
         # A step without drafts skips the MTP layer, so it is not on the line.
         on_line = drafting if len(drafting) > 1 else known
         center, seconds, slope = _line([(k, self.steps[k]) for k in on_line])
-        # A line through few k may predict anything.
+        # A line through few points may predict anything.
         least = min(self.steps[k].seconds for k in known) / 4
         expected = [self.steps[0].seconds]
         for k, steps in enumerate(self.steps[1:], start=1):
@@ -120,30 +119,30 @@ class DraftLength:
     max_drafts: int
     _acceptance: list[_Acceptance] = field(init=False)
     _sizes: dict[int, _BatchSize] = field(init=False, default_factory=dict)
-    _num_asked: int = field(init=False, default=0)
+    _num_chosen: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
         self._acceptance = [_Acceptance() for _ in range(self.max_drafts)]
 
     @property
     def reach(self) -> int:
-        """Drafts to reserve slots for: one more than pays at any recent batch size, as room for
-        more would go unused. `max_drafts` until something is learned."""
-        oldest = self._num_asked - RECENT_STEPS
-        sizes = [size for size in self._sizes.values() if size.asked_at >= oldest]
+        """Drafts to reserve slots for: one more than the best of any recent batch size.
+        `max_drafts` until a best one is known."""
+        oldest = self._num_chosen - RECENT_STEPS
+        sizes = [size for size in self._sizes.values() if size.chosen_at >= oldest]
         bests = [size.best for size in sizes if size.best is not None]
         return min(max(bests) + 1, self.max_drafts) if bests else self.max_drafts
 
     def choose(self, rooms: Sequence[int]) -> int:
-        """How many tokens to draft for each sequence of a batch; 0 if drafting does not pay.
+        """The number of drafts for each sequence of a batch; 0 if drafting does not pay off.
 
-        `rooms`: the drafts that each sequence could use. At least three quarters of the sequences
-        can use the result.
+        `rooms`: the maximum drafts of each sequence. At least three quarters of the sequences have
+        room for the result.
         """
         size, most = self._size(len(rooms)), min(sorted(rooms)[len(rooms) // 4], self.max_drafts)
-        self._num_asked += 1
-        size.asked_at = self._num_asked
-        # In turns, so that other load on the machine affects all of them.
+        self._num_chosen += 1
+        size.chosen_at = self._num_chosen
+        # Alternating, so that other load on the machine affects all of them.
         least_known = min(size.first_tries(most), key=lambda k: size.steps[k].number)
         if not size.is_known(least_known):
             return least_known
@@ -164,8 +163,8 @@ class DraftLength:
     def observe(
         self, num_drafts: int, seconds: float, drafted: Sequence[int], accepted: Sequence[int]
     ) -> None:
-        """Record a step that was asked to draft `num_drafts` for each sequence, with the numbers
-        drafted and accepted for each. Only for steps without a prompt, which would distort it."""
+        """Records a step for which `num_drafts` was chosen, with the numbers of drafted and
+        accepted tokens of each sequence. Steps with a prompt must not be recorded."""
         size = self._size(len(drafted))
         if size.num_steps % TRY_EVERY == 0:
             size.looks_up = not size.looks_up
@@ -177,10 +176,10 @@ class DraftLength:
                 self._acceptance[depth].add(depth < count)
 
     def expected_tokens(self, num_drafts: int) -> float:
-        """New tokens of one sequence from a step with `num_drafts`, as learned so far."""
+        """Expected new tokens per sequence and step with `num_drafts`."""
         expected, reached, share = 1.0, 1.0, 1.0
         for acceptance in self._acceptance[:num_drafts]:
-            # A depth that was hardly tried is assumed to be as good as the previous one.
+            # A depth with few trials is assumed to be as good as the previous one.
             share = acceptance.share(share)
             reached *= share
             expected += reached
@@ -194,8 +193,8 @@ class DraftLength:
 
 
 def _line(known: Sequence[tuple[int, _Steps]]) -> tuple[float, float, float]:
-    """Least squares, each k weighted by its number of steps: the mean k, the seconds there, and the
-    slope, which is at least 0."""
+    """Least squares, weighted by the number of steps: the mean k, the seconds there, and the slope,
+    at least 0."""
     weight = sum(steps.number for _, steps in known)
     center = sum(steps.number * k for k, steps in known) / weight
     seconds = sum(steps.number * steps.seconds for _, steps in known) / weight

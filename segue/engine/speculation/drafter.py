@@ -1,4 +1,4 @@
-"""Drafting with the MTP layer: one token of each sequence in, logits for the next one out."""
+"""Drafting with the MTP layer: from one token of each sequence to logits for the next one."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from segue.model.qwen3_5 import Qwen3_5
 
 
 class Drafter:
-    """Drafts for several sequences at once, one position further with each `step`.
+    """Drafts for several sequences at once, one position per `step`.
 
-    Keys and values of drafts go into the MTP layer's part of the pages, from each sequence's start
-    position on; the trunk's next pass overwrites them. Slots are read only in the constructor.
+    Keys and values of drafts are stored in the MTP layer's part of the pages, from each sequence's
+    start position on; the trunk's next pass overwrites them. Slots are only read in the
+    constructor.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class Drafter:
         assert all(start.position >= 1 for start in starts), "position 0 has no hidden state before"
         self._model = model
         self._stream = stream
-        # Short rows are padded with pages that may be shared: a sequence must not draft past its
+        # Short rows are padded with pages that may be shared, so a sequence must not draft past its
         # own pages.
         self._num_left = [
             min(len(s.page_ids) * page_tokens - s.position, MAX_VERIFY_TOKENS) for s in starts
@@ -49,7 +50,7 @@ class Drafter:
         with stream.use():
             self._pages = cache.of("kv", model.num_layers)
             self._page_table_DP = page_table(rows, device)
-            # Positions and page places do not depend on the drafted tokens, so compute them once.
+            # Positions and their places in pages do not depend on the drafts.
             index_J1 = torch.arange(MAX_VERIFY_TOKENS, device=device).unsqueeze(1)
             positions_JD = torch.tensor([s.position for s in starts], device=device) + index_J1
             self._rotary = model.rotary(positions_JD.flatten())
@@ -67,7 +68,8 @@ class Drafter:
         """Float32 logits [D, V] for the position after each token.
 
         The first step takes the tokens at the start positions; later steps take the drafts. Passing
-        fewer tokens than before stops the last sequences: order them by drafts, most first.
+        fewer tokens than before ends drafting for the last sequences, so those with the most drafts
+        come first.
         """
         num = len(token_ids)
         assert 0 < num <= len(self._hidden_DH), "a sequence that stopped cannot draft again"
