@@ -141,7 +141,7 @@ class EngineConfig:
         if len(lists) > 1:
             raise InvalidConfig(
                 f"cores = {self.cores!r} has a list for each of {len(lists)} workers, which only "
-                "`segue serve` assigns: set one list for this worker"
+                "`segue serve` assigns: name this worker's cores"
             )
         cores = lists[0] if lists else usable.cores
         usable.require(self.cores, cores)
