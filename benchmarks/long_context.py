@@ -23,9 +23,10 @@ from benchmarks.harness.ceilings import Ceilings, measure_ceilings
 from benchmarks.harness.environment import Environment, this_environment
 from benchmarks.harness.output import show, show_json, table
 from benchmarks.harness.samples import median, times_s
+from benchmarks.harness.turns import decode_chunk
 from benchmarks.peers.process import peak_rss_bytes
 from benchmarks.peers.shape import checkpoint
-from segue.engine.batch import DecodeChunk, PrefillChunk
+from segue.engine.batch import PrefillChunk
 from segue.engine.config import EngineConfig
 from segue.engine.packing import pack
 from segue.engine.runner import ModelRunner
@@ -87,7 +88,7 @@ class Passes:
         self.kv_bytes_per_token = layout.page_bytes // layout.page_tokens
 
     def row(self, context: int, repeats: int) -> Row:
-        decode = self._decode_chunk(context, self._page_ids)
+        decode = decode_chunk(7, context, self._page_ids)
         prompt = PrefillChunk(
             token_ids=list(range(_PASS_TOKENS)),
             start=context,
@@ -104,15 +105,9 @@ class Passes:
         )
 
     def pack_s(self, context: int) -> float:
-        chunk = self._decode_chunk(context, range(context // self._page_tokens + 1))
-        chunk = dataclasses.replace(chunk, page_ids=list(chunk.page_ids))
+        chunk = decode_chunk(7, context, list(range(context // self._page_tokens + 1)))
         return median(
             times_s(lambda: pack([chunk], page_tokens=self._page_tokens, device="cpu"), repeats=20)
-        )
-
-    def _decode_chunk(self, context: int, page_ids: Sequence[int]) -> DecodeChunk:
-        return DecodeChunk(
-            token_ids=(7,), start=context, page_ids=page_ids, slot_in=0, slots_out=(0,)
         )
 
 

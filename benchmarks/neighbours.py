@@ -31,9 +31,9 @@ import typer
 from benchmarks.harness.environment import this_environment
 from benchmarks.harness.output import show, show_json, table
 from benchmarks.harness.samples import median, percentile
+from benchmarks.harness.turns import decode_chunk, prompt_chunks
 from segue.api.types import Role
 from segue.demo import checkpoint_dir
-from segue.engine.batch import DecodeChunk, PrefillChunk
 from segue.engine.config import EngineConfig
 from segue.engine.runner import ModelRunner
 from segue.engine.served_model import ServedModel
@@ -129,20 +129,11 @@ class _Side:
             raise _Stopped
 
     def _step(self) -> None:
-        chunk = DecodeChunk(
-            token_ids=(7,), start=_DECODE_CONTEXT, page_ids=self._pages, slot_in=0, slots_out=(1,)
-        )
-        self._runner.forward([chunk])
+        self._runner.forward([decode_chunk(7, _DECODE_CONTEXT, self._pages, slot_out=1)])
 
     def _prompt(self) -> None:
-        for start in range(0, _PROMPT_TOKENS, _CHUNK_TOKENS):
-            chunk = PrefillChunk(
-                token_ids=range(_CHUNK_TOKENS),
-                start=start,
-                page_ids=self._pages,
-                slot_in=0 if start else None,
-                slot_out=0,
-            )
+        prompt = [7] * _PROMPT_TOKENS
+        for chunk in prompt_chunks(prompt, self._pages, chunk_tokens=_CHUNK_TOKENS):
             self._runner.forward([chunk], on_layer=lambda _: self._mark())
 
     @property

@@ -21,27 +21,21 @@ from opentelemetry.sdk.trace.export import (
 )
 
 from benchmarks.harness.output import markdown
+from benchmarks.harness.turns import turn_of
 from benchmarks.placement.decisions import one_decision
 from kv_transfer.writing.outgoing import ShipResult
 from prefill_worker import traces as of_prefill
 from prefill_worker.engine import Computed
 from router.telemetry.traces import TurnTrace
-from segue.api.prompt import Prompt
-from segue.api.turn import FinishReason, Timings, TurnEnd, TurnSpec, Usage
-from segue.api.types import SampledToken, Sampling, SessionId, StopRules, TurnId
+from segue.api.turn import FinishReason, Timings, TurnEnd, Usage
+from segue.api.types import SampledToken
 from segue.process.tracing.context import TraceContext, within
 from segue.process.tracing.otel import OtelTracer
 from segue.process.tracing.tracer import OFF, Tracer
 
 _ROUNDS = 40
 _TURNS = 100
-_SPEC = TurnSpec(
-    turn_id=TurnId("turn-1"),
-    session_id=SessionId("agent-7"),
-    context=Prompt(range(2_000)),
-    sampling=Sampling(),
-    stop=StopRules(max_tokens=200),
-)
+_SPEC = turn_of("turn-1", range(2_000), max_tokens=200, session_id="agent-7")
 _END = TurnEnd(
     finish_reason=FinishReason.STOP,
     usage=Usage(prompt_tokens=2_000, cached_tokens=1_900, completion_tokens=180),

@@ -59,7 +59,3 @@ STEPS = {
 
 def operator_bar(model: str, operator: str, size: str) -> Bar | None:
     return OPERATORS.get(model, {}).get(operator, {}).get(size)
-
-
-def step_bar(model: str, kind: str, batch: int) -> Bar | None:
-    return STEPS.get((model, kind, batch))

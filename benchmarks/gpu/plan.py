@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from benchmarks.gpu import cases, models, operators
-from benchmarks.gpu.bars import operator_bar, step_bar
+from benchmarks.gpu.bars import STEPS, operator_bar
 from benchmarks.gpu.cases.attention import flashinfer_cases
 from benchmarks.gpu.cases.setup import DRY, REAL, Make, Setup, Sizes
 from benchmarks.gpu.flashinfer import is_usable
@@ -176,7 +176,7 @@ def _with_weights(shape: models.Shape, settings: Settings, what: str) -> Item:
             "prompts by FlashInfer": partial(prompts.prefill, by_flashinfer=True),
         }
         for row in measures[what](shape, weights, workload, limits, device):
-            bar = step_bar(shape.name, row.kind, row.num_tokens)
+            bar = STEPS.get((shape.name, row.kind, row.num_tokens))
             yield {
                 **asdict(row),
                 "kind": "pass",

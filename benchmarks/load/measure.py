@@ -13,8 +13,8 @@ from benchmarks.harness.samples import median, percentile
 from benchmarks.load.drive import Outcome, run_load
 from benchmarks.load.over_http import run_http_load
 from segue import Client, StopConditions, TokenInput
-from segue.api.cluster.status import ClusterStatus, UnitCounts
 from segue.api.errors import SegueError
+from tests.cluster.waiting import is_idle, wait_until_idle
 
 _READY_S = 60.0
 _IDLE_S = 30.0
@@ -221,25 +221,7 @@ async def until_ready(client: Client, num_workers: int) -> None:
 
 async def until_idle(client: Client) -> bool:
     """False if something is still held after the longest allowed time."""
-    try:
-        async with asyncio.timeout(_IDLE_S):
-            while not _is_idle(await client.status()):
-                await asyncio.sleep(0.1)
-    except TimeoutError:
-        return False
-    return True
-
-
-def _is_idle(status: ClusterStatus) -> bool:
-    def all_free(counts: UnitCounts) -> bool:
-        return counts.free + counts.cached == counts.total
-
-    return status.router.running_turns == 0 and all(
-        worker.load.running_turns == 0
-        and all_free(worker.load.pages)
-        and all_free(worker.load.slots)
-        for worker in status.workers
-    )
+    return is_idle(await wait_until_idle(client, _IDLE_S))
 
 
 def _busiest(outcome: Outcome) -> float:

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from benchmarks.harness.turns import decode_chunk, prompt_chunks
 from benchmarks.mtp.models import PAGE_TOKENS, Text
 from segue.api.types import Sampling
-from segue.engine.batch import DecodeChunk, DraftStart, PrefillChunk
+from segue.engine.batch import DraftStart
 from segue.engine.runner import ModelRunner
 from segue.engine.sampler import SamplerRow, SequenceSampler, sample_ids
 
@@ -53,16 +54,12 @@ def _both(runner: ModelRunner, texts: Sequence[Text]) -> _Both:
     positions, of_p, of_q = list[int](), list[Tensor](), list[Tensor]()
     for text in texts:
         pages = range(-(-(len(text.prompt) + len(text.answer)) // PAGE_TOKENS))
-        runner.forward(
-            [PrefillChunk(token_ids=text.prompt, start=0, page_ids=pages, slot_in=None, slot_out=0)]
-        )
+        for chunk in prompt_chunks(text.prompt, pages, chunk_tokens=len(text.prompt)):
+            runner.forward([chunk])
         for at, token_id in enumerate(text.answer[:-1], len(text.prompt)):
             drafter = runner.drafter([DraftStart(position=at, page_ids=pages, slot=0)])
             of_q.append(drafter.step([token_id]))
-            chunk = DecodeChunk(
-                token_ids=[token_id], start=at, page_ids=pages, slot_in=0, slots_out=[0]
-            )
-            of_p.append(runner.forward([chunk]))
+            of_p.append(runner.forward([decode_chunk(token_id, at, pages)]))
             positions.append(at + 1)
     return _Both(positions, torch.cat(of_p), torch.cat(of_q))
 

@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -128,15 +129,11 @@ def _selected(specs: dict[str, SubjectSpec], only: str) -> dict[str, SubjectSpec
 
 
 def _specs(folder: Path, *, vllm: str, llama: str, gguf: Path | None) -> dict[str, SubjectSpec]:
-    here = sys.executable
+    ours = partial(SubjectSpec, python=sys.executable, model=folder)
     specs = {
-        "runner": SubjectSpec(name=RUNNER, python=here, module="runner", model=folder),
-        "cluster": SubjectSpec(
-            name=CLUSTER, python=here, module="cluster", model=folder, pauses=False
-        ),
-        "transformers": SubjectSpec(
-            name=_TRANSFORMERS, python=here, module="hugging_face", model=folder
-        ),
+        "runner": ours(name=RUNNER, module="runner"),
+        "cluster": ours(name=CLUSTER, module="cluster", pauses=False),
+        "transformers": ours(name=_TRANSFORMERS, module="hugging_face"),
     }
     if vllm:
         specs["vllm"] = SubjectSpec(name="vllm-cpu", python=vllm, module="vllm_cpu", model=folder)

@@ -10,14 +10,14 @@ import random
 from collections import Counter
 from dataclasses import dataclass
 
+from benchmarks.harness.turns import turn_of
 from router.config import RouterConfig
 from router.metrics import RouterMetrics
 from router.placement.placing import Placing
 from router.sessions.table import SessionTable
 from segue.api.cluster.status import UnitCounts, WorkerHealth, WorkerLoad, WorkerStatus
-from segue.api.prompt import Prompt
-from segue.api.turn import FinishReason, ShipReport, TurnResult, TurnSpec, Usage
-from segue.api.types import Epoch, Role, Sampling, SessionId, StopRules, TurnId, WorkerId
+from segue.api.turn import FinishReason, ShipReport, TurnResult, Usage
+from segue.api.types import Epoch, Role, WorkerId
 
 _PAGE_TOKENS = 16
 _SHARED_TOKENS = 4_096
@@ -81,12 +81,11 @@ def _turn(
 ) -> tuple[WorkerId, WorkerId]:
     """Runs one turn from placement to end; returns its workers."""
     own_tokens = _MORE_TOKENS * (number + 1)
-    spec = TurnSpec(
-        turn_id=TurnId(f"{session}/{number}"),
-        session_id=SessionId(str(session)),
-        context=Prompt((kind,) * _SHARED_TOKENS + (_NUM_KINDS + session,) * own_tokens),
-        sampling=Sampling(),
-        stop=StopRules(max_tokens=_ANSWER_TOKENS),
+    spec = turn_of(
+        f"{session}/{number}",
+        (kind,) * _SHARED_TOKENS + (_NUM_KINDS + session,) * own_tokens,
+        max_tokens=_ANSWER_TOKENS,
+        session_id=str(session),
         branch_points=(_SHARED_TOKENS,),
     )
     turn = placing.turn(spec)

@@ -6,12 +6,10 @@ import itertools
 from collections.abc import Sequence
 from typing import Self
 
+from benchmarks.harness.turns import turn_of
 from prefill_worker.config import PrefillConfig
 from prefill_worker.pull import Rates
 from prefill_worker.units import PromptMemory
-from segue.api.prompt import Prompt
-from segue.api.turn import TurnSpec
-from segue.api.types import Sampling, SessionId, StopRules, TurnId
 from segue.cache.host.tier import HostTier, Tiers
 from segue.cache.layout import CacheField, CacheLayout, Unit
 from segue.cache.memory import Memory
@@ -67,13 +65,12 @@ class PrefillSide:
         self, prompt: Sequence[int], branch_points: Sequence[int], session_id: str = ""
     ) -> int:
         """Acts as if the prompt was computed here. Returns its number of cached tokens."""
-        turn = TurnSpec(
-            turn_id=TurnId(f"turn-{next(self._names)}"),
-            session_id=SessionId(session_id),
-            context=Prompt(prompt),
-            sampling=Sampling(),
-            stop=StopRules(max_tokens=256),
-            branch_points=tuple(branch_points),
+        turn = turn_of(
+            f"turn-{next(self._names)}",
+            prompt,
+            max_tokens=256,
+            session_id=session_id,
+            branch_points=branch_points,
         )
         units = self._prompts.take(turn)
         cached = units.hold.num_tokens

@@ -8,14 +8,13 @@ import uuid
 from collections.abc import Sequence
 
 from benchmarks.harness.samples import Answered
+from benchmarks.harness.turns import turn_of
 from benchmarks.serving.workload import Prompt
 from router.turn.calls import NamedTurn, TurnReserved
 from router.turn.links import DecodeLink, Link
 from segue import Client, StopConditions, TokenDelta, TokenInput, TurnEnd
 from segue.api.cluster.status import ClusterStatus
-from segue.api.prompt import Prompt as TokenPrompt
-from segue.api.turn import TurnSpec
-from segue.api.types import Role, Sampling, SessionId, StopRules, TurnId
+from segue.api.types import Role
 from segue.security.config import Security
 
 # Nothing here takes this long; a hang becomes an error.
@@ -66,13 +65,7 @@ class WithoutRouter:
         token_at: list[float] = []
         token_ids: list[int] = []
         asked_at = time.monotonic()
-        spec = TurnSpec(
-            turn_id=TurnId(uuid.uuid4().hex),
-            session_id=SessionId(""),
-            context=TokenPrompt(prompt),
-            sampling=Sampling(),
-            stop=StopRules(max_tokens=num_tokens),
-        )
+        spec = turn_of(uuid.uuid4().hex, prompt, max_tokens=num_tokens)
         turn = NamedTurn(spec.turn_id, spec, prefix=None)
         call = self._decode.start(turn, self._writer, timeout_s=_TIMEOUT_S)
         reserved = await call.read()

@@ -17,11 +17,12 @@ from torch import Tensor
 from benchmarks.gpu.models import Shape
 from benchmarks.gpu.passes.prompts import PAGE_TOKENS, Workload, chunks_of, runner_of
 from benchmarks.gpu.timing import median_s
+from benchmarks.harness.turns import decode_chunk
 from kv_transfer.layout import MemoryMap
 from kv_transfer.writing.plan import plan_units
 from segue.api.types import Epoch, WorkerId
 from segue.cache.layout import Unit
-from segue.engine.batch import DecodeChunk, PrefillChunk
+from segue.engine.batch import PrefillChunk
 from segue.engine.runner import ModelRunner
 
 _SLOT = 0
@@ -108,7 +109,9 @@ def measure(
     prefill_s = median_s(lambda: _prefill(source, chunks, None), device, cold=False, captured=False)
     ship_s = median_s(ship_all, device, cold=False, captured=False)
     both_s = median_s(lambda: _prefill(source, chunks, shipper), device, cold=False, captured=False)
-    logits = [runner.forward([_next(num_tokens)]) for runner in (source, target)]
+    # One more token, on both sides.
+    step = decode_chunk(1, num_tokens, range(num_tokens // PAGE_TOKENS + 1), slot_out=1)
+    logits = [runner.forward([step]) for runner in (source, target)]
     yield HandoffRow(
         model=shape.name,
         num_tokens=num_tokens,
@@ -139,14 +142,6 @@ def _ship_layer(shipper: Shipper, pages: range, is_last: bool) -> Callable[[int]
             shipper.ship(Unit.SLOT, range(_SLOT, _SLOT + 1), layer)
 
     return ship
-
-
-def _next(num_tokens: int) -> DecodeChunk:
-    """One more token, on both sides."""
-    pages = range(num_tokens // PAGE_TOKENS + 1)
-    return DecodeChunk(
-        token_ids=[1], start=num_tokens, page_ids=pages, slot_in=_SLOT, slots_out=[1]
-    )
 
 
 def _map(runner: ModelRunner, name: str) -> MemoryMap:

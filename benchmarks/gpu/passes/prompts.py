@@ -15,6 +15,7 @@ from benchmarks.gpu.flashinfer import prompt_attention
 from benchmarks.gpu.models import Shape
 from benchmarks.gpu.passes.costs import ModelCosts
 from benchmarks.gpu.timing import Ceilings, median_s
+from benchmarks.harness.turns import prompt_chunks
 from segue.cache.tensors import CacheTensors
 from segue.engine.batch import PrefillChunk
 from segue.engine.device.buffers import ScratchUnits
@@ -101,14 +102,7 @@ def chunks_of(
     generator = torch.Generator().manual_seed(num_tokens)
     ids = torch.randint(vocab_size, (num_tokens,), generator=generator).tolist()
     pages = list(range(-(-num_tokens // PAGE_TOKENS)))
-    for start in range(0, num_tokens, chunk_tokens):
-        yield PrefillChunk(
-            token_ids=ids[start : start + chunk_tokens],
-            start=start,
-            page_ids=pages,
-            slot_in=slot if start else None,
-            slot_out=slot,
-        )
+    return prompt_chunks(ids, pages, chunk_tokens=chunk_tokens, slot=slot)
 
 
 def prefill(

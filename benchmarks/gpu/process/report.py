@@ -30,9 +30,6 @@ class Report:
         """No check failed, and nothing crashed."""
         return not self.problems and all(row.get("is_right", True) for row in self.rows)
 
-    def now(self, name: str) -> None:
-        self.show(name)
-
     def take(self, message: dict[str, Any]) -> bool:
         """A message of the measuring process. Returns whether it was the last one."""
         if "device" in message:
@@ -42,15 +39,9 @@ class Report:
             self.rows.append(message["row"])
         elif "failed" in message:
             error = message["error"].strip()
-            self._problem(f"{error}\n{message['failed']}: {error.splitlines()[-1]}")
+            self.problem(f"{error}\n{message['failed']}: {error.splitlines()[-1]}")
         self.write()
         return bool(message.get("end"))
-
-    def lost(self, name: str, why: str) -> None:
-        self._problem(f"{name}: {why}")
-
-    def cut_off(self, name: str) -> None:
-        self._problem(f"the time was over at {name}")
 
     def write(self) -> None:
         content = {
@@ -71,7 +62,8 @@ class Report:
             part.write_text(text + "\n", "utf-8")
             part.replace(self.folder / name)
 
-    def _problem(self, text: str) -> None:
+    def problem(self, text: str) -> None:
+        """The last line is shown."""
         self.problems.append(text)
         self.show(f"PROBLEM {text.splitlines()[-1]}")
         self.write()

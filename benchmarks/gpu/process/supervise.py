@@ -39,19 +39,19 @@ def supervise(command: Sequence[str], report: Report, *, limit_s: float, silence
             for message in _messages([*command, str(first)], ends_at, silence_s):
                 if "item" in message:
                     item, name = message["item"], message["name"]
-                    report.now(name)
+                    report.show(name)
                 elif "fatal" in message:
                     raise Unable(message["fatal"])
                 elif report.take(message):
                     return
         except Lost as lost:
-            report.lost(name, str(lost))
+            report.problem(f"{name}: {lost}")
             if item < first:
                 # It did not reach its first item, so the next one would not either.
                 return
             first = item + 1
         except TimeoutError:
-            report.cut_off(name)
+            report.problem(f"the time was over at {name}")
             return
 
 

@@ -11,9 +11,10 @@ import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 
+from benchmarks.harness.turns import decode_chunk, prompt_chunks
 from benchmarks.peers.subjects.line_server import Answers, Request, answered, serve
 from prefill_worker.config import PrefillConfig
-from segue.engine.batch import Chunk, DecodeChunk, PrefillChunk
+from segue.engine.batch import Chunk
 from segue.engine.config import EngineConfig
 from segue.worker.load import load_runner
 
@@ -33,19 +34,9 @@ class Runner:
             return self._prefill(prompt, pages[slot], slot)
 
         def step(last_ids: list[int], positions: list[int]) -> list[int]:
+            rows = enumerate(zip(last_ids, positions, strict=True))
             return self._next_tokens(
-                [
-                    DecodeChunk(
-                        token_ids=(token_id,),
-                        start=position,
-                        page_ids=pages[slot],
-                        slot_in=slot,
-                        slots_out=(slot,),
-                    )
-                    for slot, (token_id, position) in enumerate(
-                        zip(last_ids, positions, strict=True)
-                    )
-                ]
+                [decode_chunk(*row, pages[slot], slot=slot, slot_out=slot) for slot, row in rows]
             )
 
         return answered(request.prompts, request.num_tokens, prefill, step)
@@ -57,14 +48,7 @@ class Runner:
 
     def _prefill(self, prompt: Sequence[int], page_ids: Sequence[int], slot: int) -> int:
         token_id = 0
-        for start in range(0, len(prompt), self._chunk_tokens):
-            chunk = PrefillChunk(
-                token_ids=prompt[start : start + self._chunk_tokens],
-                start=start,
-                page_ids=page_ids,
-                slot_in=slot if start else None,
-                slot_out=slot,
-            )
+        for chunk in prompt_chunks(prompt, page_ids, chunk_tokens=self._chunk_tokens, slot=slot):
             (token_id,) = self._next_tokens([chunk])
         return token_id
 
