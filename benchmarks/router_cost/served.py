@@ -29,6 +29,7 @@ class InstantTurn:
     outcome = "stop"
     failure = None
     answer = range(20)
+    num_generated = len(answer)
     computed_tokens = 0
 
     def __init__(self, spec: TurnSpec, context: Any, **_: float) -> None:
