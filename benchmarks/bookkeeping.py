@@ -20,7 +20,7 @@ from kv_transfer.ticket import PeerIdentity
 from segue.api.prompt import Prompt
 from segue.api.types import Epoch, SessionId, TurnId, WorkerId
 from segue.cache.layout import CacheField, CacheLayout, Unit
-from segue.cache.memory import UnitPools
+from segue.cache.memory import Memory, UnitPools
 from segue.cache.prefix.cache import PrefixCache
 from segue.cache.prefix.eviction_cost import cost_to_decode
 from segue.cache.unit_pool import UnitState, page_pool, slot_pool
@@ -89,19 +89,20 @@ async def _tickets() -> str:
 
 def _sessions(num_sessions: int) -> PrefixCache:
     """This number of leases, each on a page and a state."""
-    pages, slots = page_pool(num_sessions), slot_pool(num_sessions)
-    cache = PrefixCache(
-        pages,
-        slots,
+    memory = Memory.of(
+        num_pages=num_sessions,
+        num_slots=num_sessions,
         page_tokens=_PAGE_TOKENS,
         worth=cost_to_decode(_LAYOUT, float, link_bytes_per_s=1e9),
         clock=time.monotonic,
     )
+    cache = memory.cache
     for session in range(num_sessions):
         tokens = range(session * _PAGE_TOKENS, (session + 1) * _PAGE_TOKENS)
         hold = cache.hold_pages(cache.match(Prompt()))
-        own = pages.take(1, UnitState.WORKING), slots.take(1, UnitState.WORKING)
-        cache.insert(Prompt(tokens), own[0], hold=hold, checkpoints={_PAGE_TOKENS: own[1][0]})
+        pages = memory.pages.take(1, UnitState.WORKING)
+        (slot,) = memory.slots.take(1, UnitState.WORKING)
+        cache.insert(Prompt(tokens), pages, hold=hold, checkpoints={_PAGE_TOKENS: slot})
         cache.leases.grant(SessionId(str(session)), hold.node, time.monotonic() + 600.0)
         cache.release(hold)
     return cache

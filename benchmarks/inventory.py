@@ -20,9 +20,9 @@ from segue.api.cluster.status import WorkerStatus
 from segue.api.prompt import PageDigests, Prompt
 from segue.api.types import Epoch, Role, SessionId, WorkerId
 from segue.cache.inventory import Inventory
-from segue.cache.prefix.cache import PrefixCache
+from segue.cache.memory import Memory
 from segue.cache.prefix.eviction_cost import EvictionCost
-from segue.cache.unit_pool import UnitState, page_pool, slot_pool
+from segue.cache.unit_pool import UnitState
 from segue.internal.v1 import worker_pb2 as pb
 from segue.wire.convert.kept import kept_from_wire, kept_to_wire
 
@@ -102,28 +102,26 @@ def _take(kept: KeptByWorkers, message: bytes) -> None:
     kept.take(_WORKER, kept_from_wire(pb.KeptChanges.FromString(message)))
 
 
-class Memory:
+def _memory(num_pages: int) -> Memory:
     """A worker's cache, without bytes behind it."""
+    return Memory.of(
+        num_pages=num_pages, num_slots=1, page_tokens=_PAGE, worth=_WORTH, clock=time.monotonic
+    )
 
-    def __init__(self, num_pages: int) -> None:
-        self._pages, slots = page_pool(num_pages), slot_pool(1)
-        self.cache = PrefixCache(
-            self._pages, slots, page_tokens=_PAGE, worth=_WORTH, clock=time.monotonic
-        )
 
-    def keep(self, first_token: int, num_tokens: int) -> None:
-        prompt = Prompt(range(first_token, first_token + num_tokens))
-        hold = self.cache.hold_pages(self.cache.match(prompt))
-        own = self._pages.take(num_tokens // _PAGE, UnitState.WORKING)
-        self.cache.insert(prompt, own, hold=hold, checkpoints={})
-        self.cache.release(hold)
+def _keep(memory: Memory, first_token: int, num_tokens: int) -> None:
+    prompt = Prompt(range(first_token, first_token + num_tokens))
+    hold = memory.cache.hold_pages(memory.cache.match(prompt))
+    own = memory.pages.take(num_tokens // _PAGE, UnitState.WORKING)
+    memory.cache.insert(prompt, own, hold=hold, checkpoints={})
+    memory.cache.release(hold)
 
 
 def reporting() -> Iterator[str]:
-    memory = Memory(NUM_RECORDS)
+    memory = _memory(NUM_RECORDS)
     inventory = Inventory([memory.cache])
     for number in range(NUM_RECORDS):
-        memory.keep(number * 100, _PAGE)
+        _keep(memory, number * 100, _PAGE)
     inventory.settle()
     pieces = iter(inventory.read().pieces())
     ms = [taken_ms(lambda: kept_to_wire(next(pieces))) for _ in range(NUM_RECORDS // _PIECE)]
@@ -139,9 +137,9 @@ def reporting() -> Iterator[str]:
 
 def _evicting_ms(*, has_inventory: bool) -> float:
     num_pages = NUM_TOKENS // _PAGE
-    memory = Memory(num_pages)
+    memory = _memory(num_pages)
     inventory = Inventory([memory.cache] if has_inventory else [])
-    memory.keep(0, num_pages * _PAGE)
+    _keep(memory, 0, num_pages * _PAGE)
     inventory.settle()
 
     def evict() -> None:

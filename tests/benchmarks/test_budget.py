@@ -56,7 +56,7 @@ DRAFTED = (range(101), range(250, 253))
 
 @pytest.mark.parametrize("mtp", [True, False])
 @pytest.mark.parametrize("name", ["dense", "moe", *LAYOUTS])
-def test_weights_take_what_preflight_says(
+def test_weights_have_the_bytes_of_preflight(
     name: str, mtp: bool, folders: Mapping[str, Path]
 ) -> None:
     facts = check_folder(folders[name], skip_tokenizer=True)
@@ -80,7 +80,7 @@ def test_weights_take_what_preflight_says(
 
 
 @pytest.mark.parametrize("name", ["moe", "nvfp4"])
-def test_weights_take_what_the_loader_takes(name: str, folders: Mapping[str, Path]) -> None:
+def test_weights_have_the_bytes_of_the_loader(name: str, folders: Mapping[str, Path]) -> None:
     config, rank = ModelConfig.from_folder(folders[name]), Rank(count=2, expert_groups=2)
     config = replace(config, draft_tokens=DRAFTED)
 
@@ -235,7 +235,7 @@ def test_sessions_fit_beside_weights(mtp_moe: Path) -> None:
         assert (memory.session_bytes, memory.num_sessions) == (session, expected)
 
 
-def test_what_users_get(tiny_moe: Path) -> None:
+def test_speed_for_users(tiny_moe: Path) -> None:
     setup = Setup(
         gpu=GPUS["H200"],
         num_gpus=2,

@@ -171,7 +171,7 @@ def assert_equal(seen: Launches, expected: Launches) -> None:
         *(pytest.param(layout, 1, marks=pytest.mark.slow) for layout in LAYOUTS),
     ],
 )
-def test_a_decode_step_launches_what_the_budget_says(
+def test_a_decode_step_has_the_launches_of_the_budget(
     kind: str, num_drafts: int, of_kind: Callable[..., Path], counter: Counter
 ) -> None:
     folder = of_kind(kind)
@@ -183,7 +183,7 @@ def test_a_decode_step_launches_what_the_budget_says(
     assert_equal(counter.seen, decode_launches(weights, batch=1, num_drafts=num_drafts))
 
 
-def test_a_draft_of_few_tokens_launches_what_the_budget_says(
+def test_a_draft_of_few_tokens_has_the_launches_of_the_budget(
     of_kind: Callable[..., Path], counter: Counter
 ) -> None:
     folder = of_kind("dense")
@@ -214,7 +214,7 @@ class Echo:
 @pytest.mark.parametrize(
     ("num_ranks", "rows", "is_step"), [(2, 3, False), (8, 512, False), (16, 3, True)]
 )
-def test_a_sum_over_ranks_launches_what_the_budget_says(
+def test_a_sum_over_ranks_has_the_launches_of_the_budget(
     num_ranks: int, rows: int, is_step: bool, counter: Counter
 ) -> None:
     ranks = Ranks(Rank(index=0, count=num_ranks), Echo())  # type: ignore[arg-type]  # as one

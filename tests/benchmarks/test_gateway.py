@@ -48,7 +48,7 @@ def test_requests_at_once_wait_for_nothing() -> None:
     assert pauses_s(plan, 2, 0.02) == [[0.0] * 3] * 2
 
 
-def test_an_events_cost_is_what_longer_answers_cost_more() -> None:
+def test_an_events_cost_is_the_extra_cost_of_longer_answers() -> None:
     short = _cell(num_turns=10, num_events=10, cpu_s=0.02)
     long = _cell(num_turns=10, num_events=110, cpu_s=0.025)
 

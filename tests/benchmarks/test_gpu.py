@@ -146,7 +146,7 @@ def supervised(
     return report
 
 
-def test_items_that_fail_or_die_cost_only_themselves(tmp_path: Path) -> None:
+def test_items_that_fail_or_die_do_not_affect_others(tmp_path: Path) -> None:
     report = supervised(tmp_path, "good dies good fails dies good")
 
     assert [row["result"] for row in report.rows] == ["0 of good", "2 of good", "5 of good"]
@@ -161,14 +161,14 @@ def test_items_that_fail_or_die_cost_only_themselves(tmp_path: Path) -> None:
     assert "| tests | 5 of good |" in (tmp_path / "gpu.md").read_text()
 
 
-def test_an_item_that_hangs_is_given_up(tmp_path: Path) -> None:
+def test_an_item_that_hangs_is_ended(tmp_path: Path) -> None:
     report = supervised(tmp_path, "good hangs good", silence_s=1.0)
 
     assert [row["result"] for row in report.rows] == ["0 of good", "2 of good"]
     assert "item 1: no result for 1 s" in report.problems[0]
 
 
-def test_what_was_measured_before_the_time_was_over_is_written(tmp_path: Path) -> None:
+def test_results_before_the_time_limit_are_written(tmp_path: Path) -> None:
     report = supervised(tmp_path, "good hangs good", limit_s=1.0)
 
     assert report.problems == ["the time was over at item 1"]

@@ -42,7 +42,7 @@ def test_its_results_are_compared_with_float64(
     assert is_repeatable
 
 
-def test_it_is_measured_only_where_it_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_measured_only_if_it_is_usable(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = replace(plan.TRIAL, shapes=[SHAPE])
     assert not [item.name for item in plan.plan(settings) if "FlashInfer" in item.name]
 
@@ -57,7 +57,7 @@ def test_it_is_measured_only_where_it_can_be(monkeypatch: pytest.MonkeyPatch) ->
     assert [name for name in names if "FlashInfer" not in name] == without
 
 
-def test_where_it_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_needs_a_gpu_its_dtype_and_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     where = (replace(SHAPE, head_dim=256), 64, "cuda", torch.bfloat16)
     monkeypatch.setattr(flashinfer, "is_installed", lambda: True)
     assert flashinfer.is_usable(*where)

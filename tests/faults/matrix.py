@@ -59,7 +59,7 @@ FAULT_WORDS = {
     Fault.STOP_20: "SIGSTOP for 20 s",
     Fault.TERM: "SIGTERM",
     Fault.CUT: "its connections to one other process stand still for 5 s",
-    Fault.HALF_OPEN: "these connections never carry a byte again, without an end",
+    Fault.HALF_OPEN: "these connections never carry a byte again, and neither end is closed",
     Fault.RESET: "these connections are reset",
     Fault.DELAY: "everything on these connections is 0.3 s late, for 5 s",
     Fault.DUPLICATE: "some bytes on these connections arrive twice",

@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.faults.cluster.worker import FAIL, PASS, WRITE, Held, Hold
 
 
-def test_a_worker_that_is_released_meets_what_was_broken_meanwhile(tmp_path: Path) -> None:
+def test_a_released_worker_meets_faults_that_were_injected_meanwhile(tmp_path: Path) -> None:
     hold, held = Hold(tmp_path), Held(tmp_path)
     hold.arm(WRITE)
     writing = threading.Thread(target=held.wait_at, args=(WRITE, "to decode-0"))
@@ -27,7 +27,7 @@ def test_a_worker_that_is_released_meets_what_was_broken_meanwhile(tmp_path: Pat
     assert not held.take(FAIL)
 
 
-def test_nothing_is_left_of_what_did_not_break(tmp_path: Path) -> None:
+def test_clearing_removes_faults_that_did_not_strike(tmp_path: Path) -> None:
     hold, held = Hold(tmp_path), Held(tmp_path)
     hold.arm(PASS)
     hold.break_next(FAIL)
