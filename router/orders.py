@@ -5,7 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from segue.api.cluster.fleet import Answer, FleetStatus, LauncherReport, Order, Ordered, RouterRules
+from segue.api.cluster.fleet import (
+    FleetStatus,
+    LauncherReport,
+    Order,
+    Ordered,
+    OrderResult,
+    RouterRules,
+)
 from segue.api.errors import DeadlineExceeded, Unavailable
 from segue.process.telemetry import Clock
 
@@ -31,7 +38,7 @@ class LauncherDesk:
         self._fleet = FleetStatus()
         self._heard_at: float | None = None
         self._orders: dict[str, Ordered] = {}
-        self._answers: dict[str, asyncio.Future[Answer]] = {}
+        self._answers: dict[str, asyncio.Future[OrderResult]] = {}
 
     @property
     def fleet(self) -> FleetStatus:
@@ -40,7 +47,7 @@ class LauncherDesk:
             return FleetStatus()
         return self._fleet
 
-    async def give(self, order: Order) -> Answer:
+    async def give(self, order: Order) -> OrderResult:
         """Returns when the launcher has accepted the order. Raises its error, and Unavailable if
         there is no launcher."""
         if not self.fleet.has_launcher:
@@ -51,7 +58,7 @@ class LauncherDesk:
         self._answers[ordered.name] = answer
         try:
             async with asyncio.timeout(ANSWER_S):
-                got: Answer = await answer
+                got: OrderResult = await answer
         except TimeoutError:
             raise DeadlineExceeded(
                 f"the launcher did not answer within {ANSWER_S:g} s; `segue status` shows its state"

@@ -22,7 +22,7 @@ from segue.v1.session_pb2_grpc import SessionsStub
 from segue.wire.addresses import split_targets
 from segue.wire.channel import channel_to
 from segue.wire.status import rpc_errors
-from segue.wire.streams.generate import Generating
+from segue.wire.streams.generate import TurnStreams
 
 if TYPE_CHECKING:
     # For type annotations only: the generated modules do not have these names at run time.
@@ -64,7 +64,7 @@ class RouterLink:
         self.channel = channel_to(target, security)
         self.stub: SessionsAsyncStub = SessionsStub(self.channel)
         self.documents: DocumentsAsyncStub = DocumentsStub(self.channel)
-        self.turns = Generating(self.stub, self.peer, self.errors)
+        self.turns = TurnStreams(self.stub, self.peer, self.errors)
         self.was_reached = False
         """A router has answered there."""
         self._is_lost = False

@@ -33,7 +33,7 @@ from segue.v1 import session_pb2 as pb
 from segue.wire.channel import require_sendable
 from segue.wire.convert.events import events_from_wire
 from segue.wire.convert.request import request_to_wire
-from segue.wire.streams.generate import Answering
+from segue.wire.streams.generate import TurnStream
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.05, 1.0
 
@@ -113,7 +113,7 @@ class TurnRunner:
         turn.cancelled.set()
         return turn.is_waiting
 
-    def _start(self, link: RouterLink, turn: FollowedTurn) -> Answering:
+    def _start(self, link: RouterLink, turn: FollowedTurn) -> TurnStream:
         """Sends the turn. Raises SegueErrors."""
         if self._targets.is_closed:
             raise Unavailable(f"{link.peer}: the connection was closed")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 
 from segue.security.config import Security
-from segue.security.tls import Reloaded, Tls
+from segue.security.tls import FileBacked, Tls
 
 
 def https_context(security: Security, asks: ssl.VerifyMode) -> ssl.SSLContext | None:
@@ -18,7 +18,7 @@ def https_context(security: Security, asks: ssl.VerifyMode) -> ssl.SSLContext | 
     if tls is None:
         return None
     paths = (*tls.paths, *filter(None, (client_ca,)))
-    contexts = Reloaded(paths, lambda: _context(tls, client_ca, asks))
+    contexts = FileBacked(paths, lambda: _context(tls, client_ca, asks))
     listening = contexts.get()
 
     def choose(connection: ssl.SSLObject, name: str, context: ssl.SSLContext) -> None:

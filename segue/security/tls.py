@@ -107,7 +107,7 @@ class Tls:
 Made = TypeVar("Made")
 
 
-class Reloaded(Generic[Made]):
+class FileBacked(Generic[Made]):
     """A value made from certificate files, and made again when they change.
 
     If the new files cannot be used, because they are wrong or only one of two has been written, the

@@ -38,7 +38,7 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class ProcessView:
     """One look at a process."""
 
     member: Member
@@ -69,7 +69,7 @@ Step = Restart | Wait | Done
 
 
 def next_step(
-    seen: Sequence[Seen],
+    seen: Sequence[ProcessView],
     *,
     known: Collection[Member],
     age_s: float,

@@ -11,7 +11,7 @@ from segue.api.errors import DeadlineExceeded, Unavailable
 from segue.api.types import Role
 from segue.sdk.client import Client
 from segue.upgrade.gateway import GatewayCalls
-from segue.upgrade.plan import Kind, Member, Seen
+from segue.upgrade.plan import Kind, Member, ProcessView
 
 _KIND_OF = {Role.PREFILL: Kind.PREFILL, Role.DECODE: Kind.DECODE}
 View = TypeVar("View")
@@ -37,7 +37,7 @@ class ServedProcesses:
         self._drain_s = drain_s
         self._reached: set[Member] = set()
 
-    async def look(self) -> Sequence[Seen]:
+    async def look(self) -> Sequence[ProcessView]:
         views, gateways = await asyncio.gather(
             asyncio.gather(*(self._ask(m, r.status) for m, r in self._routers.items())),
             asyncio.gather(*(self._ask(m, g.process) for m, g in self._gateways.items())),
@@ -45,10 +45,10 @@ class ServedProcesses:
         seen = workers_in([view for view in views if view is not None])
         for member, view in zip(self._routers, views, strict=True):
             is_ready = view is not None and view.ready
-            seen.append(Seen(member, is_ready, view.router.uptime_s if view else 0.0))
+            seen.append(ProcessView(member, is_ready, view.router.uptime_s if view else 0.0))
         for member, gateway in zip(self._gateways, gateways, strict=True):
             uptime_s, is_draining = gateway or (0.0, True)
-            seen.append(Seen(member, not is_draining, uptime_s))
+            seen.append(ProcessView(member, not is_draining, uptime_s))
         return seen
 
     async def drain(self, member: Member) -> str:
@@ -72,7 +72,7 @@ class ServedProcesses:
         return view
 
 
-def workers_in(views: Sequence[ClusterStatus]) -> list[Seen]:
+def workers_in(views: Sequence[ClusterStatus]) -> list[ProcessView]:
     """The workers that any router knows. A worker is ready if every router that answers agrees."""
     members: dict[Member, list[tuple[bool, float]]] = {}
     for view in views:
@@ -81,7 +81,7 @@ def workers_in(views: Sequence[ClusterStatus]) -> list[Seen]:
             member = Member(_KIND_OF[worker.role], str(worker.worker_id))
             members.setdefault(member, []).append((is_ready, worker.uptime_s))
     return [
-        Seen(
+        ProcessView(
             member,
             len(looks) == len(views) and all(is_ready for is_ready, _ in looks),
             max(uptime_s for _, uptime_s in looks),

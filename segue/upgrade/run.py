@@ -9,7 +9,7 @@ from typing import Protocol
 
 from segue.api.errors import DeadlineExceeded, NotFound, Unavailable
 from segue.process.telemetry import Clock
-from segue.upgrade.plan import Done, Member, Restart, Seen, Step, Wait, next_step
+from segue.upgrade.plan import Done, Member, ProcessView, Restart, Step, Wait, next_step
 
 LOOK_EVERY_S = 0.25
 _FIRST_LOOK_EVERY_S = 1.0
@@ -23,7 +23,7 @@ Report = Callable[[str], None]
 class Processes(Protocol):
     """The cluster, as a rolling restart sees it."""
 
-    async def look(self) -> Sequence[Seen]:
+    async def look(self) -> Sequence[ProcessView]:
         """All processes, including those that do not answer now. Raises SegueErrors for a process
         that has never been reached or that refuses the caller."""
 
@@ -83,11 +83,11 @@ class Upgrade:
                 self._report(f"all ready again after {self._waited_s:.1f} s")
         return restarted
 
-    def _step(self, seen: Sequence[Seen], known: Collection[Member]) -> Step:
+    def _step(self, seen: Sequence[ProcessView], known: Collection[Member]) -> Step:
         """Raises InvalidRequest."""
         return next_step(seen, known=known, age_s=self._age_s, may_interrupt=self._may_interrupt)
 
-    async def _first_look(self) -> Sequence[Seen]:
+    async def _first_look(self) -> Sequence[ProcessView]:
         while True:
             try:
                 return await self._processes.look()

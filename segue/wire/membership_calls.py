@@ -70,13 +70,13 @@ async def _ask(
     return moves_from_wire(reply)
 
 
-class Drains(Protocol):
+class Drainable(Protocol):
     """A worker as the call that drains it sees it."""
 
     async def drain(self, timeout_s: float | None, *, move_sessions: bool) -> DrainReport: ...
 
 
-async def drained(worker: Drains, request: worker_pb2.DrainRequest) -> worker_pb2.DrainResponse:
+async def drained(worker: Drainable, request: worker_pb2.DrainRequest) -> worker_pb2.DrainResponse:
     """Returns when the worker may leave. Raises InvalidRequest."""
     timeout_s = request.timeout_s if request.HasField("timeout_s") else None
     report = await worker.drain(timeout_s, move_sessions=request.move_sessions)

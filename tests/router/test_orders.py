@@ -8,9 +8,9 @@ import pytest
 
 from router.orders import SILENT_S, LauncherDesk
 from segue.api.cluster.fleet import (
-    Answer,
     FleetStatus,
     LauncherReport,
+    OrderResult,
     Reloaded,
     ReloadOrder,
     RouterRules,
@@ -29,7 +29,7 @@ class Desk(LauncherDesk):
         self.applied: list[RouterRules] = []
         super().__init__(self.clock, self.applied.append)
 
-    def hears(self, *answers: Answer) -> list[str]:
+    def hears(self, *answers: OrderResult) -> list[str]:
         """The names of the orders that the launcher gets."""
         report = LauncherReport(fleet=FLEET, answers=answers, rules=RULES)
         return [one.name for one in self.exchange(report)]
@@ -43,10 +43,10 @@ async def test_an_order_is_given_once_and_answered() -> None:
 
     (name,) = desk.hears()
     assert desk.hears() == []
-    desk.hears(Answer(name=name, reloaded=Reloaded(applied=("[router] slow_start_s = 1",))))
+    desk.hears(OrderResult(name=name, reloaded=Reloaded(applied=("[router] slow_start_s = 1",))))
 
     assert (await giving).reloaded.applied == ("[router] slow_start_s = 1",)
-    desk.hears(Answer(name=name))
+    desk.hears(OrderResult(name=name))
 
 
 async def test_the_launchers_refusal_is_the_callers_error() -> None:
@@ -55,7 +55,7 @@ async def test_the_launchers_refusal_is_the_callers_error() -> None:
     giving = asyncio.ensure_future(desk.give(ScaleOrder(decode=9)))
     await asyncio.sleep(0)
     (name,) = desk.hears()
-    desk.hears(Answer(name=name, error=InvalidRequest("no room")))
+    desk.hears(OrderResult(name=name, error=InvalidRequest("no room")))
 
     with pytest.raises(InvalidRequest, match="no room"):
         await giving

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from segue.api.errors import InvalidRequest
-from segue.upgrade.plan import Done, Kind, Member, Restart, Seen, Step, Wait, next_step
+from segue.upgrade.plan import Done, Kind, Member, ProcessView, Restart, Step, Wait, next_step
 
 P0, P1 = (Member(Kind.PREFILL, f"prefill-{n}") for n in range(2))
 D0, D1 = (Member(Kind.DECODE, f"decode-{n}") for n in range(2))
@@ -15,15 +15,15 @@ ALL = (P0, P1, D0, D1, R0, R1, G0, G1)
 AGE_S = 100.0
 
 
-def look(*, new: tuple[Member, ...] = (), away: tuple[Member, ...] = ()) -> list[Seen]:
+def look(*, new: tuple[Member, ...] = (), away: tuple[Member, ...] = ()) -> list[ProcessView]:
     """All processes are ready; `new` have restarted since, and `away` are not ready."""
     return [
-        Seen(member, member not in away, 5.0 if member in new else 5_000.0)
+        ProcessView(member, member not in away, 5.0 if member in new else 5_000.0)
         for member in reversed(ALL)
     ]
 
 
-def step(seen: list[Seen], known: tuple[Member, ...] = ALL) -> Step:
+def step(seen: list[ProcessView], known: tuple[Member, ...] = ALL) -> Step:
     return next_step(seen, known=known, age_s=AGE_S)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from segue.api.errors import DeadlineExceeded, InvalidRequest, Unavailable
 from segue.upgrade import run
-from segue.upgrade.plan import Kind, Member, Seen
+from segue.upgrade.plan import Kind, Member, ProcessView
 from segue.upgrade.run import Upgrade
 
 MEMBERS = [Member(kind, f"{kind}-{number}") for kind in Kind for number in range(2)]
@@ -33,7 +33,7 @@ class FakeProcesses:
     def clock(self) -> float:
         return self.now
 
-    async def look(self) -> Sequence[Seen]:
+    async def look(self) -> Sequence[ProcessView]:
         self.now += 1.0
         if self.unreachable_looks:
             self.unreachable_looks -= 1
@@ -43,7 +43,7 @@ class FakeProcesses:
         self.most_away = max(self.most_away, len(away))
         # One that is away is not seen at all, or seen as lost.
         return [
-            Seen(member, member not in away, self.now - self.born_at.get(member, 0.0))
+            ProcessView(member, member not in away, self.now - self.born_at.get(member, 0.0))
             for member in self.members
             if member not in away or member.kind >= Kind.ROUTER
         ]

@@ -13,7 +13,7 @@ from segue.api.turn import TokenDelta
 from segue.v1 import session_pb2 as pb
 from segue.wire.convert.events import events_to_wire
 from segue.wire.streams.client import Calls
-from segue.wire.streams.generate import _Together
+from segue.wire.streams.generate import _SharedCall
 from segue.wire.streams.outbox import Outbox
 
 MANY = 100
@@ -52,12 +52,12 @@ class Turns:
         self._calls: Calls[pb.GenerateManyCommand, pb.GenerateManyEvent] = Calls(
             stream.opened, "router", nullcontext, outbox=Outbox
         )
-        calls = [self._calls.start(pb.GenerateManyCommand(), _Together) for _ in range(number)]
+        calls = [self._calls.start(pb.GenerateManyCommand(), _SharedCall) for _ in range(number)]
         self._readers = [
             asyncio.ensure_future(self._read(index, call)) for index, call in enumerate(calls, 1)
         ]
 
-    async def _read(self, index: int, call: _Together) -> None:
+    async def _read(self, index: int, call: _SharedCall) -> None:
         while events := await call.read():
             self.came.append((index, "".join(event.delta.text for event in events)))
 

@@ -100,7 +100,7 @@ class Ordered:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class OrderResult:
     """The launcher's answer to an order: the error that refuses it, or the settings that a reload
     changed."""
 
@@ -125,4 +125,4 @@ class LauncherReport:
     fleet: FleetStatus
     rules: RouterRules | None = None
     """None: the rules with which the router was started."""
-    answers: tuple[Answer, ...] = ()
+    answers: tuple[OrderResult, ...] = ()

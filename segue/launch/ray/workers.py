@@ -17,7 +17,7 @@ from segue.launch.ray.starting import StartedWorker, start_error
 logger = logging.getLogger(__name__)
 
 
-class Asked:
+class PendingCall:
     """A pending call to an actor."""
 
     def __init__(self, call: Any) -> None:
@@ -45,13 +45,13 @@ class RayWorker:
         self._worker = worker
         self._actor = worker.actor
         self._on_end = on_end
-        self._started = Asked(self._actor.address.remote())
-        self._retired: Asked | None = None
+        self._started = PendingCall(self._actor.address.remote())
+        self._retired: PendingCall | None = None
 
     def serves(self) -> bool:
         if not self._started.is_over:
             return False
-        started, self._started = self._started, Asked(self._actor.address.remote())
+        started, self._started = self._started, PendingCall(self._actor.address.remote())
         try:
             started.result()
         except RayTaskError as error:
@@ -62,7 +62,7 @@ class RayWorker:
 
     def retire(self) -> None:
         self._on_end(self._name)
-        self._retired = Asked(self._actor.retire.remote())
+        self._retired = PendingCall(self._actor.retire.remote())
 
     def has_left(self) -> str:
         if self._retired is None or not self._retired.is_over:
@@ -79,12 +79,12 @@ class RayWorker:
 
 
 class RayRouter:
-    """A `RouterFace`. Calls a restarting router again once it answers."""
+    """A `LaunchedRouter`. Calls a restarting router again once it answers."""
 
     def __init__(self, actor: Any) -> None:
         self._actor = actor
-        self._exchange: Asked | None = None
-        self._status = Asked(actor.status.remote())
+        self._exchange: PendingCall | None = None
+        self._status = PendingCall(actor.status.remote())
         self._view: ClusterStatus | None = None
 
     def orders(self) -> Sequence[Ordered]:
@@ -100,7 +100,7 @@ class RayRouter:
 
     def view(self) -> ClusterStatus | None:
         if self._status.is_over:
-            status, self._status = self._status, Asked(self._actor.status.remote())
+            status, self._status = self._status, PendingCall(self._actor.status.remote())
             try:
                 self._view = status.result()
             except RayError:
@@ -109,7 +109,7 @@ class RayRouter:
 
     def send(self, report: LauncherReport) -> None:
         if self._exchange is None:
-            self._exchange = Asked(self._actor.exchange.remote(report))
+            self._exchange = PendingCall(self._actor.exchange.remote(report))
 
     def wait_until_sent(self, timeout_s: float) -> None:
         if self._exchange is not None:

@@ -12,10 +12,10 @@ from dataclasses import replace
 from typing import Protocol
 
 from segue.api.cluster.fleet import (
-    Answer,
     FleetStatus,
     LauncherReport,
     Ordered,
+    OrderResult,
     Reloaded,
     ReloadOrder,
     ScaleOrder,
@@ -33,7 +33,7 @@ from segue.process.telemetry import Clock
 logger = logging.getLogger(__name__)
 
 
-class RouterFace(Protocol):
+class LaunchedRouter(Protocol):
     """A router, as the launcher sees it. No method waits."""
 
     def orders(self) -> Sequence[Ordered]:
@@ -67,7 +67,7 @@ class Controller:
         self,
         config: Config,
         fleet: Fleet,
-        routers: Sequence[RouterFace],
+        routers: Sequence[LaunchedRouter],
         room: Room,
         *,
         reload: Reload,
@@ -145,7 +145,7 @@ class Controller:
             self._refused = ""
             self._report(f"by load: {in_words(signals)}")
 
-    def _answer(self, ordered: Ordered) -> Answer:
+    def _answer(self, ordered: Ordered) -> OrderResult:
         try:
             match ordered.order:
                 case ScaleOrder() as order:
@@ -155,8 +155,8 @@ class Controller:
                     reloaded = self.reload()
         except SegueError as error:
             self._report(f"refused: {error}")
-            return Answer(name=ordered.name, error=error)
-        return Answer(name=ordered.name, reloaded=reloaded)
+            return OrderResult(name=ordered.name, error=error)
+        return OrderResult(name=ordered.name, reloaded=reloaded)
 
     def _want(self, config: Config, wanted: WorkerCounts) -> None:
         """Raises InvalidRequest if there is no room, and Unavailable if Ray does not answer."""

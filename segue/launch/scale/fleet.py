@@ -9,7 +9,7 @@ from typing import Protocol
 from segue.api.cluster.status import ClusterStatus, WorkerHealth, WorkerStatus
 from segue.api.errors import SegueError
 from segue.api.types import Role
-from segue.launch.scale.plan import Action, Cancel, Retire, Seen, Stage, Start, name_of
+from segue.launch.scale.plan import Action, Cancel, Retire, Stage, Start, WorkerView, name_of
 from segue.process.telemetry import Clock
 
 Report = Callable[[str], None]
@@ -63,7 +63,7 @@ class Fleet:
             for key, process in serving.items()
         }
 
-    def look(self, view: ClusterStatus | None) -> list[Seen]:
+    def look(self, view: ClusterStatus | None) -> list[WorkerView]:
         """The current workers. `view`: a router's view of them; None if no router answers."""
         for name, worker in list(self._workers.items()):
             if worker.stage is Stage.STARTING:
@@ -123,9 +123,9 @@ class Fleet:
         worker.stage = Stage.SERVING
         self._report(f"{name} serves after {self._clock() - worker.since:.1f} s")
 
-    def _seen(self, worker: _Worker, shown: WorkerStatus | None) -> Seen:
+    def _seen(self, worker: _Worker, shown: WorkerStatus | None) -> WorkerView:
         load = shown.load if shown else None
-        return Seen(
+        return WorkerView(
             role=worker.role,
             index=worker.index,
             stage=worker.stage,

@@ -24,7 +24,7 @@ class Stage(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
+class WorkerView:
     """One worker at one look."""
 
     role: Role
@@ -66,7 +66,7 @@ class Retire:
 Action = Start | Cancel | Retire
 
 
-def next_actions(wanted: WorkerCounts, workers: Sequence[Seen]) -> list[Action]:
+def next_actions(wanted: WorkerCounts, workers: Sequence[WorkerView]) -> list[Action]:
     """The actions to take now. Workers of a role leave one at a time, and only while another of the
     role is ready, since their turns and sessions need a place.
     """
@@ -77,7 +77,7 @@ def next_actions(wanted: WorkerCounts, workers: Sequence[Seen]) -> list[Action]:
     ]
 
 
-def _of_role(wanted: int, role: Role, workers: Sequence[Seen]) -> Iterator[Action]:
+def _of_role(wanted: int, role: Role, workers: Sequence[WorkerView]) -> Iterator[Action]:
     staying = [worker for worker in workers if worker.stage is not Stage.LEAVING]
     missing = wanted - len(staying)
     if missing >= 0:
@@ -96,7 +96,7 @@ def _of_role(wanted: int, role: Role, workers: Sequence[Seen]) -> Iterator[Actio
         yield Retire(role, leaving.index)
 
 
-def _load(worker: Seen) -> tuple[bool, int, int, int]:
+def _load(worker: WorkerView) -> tuple[bool, int, int, int]:
     """A worker that is not ready leaves first, then the one with the least to move, then the one
     with the highest index."""
     return worker.is_ready, worker.turns, worker.sessions, -worker.index

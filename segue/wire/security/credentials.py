@@ -8,7 +8,7 @@ from pathlib import Path
 import grpc
 
 from segue.security.config import Security
-from segue.security.tls import Reloaded, Tls
+from segue.security.tls import FileBacked, Tls
 
 
 def server_credentials(security: Security, *, serves_clients: bool) -> grpc.ServerCredentials:
@@ -22,7 +22,7 @@ def server_credentials(security: Security, *, serves_clients: bool) -> grpc.Serv
     assert tls is not None
     client_ca = security.client_ca if serves_clients else ""
     paths = (*tls.paths, *filter(None, (client_ca,)))
-    current = Reloaded(paths, lambda: _configuration(tls, client_ca))
+    current = FileBacked(paths, lambda: _configuration(tls, client_ca))
     used = current.get()
 
     def changed() -> grpc.ServerCertificateConfiguration | None:
@@ -53,11 +53,11 @@ def _configuration(tls: Tls, client_ca: str) -> grpc.ServerCertificateConfigurat
 
 
 @functools.lru_cache(maxsize=64)
-def channel_credentials(tls: Tls) -> Reloaded[grpc.ChannelCredentials]:
+def channel_credentials(tls: Tls) -> FileBacked[grpc.ChannelCredentials]:
     """Shared by all channels of the process with these files: a channel that is opened while only
     one of two new files has been written uses the old ones, like the others. Raises InvalidConfig.
     """
-    return Reloaded(tls.paths, lambda: _of_channel(tls))
+    return FileBacked(tls.paths, lambda: _of_channel(tls))
 
 
 def _of_channel(tls: Tls) -> grpc.ChannelCredentials:

@@ -31,7 +31,7 @@ _TOGETHER_BYTES = 2 * _ALONE_BYTES
 _MIN_GAP_S = 0.002
 
 
-class Generating:
+class TurnStreams:
     """The turns of one client on one router."""
 
     def __init__(
@@ -48,15 +48,15 @@ class Generating:
 
     def start(
         self, request: pb.GenerateRequest, timeout_s: float | None, api_key: str = ""
-    ) -> Answering:
+    ) -> TurnStream:
         """Sends the turn. Its end, or `close`, ends the call."""
         if request.ByteSize() > _ALONE_BYTES:
             metadata = (*metadata_with(api_key), *outgoing_metadata())
-            return _Alone(self._stub.Generate(request, timeout=timeout_s, metadata=metadata))
+            return _OwnCall(self._stub.Generate(request, timeout=timeout_s, metadata=metadata))
         start = pb.StartGenerate(
             request=request, timeout_s=timeout_s, api_key=api_key, trace=outgoing_to_wire()
         )
-        call = self._calls.start(pb.GenerateManyCommand(start=start), _Together)
+        call = self._calls.start(pb.GenerateManyCommand(start=start), _SharedCall)
         if timeout_s is not None:
             call.limit(timeout_s)
         return call
@@ -84,7 +84,7 @@ def _outbox() -> Outbox[pb.GenerateManyCommand]:
     return Outbox(min_gap_s=_MIN_GAP_S, max_bytes=_TOGETHER_BYTES)
 
 
-class Answering(Protocol):
+class TurnStream(Protocol):
     """One turn, as its client reads it."""
 
     async def read(self) -> Sequence[pb.GenerateEvent]:
@@ -95,7 +95,7 @@ class Answering(Protocol):
         """Cancels the turn, unless it has ended. Idempotent."""
 
 
-class _Alone:
+class _OwnCall:
     """A turn in a call of its own."""
 
     def __init__(
@@ -112,7 +112,7 @@ class _Alone:
         self._call.cancel()
 
 
-class _Together(Call[pb.GenerateManyEvent]):
+class _SharedCall(Call[pb.GenerateManyEvent]):
     """A turn on the shared stream."""
 
     def __init__(self, stop: Callable[[], None]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from segue.api.cluster.fleet import Answer, LauncherReport, Order, Ordered, WorkerCounts
+from segue.api.cluster.fleet import LauncherReport, Order, Ordered, OrderResult, WorkerCounts
 from segue.api.cluster.status import (
     ClusterStatus,
     RouterStatus,
@@ -109,7 +109,7 @@ class FakeRouter:
     def send(self, report: LauncherReport) -> None:
         self.sent.append(report)
 
-    def answer(self, name: str) -> Answer:
+    def answer(self, name: str) -> OrderResult:
         return next(one for report in self.sent for one in report.answers if one.name == name)
 
 

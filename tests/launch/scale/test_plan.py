@@ -14,9 +14,9 @@ from segue.launch.scale.plan import (
     Action,
     Cancel,
     Retire,
-    Seen,
     Stage,
     Start,
+    WorkerView,
     next_actions,
 )
 
@@ -29,26 +29,26 @@ def counts(prefill: int, decode: int) -> WorkerCounts:
 
 def worker(
     role: Role, index: int, stage: Stage = Stage.SERVING, *, turns: int = 0, sessions: int = 0
-) -> Seen:
+) -> WorkerView:
     is_ready = stage is Stage.SERVING
-    return Seen(
+    return WorkerView(
         role=role, index=index, stage=stage, is_ready=is_ready, turns=turns, sessions=sessions
     )
 
 
-def starting(role: Role, index: int) -> Seen:
+def starting(role: Role, index: int) -> WorkerView:
     return worker(role, index, Stage.STARTING)
 
 
-def leaving(role: Role, index: int) -> Seen:
+def leaving(role: Role, index: int) -> WorkerView:
     return worker(role, index, Stage.LEAVING)
 
 
-def lost(role: Role, index: int) -> Seen:
+def lost(role: Role, index: int) -> WorkerView:
     return replace(worker(role, index), is_ready=False)
 
 
-TABLE: list[tuple[str, WorkerCounts, list[Seen], list[Action]]] = [
+TABLE: list[tuple[str, WorkerCounts, list[WorkerView], list[Action]]] = [
     ("all are there", counts(1, 1), [worker(P, 0), worker(D, 0)], []),
     ("all that are missing start at once", counts(2, 3), [worker(P, 0), worker(D, 0)],
      [Start(P, 1), Start(D, 1), Start(D, 2)]),
@@ -85,7 +85,7 @@ TABLE: list[tuple[str, WorkerCounts, list[Seen], list[Action]]] = [
 
 @pytest.mark.parametrize(("name", "wanted", "workers", "actions"), TABLE, ids=[t[0] for t in TABLE])
 def test_which_workers_start_and_leave(
-    name: str, wanted: WorkerCounts, workers: list[Seen], actions: list[Action]
+    name: str, wanted: WorkerCounts, workers: list[WorkerView], actions: list[Action]
 ) -> None:
     assert next_actions(wanted, workers) == actions
 
@@ -94,7 +94,9 @@ class World:
     """Carries out actions: the test ends starts and drains."""
 
     def __init__(self) -> None:
-        self.workers: dict[tuple[Role, int], Seen] = {(role, 0): worker(role, 0) for role in (P, D)}
+        self.workers: dict[tuple[Role, int], WorkerView] = {
+            (role, 0): worker(role, 0) for role in (P, D)
+        }
 
     def look(self, wanted: WorkerCounts) -> list[Action]:
         actions = next_actions(wanted, list(self.workers.values()))
@@ -115,7 +117,7 @@ class World:
     def is_ready(self, role: Role) -> list[bool]:
         return [w.is_ready and w.stage is Stage.SERVING for w in self.of(role)]
 
-    def of(self, role: Role) -> list[Seen]:
+    def of(self, role: Role) -> list[WorkerView]:
         return [w for w in self.workers.values() if w.role is role]
 
     def all_go_on(self) -> None:

@@ -30,7 +30,7 @@ from segue.api.cluster.status import (
 from segue.api.types import Epoch, Role, WorkerId
 from segue.launch.scale.autoscale import State, decide, signals_of
 from segue.launch.scale.config import AutoscaleConfig
-from segue.launch.scale.plan import Cancel, Retire, Seen, Stage, Start, name_of, next_actions
+from segue.launch.scale.plan import Cancel, Retire, Stage, Start, WorkerView, name_of, next_actions
 
 TRACES = Path("/work/shared/data/traces")
 TICK_S = 0.25
@@ -292,10 +292,10 @@ class VirtualFleet:
                 case Retire():
                     self._workers[key].stage = Stage.LEAVING
 
-    def _seen(self) -> Iterator[Seen]:
+    def _seen(self) -> Iterator[WorkerView]:
         for worker in self._workers.values():
             load = worker.status(self.now).load
-            yield Seen(
+            yield WorkerView(
                 role=worker.role,
                 index=worker.index,
                 stage=worker.stage,

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import ray
 from ray.exceptions import RayError
 
-from segue.launch.ray.workers import Asked
+from segue.launch.ray.workers import PendingCall
 from segue.parallel.followers import Followers, Link, OnLost
 from segue.parallel.network import Listener, MessageChannel
 from segue.parallel.rank import RanksLost
@@ -35,27 +35,27 @@ _ASK_AGAIN_S = 0.5
 
 
 class Call(Protocol):
-    """See `Asked`."""
+    """See `PendingCall`."""
 
     @property
     def is_over(self) -> bool: ...
     def result(self) -> Any: ...
 
 
-class Coming(Protocol):
+class Connections(Protocol):
     """See `Listener`."""
 
     def next(self, timeout_s: float) -> tuple[int, MessageChannel] | None: ...
 
 
 @dataclass(slots=True)
-class _Asking:
+class _Attempt:
     call: Call
     at: float
 
 
 def gathered(
-    coming: Coming,
+    connections: Connections,
     ask: Callable[[int], Call],
     num_followers: int,
     *,
@@ -65,10 +65,10 @@ def gathered(
     """The connections of ranks 1 to `num_followers`. `ask(rank)` calls its process, which connects;
     the call returns only if the process has ended. Raises RanksLost after the timeout."""
     ends_at = clock() + timeout_s
-    asked = {rank: _Asking(ask(rank), clock()) for rank in range(1, num_followers + 1)}
+    asked = {rank: _Attempt(ask(rank), clock()) for rank in range(1, num_followers + 1)}
     came: dict[int, MessageChannel] = {}
     while missing := asked.keys() - came.keys():
-        if (found := coming.next(_LOOK_EVERY_S)) is not None:
+        if (found := connections.next(_LOOK_EVERY_S)) is not None:
             rank, channel = found
             if rank in missing:
                 came[rank] = channel
@@ -79,7 +79,7 @@ def gathered(
             asking = asked[rank]
             if asking.call.is_over and clock() > asking.at + _ASK_AGAIN_S:
                 _log_end(rank, asking.call)
-                asked[rank] = _Asking(ask(rank), clock())
+                asked[rank] = _Attempt(ask(rank), clock())
         if clock() > ends_at:
             for channel in came.values():
                 channel.close()
@@ -105,8 +105,10 @@ def followers_of(names: Sequence[str], hosts: Hosts, security: Security) -> Foll
         actors = [ray.get_actor(name) for name in names]
         with contextlib.closing(Listener(hosts.listen, credentials_of(security))) as listener:
 
-            def ask(rank: int) -> Asked:
-                return Asked(actors[rank - 1].follow.remote(hosts.announce, listener.port, rank))
+            def ask(rank: int) -> PendingCall:
+                return PendingCall(
+                    actors[rank - 1].follow.remote(hosts.announce, listener.port, rank)
+                )
 
             channels = gathered(listener, ask, len(actors))
         for channel, setup in zip(channels, setups, strict=True):
