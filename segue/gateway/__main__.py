@@ -22,11 +22,9 @@ from segue.gateway.app import make_app
 from segue.gateway.config import GatewayConfig
 from segue.gateway.http.protocol import Protocol
 from segue.gateway.http.routes import Gateway
-from segue.gateway.life import Life
 from segue.gateway.metrics import GatewayMetrics
 from segue.gateway.served import ServedModel
-from segue.gateway.serving.http_server import HttpServer
-from segue.gateway.serving.listening import listening
+from segue.gateway.serving.http_server import HttpServer, listening
 from segue.gateway.serving.supervisor import Several, running_several
 from segue.gateway.stored import StoredResponses
 from segue.gateway.turns import Turns
@@ -48,11 +46,11 @@ class RunningGateway:
     address: str
     port: int
     metrics: GatewayMetrics
-    life: Life
+    _drain_asked: asyncio.Event
 
     async def drain_asked(self) -> None:
         """Returns when an operator has asked for a drain: leave the block then."""
-        await self.life.drain_asked.wait()
+        await self._drain_asked.wait()
 
 
 @contextlib.asynccontextmanager
@@ -116,7 +114,7 @@ async def running_before(
         address = f"{config.host}:{port}"
         async with _serving(gateway, socket_, tls):
             logger.info("serving", extra={"address": address, "router": client.target})
-            yield RunningGateway(address, port, metrics, gateway.life)
+            yield RunningGateway(address, port, metrics, gateway.drain_asked)
 
 
 @contextlib.asynccontextmanager

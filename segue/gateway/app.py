@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 from typing import Any
 
@@ -15,11 +16,13 @@ from segue.gateway.anthropic.routes import ROUTES as ANTHROPIC
 from segue.gateway.http.door import Door
 from segue.gateway.http.errors import failure_of_status
 from segue.gateway.http.fields import Body
-from segue.gateway.http.keys import by_key
 from segue.gateway.http.routes import Endpoint, Gateway, Route, failure_response
 from segue.gateway.openai.routes import ROUTES as OPENAI
 from segue.gateway.ui.routes import ROUTES as UI
 from segue.gateway.upkeep import ROUTES as UPKEEP
+
+# Keys whose gateway is remembered, and with it the model's name, which each request needs.
+_MAX_KEYS = 1024
 
 ROUTES: list[Route] = [*OPENAI, *ANTHROPIC, *UPKEEP, *UI]
 
@@ -33,7 +36,7 @@ def make_app(gateway: Gateway) -> ASGIApp:
         # Bodies are read here, not by FastAPI, which would hold one of any size.
         redirect_slashes=False,
     )
-    of_key = by_key(gateway)
+    of_key = functools.lru_cache(_MAX_KEYS)(gateway.with_key)
     direct = _Direct(app)
     for route in ROUTES:
         endpoint = route.endpoint(gateway, of_key)

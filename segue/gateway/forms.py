@@ -17,7 +17,6 @@ from segue.api.types import (
     Regex,
     ToolCalls,
 )
-from segue.gateway.http.errors import BadField
 from segue.sdk.chat_json import to_json
 
 EXTENSIONS = "json, regex, choice, grammar (EBNF) or json_object"
@@ -44,7 +43,7 @@ class Form:
             return error
         inside = error.field.split(".")[2:]
         message = str(error).removeprefix(f"{error.field}: ").removeprefix("output: ")
-        return BadField.of(".".join((self.field, *inside)), message)
+        return InvalidRequest.at(".".join((self.field, *inside)), message)
 
 
 def form_of(formats: Sequence[Asked | None], choice: str | ToolCalls, *, has_tools: bool) -> Form:
@@ -53,11 +52,11 @@ def form_of(formats: Sequence[Asked | None], choice: str | ToolCalls, *, has_too
     """
     if isinstance(choice, ToolCalls):
         if not has_tools:
-            raise BadField.of("tool_choice", "expected tools with it, got none: add them")
+            raise InvalidRequest.at("tool_choice", "expected tools with it, got none: add them")
         return Form(output=choice, field="tool_choice")
     asked = [one for one in formats if one is not None]
     if len(asked) > 1:
-        raise BadField.of(asked[1].field, f"expected one form, got {asked[0].field} as well")
+        raise InvalidRequest.at(asked[1].field, f"expected one form, got {asked[0].field} as well")
     may_call = choice == "auto"
     if not asked:
         return Form(may_call=may_call)
@@ -83,7 +82,7 @@ def openai_choice(tool_choice: object, *, is_single: bool) -> str | ToolCalls:
         case {"type": "function", "name": str(name)}:
             return ToolCalls(name, is_single=is_single)
         case _:
-            raise BadField.of(
+            raise InvalidRequest.at(
                 "tool_choice",
                 'expected "auto", "none", "required" or a named function, got '
                 f"{what_came(tool_choice)}",
@@ -97,7 +96,7 @@ def json_format(value: object, field: str, *, inside: str = "") -> Asked | None:
     if value is None:
         return None
     if not isinstance(value, Mapping):
-        raise BadField.of(field, f"expected an object with a type, got {what_came(value)}")
+        raise InvalidRequest.at(field, f"expected an object with a type, got {what_came(value)}")
     match value.get("type"):
         case "text":
             return None
@@ -107,10 +106,12 @@ def json_format(value: object, field: str, *, inside: str = "") -> Asked | None:
             described: Any = value.get(inside) if inside else value
             where = f"{field}.{inside}" if inside else field
             if not isinstance(described, Mapping):
-                raise BadField.of(where, f"expected an object with a schema, got {described!r:.80}")
+                raise InvalidRequest.at(
+                    where, f"expected an object with a schema, got {described!r:.80}"
+                )
             return schema_of(described.get("schema"), f"{where}.schema")
         case kind:
-            raise BadField.of(
+            raise InvalidRequest.at(
                 f"{field}.type", f"expected text, json_object or json_schema, got {kind!r:.80}"
             )
 
@@ -121,7 +122,7 @@ def schema_of(schema: object, field: str) -> Asked:
         return _made(lambda: JsonSchema(schema), field)
     if isinstance(schema, Mapping | bool):
         return _made(lambda: JsonSchema(to_json(schema)), field)
-    raise BadField.of(field, f"expected a JSON schema, got {what_came(schema)}")
+    raise InvalidRequest.at(field, f"expected a JSON schema, got {what_came(schema)}")
 
 
 def structured_outputs(value: object) -> Asked | None:
@@ -135,7 +136,7 @@ def structured_outputs(value: object) -> Asked | None:
         else {}
     )
     if len(given) != 1 or not given.keys() <= _READERS.keys():
-        raise BadField.of(field, f"expected one of {EXTENSIONS}, got {what_came(value)}")
+        raise InvalidRequest.at(field, f"expected one of {EXTENSIONS}, got {what_came(value)}")
     ((name, one),) = given.items()
     return _READERS[name](one, f"{field}.{name}")
 
@@ -155,13 +156,13 @@ def _ebnf(value: object, field: str) -> Asked:
 
 def _choice(value: object, field: str) -> Asked:
     if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
-        raise BadField.of(field, f"expected a list of texts, got {what_came(value)}")
+        raise InvalidRequest.at(field, f"expected a list of texts, got {what_came(value)}")
     return _made(lambda: Choice(tuple(value)), field)
 
 
 def _object(value: object, field: str) -> Asked:
     if value is not True:
-        raise BadField.of(field, f"expected true, got {what_came(value)}")
+        raise InvalidRequest.at(field, f"expected true, got {what_came(value)}")
     return Asked(JsonObject(), field)
 
 
@@ -176,7 +177,7 @@ _READERS = {
 
 def _text(value: object, field: str) -> str:
     if not isinstance(value, str):
-        raise BadField.of(field, f"expected a text, got {what_came(value)}")
+        raise InvalidRequest.at(field, f"expected a text, got {what_came(value)}")
     return value
 
 

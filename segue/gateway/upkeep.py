@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import time
 from typing import Any
 
 from prometheus_client.exposition import choose_encoder
 from starlette.requests import Request
 from starlette.responses import Response
 
-from segue.api.errors import PermissionDenied, SegueError
+from segue.api.errors import InvalidRequest, PermissionDenied, SegueError
 from segue.api.types import ChatInput, TextInput
-from segue.gateway.http.errors import BadField
-from segue.gateway.http.fields import Body, honoured, ignored, read, refused
+from segue.gateway.http.fields import Body, honoured, ignored, refused
 from segue.gateway.http.routes import Gateway, Route, json_response
 from segue.gateway.openai.chat_request import ChatRequest
 
@@ -33,7 +34,9 @@ class TokenizeRequest(Body):
         if self.prompt is not None and self.messages is None:
             return TextInput(self.prompt)
         if self.messages is None or self.prompt is not None:
-            raise BadField.of("prompt", "expected either prompt or messages: send one of them")
+            raise InvalidRequest.at(
+                "prompt", "expected either prompt or messages: send one of them"
+            )
         names = ("tools", "chat_template_kwargs", "add_generation_prompt", "continue_final_message")
         options = {name: getattr(self, name) for name in names}
         return ChatRequest(messages=self.messages, **options).chat()
@@ -46,8 +49,7 @@ class DetokenizeRequest(Body):
 
 async def tokenize(gateway: Gateway, request: Request) -> Response:
     """The token ids of a text or a chat."""
-    body = await read(request, TokenizeRequest, gateway.config.max_body_bytes)
-    info = await gateway.served.named(body.model)
+    body, model = await gateway.read(request, TokenizeRequest)
     ids = await gateway.client.tokenize(body.turn_input())
     texts = None
     if body.return_token_strs:
@@ -56,7 +58,7 @@ async def tokenize(gateway: Gateway, request: Request) -> Response:
     return json_response(
         {
             "count": len(ids),
-            "max_model_len": info.max_context,
+            "max_model_len": model.max_context,
             "tokens": ids,
             "token_strs": texts,
         }
@@ -65,8 +67,7 @@ async def tokenize(gateway: Gateway, request: Request) -> Response:
 
 async def detokenize(gateway: Gateway, request: Request) -> Response:
     """The text of token ids, without special tokens."""
-    body = await read(request, DetokenizeRequest, gateway.config.max_body_bytes)
-    await gateway.served.named(body.model)
+    body, _ = await gateway.read(request, DetokenizeRequest)
     return json_response({"prompt": (await gateway.client.detokenize(body.tokens)).text})
 
 
@@ -86,15 +87,21 @@ async def ready(gateway: Gateway, request: Request) -> Response:
 
 async def process(gateway: Gateway, request: Request) -> Response:
     """This process: its id, how many seconds it has served, whether it drains."""
-    return json_response(gateway.life.shown())
+    return json_response(
+        {
+            "pid": os.getpid(),
+            "uptime_s": time.monotonic() - gateway.serves_since,
+            "draining": gateway.drain_asked.is_set(),
+        }
+    )
 
 
 async def drain(gateway: Gateway, request: Request) -> Response:
     """Ends the process once its running requests are answered; its supervisor starts it anew."""
     if not await gateway.client.is_operator():
         raise PermissionDenied("expected an operator's API key, got a tenant's")
-    gateway.life.drain_asked.set()
-    return json_response(gateway.life.shown())
+    gateway.drain_asked.set()
+    return await process(gateway, request)
 
 
 async def metrics(gateway: Gateway, request: Request) -> Response:

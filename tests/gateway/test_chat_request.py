@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from starlette.datastructures import Headers
 
+from segue.api.errors import InvalidRequest
 from segue.api.types import ChatInput
 from segue.gateway.http.door import Visit
-from segue.gateway.http.errors import BadField
 from segue.gateway.openai.chat_request import ChatRequest
 from segue.gateway.turns import Wanted
 
@@ -86,7 +86,7 @@ def test_every_stop_condition_reaches_the_turn() -> None:
 def test_a_least_length_reaches_the_turn() -> None:
     assert wanted(min_tokens=5, max_tokens=5).stop.min_tokens == 5
     assert wanted(min_tokens=0).stop.min_tokens == 0
-    with pytest.raises(BadField, match=r"at most max_tokens \(5\), got 6"):
+    with pytest.raises(InvalidRequest, match=r"at most max_tokens \(5\), got 6"):
         wanted(min_tokens=6, max_tokens=5)
 
 
@@ -153,9 +153,9 @@ def test_an_answer_can_continue_a_message() -> None:
 
     assert chat(messages=begun, continue_final_message=True).continued_field == "content"
     assert chat(add_generation_prompt=False).add_generation_prompt is False
-    with pytest.raises(BadField, match="expected content to continue"):
+    with pytest.raises(InvalidRequest, match="expected content to continue"):
         chat(messages=[HELLO, {"role": "assistant"}], continue_final_message=True)
-    with pytest.raises(BadField, match="leave one of them out"):
+    with pytest.raises(InvalidRequest, match="leave one of them out"):
         chat(messages=begun, continue_final_message=True, add_generation_prompt=True)
 
 
@@ -201,7 +201,7 @@ def test_a_clients_name_for_the_conversation_is_a_hint(
 def test_what_cannot_be_served_is_refused_by_name(field: str, value: object, says: str) -> None:
     fields: Any = {field: value}
 
-    with pytest.raises(BadField, match=says) as raised:
+    with pytest.raises(InvalidRequest, match=says) as raised:
         wanted(**fields)
 
-    assert raised.value.param == field
+    assert raised.value.field == field

@@ -21,7 +21,6 @@ from segue.api.types import (
 from segue.gateway.anthropic.request import MessagesRequest
 from segue.gateway.forms import Form
 from segue.gateway.http.door import Visit
-from segue.gateway.http.errors import BadField
 from segue.gateway.openai.chat_request import ChatRequest
 from segue.gateway.openai.completion_request import CompletionRequest
 from segue.gateway.openai.responses.request import ResponseRequest
@@ -142,10 +141,10 @@ def test_with_tools_that_may_be_called_a_format_is_only_for_the_answer() -> None
     ],
 )
 def test_what_cannot_be_read_is_refused_by_name(fields: Any, param: str) -> None:
-    with pytest.raises(BadField) as raised:
+    with pytest.raises(InvalidRequest) as raised:
         chat(**fields)
 
-    assert raised.value.param == param
+    assert raised.value.field == param
 
 
 def test_an_error_in_a_schema_names_the_requests_own_field() -> None:
@@ -153,7 +152,7 @@ def test_an_error_in_a_schema_names_the_requests_own_field() -> None:
 
     renamed = Form(field="guided_json").in_words_of_request(error)
 
-    assert isinstance(renamed, BadField)
-    assert renamed.param == "guided_json.properties.a"
+    assert isinstance(renamed, InvalidRequest)
+    assert renamed.field == "guided_json.properties.a"
     assert str(renamed) == "guided_json.properties.a: cannot be enforced"
     assert Form().in_words_of_request(other := InvalidRequest("else")) is other

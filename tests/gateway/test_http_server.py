@@ -12,8 +12,7 @@ import uvicorn
 
 from segue.gateway.config import GatewayConfig
 from segue.gateway.http.protocol import Protocol
-from segue.gateway.serving.http_server import HttpServer
-from segue.gateway.serving.listening import listening
+from segue.gateway.serving.http_server import HttpServer, listening
 
 REQUEST = b"GET / HTTP/1.1\r\nhost: segue\r\n\r\n"
 Answer = Callable[[Callable[[bytes, bool], Awaitable[None]]], Awaitable[None]]

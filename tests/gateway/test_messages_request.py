@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from starlette.datastructures import Headers
 
+from segue.api.errors import InvalidRequest
 from segue.api.types import ChatInput, Message, ToolCall
 from segue.gateway.anthropic.request import MessagesRequest
 from segue.gateway.http.door import Visit
-from segue.gateway.http.errors import BadField
 from segue.gateway.turns import Wanted
 
 VISIT = Visit(request_id="r", turn_id="t", arrived_at=0.0, headers=Headers({}))
@@ -192,7 +192,7 @@ IMAGE = {"type": "image", "source": {"type": "base64", "data": ""}}
     ],
 )
 def test_what_cannot_be_served_is_refused_by_name(messages: Any, fields: Any, param: str) -> None:
-    with pytest.raises(BadField) as raised:
+    with pytest.raises(InvalidRequest) as raised:
         wanted(*messages, **fields)
 
-    assert raised.value.param == param
+    assert raised.value.field == param

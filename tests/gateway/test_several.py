@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from segue.api.errors import InvalidConfig
 from segue.gateway.__main__ import running_alone
 from segue.gateway.config import GatewayConfig
-from segue.gateway.serving.listening import listening
+from segue.gateway.serving.http_server import listening
 from segue.gateway.serving.supervisor import Several
 from tests.gateway.conftest import Live
 

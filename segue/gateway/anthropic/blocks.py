@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any, TypeAlias
 
 from segue.api.checks import what_came
+from segue.api.errors import InvalidRequest
 from segue.api.types import Message, ToolCall
-from segue.gateway.http.errors import BadField
 from segue.sdk.chat_json import to_json
 
 Block: TypeAlias = Mapping[str, Any]
@@ -44,7 +44,7 @@ def chat_messages(messages: Sequence[Block]) -> Iterator[Message]:
                 if text:
                     yield Message(role="system", content=text)
             case role:
-                raise BadField.of(
+                raise InvalidRequest.at(
                     f"{where}.role", f"expected user, assistant or system, got {what_came(role)}"
                 )
 
@@ -125,10 +125,12 @@ def _blocks(content: object, where: str) -> Sequence[Block]:
     if isinstance(content, str):
         return [{"type": "text", "text": content}]
     if not isinstance(content, list):
-        raise BadField.of(where, f"expected a text or a list of blocks, got {what_came(content)}")
+        raise InvalidRequest.at(
+            where, f"expected a text or a list of blocks, got {what_came(content)}"
+        )
     for index, block in enumerate(content):
         if not isinstance(block, dict):
-            raise BadField.of(
+            raise InvalidRequest.at(
                 f"{where}[{index}]", f"expected an object with a type, got {what_came(block)}"
             )
     return content
@@ -143,12 +145,12 @@ def _required(block: Block, name: str, kind: type, where: str) -> Any:
     value = block.get(name)
     if not isinstance(value, kind):
         expected = "a text" if kind is str else "an object"
-        raise BadField.of(f"{where}.{name}", f"expected {expected}, got {what_came(value)}")
+        raise InvalidRequest.at(f"{where}.{name}", f"expected {expected}, got {what_came(value)}")
     return value
 
 
-def _unknown(kind: object, where: str, known: str) -> BadField:
-    return BadField.of(
+def _unknown(kind: object, where: str, known: str) -> InvalidRequest:
+    return InvalidRequest.at(
         f"{where}.type", f"expected one of {known}, got {what_came(kind)}: only text is served"
     )
 

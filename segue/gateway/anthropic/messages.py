@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing
-from typing import Any, TypeAlias
+from collections.abc import AsyncGenerator, Iterator, Sequence
 
 from segue.answers import (
     AnswerPart,
@@ -18,60 +16,54 @@ from segue.answers import (
     ReasoningText,
 )
 from segue.api.turn import FinishReason, TurnEnd
+from segue.gateway.http.answer import Answer
+from segue.gateway.http.errors import Failure, Json
 from segue.gateway.http.stream import TextEvents, event
 from segue.gateway.turns import Step
-
-Json: TypeAlias = dict[str, Any]
 
 _SIGNATURE = "segue"
 """Clients send it back with the thinking. Nothing here reads it, but some clients require one."""
 
 
-class MessagesAnswer:
-    """The answer to one request."""
-
+class MessagesAnswer(Answer):
     def __init__(
         self, steps: AsyncGenerator[list[Step], None], *, model: str, request_id: str
     ) -> None:
-        self._steps = steps
+        super().__init__(steps)
         self._model = model
         self._request_id = request_id
         self._prompt_tokens = 0
         self._is_started = False
+        self._blocks = _BlockEvents()
 
     async def whole(self) -> Json:
-        """Raises SegueErrors."""
-        message = self._message()
-        blocks = _Blocks()
-        async with aclosing(self._steps) as steps:
-            async for some in steps:
-                for step in some:
-                    for part in step.parts:
-                        blocks.add(part)
-                    if step.end is not None:
-                        message |= self._how_ended(step.end, has_calls=blocks.has_calls)
-                        message["usage"] = _usage(step.end)
-        message["content"] = blocks.finished()
-        return message
+        (step,) = await self._all_steps()
+        assert step.end is not None, "an answer without an end"
+        blocks = _whole_blocks(step.parts)
+        has_calls = any(block["type"] == "tool_use" for block in blocks)
+        return {
+            **self._message(),
+            "content": blocks,
+            **_how_ended(step.end, has_calls=has_calls),
+            "usage": _usage(step.end),
+        }
 
-    async def events(self) -> AsyncGenerator[bytes, None]:
-        """Raises SegueErrors."""
-        blocks = _BlockEvents()
-        async with aclosing(self._steps) as steps:
-            async for some in steps:
-                events: list[bytes] = []
-                for step in some:
-                    if step.started is not None:
-                        self._prompt_tokens = step.started.prompt_tokens
-                    for part in step.parts:
-                        events += blocks.of(part)
-                    if step.end is not None:
-                        events += blocks.close()
-                        events += self._last(step.end, has_calls=blocks.has_calls)
-                if events and not self._is_started:
-                    events.insert(0, self.waiting())
-                if events:
-                    yield b"".join(events)
+    async def _events_of(self, steps: list[Step]) -> list[bytes]:
+        events: list[bytes] = []
+        for step in steps:
+            if step.started is not None:
+                self._prompt_tokens = step.started.prompt_tokens
+            for part in step.parts:
+                events += self._blocks.of(part)
+            if step.end is not None:
+                events += self._blocks.close()
+                events += _last_events(step.end, has_calls=self._blocks.has_calls)
+        if events and not self._is_started:
+            events.insert(0, self.waiting())
+        return events
+
+    def failed(self, failure: Failure) -> bytes:
+        return event("error", failure.anthropic(self._request_id))
 
     def waiting(self) -> bytes:
         """What keeps the stream alive: its first events, and then pings."""
@@ -93,25 +85,21 @@ class MessagesAnswer:
             "usage": _usage_of(self._prompt_tokens, 0, 0),
         }
 
-    def _last(self, end: TurnEnd, *, has_calls: bool) -> Iterator[bytes]:
-        yield event(
-            "message_delta",
-            {
-                "type": "message_delta",
-                "delta": self._how_ended(end, has_calls=has_calls),
-                "usage": _usage(end),
-            },
-        )
-        yield event("message_stop", {"type": "message_stop"})
 
-    def _how_ended(self, end: TurnEnd, *, has_calls: bool) -> Json:
-        if end.finish_reason is FinishReason.LENGTH:
-            reason = "max_tokens"
-        elif end.stop_match:
-            reason = "stop_sequence"
-        else:
-            reason = "tool_use" if has_calls else "end_turn"
-        return {"stop_reason": reason, "stop_sequence": end.stop_match or None}
+def _last_events(end: TurnEnd, *, has_calls: bool) -> Iterator[bytes]:
+    delta = _how_ended(end, has_calls=has_calls)
+    yield event("message_delta", {"type": "message_delta", "delta": delta, "usage": _usage(end)})
+    yield event("message_stop", {"type": "message_stop"})
+
+
+def _how_ended(end: TurnEnd, *, has_calls: bool) -> Json:
+    if end.finish_reason is FinishReason.LENGTH:
+        reason = "max_tokens"
+    elif end.stop_match:
+        reason = "stop_sequence"
+    else:
+        reason = "tool_use" if has_calls else "end_turn"
+    return {"stop_reason": reason, "stop_sequence": end.stop_match or None}
 
 
 def _usage(end: TurnEnd) -> Json:
@@ -140,47 +128,20 @@ def _new_block(part: AnswerPart) -> Json:
             return {"type": "text", "text": ""}
 
 
-class _Blocks:
-    """The blocks of a whole answer."""
-
-    def __init__(self) -> None:
-        self._num_calls = 0
-        self._blocks: list[Json] = []
-        self._arguments = ""
-
-    def add(self, part: AnswerPart) -> None:
+def _whole_blocks(parts: Sequence[AnswerPart]) -> list[Json]:
+    """`parts` are joined: all calls in them are complete."""
+    blocks: list[Json] = []
+    for part in parts:
         match part:
             case ReasoningText(text):
-                self._block("thinking", part)["thinking"] += text
+                blocks.append({"type": "thinking", "thinking": text, "signature": _SIGNATURE})
             case ContentText(text):
-                self._block("text", part)["text"] += text
+                blocks.append({"type": "text", "text": text})
             case CallStart():
-                self._arguments = ""
-                self._blocks.append(_new_block(part))
+                blocks.append(_new_block(part))
             case CallArguments(text=text):
-                self._arguments += text
-            case CallEnd():
-                self._num_calls += 1
-                self._blocks[-1]["input"] = json.loads(self._arguments or "{}")
-            case CallAbandoned(text=text):
-                # A stream has its fragments already.
-                self._blocks.pop()
-                self._block("text", part)["text"] += text
-
-    @property
-    def has_calls(self) -> bool:
-        return self._num_calls > 0
-
-    def finished(self) -> list[Json]:
-        for block in self._blocks:
-            if block["type"] == "thinking":
-                block["signature"] = _SIGNATURE
-        return self._blocks
-
-    def _block(self, kind: str, part: AnswerPart) -> Json:
-        if not self._blocks or self._blocks[-1]["type"] != kind:
-            self._blocks.append(_new_block(part))
-        return self._blocks[-1]
+                blocks[-1]["input"] = json.loads(text)
+    return blocks
 
 
 class _BlockEvents:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from segue.api.errors import InvalidRequest
 from segue.api.types import (
     MAX_STOP_STRINGS,
     ChatInput,
@@ -14,10 +15,8 @@ from segue.api.types import (
 from segue.gateway.anthropic.blocks import chat_messages, system_message
 from segue.gateway.forms import Form, form_of, json_format
 from segue.gateway.http.door import Visit
-from segue.gateway.http.errors import BadField
 from segue.gateway.http.fields import Body, honoured, ignored, refused
-from segue.gateway.openai.chat_options import EFFORTS
-from segue.gateway.openai.options import CACHE_SALT_NOTE, PRIORITY_NOTE
+from segue.gateway.openai.options import CACHE_SALT_NOTE, EFFORTS, PRIORITY_NOTE
 from segue.gateway.turns import Wanted
 from segue.sdk.chat_json import to_json
 
@@ -86,7 +85,7 @@ class CountRequest(Body):
             case {"type": "tool", "name": str(name)}:
                 return ToolCalls(name, is_single=self.calls_once)
             case choice:
-                raise BadField.of(
+                raise InvalidRequest.at(
                     "tool_choice",
                     f"expected the type auto, none, any, or tool with a name, got {choice!r:.80}",
                 )
@@ -100,7 +99,7 @@ class CountRequest(Body):
             case "adaptive":
                 return {}
             case kind:
-                raise BadField.of(
+                raise InvalidRequest.at(
                     "thinking.type", f"expected enabled, disabled or adaptive, got {kind!r:.80}"
                 )
 
@@ -111,7 +110,7 @@ class CountRequest(Body):
             return {}
         if not isinstance(effort, str) or EFFORTS.get(effort) is None:
             known = ", ".join(name for name, known in EFFORTS.items() if known)
-            raise BadField.of(
+            raise InvalidRequest.at(
                 "output_config.effort", f"expected one of {known}, got {effort!r:.80}"
             )
         return {"reasoning_effort": EFFORTS[effort]}
@@ -159,14 +158,14 @@ def _tool(index: int, tool: dict[str, Any]) -> str:
     """In OpenAI's form, which templates render."""
     where = f"tools[{index}]"
     if tool.get("type", "custom") not in ("custom", None):
-        raise BadField.of(
+        raise InvalidRequest.at(
             f"{where}.type",
             f"expected a tool of the client's own, got {tool['type']!r:.80}: Anthropic's tools are "
             "not served",
         )
     schema = tool.get("input_schema")
     if not isinstance(schema, dict):
-        raise BadField.of(
+        raise InvalidRequest.at(
             f"{where}.input_schema", f"expected a JSON schema object, got {schema!r:.80}"
         )
     described = {name: tool[name] for name in ("name", "description") if name in tool}

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 import secrets
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from http import HTTPStatus
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -15,11 +18,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from segue.api.api_key import bearer_key, is_api_key
 from segue.api.errors import Cancelled
 from segue.gateway.http.errors import HUNG_UP
-from segue.gateway.http.traces import answered, traced
 from segue.gateway.metrics import GatewayMetrics
 from segue.process.cancellation import Interruptible
 from segue.process.telemetry import Clock, about_turn
-from segue.process.tracing.tracer import OFF, Span, Tracer
+from segue.process.tracing.context import TRACEPARENT, TRACESTATE, TraceContext, within
+from segue.process.tracing.tracer import NO_SPAN, OFF, Happened, Span, Tracer, Value
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +113,7 @@ class Door:
         with (
             about_turn(visit.request_id),
             self._metrics.in_flight.track_inprogress(),
-            traced(self._tracer, scope["method"], visit, self._clock) as span,
+            _traced(self._tracer, scope["method"], visit, self._clock) as span,
         ):
             passage = _Passage(visit, receive, send)
             try:
@@ -124,7 +127,7 @@ class Door:
         # Only paths of ours: anything may be asked for.
         route = getattr(scope.get("route"), "path", "other")
         visit.status = status = visit.status or 500
-        answered(span, scope["method"], route, visit)
+        _describe(span, scope["method"], route, visit)
         self._metrics.requests.labels(route, str(status)).inc()
         seconds = round(self._clock() - visit.arrived_at, 3)
         logger.info("answered", extra={"route": route, "status": status, "seconds": seconds})
@@ -175,3 +178,36 @@ class _Passage:
         elif not message.get("more_body", False):
             self._is_answered = True
         await self._send(message)
+
+
+@contextlib.contextmanager
+def _traced(tracer: Tracer, method: str, visit: Visit, clock: Clock) -> Iterator[Span]:
+    """Traces the block, if the request may have turns. The trace is the client's, if it sent one.
+    The span's end is that of the block, and `_describe` says what became of the request.
+    """
+    if not tracer.is_on or method != "POST":
+        yield NO_SPAN
+        return
+    headers = visit.headers
+    parent = TraceContext.of(headers.get(TRACEPARENT), headers.get(TRACESTATE))
+    with within(parent), tracer.span(method, clock) as span:
+        yield span
+
+
+def _describe(span: Span, method: str, route: str, visit: Visit) -> None:
+    """Only routes of ours are named, and no text of a user."""
+    if not span.records:
+        return
+    attributes: dict[str, Value] = {
+        "http.request.method": method,
+        "http.route": route,
+        "http.response.status_code": visit.status,
+        "segue.turn.id": visit.turn_id,
+        "segue.request.id": visit.request_id,
+    }
+    span.rename(f"{method} {route}")
+    span.describe(attributes)
+    if visit.first_token_at:
+        span.happened(Happened(name="first token", at=visit.first_token_at))
+    if visit.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        span.failed(str(visit.status))

@@ -7,7 +7,7 @@ import math
 import re
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, Self, TypeAlias
+from typing import Any, TypeAlias
 
 from pydantic import ValidationError
 
@@ -22,18 +22,6 @@ HUNG_UP = 499
 """The client hung up before the answer: nginx's number, since HTTP has none."""
 
 
-class BadField(errors.InvalidRequest):
-    """A field of the request cannot be served. `param` is its path."""
-
-    param = ""
-
-    @classmethod
-    def of(cls, param: str, message: str) -> Self:
-        error = cls(f"{param}: {message}")
-        error.param = param
-        return error
-
-
 class UnknownModel(errors.NotFound):
     pass
 
@@ -42,7 +30,7 @@ class UnknownResponse(errors.NotFound):
     pass
 
 
-class UnknownPreviousResponse(BadField):
+class UnknownPreviousResponse(errors.InvalidRequest):
     pass
 
 
@@ -54,23 +42,28 @@ class BodyEncoded(errors.InvalidRequest):
     pass
 
 
-# The first kind that an error is an instance of.
+# Values' own checks start with the field's path.
 _NAMED = re.compile(r"([a-z_]+(?:\[\d+\]|\.[a-z_]+)*) must ")
-_STATUSES: tuple[tuple[type[errors.SegueError], int], ...] = (
-    (BodyTooLarge, 413),
-    (BodyEncoded, 415),
-    (errors.InvalidRequest, 400),
-    (errors.Unauthenticated, 401),
-    (errors.PermissionDenied, 403),
-    (errors.NotFound, 404),
-    (errors.TakenOver, 409),
-    (errors.Overloaded, 429),
-    (errors.Unavailable, 503),
-    (errors.TransferFailed, 503),
-    (errors.StaleEpoch, 503),
-    (errors.DeadlineExceeded, 504),
-    (errors.Cancelled, HUNG_UP),
+_KINDS: tuple[tuple[type[errors.SegueError], int, str | None], ...] = (
+    (BodyTooLarge, 413, None),
+    (BodyEncoded, 415, None),
+    (errors.ContextOverflow, 400, "context_length_exceeded"),
+    (UnknownPreviousResponse, 400, "previous_response_not_found"),
+    (errors.InvalidRequest, 400, None),
+    (errors.Unauthenticated, 401, "invalid_api_key"),
+    (errors.PermissionDenied, 403, None),
+    (UnknownModel, 404, "model_not_found"),
+    (errors.NotFound, 404, None),
+    (errors.TakenOver, 409, None),
+    (errors.Overloaded, 429, "rate_limit_exceeded"),
+    (errors.Unavailable, 503, None),
+    (errors.TransferFailed, 503, None),
+    (errors.StaleEpoch, 503, None),
+    (errors.DeadlineExceeded, 504, None),
+    (errors.Cancelled, HUNG_UP, None),
+    (errors.SegueError, 500, None),
 )
+"""The status and OpenAI's code of each error: those of the first kind that it is an instance of."""
 _ANTHROPIC_TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -106,11 +99,13 @@ class Failure:
         if not isinstance(error, errors.SegueError):
             logger.error("unexpected error", exc_info=error)
             return cls(status=500, message="unexpected error: see the gateway's log")
-        status = next((status for kind, status in _STATUSES if isinstance(error, kind)), 500)
+        status, code = next(
+            (status, code) for kind, status, code in _KINDS if isinstance(error, kind)
+        )
         return cls(
             status=status,
             message=str(error),
-            code=_code(error),
+            code=code,
             param=_param(error),
             retry_after_s=error.retry_after_s,
         )
@@ -144,28 +139,11 @@ class Failure:
 
 
 def _param(error: errors.SegueError) -> str | None:
-    """The path of the field that cannot be served. Values' own checks begin with it."""
-    if isinstance(error, BadField):
-        return error.param
-    if isinstance(error, errors.InvalidRequest) and (named := _NAMED.match(str(error))):
-        return named[1]
-    return None
-
-
-def _code(error: errors.SegueError) -> str | None:
-    match error:
-        case errors.ContextOverflow():
-            return "context_length_exceeded"
-        case UnknownModel():
-            return "model_not_found"
-        case UnknownPreviousResponse():
-            return "previous_response_not_found"
-        case errors.Unauthenticated():
-            return "invalid_api_key"
-        case errors.Overloaded():
-            return "rate_limit_exceeded"
-        case _:
-            return None
+    """The path of the field that cannot be served."""
+    if not isinstance(error, errors.InvalidRequest):
+        return None
+    named = _NAMED.match(str(error))
+    return error.field or (named[1] if named else None)
 
 
 def failure_of_status(status: int, path: str) -> Failure:
@@ -185,7 +163,7 @@ def bad_field(error: ValidationError) -> errors.InvalidRequest:
     message = str(first["msg"])
     if first["type"] == "json_invalid":
         return errors.InvalidRequest(f"the body must be a JSON object in UTF-8, got {message}")
-    if isinstance(cause := first.get("ctx", {}).get("error"), BadField):
+    if isinstance(cause := first.get("ctx", {}).get("error"), errors.InvalidRequest):
         return cause
     path = path_of(first["loc"])
     if not path:
@@ -193,11 +171,11 @@ def bad_field(error: ValidationError) -> errors.InvalidRequest:
             f"the body must be a JSON object, got {what_came(first['input'])}"
         )
     if first["type"] == "missing":
-        return BadField.of(path, "expected a value, got none: send it")
+        return errors.InvalidRequest.at(path, "expected a value, got none: send it")
     if first["type"] == "value_error":
-        return BadField.of(path, str(first["ctx"]["error"]))
+        return errors.InvalidRequest.at(path, str(first["ctx"]["error"]))
     expected = message[0].lower() + message[1:]
-    return BadField.of(path, f"{expected}, got {what_came(first['input'])}")
+    return errors.InvalidRequest.at(path, f"{expected}, got {what_came(first['input'])}")
 
 
 def path_of(loc: tuple[int | str, ...]) -> str:

@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from starlette.requests import Request
 
 from segue.api.checks import what_came
-from segue.gateway.http.errors import BadField, BodyEncoded, BodyTooLarge, bad_field
+from segue.api.errors import InvalidRequest
+from segue.gateway.http.errors import BodyEncoded, BodyTooLarge, bad_field
 
 _STATUS = "x-segue"
 _NEUTRAL = "x-segue-accepts"
@@ -59,7 +60,7 @@ class Body(BaseModel):
         for name in self.model_fields_set & self._refused.keys():
             why, neutral = self._refused[name]
             if (value := getattr(self, name)) not in neutral:
-                raise BadField.of(name, f"{why}, got {what_came(value)}")
+                raise InvalidRequest.at(name, f"{why}, got {what_came(value)}")
         return self
 
     @classmethod

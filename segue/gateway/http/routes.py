@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic_core import to_json
@@ -12,12 +14,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
+from segue.api.cluster.status import ModelInfo
 from segue.api.errors import Cancelled
 from segue.gateway.config import GatewayConfig
 from segue.gateway.http.door import visit_of
 from segue.gateway.http.errors import Failure
-from segue.gateway.http.fields import Body
-from segue.gateway.life import Life
+from segue.gateway.http.fields import Body, Kind, read
 from segue.gateway.metrics import GatewayMetrics
 from segue.gateway.served import ServedModel
 from segue.gateway.stored import StoredResponses
@@ -37,9 +39,28 @@ class Gateway:
     turns: Turns
     stored: StoredResponses
     metrics: GatewayMetrics
-    life: Life = field(default_factory=Life)
+    drain_asked: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set by an operator: the gateway finishes its requests, and the process exits."""
+    serves_since: float = field(default_factory=time.monotonic)
     feed: Feed = field(default_factory=Feed)
     tracer: Tracer = OFF
+
+    async def read(self, request: Request, kind: type[Kind]) -> tuple[Kind, ModelInfo]:
+        """The request's body, and the model that it names. Raises InvalidRequest and UnknownModel."""
+        body = await read(request, kind, self.config.max_body_bytes)
+        return body, await self.served.named(body.model)
+
+    def with_key(self, key: str) -> Gateway:
+        """This gateway for the owner of an API key, which is empty if there is none: the router
+        decides what the key may do. All share one connection."""
+        client = self.client.with_key(key or None)
+        return replace(
+            self,
+            client=client,
+            served=ServedModel(client, texts=self.served.texts),
+            turns=Turns(client, self.metrics),
+            stored=StoredResponses(client),
+        )
 
 
 Answer = Callable[[Gateway, Request], Awaitable[ASGIApp]]

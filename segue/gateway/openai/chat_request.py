@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from segue.api.errors import InvalidRequest
 from segue.api.types import MAX_LOGPROBS, ChatInput
 from segue.gateway.forms import form_of, openai_choice
 from segue.gateway.http.door import Visit
-from segue.gateway.http.errors import BadField
 from segue.gateway.http.fields import honoured, ignored, refused
-from segue.gateway.openai.chat_options import effort_kwargs
-from segue.gateway.openai.options import Options
+from segue.gateway.openai.options import Options, effort_kwargs
 from segue.gateway.turns import Wanted
 from segue.sdk.chat_json import read_message, read_tools, to_json
 
@@ -81,7 +80,7 @@ class ChatRequest(Options):
         """Raises InvalidRequest."""
         continued = self.continue_final_message or False
         if continued and self.add_generation_prompt:
-            raise BadField.of(
+            raise InvalidRequest.at(
                 "add_generation_prompt",
                 "expected no start of an answer with continue_final_message: leave one of them out",
             )
@@ -90,7 +89,7 @@ class ChatRequest(Options):
             **(self.chat_template_kwargs or {}),
         }
         if continued in (True, "content") and self.messages[-1].get("content") in (None, "", []):
-            raise BadField.of(
+            raise InvalidRequest.at(
                 f"messages[{len(self.messages) - 1}].content",
                 "expected content to continue, got none: send the start of the answer there, or "
                 "leave out continue_final_message",
@@ -109,5 +108,7 @@ class ChatRequest(Options):
         if self.logprobs:
             return self.top_logprobs or 0
         if self.top_logprobs:
-            raise BadField.of("top_logprobs", "expected logprobs to be true with it: set both")
+            raise InvalidRequest.at(
+                "top_logprobs", "expected logprobs to be true with it: set both"
+            )
         return None

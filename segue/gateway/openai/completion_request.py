@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from segue.api.checks import what_came
+from segue.api.errors import InvalidRequest
 from segue.api.types import MAX_LOGPROBS, TextInput, TokenInput
 from segue.gateway.forms import form_of
 from segue.gateway.http.door import Visit
-from segue.gateway.http.errors import BadField
 from segue.gateway.http.fields import honoured, ignored, refused
 from segue.gateway.openai.options import Options
 from segue.gateway.turns import Wanted
@@ -44,7 +44,7 @@ class CompletionRequest(Options):
         if isinstance(prompt, str) or _is_ids(prompt):
             return [_input(prompt, "prompt")]
         if not isinstance(prompt, list) or not prompt:
-            raise BadField.of("prompt", f"{_EXPECTED}, got {what_came(prompt)}")
+            raise InvalidRequest.at("prompt", f"{_EXPECTED}, got {what_came(prompt)}")
         return [_input(one, f"prompt[{index}]") for index, one in enumerate(prompt)]
 
     def wanted(
@@ -52,7 +52,7 @@ class CompletionRequest(Options):
     ) -> Wanted:
         """Raises InvalidRequest."""
         if self.is_prompt_alone and not self.echo:
-            raise BadField.of(
+            raise InvalidRequest.at(
                 "max_tokens",
                 "expected at least 1, or echo with it for the prompt alone, got 0",
             )
@@ -74,10 +74,6 @@ class CompletionRequest(Options):
     def is_prompt_alone(self) -> bool:
         return self.max_tokens == 0
 
-    @property
-    def echoes_logprobs(self) -> bool:
-        return bool(self.echo) and self.logprobs is not None
-
     def num_prompt_logprobs(self) -> int | None:
         """Raises InvalidRequest."""
         asked = super().num_prompt_logprobs(), self.logprobs if self.echo else None
@@ -93,6 +89,6 @@ def _input(prompt: Any, where: str) -> TextInput | TokenInput:
         return TextInput(prompt)
     if _is_ids(prompt):
         if bad := [token_id for token_id in prompt if not 0 <= token_id < 2**32]:
-            raise BadField.of(where, f"expected token ids, got {bad[0]}")
+            raise InvalidRequest.at(where, f"expected token ids, got {bad[0]}")
         return TokenInput(tuple(prompt))
-    raise BadField.of(where, f"{_EXPECTED}, got {what_came(prompt)}")
+    raise InvalidRequest.at(where, f"{_EXPECTED}, got {what_came(prompt)}")

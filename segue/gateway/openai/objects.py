@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
-from segue.api.turn import FinishReason, TurnEnd, Usage
+from segue.api.turn import FinishReason, PromptLogprobs, TurnEnd, Usage
 from segue.api.types import SampledToken
+from segue.gateway.http.errors import Json
+from segue.gateway.served import ServedModel
 
-Json: TypeAlias = dict[str, Any]
+Shown = TypeVar("Shown")
 
 _MIN_LOGPROB = -9999.0
 """JSON has no infinity; OpenAI and vLLM send this."""
@@ -132,3 +135,48 @@ def total_usage(ends: Sequence[TurnEnd], *, per_prompt: int) -> Usage:
         drafted_tokens=sum(usage.drafted_tokens for usage in usages),
         accepted_tokens=sum(usage.accepted_tokens for usage in usages),
     )
+
+
+async def legacy_prompt_logprobs(
+    logprobs: PromptLogprobs, num_top: int, served: ServedModel
+) -> Json:
+    """As completions with `echo` have them: the prompt's text starts at 0."""
+    return await _built(
+        lambda texts: legacy_logprobs(logprobs.tokens(num_top), texts, offset=0), logprobs, served
+    )
+
+
+async def vllm_prompt_logprobs(
+    logprobs: PromptLogprobs, num_top: int, served: ServedModel
+) -> list[Json | None]:
+    """By token id: the prompt's own token, and `num_top` alternatives."""
+    return await _built(lambda texts: _vllm_form(logprobs, num_top, texts), logprobs, served)
+
+
+async def _built(
+    build: Callable[[Mapping[int, bytes]], Shown], logprobs: PromptLogprobs, served: ServedModel
+) -> Shown:
+    """There may be 250,000 of them: they are built in a thread, while other requests go on."""
+    texts = await served.token_bytes({*logprobs.token_ids, *logprobs.top_ids})
+    return await asyncio.to_thread(build, texts)
+
+
+def _vllm_form(
+    logprobs: PromptLogprobs, num_top: int, texts: Mapping[int, bytes]
+) -> list[Json | None]:
+    def entry(token_id: int, logprob: float | None, rank: int) -> Json:
+        return {
+            "logprob": shown_logprob(logprob),
+            "rank": rank,
+            "decoded_token": token_text(texts[token_id]),
+        }
+
+    shown: list[Json | None] = [None]
+    own = logprobs.tokens(num_top)[1:]
+    for token, rank in zip(own, logprobs.ranks, strict=True):
+        best = {
+            str(top.token_id): entry(top.token_id, top.logprob, place)
+            for place, top in enumerate(token.top_logprobs, 1)
+        }
+        shown.append({str(token.token_id): entry(token.token_id, token.logprob, rank), **best})
+    return shown

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
+from segue.api.errors import InvalidRequest
 from segue.api.types import (
     MAX_LOGPROBS,
     MAX_PROMPT_LOGPROBS,
@@ -14,11 +15,22 @@ from segue.api.types import (
     StopConditions,
 )
 from segue.gateway.forms import EXTENSIONS, Asked, guided, json_format, structured_outputs
-from segue.gateway.http.errors import BadField
 from segue.gateway.http.fields import Body, honoured, ignored, refused
 
 PRIORITY_NOTE = "Requests that have to wait are served by ascending priority; 0 by default."
 CACHE_SALT_NOTE = "Only requests with the same one share cached prefixes, within a tenant."
+
+
+EFFORTS = {
+    "none": None,
+    "minimal": "low",
+    "low": "low",
+    "medium": "medium",
+    "high": "xhigh",
+    "xhigh": "xhigh",
+    "max": "xhigh",
+}
+"""`reasoning_effort` for Qwen3.8's template. Other templates ignore it."""
 
 
 def _as_list(value: object) -> object:
@@ -95,7 +107,7 @@ class Options(Body):
         """For each prompt. Raises InvalidRequest."""
         num = 1 if self.n is None else self.n
         if num * num_prompts > max_choices:
-            raise BadField.of(
+            raise InvalidRequest.at(
                 "n",
                 f"expected at most {max_choices} answers, got {num * num_prompts}: send several "
                 "requests, or raise [gateway] max_choices",
@@ -122,7 +134,7 @@ class Options(Body):
     def num_prompt_logprobs(self) -> int | None:
         """Raises InvalidRequest."""
         if self.prompt_logprobs is not None and self.stream:
-            raise BadField.of(
+            raise InvalidRequest.at(
                 "prompt_logprobs", "expected no stream with it: leave out one of the two"
             )
         return self.prompt_logprobs
@@ -141,7 +153,7 @@ class Options(Body):
     def stop_conditions(self, max_tokens: int | None) -> StopConditions:
         """Raises InvalidRequest."""
         if max_tokens is not None and (self.min_tokens or 0) > max_tokens:
-            raise BadField.of(
+            raise InvalidRequest.at(
                 "min_tokens", f"expected at most max_tokens ({max_tokens}), got {self.min_tokens}"
             )
         return StopConditions(
@@ -157,6 +169,18 @@ def _token_ids(logit_bias: dict[str, float]) -> dict[int, float]:
     try:
         return {int(token_id): bias for token_id, bias in logit_bias.items()}
     except ValueError:
-        raise BadField.of(
+        raise InvalidRequest.at(
             "logit_bias", f"expected token ids as names, got {list(logit_bias)[:8]}"
         ) from None
+
+
+def effort_kwargs(effort: object, field: str) -> dict[str, object]:
+    """The template's variables for an effort; none for None. Raises InvalidRequest."""
+    if effort is None:
+        return {}
+    if not isinstance(effort, str) or effort not in EFFORTS:
+        raise InvalidRequest.at(field, f"expected one of {', '.join(EFFORTS)}, got {effort!r:.80}")
+    known = EFFORTS[effort]
+    if known is None:
+        return {"enable_thinking": False}
+    return {"enable_thinking": True, "reasoning_effort": known}

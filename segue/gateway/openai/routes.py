@@ -2,77 +2,102 @@
 
 from __future__ import annotations
 
+import time
+from datetime import UTC, datetime
+
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
+from segue.api.cluster.status import ModelInfo
 from segue.api.types import TextInput, TokenInput
+from segue.gateway.http.answer import respond
 from segue.gateway.http.door import visit_of
-from segue.gateway.http.errors import Failure, UnknownPreviousResponse, UnknownResponse
-from segue.gateway.http.fields import read
+from segue.gateway.http.errors import Json, UnknownPreviousResponse, UnknownResponse
 from segue.gateway.http.routes import Gateway, Route, json_response
-from segue.gateway.http.stream import PING, EventStream, data
-from segue.gateway.openai.chat import DONE, ChatAnswer
+from segue.gateway.openai.chat import ChatAnswer
 from segue.gateway.openai.chat_request import ChatRequest
 from segue.gateway.openai.completion_request import CompletionRequest
 from segue.gateway.openai.completions import CompletionAnswer, ShownPrompt
-from segue.gateway.openai.models import get_model, list_models
 from segue.gateway.openai.responses.answer import ResponseAnswer
 from segue.gateway.openai.responses.request import ResponseRequest
 from segue.gateway.openai.responses.tools import read_tools
-from segue.gateway.stored import Json, owner_of
+from segue.gateway.stored import owner_of
+
+_STARTED_AT = int(time.time())
 
 
-def _stream(gateway: Gateway, answer: ChatAnswer | CompletionAnswer) -> EventStream:
-    def failed(failure: Failure) -> bytes:
-        return data(failure.openai()) + DONE
+async def list_models(gateway: Gateway, request: Request) -> Response:
+    """The served model."""
+    model = _shown_model(await gateway.served.info())
+    return json_response(
+        {
+            "object": "list",
+            "data": [model],
+            "has_more": False,
+            "first_id": model["id"],
+            "last_id": model["id"],
+        }
+    )
 
-    return EventStream(answer.chunks(), failed, waiting=lambda: PING, ping_s=gateway.config.ping_s)
+
+async def get_model(gateway: Gateway, request: Request) -> Response:
+    """The served model, by its name."""
+    return json_response(_shown_model(await gateway.served.named(request.path_params["name"])))
+
+
+def _shown_model(info: ModelInfo) -> Json:
+    """OpenAI's and Anthropic's clients ask at the same path: the answer has the fields of both."""
+    return {
+        "id": info.name,
+        "object": "model",
+        "created": _STARTED_AT,
+        "owned_by": "segue",
+        "root": info.name,
+        "parent": None,
+        "max_model_len": info.max_context,
+        "type": "model",
+        "display_name": info.name,
+        "created_at": datetime.fromtimestamp(_STARTED_AT, UTC).isoformat(),
+        "max_input_tokens": info.max_context,
+    }
 
 
 async def complete_chat(gateway: Gateway, request: Request) -> ASGIApp:
     """An answer to a chat."""
-    body = await read(request, ChatRequest, gateway.config.max_body_bytes)
-    await gateway.served.named(body.model)
+    body, model = await gateway.read(request, ChatRequest)
     visit = visit_of(request.scope)
     wanted = body.wanted(visit, gateway.config.max_choices)
-    prompt_ids = None
-    if body.return_token_ids:
-        prompt_ids = await gateway.client.tokenize(body.chat())
     answer = ChatAnswer(
         body,
         gateway.turns.steps(wanted, visit),
+        model=model,
         served=gateway.served,
-        prompt_ids=prompt_ids,
+        prompt_ids=await gateway.client.tokenize(body.chat()) if body.return_token_ids else None,
         request_id=visit.request_id,
     )
-    if body.stream:
-        return _stream(gateway, answer)
-    return json_response(await answer.whole())
+    return await respond(gateway, answer, stream=body.stream)
 
 
 async def complete(gateway: Gateway, request: Request) -> ASGIApp:
     """What follows a text, or token ids."""
-    body = await read(request, CompletionRequest, gateway.config.max_body_bytes)
-    await gateway.served.named(body.model)
+    body, model = await gateway.read(request, CompletionRequest)
     visit = visit_of(request.scope)
     prompts = body.prompts()
     answer = CompletionAnswer(
         body,
         gateway.turns.steps(body.wanted(prompts, visit, gateway.config.max_choices), visit),
+        model=model,
         served=gateway.served,
-        prompts=[await _shown(gateway, body, prompt) for prompt in prompts],
+        prompts=[await _shown_prompt(gateway, body, prompt) for prompt in prompts],
         request_id=visit.request_id,
     )
-    if body.stream:
-        return _stream(gateway, answer)
-    return json_response(await answer.whole())
+    return await respond(gateway, answer, stream=body.stream)
 
 
 async def create_response(gateway: Gateway, request: Request) -> ASGIApp:
     """An answer to a conversation, as items."""
-    body = await read(request, ResponseRequest, gateway.config.max_body_bytes)
-    info = await gateway.served.named(body.model)
+    body, model = await gateway.read(request, ResponseRequest)
     visit, owner = visit_of(request.scope), owner_of(request)
     tools = read_tools(body.tools or ())
     before = await _before(gateway, owner, body.previous_response_id or "")
@@ -86,15 +111,11 @@ async def create_response(gateway: Gateway, request: Request) -> ASGIApp:
         gateway.turns.steps(body.wanted(visit, tools, before), visit),
         tools=tools,
         served=gateway.served,
-        model=info.name,
+        model=model.name,
         request_id=visit.request_id,
         keep=keep,
     )
-    if body.stream:
-        return EventStream(
-            answer.events(), answer.failed, waiting=answer.waiting, ping_s=gateway.config.ping_s
-        )
-    return json_response(await answer.whole())
+    return await respond(gateway, answer, stream=body.stream)
 
 
 async def _before(gateway: Gateway, owner: str, previous_response_id: str) -> list[Json]:
@@ -102,7 +123,7 @@ async def _before(gateway: Gateway, owner: str, previous_response_id: str) -> li
     try:
         return await gateway.stored.conversation(owner, previous_response_id)
     except UnknownResponse as error:
-        raise UnknownPreviousResponse.of("previous_response_id", str(error)) from None
+        raise UnknownPreviousResponse.at("previous_response_id", str(error)) from None
 
 
 async def get_response(gateway: Gateway, request: Request) -> Response:
@@ -118,7 +139,7 @@ async def delete_response(gateway: Gateway, request: Request) -> Response:
     return json_response({"id": response_id, "object": "response", "deleted": True})
 
 
-async def _shown(
+async def _shown_prompt(
     gateway: Gateway, body: CompletionRequest, prompt: TextInput | TokenInput
 ) -> ShownPrompt:
     match prompt:

@@ -38,7 +38,7 @@ class Orders:
 
 async def _serve(orders: Orders) -> None:
     from segue.gateway.__main__ import running
-    from segue.gateway.serving.listening import listening
+    from segue.gateway.serving.http_server import listening
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -20,7 +20,7 @@ from segue.api.errors import InvalidConfig
 from segue.gateway.config import GatewayConfig
 from segue.gateway.metrics import SHARED_FOLDER
 from segue.gateway.serving.child import DRAIN, SERVING, Orders
-from segue.gateway.serving.listening import reserved
+from segue.gateway.serving.http_server import reserved
 from segue.process.cancellation import uninterrupted
 from segue.security.config import Security
 

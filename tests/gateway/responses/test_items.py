@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from segue.api.errors import InvalidRequest
 from segue.api.types import Message
-from segue.gateway.http.errors import BadField
 from segue.gateway.openai.responses.items import chat_messages, encrypted
 
 ASK = {"role": "user", "content": "Hello"}
@@ -134,7 +134,7 @@ def test_no_arguments_are_a_whole_call(arguments: str) -> None:
     ],
 )
 def test_an_item_that_cannot_be_read_is_named(item: Any, param: str, says: str) -> None:
-    with pytest.raises(BadField, match=says) as raised:
+    with pytest.raises(InvalidRequest, match=says) as raised:
         messages(ASK, item)
 
-    assert raised.value.param == param
+    assert raised.value.field == param

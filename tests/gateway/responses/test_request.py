@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from starlette.datastructures import Headers
 
+from segue.api.errors import InvalidRequest
 from segue.api.types import ChatInput
 from segue.gateway.http.door import Visit
-from segue.gateway.http.errors import BadField
 from segue.gateway.openai.responses.request import ResponseRequest
 from segue.gateway.openai.responses.tools import read_tools
 from segue.gateway.turns import Wanted
@@ -212,7 +212,7 @@ def test_what_cannot_be_served_is_refused_by_name(
 ) -> None:
     fields: Any = {field: value}
 
-    with pytest.raises(BadField, match=says) as raised:
+    with pytest.raises(InvalidRequest, match=says) as raised:
         wanted(**fields)
 
-    assert raised.value.param == param
+    assert raised.value.field == param

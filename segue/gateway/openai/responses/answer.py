@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import aclosing
 from typing import Any
 
-from segue.answers import AnswerPart
-from segue.answers.joined import joined
 from segue.api.turn import FinishReason, TurnEnd
 from segue.api.types import SampledToken
-from segue.gateway.http.errors import Failure
+from segue.gateway.http.answer import Answer
+from segue.gateway.http.errors import Failure, Json
 from segue.gateway.http.stream import PING, event
-from segue.gateway.openai.objects import Json, chat_logprobs, ids_in, total_usage
+from segue.gateway.openai.objects import chat_logprobs, ids_in, total_usage
 from segue.gateway.openai.responses.output import Output, TextDelta
 from segue.gateway.openai.responses.request import ResponseRequest
 from segue.gateway.openai.responses.tools import Tools
@@ -23,9 +21,7 @@ from segue.gateway.turns import Step
 _FIRST = ("created", "in_progress")
 
 
-class ResponseAnswer:
-    """The answer to one request."""
-
+class ResponseAnswer(Answer):
     def __init__(
         self,
         request: ResponseRequest,
@@ -38,9 +34,9 @@ class ResponseAnswer:
         keep: Callable[[Json], Awaitable[None]],
     ) -> None:
         """`keep` is called with the finished response, before its client has all of it."""
+        super().__init__(steps)
         self._keep = keep
         self._has_logprobs = request.has_logprobs
-        self._steps = steps
         self._served = served
         self._output = Output(tools, is_encrypted=request.has_encrypted)
         self._sequence_number = 0
@@ -60,39 +56,27 @@ class ResponseAnswer:
         }
 
     async def whole(self) -> Json:
-        """Raises SegueErrors."""
-        parts: list[AnswerPart] = []
-        end: TurnEnd | None = None
-        async with aclosing(self._steps) as steps:
-            async for some in steps:
-                for step in some:
-                    parts += step.parts
-                    end = step.end or end
-                    await self._add_logprobs(step.logprobs)
-        # As one step: there, an abandoned call is content.
-        for part in joined(parts):
+        (step,) = await self._all_steps()
+        assert step.end is not None, "an answer without an end"
+        await self._add_logprobs(step.logprobs)
+        for part in step.parts:
             _consume(self._output.add(part))
-        assert end is not None, "an answer without an end"
-        _consume(self._end(end))
+        _consume(self._end(step.end))
         await self._keep(self._response)
         return self._response
 
-    async def events(self) -> AsyncGenerator[bytes, None]:
-        """Raises SegueErrors."""
-        async with aclosing(self._steps) as steps:
-            async for some in steps:
-                events: list[bytes] = []
-                if not self._is_started and any(step.parts or step.end for step in some):
-                    events.append(self.waiting())
-                for step in some:
-                    await self._add_logprobs(step.logprobs)
-                    for part in step.parts:
-                        events += map(self._written, self._output.add(part))
-                    if step.end is not None:
-                        events += map(self._written, self._end(step.end))
-                        await self._keep(self._response)
-                if events:
-                    yield b"".join(events)
+    async def _events_of(self, steps: list[Step]) -> list[bytes]:
+        events: list[bytes] = []
+        if not self._is_started and any(step.parts or step.end for step in steps):
+            events.append(self.waiting())
+        for step in steps:
+            await self._add_logprobs(step.logprobs)
+            for part in step.parts:
+                events += map(self._written, self._output.add(part))
+            if step.end is not None:
+                events += map(self._written, self._end(step.end))
+                await self._keep(self._response)
+        return events
 
     def waiting(self) -> bytes:
         """What keeps the stream alive: its first events, and then comments."""
@@ -102,7 +86,6 @@ class ResponseAnswer:
         return b"".join(self._written(self._lifecycle(name)) for name in _FIRST)
 
     def failed(self, failure: Failure) -> bytes:
-        """The last event of a stream that an error ends."""
         _consume(self._output.close("incomplete"))
         code = failure.code or ("invalid_prompt" if failure.status == 400 else "server_error")
         self._response |= {

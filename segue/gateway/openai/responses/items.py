@@ -16,8 +16,8 @@ from typing import Any, TypeAlias
 from pydantic_core import from_json
 
 from segue.api.checks import what_came
+from segue.api.errors import InvalidRequest
 from segue.api.types import Message, ToolCall
-from segue.gateway.http.errors import BadField
 from segue.gateway.openai.responses.tools import seen_name
 
 Item: TypeAlias = Mapping[str, Any]
@@ -108,7 +108,7 @@ def _message(kind: object, item: Item, where: str) -> Message | None:
         case "message":
             role = item.get("role")
             if role not in ("user", "system", "developer"):
-                raise BadField.of(
+                raise InvalidRequest.at(
                     f"{where}.role",
                     f"expected user, assistant, system or developer, got {what_came(role)}",
                 )
@@ -117,7 +117,7 @@ def _message(kind: object, item: Item, where: str) -> Message | None:
             call_id = _text(item, "call_id", where)
             return _with_content("tool", item.get("output"), f"{where}.output", call_id)
         case "item_reference":
-            raise BadField.of(
+            raise InvalidRequest.at(
                 f"{where}.type",
                 "expected an item, got a reference to one: send the item",
             )
@@ -136,13 +136,15 @@ def _texts(content: object, where: str) -> list[str]:
     if isinstance(content, str):
         return [content]
     if not isinstance(content, list):
-        raise BadField.of(where, f"expected a text or a list of parts, got {what_came(content)}")
+        raise InvalidRequest.at(
+            where, f"expected a text or a list of parts, got {what_came(content)}"
+        )
     texts = []
     for index, part in enumerate(content):
         here = f"{where}[{index}]"
         kind = part.get("type") if isinstance(part, dict) else part
         if not isinstance(part, dict) or kind not in _TEXT_PARTS:
-            raise BadField.of(
+            raise InvalidRequest.at(
                 here,
                 f"expected a part of the type {' or '.join(_TEXT_PARTS[:2])}, got "
                 f"{what_came(kind)}: only text is served",
@@ -162,7 +164,9 @@ def _reasoning(item: Item, where: str) -> list[str]:
 def _reasoning_texts(item: Item, name: str, where: str) -> list[str]:
     parts = item.get(name) or []
     if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
-        raise BadField.of(f"{where}.{name}", f"expected a list of parts, got {what_came(parts)}")
+        raise InvalidRequest.at(
+            f"{where}.{name}", f"expected a list of parts, got {what_came(parts)}"
+        )
     return [_text(part, "text", f"{where}.{name}[{index}]") for index, part in enumerate(parts)]
 
 
@@ -194,5 +198,5 @@ def _is_object(arguments: str) -> bool:
 def _text(item: Item, name: str, where: str) -> str:
     value = item.get(name)
     if not isinstance(value, str):
-        raise BadField.of(f"{where}.{name}", f"expected a text, got {what_came(value)}")
+        raise InvalidRequest.at(f"{where}.{name}", f"expected a text, got {what_came(value)}")
     return value

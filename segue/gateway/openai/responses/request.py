@@ -7,13 +7,12 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
+from segue.api.errors import InvalidRequest
 from segue.api.types import MAX_LOGPROBS, ChatInput, Message, SamplingParams, StopConditions
 from segue.gateway.forms import form_of, json_format, openai_choice
 from segue.gateway.http.door import Visit
-from segue.gateway.http.errors import BadField
 from segue.gateway.http.fields import Body, honoured, ignored, refused
-from segue.gateway.openai.chat_options import effort_kwargs
-from segue.gateway.openai.options import CACHE_SALT_NOTE, PRIORITY_NOTE
+from segue.gateway.openai.options import CACHE_SALT_NOTE, PRIORITY_NOTE, effort_kwargs
 from segue.gateway.openai.responses.items import Item, chat_messages
 from segue.gateway.openai.responses.tools import Tools
 from segue.gateway.turns import Wanted
@@ -169,7 +168,7 @@ class ResponseRequest(Body):
         if self.has_logprobs:
             return self.top_logprobs or 0
         if self.top_logprobs:
-            raise BadField.of(
+            raise InvalidRequest.at(
                 "top_logprobs", f"expected {_LOGPROBS} in include with it: add it, or leave it out"
             )
         return None

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
 from segue.api.checks import what_came
-from segue.gateway.http.errors import BadField
+from segue.api.errors import InvalidRequest
 from segue.sdk.chat_json import to_json
 
 Json: TypeAlias = Mapping[str, Any]
@@ -72,7 +72,7 @@ def _functions(tools: Sequence[Json]) -> Iterator[tuple[str, Json, str]]:
                 namespace = _text(tool, "name", where)
                 inner = tool.get("tools") or []
                 if not isinstance(inner, list) or not all(isinstance(one, dict) for one in inner):
-                    raise BadField.of(
+                    raise InvalidRequest.at(
                         f"{where}.tools", f"expected a list of tools, got {what_came(inner)}"
                     )
                 for number, one in enumerate(inner):
@@ -86,7 +86,7 @@ def _for_templates(tool: Json, seen: str, where: str) -> str:
         function["description"] = _text(tool, "description", where)
     if (parameters := tool.get("parameters")) is not None:
         if not isinstance(parameters, dict):
-            raise BadField.of(
+            raise InvalidRequest.at(
                 f"{where}.parameters", f"expected a JSON schema object, got {what_came(parameters)}"
             )
         function["parameters"] = parameters
@@ -96,5 +96,5 @@ def _for_templates(tool: Json, seen: str, where: str) -> str:
 def _text(tool: Json, name: str, where: str) -> str:
     value = tool.get(name)
     if not isinstance(value, str) or not (value or name == "description"):
-        raise BadField.of(f"{where}.{name}", f"expected a text, got {what_came(value)}")
+        raise InvalidRequest.at(f"{where}.{name}", f"expected a text, got {what_came(value)}")
     return value
