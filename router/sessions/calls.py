@@ -16,8 +16,8 @@ from segue.api.checks import require_name
 from segue.api.cluster.status import SessionInfo, WorkerHealth
 from segue.api.errors import InvalidRequest, NotFound
 from segue.api.types import ChatInput, Detokenized, SessionId, TurnInput
-from segue.text.ids_only import IdEncoder
 from segue.text.limits import SizeLimits, validate_prompt
+from segue.text.prompt import IdEncoder
 
 _PAGE, _MAX_PAGE = 1_000, 10_000
 _TOKEN = re.compile(r"[0-9]{1,19}")

@@ -40,7 +40,6 @@ from segue.model.checkpoint.generation import GenerationDefaults
 from segue.model.checkpoint.model_id import model_id
 from segue.model.checkpoint.source import AS_PUBLISHED, CheckpointConfig
 from segue.model.config import ModelConfig
-from segue.text.ids_only import IdEncoder
 from segue.text.limits import (
     SizeLimits,
     validate_against_vocab,
@@ -49,7 +48,7 @@ from segue.text.limits import (
     validate_prompt_logprobs,
     work_of,
 )
-from segue.text.prompt import PromptEncoder
+from segue.text.prompt import IdEncoder, PromptEncoder
 from segue.text.session_prompt import PromptRecord, SessionPrompt
 from segue.text.tokens.tokenizer import Tokenizer
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from segue.api.checks import what_came
 from segue.api.errors import InvalidRequest
@@ -17,23 +17,17 @@ from segue.api.types import (
     Regex,
     ToolCalls,
 )
+from segue.gateway.http.fields import member, typed
 from segue.sdk.chat_json import to_json
 
 EXTENSIONS = "json, regex, choice, grammar (EBNF) or json_object"
-
-
-class Asked(NamedTuple):
-    """A form, and the field that asks for it."""
-
-    output: OutputFormat
-    field: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Form:
     output: OutputFormat | None = None
     field: str = ""
-    """What asks for it, as errors name it."""
+    """The field that asks for it, for errors."""
     may_call: bool = True
     """Calls of tools count as calls."""
 
@@ -46,7 +40,7 @@ class Form:
         return InvalidRequest.at(".".join((self.field, *inside)), message)
 
 
-def form_of(formats: Sequence[Asked | None], choice: str | ToolCalls, *, has_tools: bool) -> Form:
+def form_of(formats: Sequence[Form | None], choice: str | ToolCalls, *, has_tools: bool) -> Form:
     """`choice`: auto, none, or the calls that must be made, which then are the whole answer. Raises
     InvalidRequest.
     """
@@ -58,14 +52,10 @@ def form_of(formats: Sequence[Asked | None], choice: str | ToolCalls, *, has_too
     if len(asked) > 1:
         raise InvalidRequest.at(asked[1].field, f"expected one form, got {asked[0].field} as well")
     may_call = choice == "auto"
-    if not asked:
-        return Form(may_call=may_call)
-    ((output, field),) = asked
-    return Form(
-        output=replace(output, or_tool_calls=may_call and has_tools),
-        field=field,
-        may_call=may_call,
-    )
+    form = replace(asked[0] if asked else Form(), may_call=may_call)
+    if form.output is None:
+        return form
+    return replace(form, output=replace(form.output, or_tool_calls=may_call and has_tools))
 
 
 def openai_choice(tool_choice: object, *, is_single: bool) -> str | ToolCalls:
@@ -89,26 +79,21 @@ def openai_choice(tool_choice: object, *, is_single: bool) -> str | ToolCalls:
             )
 
 
-def json_format(value: object, field: str, *, inside: str = "") -> Asked | None:
+def json_format(value: object, field: str, *, inside: str = "") -> Form | None:
     """OpenAI's formats; None for text. `inside`: the member that holds a schema's description.
     Raises InvalidRequest.
     """
     if value is None:
         return None
-    if not isinstance(value, Mapping):
-        raise InvalidRequest.at(field, f"expected an object with a type, got {what_came(value)}")
-    match value.get("type"):
+    given = typed(value, dict, field)
+    match given.get("type"):
         case "text":
             return None
         case "json_object":
-            return Asked(JsonObject(), field)
+            return Form(output=JsonObject(), field=field)
         case "json_schema":
-            described: Any = value.get(inside) if inside else value
             where = f"{field}.{inside}" if inside else field
-            if not isinstance(described, Mapping):
-                raise InvalidRequest.at(
-                    where, f"expected an object with a schema, got {described!r:.80}"
-                )
+            described = member(given, inside, dict, field) if inside else given
             return schema_of(described.get("schema"), f"{where}.schema")
         case kind:
             raise InvalidRequest.at(
@@ -116,16 +101,16 @@ def json_format(value: object, field: str, *, inside: str = "") -> Asked | None:
             )
 
 
-def schema_of(schema: object, field: str) -> Asked:
+def schema_of(schema: object, field: str) -> Form:
     """A schema, as JSON or its text. Raises InvalidRequest."""
     if isinstance(schema, str):
-        return _made(lambda: JsonSchema(schema), field)
+        return _made(JsonSchema, schema, field)
     if isinstance(schema, Mapping | bool):
-        return _made(lambda: JsonSchema(to_json(schema)), field)
+        return _made(JsonSchema, to_json(schema), field)
     raise InvalidRequest.at(field, f"expected a JSON schema, got {what_came(schema)}")
 
 
-def structured_outputs(value: object) -> Asked | None:
+def structured_outputs(value: object) -> Form | None:
     """vLLM's field. Raises InvalidRequest."""
     field = "structured_outputs"
     if value is None:
@@ -141,29 +126,29 @@ def structured_outputs(value: object) -> Asked | None:
     return _READERS[name](one, f"{field}.{name}")
 
 
-def guided(name: str, value: object) -> Asked | None:
+def guided(name: str, value: object) -> Form | None:
     """vLLM's older fields, such as guided_json. Raises InvalidRequest."""
     return None if value is None else _READERS[name](value, f"guided_{name}")
 
 
-def _regex(value: object, field: str) -> Asked:
-    return _made(lambda: Regex(_text(value, field)), field)
+def _regex(value: object, field: str) -> Form:
+    return _made(Regex, typed(value, str, field), field)
 
 
-def _ebnf(value: object, field: str) -> Asked:
-    return _made(lambda: Ebnf(_text(value, field)), field)
+def _ebnf(value: object, field: str) -> Form:
+    return _made(Ebnf, typed(value, str, field), field)
 
 
-def _choice(value: object, field: str) -> Asked:
+def _choice(value: object, field: str) -> Form:
     if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
         raise InvalidRequest.at(field, f"expected a list of texts, got {what_came(value)}")
-    return _made(lambda: Choice(tuple(value)), field)
+    return _made(Choice, tuple(value), field)
 
 
-def _object(value: object, field: str) -> Asked:
+def _object(value: object, field: str) -> Form:
     if value is not True:
         raise InvalidRequest.at(field, f"expected true, got {what_came(value)}")
-    return Asked(JsonObject(), field)
+    return Form(output=JsonObject(), field=field)
 
 
 _READERS = {
@@ -175,15 +160,9 @@ _READERS = {
 }
 
 
-def _text(value: object, field: str) -> str:
-    if not isinstance(value, str):
-        raise InvalidRequest.at(field, f"expected a text, got {what_came(value)}")
-    return value
-
-
-def _made(make: Any, field: str) -> Asked:
+def _made(kind: Callable[[Any], OutputFormat], value: object, field: str) -> Form:
     """Names the request's field in errors about a size."""
     try:
-        return Asked(make(), field)
+        return Form(output=kind(value), field=field)
     except InvalidRequest as error:
         raise Form(field=field).in_words_of_request(error) from None

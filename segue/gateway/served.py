@@ -45,8 +45,6 @@ class ServedModel:
 
     async def info(self) -> ModelInfo:
         """Raises Unavailable, and Unauthenticated if the client's API key is not known."""
-        if self._info is not None and self._clock() < self._fresh_until:
-            return self._info
         async with self._asking:
             if self._info is None or self._clock() >= self._fresh_until:
                 info = await self._client.model(timeout_s=_PATIENCE_S)

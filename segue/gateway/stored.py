@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 from pydantic_core import from_json, to_json
 from starlette.requests import Request
 
 from segue.api.errors import SegueError
 from segue.gateway.http.door import visit_of
-from segue.gateway.http.errors import UnknownResponse
+from segue.gateway.http.errors import Json, UnknownResponse
 
 logger = logging.getLogger(__name__)
-
-Json: TypeAlias = dict[str, Any]
 
 # As the router's names of documents: a client may send any text.
 _MAX_ID_CHARS = 256
@@ -56,42 +54,40 @@ class StoredResponses:
 
     async def get(self, owner: str, response_id: str) -> Json:
         """Raises UnknownResponse."""
-        _require_id(response_id)
-        found = await self._client.documents(owner, response_id, alone=True)
-        if not found:
-            raise _unknown(response_id)
-        response: Json = from_json(found[0])["response"]
+        (found,) = await self._found(owner, response_id, alone=True)
+        response: Json = from_json(found)["response"]
         return response
 
     async def delete(self, owner: str, response_id: str) -> None:
         """Raises UnknownResponse."""
-        _require_id(response_id)
-        if not await self._client.delete_document(owner, response_id):
-            raise _unknown(response_id)
+        _require(_is_id(response_id), response_id)
+        _require(await self._client.delete_document(owner, response_id), response_id)
 
     async def conversation(self, owner: str, response_id: str) -> list[Json]:
         """All items up to the end of this response. Raises UnknownResponse."""
         if not response_id:
             return []
-        _require_id(response_id)
-        found = await self._client.documents(owner, response_id)
-        if not found:
-            raise _unknown(response_id)
-        turns = map(from_json, found)
+        turns = map(from_json, await self._found(owner, response_id))
         return [item for turn in turns for item in (*turn["input"], *turn["response"]["output"])]
 
+    async def _found(self, owner: str, response_id: str, *, alone: bool = False) -> list[bytes]:
+        _require(_is_id(response_id), response_id)
+        found = await self._client.documents(owner, response_id, alone=alone)
+        _require(bool(found), response_id)
+        return found
 
-def _require_id(response_id: str) -> None:
-    """Raises UnknownResponse for what the router could not have stored."""
-    if not (0 < len(response_id) <= _MAX_ID_CHARS and response_id.isprintable()):
-        raise _unknown(response_id)
+
+def _is_id(response_id: str) -> bool:
+    """Whether the router can have stored a response with this id."""
+    return 0 < len(response_id) <= _MAX_ID_CHARS and response_id.isprintable()
 
 
-def _unknown(response_id: str) -> UnknownResponse:
-    return UnknownResponse(
-        f"no response {response_id!r:.200} is stored: it may be too long ago, or of another key; "
-        "to go on, send the whole input"
-    )
+def _require(is_known: bool, response_id: str) -> None:
+    if not is_known:
+        raise UnknownResponse(
+            f"no response {response_id!r:.200} is stored: it may be too long ago, or of another "
+            "key; to go on, send the whole input"
+        )
 
 
 def owner_of(request: Request) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeAlias, TypeVar
 
 from segue.answers import AnswerParser, AnswerPart, CallAbandoned, CallEnd, CallStart, ContentText
-from segue.answers.joined import joined
+from segue.answers.parts import joined
 from segue.api.errors import Cancelled
 from segue.api.turn import (
     FinishReason,
@@ -33,7 +33,6 @@ from segue.gateway.forms import Form
 from segue.gateway.http.door import Visit
 from segue.gateway.inbox import Inbox, running_beside
 from segue.gateway.metrics import GatewayMetrics
-from segue.process.telemetry import Clock
 
 
 class TurnCalls(Protocol):
@@ -83,69 +82,81 @@ Arrived: TypeAlias = Sequence[tuple[int, Sequence[TurnEvent]]]
 
 
 class Turns:
-    def __init__(
-        self,
-        client: TurnCalls,
-        metrics: GatewayMetrics,
-        *,
-        clock: Clock = time.monotonic,
-    ) -> None:
+    def __init__(self, client: TurnCalls, metrics: GatewayMetrics) -> None:
         self._client = client
         self._metrics = metrics
-        self._clock = clock
 
     async def steps(self, wanted: Wanted, visit: Visit) -> AsyncGenerator[list[Step], None]:
         """Yields what has arrived, of all answers. The last step of each answer has its end.
         Leaving the iteration cancels the turns. Raises SegueErrors.
         """
-        answers = _Answers(wanted)
+        answers = _Answers(self._client, self._metrics, wanted, visit)
         try:
             if len(wanted.inputs) > 1:
-                async with contextlib.aclosing(self._together(wanted, visit)) as batches:
-                    async for batch in batches:
-                        yield await self._taken(answers, batch, visit)
+                async with contextlib.aclosing(answers.together()) as batches:
+                    async for arrived in batches:
+                        yield await answers.take(arrived)
                 return
             # A task between a turn and its request would cost each event a round of the loop.
-            request = _request(wanted, visit, 0, wanted.sampling)
-            async with contextlib.aclosing(self._client.follow(request)) as following:
+            async with contextlib.aclosing(answers.follow(0, wanted.sampling)) as following:
                 async for events in following:
-                    yield await self._taken(answers, ((0, events),), visit)
+                    yield await answers.take(((0, events),))
         except Exception as error:
             raise wanted.form.in_words_of_request(error) from None
 
-    async def _taken(self, answers: _Answers, arrived: Arrived, visit: Visit) -> list[Step]:
-        had_token = answers.has_token
-        steps = answers.take(arrived)
-        if answers.has_token and not had_token:
-            visit.first_token_at = self._clock()
-            self._metrics.first_token_seconds.observe(visit.first_token_at - visit.arrived_at)
-        for index in answers.newly_cut:
-            await self._client.cancel(_turn_id(visit, index))
-        # Until then it may wait for a place, and be refused with a status.
-        visit.has_started = True
-        visit.has_ended = not answers.num_running
-        return steps
 
-    async def _together(self, wanted: Wanted, visit: Visit) -> AsyncGenerator[Arrived, None]:
+class _Answers:
+    """The answers to one request."""
+
+    def __init__(
+        self, client: TurnCalls, metrics: GatewayMetrics, wanted: Wanted, visit: Visit
+    ) -> None:
+        self._client = client
+        self._metrics = metrics
+        self._wanted = wanted
+        self._visit = visit
+        self._choices = [_Choice(wanted, index) for index in range(len(wanted.inputs))]
+        self._num_running = len(self._choices)
+
+    def follow(self, index: int, sampling: SamplingParams) -> AsyncGenerator[list[TurnEvent], None]:
+        """The events of one turn."""
+        wanted = self._wanted
+        return self._client.follow(
+            TurnRequest(
+                session_id=SessionId(""),
+                session_hint=wanted.hint,
+                turn_id=TurnId(self._turn_id(index)),
+                input=wanted.inputs[index],
+                sampling=sampling,
+                stop=wanted.stop,
+                cache_salt=wanted.cache_salt,
+                priority=wanted.priority,
+                output=wanted.form.output,
+            )
+        )
+
+    def _turn_id(self, index: int) -> str:
+        return f"{self._visit.turn_id}-{index}" if index else self._visit.turn_id
+
+    async def together(self) -> AsyncGenerator[Arrived, None]:
         """Yields the events that wait, by the index of their input, until all turns have ended."""
-        inbox = Inbox(len(wanted.inputs))
-        works = [self._run(wanted, visit, index, inbox) for index in range(len(wanted.inputs))]
+        inbox = Inbox(self._num_running)
+        works = [self._run(index, inbox) for index in range(self._num_running)]
         async with running_beside(works):
             while arrived := await inbox.read():
                 yield arrived
 
-    async def _run(self, wanted: Wanted, visit: Visit, index: int, inbox: Inbox) -> None:
-        leader = wanted.inputs.index(wanted.inputs[index])
-        sampling = _seeded(wanted.sampling, index)
+    async def _run(self, index: int, inbox: Inbox) -> None:
+        inputs, sampling = self._wanted.inputs, _seeded(self._wanted.sampling, index)
+        leader = inputs.index(inputs[index])
         if leader != index:
             # By then the prompt is in the caches, and this turn computes little of it again.
             await inbox.has_tokens[leader].wait()
             if (known := inbox.prompt_logprobs.get(leader)) is not None:
                 inbox.put(index, known)
                 sampling = replace(sampling, prompt_logprobs=None)
-        request = _request(wanted, visit, index, sampling)
         try:
-            async with contextlib.aclosing(self._client.follow(request)) as following:
+            async with contextlib.aclosing(self.follow(index, sampling)) as following:
                 async for events in following:
                     for event in events:
                         inbox.put(index, event)
@@ -154,23 +165,24 @@ class Turns:
             # Raised again by the reader.
             inbox.fail(error)
 
-
-def _request(wanted: Wanted, visit: Visit, index: int, sampling: SamplingParams) -> TurnRequest:
-    return TurnRequest(
-        session_id=SessionId(""),
-        session_hint=wanted.hint,
-        turn_id=TurnId(_turn_id(visit, index)),
-        input=wanted.inputs[index],
-        sampling=sampling,
-        stop=wanted.stop,
-        cache_salt=wanted.cache_salt,
-        priority=wanted.priority,
-        output=wanted.form.output,
-    )
-
-
-def _turn_id(visit: Visit, index: int) -> str:
-    return f"{visit.turn_id}-{index}" if index else visit.turn_id
+    async def take(self, arrived: Arrived) -> list[Step]:
+        visit, steps = self._visit, []
+        for index, events in arrived:
+            choice = self._choices[index]
+            was_cut = choice.is_cut
+            step = choice.take(events)
+            steps.append(step)
+            if step.end is not None:
+                self._num_running -= 1
+            elif choice.is_cut and not was_cut:
+                await self._client.cancel(self._turn_id(index))
+            if step.token_ids and not visit.first_token_at:
+                visit.first_token_at = time.monotonic()
+                self._metrics.first_token_seconds.observe(visit.first_token_at - visit.arrived_at)
+        # Until then it may wait for a place, and be refused with a status.
+        visit.has_started = True
+        visit.has_ended = not self._num_running
+        return steps
 
 
 def _seeded(sampling: SamplingParams, index: int) -> SamplingParams:
@@ -178,34 +190,6 @@ def _seeded(sampling: SamplingParams, index: int) -> SamplingParams:
     if sampling.seed is None or not index:
         return sampling
     return replace(sampling, seed=(sampling.seed + index) % 2**63)
-
-
-class _Answers:
-    """To one request."""
-
-    def __init__(self, wanted: Wanted) -> None:
-        self._choices = [_Choice(wanted, index) for index in range(len(wanted.inputs))]
-        self.num_running = len(self._choices)
-        self.has_token = False
-        """One of them has."""
-        self.newly_cut: list[int] = []
-        """Those whose turns the last events made superfluous."""
-
-    def take(self, arrived: Arrived) -> list[Step]:
-        self.newly_cut = []
-        steps = []
-        for index, events in arrived:
-            choice = self._choices[index]
-            was_cut = choice.is_cut
-            step = choice.take(events)
-            steps.append(step)
-            if step.end is not None:
-                self.num_running -= 1
-            elif choice.is_cut and not was_cut:
-                self.newly_cut.append(index)
-            if step.token_ids:
-                self.has_token = True
-        return steps
 
 
 class _Choice:

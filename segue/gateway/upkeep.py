@@ -18,7 +18,6 @@ from segue.gateway.openai.chat_request import ChatRequest
 
 
 class TokenizeRequest(Body):
-    model: str | None = honoured("The served model, by its name in /v1/models, or absent.")
     prompt: str | None = honoured("A text; control tokens in it are read as such.")
     messages: list[dict[str, Any]] | None = honoured("In place of `prompt`: a chat.", min_length=1)
     tools: list[dict[str, Any]] | None = honoured("For `messages`.")
@@ -43,7 +42,6 @@ class TokenizeRequest(Body):
 
 
 class DetokenizeRequest(Body):
-    model: str | None = honoured("The served model, by its name in /v1/models, or absent.")
     tokens: list[int] = honoured("Token ids.", ...)
 
 

@@ -88,18 +88,10 @@ class CallGrammars:
         self.patterns.update(prepared.patterns)
         if self._is_hermes:
             self.has_lengths |= prepared.without_controls
-            return {
-                "type": "tag",
-                "begin": f'<tool_call>\n{{"name": {json.dumps(name)}, "arguments": ',
-                "content": json_of(prepared.schema),
-                "end": "}\n</tool_call>",
-            }
-        return {
-            "type": "tag",
-            "begin": f"<tool_call>\n<function={name}>\n",
-            "content": self._parameters(prepared, field),
-            "end": "</function>\n</tool_call>",
-        }
+            begin = f'<tool_call>\n{{"name": {json.dumps(name)}, "arguments": '
+            return _tag(begin, json_of(prepared.schema), "}\n</tool_call>")
+        begin, content = f"<tool_call>\n<function={name}>\n", self._parameters(prepared, field)
+        return _tag(begin, content, "</function>\n</tool_call>")
 
     def _parameters(self, prepared: Prepared, field: str) -> Format:
         schema = prepared.schema
@@ -120,12 +112,8 @@ class CallGrammars:
                 raise InvalidRequest.at(
                     f"{field}.properties", f"cannot write the name {name!r:.80}"
                 )
-            parameter = {
-                "type": "tag",
-                "begin": f"<parameter={name}>\n",
-                "content": self._value(one, prepared, f"{field}.properties.{name}"),
-                "end": "\n</parameter>\n",
-            }
+            content = self._value(one, prepared, f"{field}.properties.{name}")
+            parameter = _tag(f"<parameter={name}>\n", content, "\n</parameter>\n")
             is_required = name in required
             parts.append(parameter if is_required else {"type": "optional", "content": parameter})
         if not parts:
@@ -167,6 +155,10 @@ class CallGrammars:
                 )
             high = _MOST_CHARACTERS
         return {"type": "regex", "pattern": f"[^<]{{{low},{high}}}"}
+
+
+def _tag(begin: str, content: Format, end: str) -> Format:
+    return {"type": "tag", "begin": begin, "content": content, "end": end}
 
 
 def _is_object(schema: Any) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import resource
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from segue.api.errors import InvalidRequest
@@ -24,39 +25,38 @@ _MAX_BYTES = 4 << 30
 _CACHE_BYTES = 32 << 20
 
 
-class Checker:
-    def __init__(self, folder: Path, vocab_size: int) -> None:
-        """Raises InvalidCheckpoint."""
-        self._vocab_size = vocab_size
-        self._compiler = GrammarCompiler(
-            Tokenizer.from_folder(folder), vocab_size, cache_bytes=_CACHE_BYTES
-        )
+def checker(folder: Path, vocab_size: int) -> Callable[[Asked], Grammar]:
+    """Makes the function that checks. Raises InvalidCheckpoint."""
+    compiler = GrammarCompiler(Tokenizer.from_folder(folder), vocab_size, cache_bytes=_CACHE_BYTES)
 
-    def check(self, asked: Asked) -> Grammar:
+    def check(asked: Asked) -> Grammar:
         """Raises InvalidRequest with the path of what is wrong."""
         built = build(asked)
-        self._check_patterns(built)
+        _check_patterns(built)
         try:
-            compiled = self._compiler.compile(built.grammar)
+            compiled = compiler.compile(built.grammar)
         except InvalidRequest as error:
             raise InvalidRequest.at(built.field, f"cannot be enforced: {error}") from None
-        if not compiled.allows_a_token(self._vocab_size):
+        if not compiled.allows_a_token(vocab_size):
             raise InvalidRequest.at(built.field, "expected a form that some text has")
         return built.grammar
 
-    def _check_patterns(self, built: Built) -> None:
-        """Separately, since an error in a whole grammar does not name the pattern."""
-        for field, pattern in built.patterns.items():
-            try:
-                xgrammar().Grammar.from_regex(pattern)
-            except (RuntimeError, ValueError) as error:
-                raise InvalidRequest.at(field, plain_message(error)) from None
+    return check
+
+
+def _check_patterns(built: Built) -> None:
+    """Separately, since an error in a whole grammar does not name the pattern."""
+    for field, pattern in built.patterns.items():
+        try:
+            xgrammar().Grammar.from_regex(pattern)
+        except (RuntimeError, ValueError) as error:
+            raise InvalidRequest.at(field, plain_message(error)) from None
 
 
 def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (_MAX_BYTES, _MAX_BYTES))
     folder, vocab_size = Path(sys.argv[1]), int(sys.argv[2])
-    serve_jobs(lambda: Checker(folder, vocab_size).check)
+    serve_jobs(lambda: checker(folder, vocab_size))
 
 
 if __name__ == "__main__":

@@ -2,25 +2,32 @@
 
 A template is a program that ships with the checkpoint. It runs in jinja2's sandbox, with only the
 names and filters that `transformers` provides.
+
+To continue an assistant message that the client started, a mark is appended to the field that stays
+open, the template runs, and the prompt is cut at the mark. `transformers` does the same for
+`continue_final_message`, but our mark cannot occur in a client's text.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 from jinja2.exceptions import SecurityError
 
 from segue.api.errors import InvalidCheckpoint, InvalidRequest
 from segue.api.types import ChatInput
-from segue.text.continued import cut_at_end, open_last_message
-from segue.text.conversation import Conversation, JsonObject, read_conversation
+from segue.text.conversation import Conversation, Json, JsonObject, read_conversation
 from segue.text.replay.fold import fold_instructions
-from segue.text.template.bounded import bounded
-from segue.text.template.environment import RESERVED_NAMES, Refusal
+from segue.text.template.environment import RESERVED_NAMES, Refusal, bounded
 from segue.text.template.program import TemplateProgram
-from segue.text.template.shield import ControlMarks
+from segue.text.template.shield import END_MARK, ControlMarks
 from segue.text.template.source import TemplateSource, read_template_source
+
+_REASONING = ("reasoning_content", "thinking")
+# A template that trims removes the space; then the prompt is trimmed as well.
+_END = END_MARK + " "
 
 
 class ChatTemplate:
@@ -119,3 +126,45 @@ class ChatTemplate:
                 f"({type(error).__name__}: {error!s:.500}): compare messages, tools, tool call "
                 f"arguments and chat_template_kwargs with what {self.source.origin} reads"
             ) from None
+
+
+def open_last_message(messages: list[JsonObject], field: str, source: str) -> list[JsonObject]:
+    """Appends the mark to `field` of the last message. Raises InvalidRequest if it has none."""
+    last = dict(messages[-1])
+    fields = _REASONING if field in _REASONING else (field,)
+    if last.get(field) is None or not any(name in source for name in fields):
+        what = f"the chat template does not read {field}" if field in last else "it has none"
+        raise InvalidRequest(
+            f"expected a last message with {field} to be continued, but {what}: send the start "
+            "of the answer there, or leave continue_final_message out"
+        )
+    for name in fields:
+        last[name] = _open(last[name])
+    return [*messages[:-1], last]
+
+
+def cut_at_end(text: str, conversation: Conversation, marks: ControlMarks) -> str:
+    """The prompt up to the mark. Raises InvalidRequest if the template left the message out."""
+    at = text.rfind(END_MARK)
+    start = _text(conversation.messages[-1][conversation.continued_field]).strip()
+    if at < 0 or start not in marks.expand(text):
+        raise InvalidRequest(
+            "the last message cannot be continued: the chat template writes it differently, or "
+            f"leaves {conversation.continued_field} out of it"
+        )
+    # Some templates write a field twice.
+    kept = text[:at].replace(_END, "").replace(END_MARK, "")
+    return kept if text.startswith(_END, at) else kept.rstrip()
+
+
+def _open(value: Json) -> Json:
+    if isinstance(value, list):
+        part = cast("JsonObject", value[-1])
+        return [*value[:-1], {**part, "text": cast("str", part["text"]) + _END}]
+    return cast("str", value) + _END
+
+
+def _text(value: Json) -> str:
+    if isinstance(value, list):
+        return cast("str", cast("JsonObject", value[-1])["text"])
+    return cast("str", value)

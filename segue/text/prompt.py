@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 from segue.api.errors import InvalidRequest
+from segue.api.messages import THINK_END, THINK_START
 from segue.api.types import ChatInput, Message, TextInput, TokenInput, TurnInput
 from segue.text.chat import ChatTemplate
 from segue.text.conversation import read_conversation
 from segue.text.session_prompt import PromptRecord, SessionPrompt, continue_prompt
 from segue.text.template.shape import TemplateShape, learn_shape
 from segue.text.tokens.packed_ids import PackedIds, id_array
-from segue.text.tokens.thinking import ThinkingTokens
 from segue.text.tokens.tokenizer import Tokenizer
 
 MESSAGE_START = "<|im_start|>"
@@ -23,6 +24,41 @@ MESSAGE_START = "<|im_start|>"
 _MAX_SHAPES = 64
 _NO_CHAT = ChatInput(messages=())
 _SOME_TOOL = '{"type": "function", "function": {"name": "look", "parameters": {}}}'
+
+
+@dataclass(frozen=True, slots=True)
+class ThinkingTokens:
+    """The control tokens around reasoning. None if the vocabulary has no such token: then nothing
+    counts as reasoning.
+    """
+
+    start: int | None = None
+    end: int | None = None
+    message_start: int | None = None
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> Self:
+        return cls(*map(tokenizer.token_id, (THINK_START, THINK_END, MESSAGE_START)))
+
+    def is_open(self, prompt: Sequence[int]) -> bool:
+        """Whether a chat's prompt ends inside reasoning. Looks at its last message only."""
+        if self.start is None:
+            return False
+        ends = (self.end, self.message_start)
+        for token_id in reversed(prompt):
+            if token_id == self.start:
+                return True
+            if token_id in ends:
+                return False
+        return False
+
+    def num_in(self, answer: Sequence[int], *, is_open: bool) -> int:
+        """The number of the answer's tokens up to the end of its reasoning. `is_open`: whether the
+        prompt ended inside reasoning.
+        """
+        if not is_open and (self.start is None or self.start not in answer[:1]):
+            return 0
+        return answer.index(self.end) + 1 if self.end in answer else len(answer)
 
 
 class PromptEncoder:
@@ -137,3 +173,33 @@ class PromptEncoder:
             )
         text = self.template.render_marked(read_conversation(chat), add_generation_prompt=is_asked)
         return tuple(self.tokenizer.encode_marked(text))
+
+
+class IdEncoder:
+    """Replaces `PromptEncoder` for a model that is served without a tokenizer."""
+
+    longest_token = 1
+    num_ids = 0
+    thinking = ThinkingTokens()
+
+    def encode(self, turn_input: TurnInput) -> tuple[int, ...]:
+        """Raises InvalidRequest for any input that needs a tokenizer."""
+        if isinstance(turn_input, TokenInput):
+            return turn_input.token_ids
+        got = "chat messages" if isinstance(turn_input, ChatInput) else "text"
+        raise InvalidRequest(
+            f"expected token ids, got {got}: this model is served without a tokenizer "
+            "([checkpoint] skip_tokenizer); tokenise on your side, or serve it with its tokenizer"
+        )
+
+    def encode_turn(
+        self, turn_input: TurnInput, memory: PromptRecord | None = None, num_same: int = 0
+    ) -> SessionPrompt:
+        """Raises InvalidRequest, as `encode` does."""
+        return SessionPrompt(num_kept=0, ids=id_array(self.encode(turn_input)))
+
+    def branch_points(
+        self, prompt: Sequence[int], turn_input: TurnInput | None = None
+    ) -> tuple[int, ...]:
+        """Empty: message boundaries are unknown without a vocabulary."""
+        return ()

@@ -19,7 +19,7 @@ from segue.api.types import ChatInput
 from segue.text.chat import ChatTemplate
 from segue.text.conversation import JsonObject, read_template_kwargs, read_tool
 from segue.text.replay.echo import means_the_same
-from segue.text.replay.folded import FoldedMessages, Place
+from segue.text.replay.fold import FoldedMessages, Place
 from segue.text.replay.rendering import Emitted, Replay
 from segue.text.replay.segments import LoopMemory
 from segue.text.tokens.tokenizer import Tokenizer

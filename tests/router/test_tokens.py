@@ -12,7 +12,7 @@ from router.sessions.prompt import PromptBuilder
 from segue.api.errors import ContextOverflow, InvalidRequest
 from segue.api.types import ChatInput, Continuation, Message, TextInput
 from segue.demo import checkpoint_dir
-from segue.text.ids_only import IdEncoder
+from segue.text.prompt import IdEncoder
 
 
 @pytest_asyncio.fixture

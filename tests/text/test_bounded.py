@@ -12,8 +12,8 @@ from segue.api.types import ChatInput, Message, TextInput
 from segue.text.chat import ChatTemplate
 from segue.text.conversation import read_template_kwargs
 from segue.text.limits import num_characters, work_of
-from segue.text.template import bounded as module
-from segue.text.template.bounded import bounded
+from segue.text.template import environment as module
+from segue.text.template.environment import bounded
 from segue.text.template.source import TemplateSource
 
 HELLO = Message(role="user", content="Hello")

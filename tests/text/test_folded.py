@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 
 from segue.api.types import Message
 from segue.text.conversation import JsonObject, read_message
-from segue.text.replay.fold import fold_instructions
-from segue.text.replay.folded import FoldedMessages
+from segue.text.replay.fold import FoldedMessages, fold_instructions
 
 ROLES = st.lists(
     st.sampled_from(("system", "developer", "user", "assistant", "tool")), min_size=1, max_size=9

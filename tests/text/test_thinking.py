@@ -8,8 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from segue.api.types import ChatInput, Message
-from segue.text.prompt import PromptEncoder
-from segue.text.tokens.thinking import ThinkingTokens
+from segue.text.prompt import PromptEncoder, ThinkingTokens
 from tests.real_vocabulary import MakeReal, template
 
 _START, _END, _MESSAGE = 7, 8, 9

@@ -31,7 +31,7 @@ from segue.api.types import Role, WorkerId
 from segue.internal.v1.worker_pb2_grpc import add_MembershipServicer_to_server
 from segue.model.checkpoint.generation import GenerationDefaults
 from segue.security.config import OPEN, Security
-from segue.text.ids_only import IdEncoder
+from segue.text.prompt import IdEncoder
 from segue.worker.membership.identity import take_identity
 from segue.worker.watchdog import EngineStuck
 from tests.router.placed import seats

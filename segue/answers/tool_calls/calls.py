@@ -77,9 +77,6 @@ class CallReader:
         return [*self._push("", is_end=True), *self._finish(is_whole=is_whole)]
 
     def _push(self, text: str, *, is_end: bool) -> Iterator[AnswerPart]:
-        if not self._has_calls:
-            yield from _as_content(self._content.add(text))
-            return
         for tag in self._tags.push(text, is_end=is_end):
             if self._readings.certain:
                 yield from self._read_to(tag.start)

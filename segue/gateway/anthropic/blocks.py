@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 from segue.api.checks import what_came
 from segue.api.errors import InvalidRequest
 from segue.api.types import Message, ToolCall
+from segue.gateway.http.fields import member, objects
 from segue.sdk.chat_json import to_json
 
 Block: TypeAlias = Mapping[str, Any]
@@ -73,7 +74,7 @@ def _of_user(blocks: Sequence[Block], where: str) -> Iterator[Message]:
 def _result(block: Block, where: str) -> Message:
     return Message(
         role="tool",
-        tool_call_id=_required(block, "tool_use_id", str, where),
+        tool_call_id=member(block, "tool_use_id", str, where),
         content=_joined(_texts(block.get("content") or "", f"{where}.content")),
     )
 
@@ -88,16 +89,16 @@ def _of_assistant(blocks: Sequence[Block], where: str) -> Message:
             case "text":
                 texts.append(_text(block, here))
             case "thinking":
-                thoughts.append(_required(block, "thinking", str, here))
+                thoughts.append(member(block, "thinking", str, here))
             case "redacted_thinking":
                 # Never ours: only another server could read it.
                 pass
             case "tool_use":
                 calls.append(
                     ToolCall(
-                        call_id=_required(block, "id", str, here),
-                        name=_required(block, "name", str, here),
-                        arguments=to_json(_required(block, "input", dict, here)),
+                        call_id=member(block, "id", str, here),
+                        name=member(block, "name", str, here),
+                        arguments=to_json(member(block, "input", dict, here)),
                     )
                 )
             case kind:
@@ -124,29 +125,11 @@ def _blocks(content: object, where: str) -> Sequence[Block]:
     """A text is the same as a list with one block of text."""
     if isinstance(content, str):
         return [{"type": "text", "text": content}]
-    if not isinstance(content, list):
-        raise InvalidRequest.at(
-            where, f"expected a text or a list of blocks, got {what_came(content)}"
-        )
-    for index, block in enumerate(content):
-        if not isinstance(block, dict):
-            raise InvalidRequest.at(
-                f"{where}[{index}]", f"expected an object with a type, got {what_came(block)}"
-            )
-    return content
+    return objects(content, where, "a text or a list of blocks")
 
 
 def _text(block: Block, where: str) -> str:
-    text: str = _required(block, "text", str, where)
-    return text
-
-
-def _required(block: Block, name: str, kind: type, where: str) -> Any:
-    value = block.get(name)
-    if not isinstance(value, kind):
-        expected = "a text" if kind is str else "an object"
-        raise InvalidRequest.at(f"{where}.{name}", f"expected {expected}, got {what_came(value)}")
-    return value
+    return member(block, "text", str, where)
 
 
 def _unknown(kind: object, where: str, known: str) -> InvalidRequest:

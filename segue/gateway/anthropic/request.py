@@ -15,14 +15,13 @@ from segue.api.types import (
 from segue.gateway.anthropic.blocks import chat_messages, system_message
 from segue.gateway.forms import Form, form_of, json_format
 from segue.gateway.http.door import Visit
-from segue.gateway.http.fields import Body, honoured, ignored, refused
-from segue.gateway.openai.options import CACHE_SALT_NOTE, EFFORTS, PRIORITY_NOTE
+from segue.gateway.http.fields import Body, TurnBody, honoured, ignored, member, refused
+from segue.gateway.openai.options import EFFORTS
 from segue.gateway.turns import Wanted
 from segue.sdk.chat_json import to_json
 
 
 class CountRequest(Body):
-    model: str | None = honoured("The served model, by its name in /v1/models.")
     messages: list[dict[str, Any]] = honoured(
         "Roles user, assistant and, anywhere, system. Blocks text, tool_use, tool_result, "
         "thinking; redacted_thinking is ignored. Other blocks are refused.",
@@ -91,17 +90,12 @@ class CountRequest(Body):
                 )
 
     def _thinking(self) -> dict[str, object]:
-        match (self.thinking or {}).get("type", "disabled"):
-            case "enabled":
-                return {"enable_thinking": True}
-            case "disabled":
-                return {"enable_thinking": False}
-            case "adaptive":
-                return {}
-            case kind:
-                raise InvalidRequest.at(
-                    "thinking.type", f"expected enabled, disabled or adaptive, got {kind!r:.80}"
-                )
+        kind = (self.thinking or {}).get("type", "disabled")
+        if kind not in ("enabled", "disabled", "adaptive"):
+            raise InvalidRequest.at(
+                "thinking.type", f"expected enabled, disabled or adaptive, got {kind!r:.80}"
+            )
+        return {} if kind == "adaptive" else {"enable_thinking": kind == "enabled"}
 
     def _effort(self) -> dict[str, object]:
         config = self.output_config or {}
@@ -116,19 +110,13 @@ class CountRequest(Body):
         return {"reasoning_effort": EFFORTS[effort]}
 
 
-class MessagesRequest(CountRequest):
+class MessagesRequest(TurnBody, CountRequest):
     max_tokens: int = honoured("Of the answer, thinking included.", ..., ge=1)
-    stream: bool | None = honoured("Server-sent events.")
-    temperature: float | None = honoured("0 is greedy. Absent: the checkpoint's.")
-    top_p: float | None = honoured("")
     top_k: int | None = honoured("0 keeps every token.")
     stop_sequences: list[str] | None = honoured(
         f"Up to {MAX_STOP_STRINGS}.", max_length=MAX_STOP_STRINGS
     )
-    priority: int | None = honoured(PRIORITY_NOTE)
-    cache_salt: str | None = honoured(CACHE_SALT_NOTE)
     metadata: Any = ignored("")
-    service_tier: Any = ignored("")
     inference_geo: Any = ignored("")
     speed: Any = ignored("")
     container: Any = refused("code is not run here: leave it out")
@@ -163,10 +151,6 @@ def _tool(index: int, tool: dict[str, Any]) -> str:
             f"expected a tool of the client's own, got {tool['type']!r:.80}: Anthropic's tools are "
             "not served",
         )
-    schema = tool.get("input_schema")
-    if not isinstance(schema, dict):
-        raise InvalidRequest.at(
-            f"{where}.input_schema", f"expected a JSON schema object, got {schema!r:.80}"
-        )
+    schema = member(tool, "input_schema", dict, where)
     described = {name: tool[name] for name in ("name", "description") if name in tool}
     return to_json({"type": "function", "function": {**described, "parameters": schema}})

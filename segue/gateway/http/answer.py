@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from starlette.types import ASGIApp
 
 from segue.answers import AnswerPart
-from segue.answers.joined import joined
+from segue.answers.parts import joined
 from segue.api.turn import PromptLogprobs, TurnEnd
 from segue.api.types import SampledToken
 from segue.gateway.http.errors import Failure, Json

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -15,8 +15,11 @@ from segue.api.checks import what_came
 from segue.api.errors import InvalidRequest
 from segue.gateway.http.errors import BodyEncoded, BodyTooLarge, bad_field
 
+Member = TypeVar("Member")
+
 _STATUS = "x-segue"
 _NEUTRAL = "x-segue-accepts"
+_EXPECTED: dict[type, str] = {str: "a text", dict: "an object"}
 
 
 def honoured(note: str, default: Any = None, **limits: Any) -> Any:
@@ -44,6 +47,8 @@ class Body(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
 
+    model: str | None = honoured("The served model, by its name in /v1/models, or absent.")
+
     _refused: ClassVar[dict[str, tuple[str, list[Any]]]] = {}
 
     @classmethod
@@ -69,6 +74,21 @@ class Body(BaseModel):
             extra = field.json_schema_extra
             assert isinstance(extra, dict), f"{cls.__name__}.{name} says nothing of itself"
             yield Row(name, str(extra[_STATUS]), field.description or "")
+
+
+class TurnBody(Body):
+    """A body that asks for an answer."""
+
+    stream: bool | None = honoured("Server-sent events.")
+    temperature: float | None = honoured("0 is greedy. Absent: the checkpoint's.")
+    top_p: float | None = honoured("Absent: the checkpoint's, as for all fields of sampling.")
+    priority: int | None = honoured(
+        "Requests that have to wait are served by ascending priority; 0 by default."
+    )
+    cache_salt: str | None = honoured(
+        "Only requests with the same one share cached prefixes, within a tenant."
+    )
+    service_tier: Any = ignored("")
 
 
 Kind = TypeVar("Kind", bound=Body)
@@ -106,3 +126,22 @@ def _too_large(size: str, max_bytes: int) -> BodyTooLarge:
         f"the body has {size:.20} bytes, but the gateway accepts at most {max_bytes}: shorten the "
         "messages, or raise [gateway] max_body_bytes"
     )
+
+
+def typed(value: object, kind: type[Member], where: str) -> Member:
+    """The value, if it has this type. Raises InvalidRequest with its path."""
+    if not isinstance(value, kind):
+        raise InvalidRequest.at(where, f"expected {_EXPECTED[kind]}, got {what_came(value)}")
+    return value
+
+
+def member(found: Mapping[str, Any], name: str, kind: type[Member], where: str) -> Member:
+    """A required member of the object at `where`. Raises InvalidRequest with its path."""
+    return typed(found.get(name), kind, f"{where}.{name}")
+
+
+def objects(value: object, where: str, expected: str = "a list of objects") -> list[dict[str, Any]]:
+    """Raises InvalidRequest with the path of what is no object."""
+    if not isinstance(value, list):
+        raise InvalidRequest.at(where, f"expected {expected}, got {what_came(value)}")
+    return [typed(one, dict, f"{where}[{index}]") for index, one in enumerate(value)]

@@ -46,7 +46,7 @@ class Gateway:
     tracer: Tracer = OFF
 
     async def read(self, request: Request, kind: type[Kind]) -> tuple[Kind, ModelInfo]:
-        """The request's body, and the model that it names. Raises InvalidRequest and UnknownModel."""
+        """The request's body, and the model that it names. Raises InvalidRequest, UnknownModel."""
         body = await read(request, kind, self.config.max_body_bytes)
         return body, await self.served.named(body.model)
 

@@ -14,12 +14,8 @@ from segue.api.types import (
     SamplingParams,
     StopConditions,
 )
-from segue.gateway.forms import EXTENSIONS, Asked, guided, json_format, structured_outputs
-from segue.gateway.http.fields import Body, honoured, ignored, refused
-
-PRIORITY_NOTE = "Requests that have to wait are served by ascending priority; 0 by default."
-CACHE_SALT_NOTE = "Only requests with the same one share cached prefixes, within a tenant."
-
+from segue.gateway.forms import EXTENSIONS, Form, guided, json_format, structured_outputs
+from segue.gateway.http.fields import TurnBody, honoured, ignored, refused
 
 EFFORTS = {
     "none": None,
@@ -37,9 +33,7 @@ def _as_list(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
-class Options(Body):
-    model: str | None = honoured("The served model, by its name in /v1/models, or absent.")
-    stream: bool | None = honoured("Server-sent events.")
+class Options(TurnBody):
     stream_options: dict[str, Any] | None = honoured(
         "`include_usage`: a last event with the usage. Other members are ignored."
     )
@@ -47,8 +41,6 @@ class Options(Body):
         "The number of answers, each a turn with its own seed. The first one computes the prompt.",
         ge=1,
     )
-    temperature: float | None = honoured("0 is greedy. Absent: the checkpoint's.")
-    top_p: float | None = honoured("Absent: the checkpoint's, as for all fields of sampling.")
     top_k: int | None = honoured("0 and -1 keep every token.", ge=-1)
     min_p: float | None = honoured("")
     repetition_penalty: float | None = honoured("Over prompt and answer.")
@@ -77,12 +69,9 @@ class Options(Body):
     user: Any = ignored("")
     metadata: Any = ignored("")
     store: Any = ignored("Nothing is stored.")
-    service_tier: Any = ignored("")
     safety_identifier: Any = ignored("")
     prompt_cache_retention: Any = ignored("")
     prompt_cache_key: str | None = honoured("A hint for finding the conversation's session.")
-    priority: int | None = honoured(PRIORITY_NOTE)
-    cache_salt: str | None = honoured(CACHE_SALT_NOTE)
     skip_special_tokens: Any = refused("special tokens have no text: leave it out", True)
     include_stop_str_in_output: Any = refused("stop strings are not shown: leave it out", False)
     response_format: Any = honoured(
@@ -139,7 +128,7 @@ class Options(Body):
             )
         return self.prompt_logprobs
 
-    def formats(self) -> list[Asked | None]:
+    def formats(self) -> list[Form | None]:
         """Raises InvalidRequest."""
         return [
             json_format(self.response_format, "response_format", inside="json_schema"),

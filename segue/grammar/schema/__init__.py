@@ -5,16 +5,14 @@ what can be written differently, and refuses the rest. The result may allow less
 further properties, for example), never more.
 
 read.py      the walk: references, combinations, limits
-kinds.py     the keywords of each type
-patterns.py  regular expressions
-objects.py   those of objects
-values.py    whether a schema has values, and a value has a type
-disjoint.py  whether at most one branch of oneOf can hold
+kinds.py     the keywords of each type, and regular expressions
+objects.py   the keywords of objects
+values.py    whether a schema has values, and whether at most one branch of oneOf can hold
 """
 
 from __future__ import annotations
 
-from segue.grammar.schema.patterns import check_pattern
+from segue.grammar.schema.kinds import check_pattern
 from segue.grammar.schema.read import MAX_DEPTH, Prepared, parse_schema, read_schema
 
 __all__ = ["MAX_DEPTH", "Prepared", "check_pattern", "parse_schema", "read_schema"]

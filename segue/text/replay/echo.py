@@ -18,15 +18,14 @@ def means_the_same(rendered: str, generated: str, tools: Sequence[str]) -> bool:
 
     Reasoning that the template leaves out is a difference, even if it is empty.
     """
-    header, meaning = _read(rendered, tools)
-    return (header, meaning) == _read(generated, tools)
+    return _meaning(rendered, tools) == _meaning(generated, tools)
 
 
-def _read(text: str, tools: Sequence[str]) -> tuple[str, object]:
+def _meaning(text: str, tools: Sequence[str]) -> object:
     header, _, body = text.lstrip().partition("\n")
     parser = AnswerParser(tools=tools, starts_in_reasoning=None)
     answer = gather(parser.push(body) + parser.finish(is_whole=True))
     reasoning = None if answer.reasoning is None else answer.reasoning.strip()
     calls = [(call.name, json.loads(call.arguments)) for call in answer.tool_calls]
     # JSON equality, not Python's, for which 1 == True.
-    return header, (reasoning, answer.content.strip(), json.dumps(calls, sort_keys=True))
+    return header, reasoning, answer.content.strip(), json.dumps(calls, sort_keys=True)

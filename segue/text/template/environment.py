@@ -1,8 +1,12 @@
-"""What a chat template may use: jinja2's sandbox, with the names that `transformers` adds."""
+"""What a chat template may use: jinja2's sandbox with the names that `transformers` adds, and a
+limited amount of time and output.
+"""
 
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from typing import NoReturn
 
@@ -12,9 +16,14 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from segue.api.errors import InvalidCheckpoint
+from segue.api.errors import InvalidCheckpoint, InvalidRequest
 from segue.text.conversation import Json
 from segue.text.template.shield import ControlMarks
+
+MAX_RENDER_S = 10.0
+"""Rendering a million tokens takes about a second."""
+MAX_CHARACTERS = 1 << 26
+_LOOK_EVERY = 64
 
 
 class Refusal(jinja2.TemplateError):
@@ -45,7 +54,10 @@ def compile_template(
     source: str, origin: str, marks: ControlMarks | None = None
 ) -> jinja2.Template:
     """With `marks`, the template writes marks for control tokens. Raises InvalidCheckpoint."""
-    environment, tree = parse_template(source, origin, marks)
+    return compile_tree(*parse_template(source, origin, marks))
+
+
+def compile_tree(environment: jinja2.Environment, tree: nodes.Template) -> jinja2.Template:
     code = environment.compile(tree)
     return jinja2.Template.from_code(environment, code, environment.make_globals(None), None)
 
@@ -100,3 +112,30 @@ RESERVED_NAMES = frozenset(
     {"messages", "tools", "documents", "chat_template", "add_generation_prompt"}
 ) | set(_environment().globals)
 """Names that only the router sets, including its functions."""
+
+
+def bounded(
+    pieces: Iterable[str],
+    *,
+    max_s: float = MAX_RENDER_S,
+    max_characters: int = MAX_CHARACTERS,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[str]:
+    """The pieces as the template emits them. Raises InvalidRequest if it takes too long or writes
+    too much: a template is a program, and a client chooses what it computes on.
+    """
+    ends_at = clock() + max_s
+    num_characters = 0
+    for number, piece in enumerate(pieces):
+        num_characters += len(piece)
+        if num_characters > max_characters:
+            raise InvalidRequest(
+                f"the chat template writes more than {max_characters} characters for this request: "
+                "shorten messages and tools, or change chat_template_kwargs"
+            )
+        if not number % _LOOK_EVERY and clock() > ends_at:
+            raise InvalidRequest(
+                f"the chat template takes more than {max_s:g} s for this request: "
+                "shorten messages and tools, or change chat_template_kwargs"
+            )
+        yield piece

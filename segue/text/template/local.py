@@ -24,16 +24,15 @@ from segue.text.replay.moving import Moving, NotLocal, exact
 from segue.text.replay.rendering import Replay, Round
 from segue.text.replay.segments import LoopMemory
 from segue.text.replay.walk import Loop, Messages, Walk
-from segue.text.template.bounded import bounded
+from segue.text.template.environment import bounded, compile_tree
 
 _WALK = "segue walk"
 """The filter that marks a loop. No template can name it."""
 
-_UNSTABLE = {
-    "filters": ("random",),
-    "globals": ("lipsum", "cycler", "joiner", "strftime_now"),
-}
-"""Functions whose result changes over time, or that keep state of their own."""
+_UNSTABLE_GLOBALS = ("lipsum", "cycler", "joiner", "strftime_now")
+"""Functions whose result changes over time, or that keep state of their own. So does the filter
+`random`.
+"""
 
 _NUMBER_TESTS = frozenset(("boolean", "false", "true", "integer", "float", "number"))
 _TYPE_TESTS = _NUMBER_TESTS | frozenset(
@@ -58,16 +57,12 @@ class LocalTemplate:
             )
         for name, test in list(environment.tests.items()):
             environment.tests[name] = _watched(cast("Any", test), is_type_test=name in _TYPE_TESTS)
-        for name in _UNSTABLE["filters"]:
-            environment.filters[name] = _refuse(name)
-        for name in _UNSTABLE["globals"]:
+        environment.filters["random"] = _refuse("random")
+        for name in _UNSTABLE_GLOBALS:
             environment.globals[name] = _refuse(name)
         environment.filters[_WALK] = _walk
         _mark_loops(tree.body)
-        code = environment.compile(tree)
-        self._template = jinja2.Template.from_code(
-            environment, code, environment.make_globals(None), None
-        )
+        self._template = compile_tree(environment, tree)
         self._num_refused = 0
         # The compiled module creates its loops by this name.
         self._template.root_render_func.__globals__["LoopContext"] = _loop

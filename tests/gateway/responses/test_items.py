@@ -129,7 +129,7 @@ def test_no_arguments_are_a_whole_call(arguments: str) -> None:
             "only text is served",
         ),
         ({"type": "reasoning", "content": "Hm."}, "input[1].content", "a list of parts"),
-        ({"type": "reasoning", "summary": [5]}, "input[1].summary", "a list of parts"),
+        ({"type": "reasoning", "summary": [5]}, "input[1].summary[0]", "expected an object"),
         ({"type": "item_reference", "id": "msg_1"}, "input[1].type", "send the item"),
     ],
 )

@@ -196,7 +196,7 @@ def test_a_plain_function_wins_over_a_namespaced_one_of_the_same_name() -> None:
         ("reasoning", {"effort": "huge"}, "reasoning.effort", "expected one of none, minimal"),
         ("top_logprobs", 3, "top_logprobs", "in include"),
         ("tools", [{"type": "function"}], "tools[0].name", "expected a text"),
-        ("tools", [{**LOOK, "parameters": "x"}], "tools[0].parameters", "JSON schema object"),
+        ("tools", [{**LOOK, "parameters": "x"}], "tools[0].parameters", "expected an object"),
         ("tools", [{"type": "namespace"}], "tools[0].name", "expected a text"),
         (
             "tools",

@@ -18,6 +18,7 @@ from pydantic_core import from_json
 from segue.api.checks import what_came
 from segue.api.errors import InvalidRequest
 from segue.api.types import Message, ToolCall
+from segue.gateway.http.fields import member, objects
 from segue.gateway.openai.responses.tools import seen_name
 
 Item: TypeAlias = Mapping[str, Any]
@@ -32,7 +33,8 @@ class _Answer:
     reasoning: list[str] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
     calls: list[ToolCall] = field(default_factory=list)
-    ends_in_message: bool = False
+    last_kind: object = None
+    """The type of the last item; None before the first one."""
 
     def goes_on_with(self, kind: object) -> bool:
         """Whether an item of this type can belong to the same answer: reasoning comes first, and
@@ -40,20 +42,22 @@ class _Answer:
         """
         if kind == "reasoning":
             return not (self.texts or self.calls)
-        return kind != "message" or not self.ends_in_message
+        return not (kind == self.last_kind == "message")
 
-    def message(self) -> Message:
-        return Message(
-            role="assistant",
-            content="".join(self.texts),
-            reasoning="".join(self.reasoning) or None,
-            tool_calls=tuple(self.calls),
-        )
+    def messages(self) -> Iterator[Message]:
+        """One, or none if there are no items."""
+        if self.last_kind is not None:
+            yield Message(
+                role="assistant",
+                content="".join(self.texts),
+                reasoning="".join(self.reasoning) or None,
+                tool_calls=tuple(self.calls),
+            )
 
 
 def chat_messages(items: Sequence[Item], before: Sequence[Item] = ()) -> Iterator[Message]:
     """`before` are items of earlier responses, without mistakes. Raises InvalidRequest."""
-    answer: _Answer | None = None
+    answer = _Answer()
     for index, item in enumerate((*before, *items), -len(before)):
         where = f"input[{index}]"
         # A message may leave out its type.
@@ -62,25 +66,19 @@ def chat_messages(items: Sequence[Item], before: Sequence[Item] = ()) -> Iterato
             kind == "message" and item.get("role") == "assistant"
         )
         if is_answers:
-            if answer is not None and not answer.goes_on_with(kind):
-                yield answer.message()
-                answer = None
-            answer = answer or _Answer()
+            if not answer.goes_on_with(kind):
+                yield from answer.messages()
+                answer = _Answer()
             _add(answer, kind, item, where)
-            continue
-        message = _message(kind, item, where)
-        if message is None:
-            continue
-        if answer is not None:
-            yield answer.message()
-            answer = None
-        yield message
-    if answer is not None:
-        yield answer.message()
+        elif message := _message(kind, item, where):
+            yield from answer.messages()
+            answer = _Answer()
+            yield message
+    yield from answer.messages()
 
 
 def _add(answer: _Answer, kind: object, item: Item, where: str) -> None:
-    answer.ends_in_message = kind == "message"
+    answer.last_kind = kind
     match kind:
         case "reasoning":
             answer.reasoning += _reasoning(item, where)
@@ -88,12 +86,12 @@ def _add(answer: _Answer, kind: object, item: Item, where: str) -> None:
             answer.texts += _texts(item.get("content"), f"{where}.content")
         case _:
             call = ToolCall(
-                call_id=_text(item, "call_id", where),
+                call_id=member(item, "call_id", str, where),
                 name=seen_name(
-                    _text(item, "name", where),
-                    "" if item.get("namespace") is None else _text(item, "namespace", where),
+                    member(item, "name", str, where),
+                    "" if item.get("namespace") is None else member(item, "namespace", str, where),
                 ),
-                arguments=_text(item, "arguments", where),
+                arguments=member(item, "arguments", str, where),
             )
             if item.get("status") == "incomplete" or not _is_object(call.arguments):
                 # A streamed call that was cut off. No template renders half a call.
@@ -114,7 +112,7 @@ def _message(kind: object, item: Item, where: str) -> Message | None:
                 )
             return _with_content(role, item.get("content"), f"{where}.content")
         case "function_call_output":
-            call_id = _text(item, "call_id", where)
+            call_id = member(item, "call_id", str, where)
             return _with_content("tool", item.get("output"), f"{where}.output", call_id)
         case "item_reference":
             raise InvalidRequest.at(
@@ -135,21 +133,16 @@ def _with_content(role: str, content: object, where: str, call_id: str = "") -> 
 def _texts(content: object, where: str) -> list[str]:
     if isinstance(content, str):
         return [content]
-    if not isinstance(content, list):
-        raise InvalidRequest.at(
-            where, f"expected a text or a list of parts, got {what_came(content)}"
-        )
     texts = []
-    for index, part in enumerate(content):
+    for index, part in enumerate(objects(content, where, "a text or a list of parts")):
         here = f"{where}[{index}]"
-        kind = part.get("type") if isinstance(part, dict) else part
-        if not isinstance(part, dict) or kind not in _TEXT_PARTS:
+        if part.get("type") not in _TEXT_PARTS:
             raise InvalidRequest.at(
                 here,
                 f"expected a part of the type {' or '.join(_TEXT_PARTS[:2])}, got "
-                f"{what_came(kind)}: only text is served",
+                f"{what_came(part.get('type'))}: only text is served",
             )
-        texts.append(_text(part, "text", here))
+        texts.append(member(part, "text", str, here))
     return texts
 
 
@@ -162,12 +155,9 @@ def _reasoning(item: Item, where: str) -> list[str]:
 
 
 def _reasoning_texts(item: Item, name: str, where: str) -> list[str]:
-    parts = item.get(name) or []
-    if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
-        raise InvalidRequest.at(
-            f"{where}.{name}", f"expected a list of parts, got {what_came(parts)}"
-        )
-    return [_text(part, "text", f"{where}.{name}[{index}]") for index, part in enumerate(parts)]
+    where = f"{where}.{name}"
+    parts = enumerate(objects(item.get(name) or [], where, "a list of parts"))
+    return [member(part, "text", str, f"{where}[{index}]") for index, part in parts]
 
 
 def encrypted(reasoning: str) -> str:
@@ -193,10 +183,3 @@ def _is_object(arguments: str) -> bool:
         return isinstance(value, dict | None)
     except ValueError:
         return False
-
-
-def _text(item: Item, name: str, where: str) -> str:
-    value = item.get(name)
-    if not isinstance(value, str):
-        raise InvalidRequest.at(f"{where}.{name}", f"expected a text, got {what_came(value)}")
-    return value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 from pydantic_core import to_json
 
@@ -18,12 +18,11 @@ from segue.answers import (
     ContentText,
     ReasoningText,
 )
+from segue.gateway.http.errors import Json
 from segue.gateway.http.stream import TextEvents
 from segue.gateway.openai.objects import new_call_id
 from segue.gateway.openai.responses.items import encrypted
 from segue.gateway.openai.responses.tools import Tools
-
-Json: TypeAlias = dict[str, Any]
 
 _PARTS = {"reasoning": "reasoning_text", "message": "output_text"}
 """The one part of an item's content, by the item's type."""
@@ -78,7 +77,8 @@ class Output:
                 yield self._delta("output_text", text, {"logprobs": self._take_logprobs()})
             case CallStart(name=name):
                 yield from self.close()
-                yield self._open(_new_call(self._tools.names(name)))
+                members = {"call_id": new_call_id(), **self._tools.names(name), "arguments": ""}
+                yield self._open(_new_item("fc", "function_call", members))
             case CallArguments(text=text):
                 yield self._delta("function_call_arguments", text, {})
             case CallEnd():
@@ -115,7 +115,7 @@ class Output:
         if self._is_open and self._items[-1]["type"] == kind:
             return
         yield from self.close()
-        yield self._open(_new_reasoning() if kind == "reasoning" else _new_message())
+        yield self._open(_new_text_item(kind))
         yield self._event("content_part.added", {"part": _part(kind)})
 
     def _open(self, item: Json) -> Json:
@@ -167,32 +167,12 @@ def _part(kind: str) -> Json:
     return {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
 
 
-def _new_reasoning() -> Json:
-    return {
-        "id": f"rs_{secrets.token_hex(12)}",
-        "type": "reasoning",
-        "status": "in_progress",
-        "summary": [],
-        "content": [],
-    }
+def _new_item(prefix: str, kind: str, members: Json) -> Json:
+    item_id = f"{prefix}_{secrets.token_hex(12)}"
+    return {"id": item_id, "type": kind, "status": "in_progress", **members}
 
 
-def _new_message() -> Json:
-    return {
-        "id": f"msg_{secrets.token_hex(12)}",
-        "type": "message",
-        "status": "in_progress",
-        "role": "assistant",
-        "content": [],
-    }
-
-
-def _new_call(names: Mapping[str, str]) -> Json:
-    return {
-        "id": f"fc_{secrets.token_hex(12)}",
-        "type": "function_call",
-        "status": "in_progress",
-        "call_id": new_call_id(),
-        **names,
-        "arguments": "",
-    }
+def _new_text_item(kind: str) -> Json:
+    if kind == "reasoning":
+        return _new_item("rs", kind, {"summary": [], "content": []})
+    return _new_item("msg", kind, {"role": "assistant", "content": []})

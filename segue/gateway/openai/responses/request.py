@@ -11,8 +11,8 @@ from segue.api.errors import InvalidRequest
 from segue.api.types import MAX_LOGPROBS, ChatInput, Message, SamplingParams, StopConditions
 from segue.gateway.forms import form_of, json_format, openai_choice
 from segue.gateway.http.door import Visit
-from segue.gateway.http.fields import Body, honoured, ignored, refused
-from segue.gateway.openai.options import CACHE_SALT_NOTE, PRIORITY_NOTE, effort_kwargs
+from segue.gateway.http.fields import TurnBody, honoured, ignored, refused
+from segue.gateway.openai.options import effort_kwargs
 from segue.gateway.openai.responses.items import Item, chat_messages
 from segue.gateway.openai.responses.tools import Tools
 from segue.gateway.turns import Wanted
@@ -26,8 +26,7 @@ def _as_items(value: object) -> object:
     return [{"role": "user", "content": value}] if isinstance(value, str) else value
 
 
-class ResponseRequest(Body):
-    model: str | None = honoured("The served model, by its name in /v1/models, or absent.")
+class ResponseRequest(TurnBody):
     input: Annotated[list[dict[str, Any]], BeforeValidator(_as_items)] = honoured(
         "A text, or items: messages of the roles user, assistant, system and developer, with "
         "content as text or a list of text parts; function_call, function_call_output and "
@@ -48,8 +47,6 @@ class ResponseRequest(Body):
     max_output_tokens: int | None = honoured(
         "Of the answer, reasoning included. Absent: what context and memory allow.", ge=1
     )
-    temperature: float | None = honoured("0 is greedy. Absent: the checkpoint's.")
-    top_p: float | None = honoured("Absent: the checkpoint's.")
     include: list[str] | None = honoured(f"`{_LOGPROBS}` and `{_ENCRYPTED}`. Others are ignored.")
     top_logprobs: int | None = honoured(
         f"Up to {MAX_LOGPROBS}, with `{_LOGPROBS}` in `include`. A text has the log-probabilities "
@@ -65,7 +62,6 @@ class ResponseRequest(Body):
         "`format`: `text`, `json_object` or `json_schema`, which is enforced whether `strict` or "
         "not. `verbosity` is ignored."
     )
-    stream: bool | None = honoured("Server-sent events.")
     prompt_cache_key: str | None = honoured("A hint for finding the conversation's session.")
     previous_response_id: str | None = honoured(
         "The input goes on after that response, if a router still has it. Its instructions "
@@ -74,15 +70,12 @@ class ResponseRequest(Body):
     store: bool | None = honoured(
         "If false, the response cannot be continued by its id. The default is true."
     )
-    priority: int | None = honoured(PRIORITY_NOTE)
-    cache_salt: str | None = honoured(CACHE_SALT_NOTE)
     metadata: dict[str, Any] | None = honoured("Comes back.")
     user: str | None = honoured("Comes back.")
     safety_identifier: str | None = honoured("Comes back.")
     stream_options: Any = ignored("Events are never obfuscated.")
     truncation: Any = ignored("Input that exceeds the context is refused.")
     max_tool_calls: Any = ignored("It counts calls of OpenAI's own tools.")
-    service_tier: Any = ignored("")
     client_metadata: Any = ignored("Codex's.")
     context_management: Any = ignored("The context is the input.")
     prompt_cache_options: Any = ignored("")

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
-from segue.api.checks import what_came
 from segue.api.errors import InvalidRequest
+from segue.gateway.http.fields import member, objects
 from segue.sdk.chat_json import to_json
 
 Json: TypeAlias = Mapping[str, Any]
@@ -50,7 +50,7 @@ def read_tools(tools: Sequence[Json]) -> Tools:
     plain: set[str] = set()
     namespaced: dict[str, Namespaced] = {}
     for where, tool, namespace in _functions(tools):
-        name = _text(tool, "name", where)
+        name = _name(tool, where)
         seen = seen_name(name, namespace)
         texts.append(_for_templates(tool, seen, where))
         if namespace:
@@ -69,12 +69,8 @@ def _functions(tools: Sequence[Json]) -> Iterator[tuple[str, Json, str]]:
             case "function":
                 yield where, tool, ""
             case "namespace":
-                namespace = _text(tool, "name", where)
-                inner = tool.get("tools") or []
-                if not isinstance(inner, list) or not all(isinstance(one, dict) for one in inner):
-                    raise InvalidRequest.at(
-                        f"{where}.tools", f"expected a list of tools, got {what_came(inner)}"
-                    )
+                namespace = _name(tool, where)
+                inner = objects(tool.get("tools") or [], f"{where}.tools", "a list of tools")
                 for number, one in enumerate(inner):
                     if one.get("type") == "function":
                         yield f"{where}.tools[{number}]", one, namespace
@@ -82,19 +78,14 @@ def _functions(tools: Sequence[Json]) -> Iterator[tuple[str, Json, str]]:
 
 def _for_templates(tool: Json, seen: str, where: str) -> str:
     function: dict[str, Any] = {"name": seen}
-    if tool.get("description") is not None:
-        function["description"] = _text(tool, "description", where)
-    if (parameters := tool.get("parameters")) is not None:
-        if not isinstance(parameters, dict):
-            raise InvalidRequest.at(
-                f"{where}.parameters", f"expected a JSON schema object, got {what_came(parameters)}"
-            )
-        function["parameters"] = parameters
+    for name, kind in (("description", str), ("parameters", dict)):
+        if tool.get(name) is not None:
+            function[name] = member(tool, name, kind, where)
     return to_json({"type": "function", "function": function})
 
 
-def _text(tool: Json, name: str, where: str) -> str:
-    value = tool.get(name)
-    if not isinstance(value, str) or not (value or name == "description"):
-        raise InvalidRequest.at(f"{where}.{name}", f"expected a text, got {what_came(value)}")
-    return value
+def _name(tool: Json, where: str) -> str:
+    name = member(tool, "name", str, where)
+    if not name:
+        raise InvalidRequest.at(f"{where}.name", "expected a name, got an empty text")
+    return name
