@@ -114,8 +114,8 @@ class Sessions(SessionsServicer):
         return pb.CancelResponse(was_running=was_running)
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
-        self._tenant(context)
-        return message_of(pb.GetModelResponse, self._router.model())
+        max_turns = self._tenant(context).limits.max_turns
+        return message_of(pb.GetModelResponse, replace(self._router.model(), max_turns=max_turns))
 
     async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
         self._tenant(context)

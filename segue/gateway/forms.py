@@ -58,27 +58,6 @@ def form_of(formats: Sequence[Form | None], choice: str | ToolCalls, *, has_tool
     return replace(form, output=replace(form.output, or_tool_calls=may_call and has_tools))
 
 
-def openai_choice(tool_choice: object, *, is_single: bool) -> str | ToolCalls:
-    """Of chat completions and responses. Raises InvalidRequest."""
-    match tool_choice:
-        case None | "auto":
-            return "auto"
-        case "none":
-            return "none"
-        case "required":
-            return ToolCalls(is_single=is_single)
-        case {"type": "function", "function": {"name": str(name)}}:
-            return ToolCalls(name, is_single=is_single)
-        case {"type": "function", "name": str(name)}:
-            return ToolCalls(name, is_single=is_single)
-        case _:
-            raise InvalidRequest.at(
-                "tool_choice",
-                'expected "auto", "none", "required" or a named function, got '
-                f"{what_came(tool_choice)}",
-            )
-
-
 def json_format(value: object, field: str, *, inside: str = "") -> Form | None:
     """OpenAI's formats; None for text. `inside`: the member that holds a schema's description.
     Raises InvalidRequest.

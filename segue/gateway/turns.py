@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol, TypeAlias, TypeVar
+from itertools import chain
+from typing import Protocol, TypeAlias
 
-from segue.answers import AnswerParser, AnswerPart, CallAbandoned, CallEnd, CallStart, ContentText
+from segue.answers import AnswerParser, AnswerPart, CallEnd, ContentText
 from segue.answers.parts import joined
 from segue.api.errors import Cancelled
 from segue.api.turn import (
@@ -56,8 +56,8 @@ class Wanted:
     """The answer may have reasoning and calls; otherwise all of it is content."""
     tools: tuple[str, ...] = ()
     """Those that may be called."""
-    max_calls: int | None = None
-    """The answer ends after this many calls."""
+    is_single: bool = False
+    """The answer ends after its first call."""
     cache_salt: str = ""
     priority: int = 0
 
@@ -77,7 +77,6 @@ class Step:
     end: TurnEnd | None = None
 
 
-Item = TypeVar("Item")
 Arrived: TypeAlias = Sequence[tuple[int, Sequence[TurnEvent]]]
 
 
@@ -197,12 +196,11 @@ class _Choice:
 
     def __init__(self, wanted: Wanted, index: int) -> None:
         self.is_cut = False
-        """It has all calls that it may have; what follows is dropped."""
+        """It has the one call that it may have; what follows is dropped."""
         self._wanted = wanted
         self._index = index
         self._parser: AnswerParser | None = None
         """None until the turn has started, and if all of the answer is content."""
-        self._num_calls = 0
 
     def take(self, events: Sequence[TurnEvent]) -> Step:
         if len(events) == 1 and isinstance(delta := events[0], TokenDelta):
@@ -242,8 +240,8 @@ class _Choice:
             started=started,
             prompt_logprobs=prompt_logprobs,
             parts=kept,
-            token_ids=_chained([delta.token_ids for delta in deltas]),
-            logprobs=_chained([delta.logprobs for delta in deltas]),
+            token_ids=tuple(chain.from_iterable(delta.token_ids for delta in deltas)),
+            logprobs=tuple(chain.from_iterable(delta.logprobs for delta in deltas)),
             end=None if end is None else self._ended(end),
         )
 
@@ -253,16 +251,14 @@ class _Choice:
         return [ContentText(text)] if text else []
 
     def _up_to_last_call(self, parts: list[AnswerPart]) -> list[AnswerPart]:
-        if self._wanted.max_calls is None:
+        if not self._wanted.is_single:
             return parts
         kept: list[AnswerPart] = []
         for part in parts:
             if self.is_cut:
                 break
             kept.append(part)
-            self._num_calls += isinstance(part, CallStart) - isinstance(part, CallAbandoned)
-            if isinstance(part, CallEnd) and self._num_calls == self._wanted.max_calls:
-                self.is_cut = True
+            self.is_cut = isinstance(part, CallEnd)
         return kept
 
     def _ended(self, end: TurnEnd) -> TurnEnd:
@@ -272,8 +268,3 @@ class _Choice:
         if not self.is_cut:
             raise Cancelled("the turn was cancelled by its id")
         return replace(end, finish_reason=FinishReason.STOP)
-
-
-def _chained(some: Sequence[tuple[Item, ...]]) -> tuple[Item, ...]:
-    # Almost always one.
-    return some[0] if len(some) == 1 else tuple(itertools.chain.from_iterable(some))

@@ -41,8 +41,7 @@ class SizeLimits:
     def validate(self, turn_input: TurnInput, characters_before: int = 0) -> None:
         """`characters_before` counts the history that the input continues.
 
-        All characters count, even those that a template may leave out. Raises InvalidRequest, and
-        ContextOverflow for input that no tokenizer could make fit.
+        All characters count, even those that a template may leave out. Raises ContextOverflow.
         """
         if isinstance(turn_input, TokenInput):
             return
@@ -58,7 +57,7 @@ class SizeLimits:
                 "shorten the messages"
             )
         if num > self.max_bytes:
-            raise InvalidRequest(
+            raise ContextOverflow(
                 f"the request has {num} characters, but the router accepts at most "
                 f"{self.max_bytes}: shorten the messages, or raise [router] max_prompt_bytes"
             )

@@ -1497,22 +1497,26 @@ class GetModelResponse(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     MODEL_ID_FIELD_NUMBER: _builtins.int
     MAX_CONTEXT_FIELD_NUMBER: _builtins.int
+    MAX_TURNS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The name it was started with: a hub id, a folder or "demo"."""
     model_id: _builtins.str
     """Identifies its weights; empty until a worker has joined."""
     max_context: _builtins.int
     """Most tokens of prompt and answer together."""
+    max_turns: _builtins.int
+    """Most turns that the caller's tenant may have in flight; 0 for no limit."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         model_id: _builtins.str = ...,
         max_context: _builtins.int = ...,
+        max_turns: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_context", b"max_context", "model_id", b"model_id", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_context", b"max_context", "max_turns", b"max_turns", "model_id", b"model_id", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -52,8 +52,8 @@ def error_in_words(rpc_error: grpc.aio.AioRpcError, peer: str) -> errors.SegueEr
     lowered = details.lower()
     if (sizes := _TOO_LARGE.search(details)) is not None:
         # A retry would fail too.
-        return errors.InvalidRequest(
-            f"the message has {sizes[1]} bytes, and {peer} takes at most {sizes[2]}: shorten it"
+        return errors.ContextOverflow(
+            f"the request has {sizes[1]} bytes, but at most {sizes[2]} are accepted: shorten it"
         )
     if _TIMED_OUT in lowered:
         return errors.DeadlineExceeded(f"{peer}: no complete answer within the deadline")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from segue.api.errors import (
 from segue.api.turn import FinishReason, TurnEvent
 from segue.gateway.http.fields import Body
 from segue.gateway.openai.chat_request import ChatRequest
-from tests.gateway.fake_client import delta, ended, fails, says, started
+from tests.gateway.fake_client import MODEL, delta, ended, fails, says, started
 from tests.gateway.faked import Faked, faked
 
 PATH = "/v1/chat/completions"
@@ -224,6 +225,17 @@ async def test_several_answers_are_turns_of_their_own_on_one_prompt() -> None:
     usage = answer["usage"]
     assert (usage["prompt_tokens"], usage["completion_tokens"]) == (20, 27)
     assert usage["prompt_tokens_details"]["cached_tokens"] == 12
+
+
+async def test_more_answers_than_the_tenant_may_have_turns_are_refused_for_good() -> None:
+    client = faked()
+    client.client.model_info = replace(MODEL, max_turns=2)
+
+    response = await client.post(PATH, {**BODY, "n": 3})
+
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "n")
+    assert "at most 2 answers, got 3" in response.json()["error"]["message"]
+    assert not client.client.asked
 
 
 async def test_the_other_answers_start_when_the_first_has_computed_the_prompt() -> None:

@@ -125,8 +125,8 @@ def test_tools_stay_in_the_prompt_even_if_none_may_be_called(
 
 
 def test_without_parallel_calls_an_answer_has_one() -> None:
-    assert wanted(parallel_tool_calls=False).max_calls == 1
-    assert wanted(parallel_tool_calls=True).max_calls is None
+    assert wanted(parallel_tool_calls=False).is_single
+    assert not wanted(parallel_tool_calls=True).is_single
 
 
 @pytest.mark.parametrize(

@@ -123,18 +123,18 @@ def test_tools_have_openais_form() -> None:
 
 
 @pytest.mark.parametrize(
-    ("choice", "num_callable", "max_calls"),
+    ("choice", "num_callable", "is_single"),
     [
-        (None, 1, None),
-        ({"type": "auto"}, 1, None),
-        ({"type": "auto", "disable_parallel_tool_use": True}, 1, 1),
-        ({"type": "none"}, 0, None),
+        (None, 1, False),
+        ({"type": "auto"}, 1, False),
+        ({"type": "auto", "disable_parallel_tool_use": True}, 1, True),
+        ({"type": "none"}, 0, False),
     ],
 )
-def test_what_may_be_called(choice: Any, num_callable: int, max_calls: int | None) -> None:
+def test_what_may_be_called(choice: Any, num_callable: int, is_single: bool) -> None:
     turn = wanted(tools=[LOOK], tool_choice=choice)
 
-    assert (len(turn.tools), turn.max_calls) == (num_callable, max_calls)
+    assert (len(turn.tools), turn.is_single) == (num_callable, is_single)
     assert len(chat(tools=[LOOK], tool_choice=choice).tools) == 1
 
 

@@ -93,7 +93,7 @@ CALL = Message(role="assistant", tool_calls=(ToolCall(name="f", arguments="x" * 
 def test_every_character_of_a_request_counts(chat: TurnInput) -> None:
     limits = SizeLimits(max_bytes=4000, max_context=1000, longest_token=8)
 
-    with pytest.raises(InvalidRequest, match=r"has 50\d\d characters.*at most 4000.*max_prompt"):
+    with pytest.raises(ContextOverflow, match=r"has 50\d\d characters.*at most 4000.*max_prompt"):
         limits.validate(chat)
     replace(limits, max_bytes=6000).validate(chat)
 

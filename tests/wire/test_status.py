@@ -185,10 +185,11 @@ async def test_a_message_that_is_too_large_is_refused_for_good_with_both_sizes()
         Client(running.address) as client,
     ):
         with pytest.raises(
-            errors.InvalidRequest, match=r"has 30\d\d\d\d bytes.* at most 200000"
+            errors.ContextOverflow, match=r"has 30\d\d\d\d bytes.* at most 200000"
         ) as found:
             await client.generate(TextInput(request.text))
 
+    assert running.address not in str(found.value)
     assert not found.value.retry_is_safe
 
 

@@ -144,6 +144,8 @@ class ModelInfo:
     """Identifies its weights; empty until a worker has joined."""
     max_context: int
     """Most tokens of prompt and answer together."""
+    max_turns: int = 0
+    """Most turns that the caller's tenant may have in flight; 0 for no limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -138,7 +138,7 @@ class MessagesRequest(TurnBody, CountRequest):
             priority=self.priority or 0,
             form=form,
             tools=chat.tools if form.may_call else (),
-            max_calls=1 if self.calls_once else None,
+            is_single=self.calls_once,
         )
 
 

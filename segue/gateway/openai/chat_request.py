@@ -6,15 +6,15 @@ from typing import Any
 
 from segue.api.errors import InvalidRequest
 from segue.api.types import MAX_LOGPROBS, ChatInput
-from segue.gateway.forms import form_of, openai_choice
+from segue.gateway.forms import form_of
 from segue.gateway.http.door import Visit
 from segue.gateway.http.fields import honoured, ignored, refused
-from segue.gateway.openai.options import Options, effort_kwargs
+from segue.gateway.openai.options import CallOptions, Options, effort_kwargs
 from segue.gateway.turns import Wanted
 from segue.sdk.chat_json import read_message, read_tools, to_json
 
 
-class ChatRequest(Options):
+class ChatRequest(Options, CallOptions):
     messages: list[dict[str, Any]] = honoured(
         "Roles system, developer, user, assistant and tool; content as text or a list of text "
         "parts; `tool_calls`, `tool_call_id`, `name`, and `reasoning` or `reasoning_content`. "
@@ -25,12 +25,6 @@ class ChatRequest(Options):
     max_completion_tokens: int | None = honoured("The same as `max_tokens`, and wins.", ge=1)
     max_tokens: int | None = honoured("Absent: what context and memory allow.", ge=1)
     tools: list[dict[str, Any]] | None = honoured("Functions only.")
-    tool_choice: Any = honoured(
-        "`auto`, the default; `none`, with which the tools stay in the prompt, so that its cached "
-        "prefix stays, and calls count as text; `required` or a named function: the answer is "
-        "calls, each valid by its schema. `allowed_tools` is refused."
-    )
-    parallel_tool_calls: bool | None = honoured("If false, an answer ends after its first call.")
     logprobs: bool | None = honoured("Of all tokens, reasoning and end tokens included.")
     top_logprobs: int | None = honoured(f"Up to {MAX_LOGPROBS}.", ge=0, le=MAX_LOGPROBS)
     reasoning_effort: str | None = honoured(
@@ -57,15 +51,13 @@ class ChatRequest(Options):
     prediction: Any = ignored("The model drafts by itself.")
     verbosity: Any = ignored("")
 
-    def wanted(self, visit: Visit, max_choices: int) -> Wanted:
+    def wanted(self, visit: Visit, max_choices: int, max_turns: int = 0) -> Wanted:
         """Raises InvalidRequest."""
         max_tokens = self.max_completion_tokens or self.max_tokens
         chat = self.chat()
-        is_single = self.parallel_tool_calls is False
-        choice = openai_choice(self.tool_choice, is_single=is_single)
-        form = form_of(self.formats(), choice, has_tools=bool(chat.tools))
+        form = form_of(self.formats(), self.calls(), has_tools=bool(chat.tools))
         return Wanted(
-            inputs=(chat,) * self.num_choices(1, max_choices),
+            inputs=(chat,) * self.num_choices(1, max_choices, max_turns),
             sampling=self.sampling(self._num_logprobs()),
             stop=self.stop_conditions(max_tokens),
             hint=visit.session_hint(self.prompt_cache_key),
@@ -73,7 +65,7 @@ class ChatRequest(Options):
             priority=self.priority or 0,
             form=form,
             tools=chat.tools if form.may_call else (),
-            max_calls=1 if is_single else None,
+            is_single=self.is_single,
         )
 
     def chat(self) -> ChatInput:

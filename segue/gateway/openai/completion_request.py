@@ -48,7 +48,11 @@ class CompletionRequest(Options):
         return [_input(one, f"prompt[{index}]") for index, one in enumerate(prompt)]
 
     def wanted(
-        self, prompts: Sequence[TextInput | TokenInput], visit: Visit, max_choices: int
+        self,
+        prompts: Sequence[TextInput | TokenInput],
+        visit: Visit,
+        max_choices: int,
+        max_turns: int = 0,
     ) -> Wanted:
         """Raises InvalidRequest."""
         if self.is_prompt_alone and not self.echo:
@@ -58,7 +62,7 @@ class CompletionRequest(Options):
             )
         # An answer has a token at least; CompletionAnswer drops it.
         max_tokens = 1 if self.is_prompt_alone else self.max_tokens or _DEFAULT_MAX_TOKENS
-        num = self.num_choices(len(prompts), max_choices)
+        num = self.num_choices(len(prompts), max_choices, max_turns)
         return Wanted(
             inputs=tuple(prompt for prompt in prompts for _ in range(num)),
             sampling=self.sampling(self.logprobs),

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
+from segue.api.checks import what_came
 from segue.api.errors import InvalidRequest
 from segue.api.types import (
     MAX_LOGPROBS,
@@ -13,6 +14,7 @@ from segue.api.types import (
     MAX_STOP_STRINGS,
     SamplingParams,
     StopConditions,
+    ToolCalls,
 )
 from segue.gateway.forms import EXTENSIONS, Form, guided, json_format, structured_outputs
 from segue.gateway.http.fields import TurnBody, honoured, ignored, refused
@@ -31,6 +33,41 @@ EFFORTS = {
 
 def _as_list(value: object) -> object:
     return [value] if isinstance(value, str) else value
+
+
+class CallOptions(TurnBody):
+    """What chat completions and responses have about calls of tools."""
+
+    tool_choice: Any = honoured(
+        "`auto`, the default; `none`, with which the tools stay in the prompt, so that its cached "
+        "prefix stays, and calls count as text; `required` or a named function: the answer is "
+        "calls, each valid by its schema. `allowed_tools` is refused."
+    )
+    parallel_tool_calls: bool | None = honoured("If false, an answer ends after its first call.")
+
+    @property
+    def is_single(self) -> bool:
+        return self.parallel_tool_calls is False
+
+    def calls(self) -> str | ToolCalls:
+        """auto, none, or the calls that must be made. Raises InvalidRequest."""
+        match self.tool_choice:
+            case None | "auto":
+                return "auto"
+            case "none":
+                return "none"
+            case "required":
+                return ToolCalls(is_single=self.is_single)
+            case {"type": "function", "function": {"name": str(name)}}:
+                return ToolCalls(name, is_single=self.is_single)
+            case {"type": "function", "name": str(name)}:
+                return ToolCalls(name, is_single=self.is_single)
+            case _:
+                raise InvalidRequest.at(
+                    "tool_choice",
+                    'expected "auto", "none", "required" or a named function, got '
+                    f"{what_came(self.tool_choice)}",
+                )
 
 
 class Options(TurnBody):
@@ -92,15 +129,19 @@ class Options(TurnBody):
     def has_usage(self) -> bool:
         return bool((self.stream_options or {}).get("include_usage"))
 
-    def num_choices(self, num_prompts: int, max_choices: int) -> int:
-        """For each prompt. Raises InvalidRequest."""
-        num = 1 if self.n is None else self.n
-        if num * num_prompts > max_choices:
-            raise InvalidRequest.at(
-                "n",
-                f"expected at most {max_choices} answers, got {num * num_prompts}: send several "
-                "requests, or raise [gateway] max_choices",
-            )
+    def num_choices(self, num_prompts: int, max_choices: int, max_turns: int) -> int:
+        """For each prompt. `max_turns`: the tenant's, 0 for no limit. Raises InvalidRequest."""
+        num = self.n or 1
+        for most, setting in (
+            (max_choices, "[gateway] max_choices"),
+            (max_turns, "the tenant's max_turns"),
+        ):
+            if most and num * num_prompts > most:
+                raise InvalidRequest.at(
+                    "n",
+                    f"expected at most {most} answers, got {num * num_prompts}: send several "
+                    f"requests, or raise {setting}",
+                )
         return num
 
     def sampling(self, num_logprobs: int | None) -> SamplingParams:

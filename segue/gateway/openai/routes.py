@@ -67,7 +67,7 @@ async def complete_chat(gateway: Gateway, request: Request) -> ASGIApp:
     """An answer to a chat."""
     body, model = await gateway.read(request, ChatRequest)
     visit = visit_of(request.scope)
-    wanted = body.wanted(visit, gateway.config.max_choices)
+    wanted = body.wanted(visit, gateway.config.max_choices, model.max_turns)
     answer = ChatAnswer(
         body,
         gateway.turns.steps(wanted, visit),
@@ -84,9 +84,10 @@ async def complete(gateway: Gateway, request: Request) -> ASGIApp:
     body, model = await gateway.read(request, CompletionRequest)
     visit = visit_of(request.scope)
     prompts = body.prompts()
+    wanted = body.wanted(prompts, visit, gateway.config.max_choices, model.max_turns)
     answer = CompletionAnswer(
         body,
-        gateway.turns.steps(body.wanted(prompts, visit, gateway.config.max_choices), visit),
+        gateway.turns.steps(wanted, visit),
         model=model,
         served=gateway.served,
         prompts=[await _shown_prompt(gateway, body, prompt) for prompt in prompts],

@@ -132,7 +132,7 @@ def test_what_else_codex_sends_reaches_the_turn() -> None:
         "enable_thinking": True,
         "reasoning_effort": "medium",
     }
-    assert (len(turn.tools), turn.max_calls, turn.sampling.logprobs) == (2, None, None)
+    assert (len(turn.tools), turn.is_single, turn.sampling.logprobs) == (2, False, None)
 
 
 def test_a_text_is_a_message_of_the_user() -> None:
@@ -163,7 +163,7 @@ def test_sampling_and_limits_reach_the_turn() -> None:
     )
 
     assert (turn.sampling.temperature, turn.sampling.top_p) == (0.5, 0.25)
-    assert (turn.sampling.logprobs, turn.stop.max_tokens, turn.max_calls) == (3, 9, 1)
+    assert (turn.sampling.logprobs, turn.stop.max_tokens, turn.is_single) == (3, 9, True)
     assert wanted(include=["message.output_text.logprobs"]).sampling.logprobs == 0
 
 

@@ -35,6 +35,9 @@ KEYS = """
 keys = ["sk-acme"]
 [tenants.blue]
 keys = ["sk-blue"]
+[tenants.few]
+keys = ["sk-few"]
+max_turns = 2
 [tenants.ops]
 keys = ["sk-ops"]
 operator = true
@@ -218,3 +221,9 @@ async def test_documents_are_their_tenants(router: RunningRouter) -> None:
                 await asking
         with pytest.raises(InvalidRequest, match="name must not be empty"):
             await acme.keep_document("g", "", b"")
+
+
+async def test_a_tenant_reads_its_own_limit_of_turns(router: RunningRouter) -> None:
+    for key, max_turns in (("sk-few", 2), (ACME, 0)):
+        async with Client(router.address, api_key=key) as client:
+            assert (await client.model()).max_turns == max_turns

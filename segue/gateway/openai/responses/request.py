@@ -9,10 +9,10 @@ from pydantic import BeforeValidator
 
 from segue.api.errors import InvalidRequest
 from segue.api.types import MAX_LOGPROBS, ChatInput, Message, SamplingParams, StopConditions
-from segue.gateway.forms import form_of, json_format, openai_choice
+from segue.gateway.forms import form_of, json_format
 from segue.gateway.http.door import Visit
-from segue.gateway.http.fields import TurnBody, honoured, ignored, refused
-from segue.gateway.openai.options import effort_kwargs
+from segue.gateway.http.fields import honoured, ignored, refused
+from segue.gateway.openai.options import CallOptions, effort_kwargs
 from segue.gateway.openai.responses.items import Item, chat_messages
 from segue.gateway.openai.responses.tools import Tools
 from segue.gateway.turns import Wanted
@@ -26,7 +26,7 @@ def _as_items(value: object) -> object:
     return [{"role": "user", "content": value}] if isinstance(value, str) else value
 
 
-class ResponseRequest(TurnBody):
+class ResponseRequest(CallOptions):
     input: Annotated[list[dict[str, Any]], BeforeValidator(_as_items)] = honoured(
         "A text, or items: messages of the roles user, assistant, system and developer, with "
         "content as text or a list of text parts; function_call, function_call_output and "
@@ -38,12 +38,6 @@ class ResponseRequest(TurnBody):
     tools: list[dict[str, Any]] | None = honoured(
         "Functions, and those in a `namespace`. Other tools, such as web_search, are skipped."
     )
-    tool_choice: Any = honoured(
-        "`auto`, the default; `none`, with which the tools stay in the prompt, so that its cached "
-        "prefix stays, and calls count as text; `required` or a named function: the answer is "
-        "calls, each valid by its schema. `allowed_tools` is refused."
-    )
-    parallel_tool_calls: bool | None = honoured("If false, an answer ends after its first call.")
     max_output_tokens: int | None = honoured(
         "Of the answer, reasoning included. Absent: what context and memory allow.", ge=1
     )
@@ -98,12 +92,8 @@ class ResponseRequest(TurnBody):
 
     def wanted(self, visit: Visit, tools: Tools, before: Sequence[Item] = ()) -> Wanted:
         """`before`: the items of the responses that this one follows. Raises InvalidRequest."""
-        is_single = self.parallel_tool_calls is False
-        form = form_of(
-            [json_format(self._format, "text.format")],
-            openai_choice(self.tool_choice, is_single=is_single),
-            has_tools=bool(tools.texts),
-        )
+        formats = [json_format(self._format, "text.format")]
+        form = form_of(formats, self.calls(), has_tools=bool(tools.texts))
         return Wanted(
             inputs=(self._chat(tools, before),),
             sampling=SamplingParams(
@@ -115,7 +105,7 @@ class ResponseRequest(TurnBody):
             priority=self.priority or 0,
             form=form,
             tools=tools.texts if form.may_call else (),
-            max_calls=1 if is_single else None,
+            is_single=self.is_single,
         )
 
     def echoed(self) -> dict[str, Any]:
@@ -127,7 +117,7 @@ class ResponseRequest(TurnBody):
             "max_output_tokens": self.max_output_tokens,
             "max_tool_calls": None,
             "metadata": self.metadata or {},
-            "parallel_tool_calls": self.parallel_tool_calls is not False,
+            "parallel_tool_calls": not self.is_single,
             "previous_response_id": self.previous_response_id or None,
             "prompt_cache_key": self.prompt_cache_key,
             "reasoning": {"effort": reasoning.get("effort"), "summary": None},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 from segue.api.errors import InvalidRequest
 from segue.gateway.http.fields import member, objects
@@ -15,24 +15,16 @@ Json: TypeAlias = Mapping[str, Any]
 _BETWEEN = "__"
 
 
-class Namespaced(NamedTuple):
-    """The two names of a function in a namespace."""
-
-    namespace: str
-    name: str
-
-
 @dataclass(frozen=True, slots=True)
 class Tools:
     texts: tuple[str, ...] = ()
     """Each as JSON in the form that templates render."""
-    namespaced: Mapping[str, Namespaced] = field(default_factory=dict)
-    """By the name that the model sees. Codex finds a function only by both of its names."""
+    namespaced: Mapping[str, dict[str, str]] = field(default_factory=dict)
+    """Namespace and name, by the name that the model sees. Codex finds a function only by both."""
 
     def names(self, seen: str) -> dict[str, str]:
         """The members of a call that name its function, for a name that the model wrote."""
-        found = self.namespaced.get(seen)
-        return {"name": seen} if found is None else found._asdict()
+        return self.namespaced.get(seen, {"name": seen})
 
 
 def seen_name(name: str, namespace: str) -> str:
@@ -48,13 +40,13 @@ def read_tools(tools: Sequence[Json]) -> Tools:
     """
     texts: list[str] = []
     plain: set[str] = set()
-    namespaced: dict[str, Namespaced] = {}
+    namespaced: dict[str, dict[str, str]] = {}
     for where, tool, namespace in _functions(tools):
         name = _name(tool, where)
         seen = seen_name(name, namespace)
         texts.append(_for_templates(tool, seen, where))
         if namespace:
-            namespaced.setdefault(seen, Namespaced(namespace, name))
+            namespaced.setdefault(seen, {"namespace": namespace, "name": name})
         else:
             plain.add(seen)
     return Tools(
