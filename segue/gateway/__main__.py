@@ -37,7 +37,7 @@ from segue.security.https import https_context
 
 logger = logging.getLogger(__name__)
 
-# Longer than most clients keep an idle connection: whoever closes first does not lose a request.
+# Longer than most clients keep an idle connection: a server that closes first may lose a request.
 _KEEP_ALIVE_S = 75
 
 
@@ -61,9 +61,9 @@ async def running(
     *,
     listener: socket.socket | None = None,
 ) -> AsyncIterator[RunningGateway]:
-    """Runs a gateway of the router at that address, or of several at these, until the block ends,
-    then drains it. Raises InvalidConfig, for example if the port is taken. `listener`: instead of
-    one of its own.
+    """Runs a gateway for the router at this address (or several, in a list) until the block ends,
+    then drains it. Raises InvalidConfig, for example if the port is taken. `listener` replaces its
+    own socket.
     """
     async with (
         Client(router, tls=security.tls) as client,
@@ -76,8 +76,8 @@ async def running(
 async def running_alone(
     config: GatewayConfig, router: str, security: Security = OPEN, *, log: Path | None = None
 ) -> AsyncIterator[RunningGateway | Several]:
-    """As `running`, in a process that does nothing else, or in several of its own: these log to
-    `log`, or to stderr."""
+    """As `running`, for a process that does nothing else. Starts child processes if the
+    configuration asks for several; they log to `log`, or to stderr."""
     if config.processes > 1:
         async with running_several(config, router, security, log=log) as several:
             yield several
@@ -95,7 +95,7 @@ async def running_before(
     *,
     listener: socket.socket | None = None,
 ) -> AsyncIterator[RunningGateway]:
-    """As `running`, of the client's router."""
+    """As `running`, with an existing client."""
     metrics = GatewayMetrics()
     asks = ssl.CERT_REQUIRED if security.http_client_certificates else ssl.CERT_NONE
     tls = https_context(security, asks)
@@ -121,7 +121,7 @@ async def running_before(
 async def _serving(
     gateway: Gateway, listener: socket.socket, tls: ssl.SSLContext | None
 ) -> AsyncIterator[None]:
-    # Its lines about starts and stops repeat ours.
+    # Its lines about start and shutdown repeat ours.
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     config = uvicorn.Config(
         make_app(gateway),
@@ -136,7 +136,7 @@ async def _serving(
         timeout_keep_alive=_KEEP_ALIVE_S,
     )
     config.load()
-    # Its own options would read the files once; this context reads them again when they change.
+    # uvicorn's own options would read the files only once; this context reloads them.
     config.ssl = tls
     server = HttpServer(config)
     task = asyncio.create_task(server.serve([listener]))
@@ -167,12 +167,16 @@ async def _serve(config: GatewayConfig, router: str, security: Security) -> None
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m segue.gateway", description=__doc__)
     parser.add_argument(
-        "--router", default=DEFAULT_TARGET, help="its address, as host:port; of several, a list"
+        "--router",
+        default=DEFAULT_TARGET,
+        help="router address, host:port; a comma-separated list for several",
     )
     parser.add_argument("--config", type=Path, help="TOML file")
     parser.add_argument("--host", help="address to listen on")
     parser.add_argument("--port", "--http-port", type=int)
-    parser.add_argument("--processes", type=int, help="that listen on the port; 1 by default")
+    parser.add_argument(
+        "--processes", type=int, help="processes that listen on the port; 1 by default"
+    )
     options = parser.parse_args(arguments)
     setup_logging("gateway")
     sections = read_file(options.config)

@@ -1,4 +1,4 @@
-"""The ASGI application: all routes, behind the door."""
+"""The ASGI application: all routes, behind the middleware of `door.py`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def make_app(gateway: Gateway) -> ASGIApp:
         version=importlib.metadata.version("segue"),
         redoc_url=None,
         exception_handlers={HTTPException: _refused_by_a_route},
-        # Bodies are read here, not by FastAPI, which would hold one of any size.
+        # Routes read bodies themselves: FastAPI would accept one of any size.
         redirect_slashes=False,
     )
     of_key = functools.lru_cache(_MAX_KEYS)(gateway.with_key)
@@ -54,9 +54,9 @@ def make_app(gateway: Gateway) -> ASGIApp:
 
 
 class _Direct:
-    """Calls a route whose path has no parameters without FastAPI's layers, which each request and
-    each event of its answer would pass. FastAPI has these routes too: it describes them, and
-    refuses what is none of them.
+    """Calls routes without path parameters directly. FastAPI's layers would cost time for each
+    request and each event of its answer. FastAPI knows these routes too: it documents them, and
+    refuses unknown ones.
     """
 
     def __init__(self, app: ASGIApp) -> None:

@@ -17,13 +17,13 @@ class GatewayConfig:
     several clusters may start on one machine.
     """
     processes: int = 1
-    """That listen on the port: one relays some 20,000 tokens/s, and uses one core for it."""
+    """Processes that share the port. One relays about 20,000 tokens/s on one core."""
     max_body_bytes: int = 32 << 20
-    """Larger requests are refused (413) before they are read. JSON needs up to twice the bytes of
+    """Larger requests are refused (413) before they are read. JSON takes up to twice the bytes of
     its texts, which `[router] max_prompt_bytes` limits.
     """
     max_choices: int = 16
-    """Most answers to one request (`n`, and prompts of a completion): each is a turn."""
+    """Most answers to one request (`n` times the prompts of a completion): each is a turn."""
     ping_s: float = 15.0
     """A stream sends something at least this often, so that proxies do not close it while a long
     prompt is computed.
@@ -43,7 +43,7 @@ class GatewayConfig:
             raise ValueError(f"drain_s must be >= 0, got {self.drain_s}")
 
     def with_port(self, router_port: int | None = None) -> GatewayConfig:
-        """The same with a port that is set. `router_port`: as configured, if there is a router."""
+        """A copy whose port is set. `router_port`: the configured one, if there is a router."""
         if self.port != UNSET_PORT:
             return self
         return replace(self, port=0 if router_port == 0 else DEFAULT_PORT)

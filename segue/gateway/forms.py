@@ -1,4 +1,4 @@
-"""The form that a request wants its answer to have: formats, forced calls, and their fields."""
+"""Structured output: formats and forced calls, with the fields that ask for them."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class Form:
     field: str = ""
     """The field that asks for it, for errors."""
     may_call: bool = True
-    """Calls of tools count as calls."""
+    """Tool calls in the answer are parsed as calls."""
 
     def in_words_of_request(self, error: Exception) -> Exception:
-        """The error of a form, with the request's field in place of the router's."""
+        """The error, with the request's field in place of the router's."""
         if not isinstance(error, InvalidRequest) or not error.field.startswith("output"):
             return error
         inside = error.field.split(".")[2:]
@@ -41,7 +41,7 @@ class Form:
 
 
 def form_of(formats: Sequence[Form | None], choice: str | ToolCalls, *, has_tools: bool) -> Form:
-    """`choice`: auto, none, or the calls that must be made, which then are the whole answer. Raises
+    """`choice`: auto, none, or forced calls, which are then the whole answer. Raises
     InvalidRequest.
     """
     if isinstance(choice, ToolCalls):

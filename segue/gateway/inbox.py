@@ -1,4 +1,4 @@
-"""What arrives of a request's turns, for the one task that answers the request."""
+"""Merges the events of a request's turns for the task that answers the request."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from segue.api.turn import PromptLogprobs, TurnEvent, TurnStarted
 
 
 class Inbox:
-    """Events of several answers in order of arrival. Those that wait are read together."""
+    """Events of several answers in order of arrival. One read returns all pending ones."""
 
     def __init__(self, num_answers: int) -> None:
         self.has_tokens = [asyncio.Event() for _ in range(num_answers)]
-        """Of each answer: set when it has tokens."""
+        """One for each answer, set when it has tokens."""
         self.prompt_logprobs: dict[int, PromptLogprobs] = {}
         self._num_left = num_answers
         self._events: dict[int, list[TurnEvent]] = {}
@@ -39,7 +39,7 @@ class Inbox:
         self._something.set()
 
     async def read(self) -> list[tuple[int, list[TurnEvent]]]:
-        """What waits; nothing once all answers have ended. Raises the error of an answer, after the
+        """The pending events; empty once all answers have ended. Raises an answer's error after the
         events that preceded it.
         """
         while not self._events:
@@ -55,8 +55,8 @@ class Inbox:
 
 @contextlib.asynccontextmanager
 async def running_beside(works: Iterable[Coroutine[None, None, None]]) -> AsyncIterator[None]:
-    """Runs them beside the block, and no longer. They raise nothing: a TaskGroup would cancel the
-    task that reads the generator, not the generator.
+    """Runs them as tasks and cancels them when the block ends. They must not raise. A TaskGroup
+    would cancel the task that reads the generator, not the generator.
     """
     tasks = [asyncio.create_task(work) for work in works]
     try:

@@ -27,7 +27,7 @@ class GatewayMetrics:
         )
         self.in_flight = Gauge(
             "segue_http_requests_in_flight",
-            "Requests that are not answered to the end.",
+            "Requests whose answer is not complete.",
             registry=registry,
             multiprocess_mode="livesum",
         )
@@ -39,7 +39,7 @@ class GatewayMetrics:
         )
 
     def shown(self) -> CollectorRegistry:
-        """Of several gateway processes on one port, the sums: a scrape reaches any of them."""
+        """With several gateway processes on one port, the sums: a scrape reaches any of them."""
         if SHARED_FOLDER not in os.environ:
             return self.registry
         registry = CollectorRegistry()

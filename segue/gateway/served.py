@@ -12,14 +12,14 @@ from segue.api.types import Detokenized
 from segue.gateway.http.errors import UnknownModel
 from segue.process.telemetry import Clock
 
-# The router may be started again with another model.
+# The router may restart with another model.
 _FRESH_S = 2.0
-# As long as a turn waits for a router that restarts.
+# A turn also waits this long for a router that restarts.
 _PATIENCE_S = 30.0
 
 
 class ModelCalls(Protocol):
-    """What this asks of the router; `segue.sdk.client.Client` documents each call."""
+    """The calls to the router that are used here; see `segue.sdk.client.Client`."""
 
     async def model(self, *, timeout_s: float) -> ModelInfo: ...
 
@@ -34,14 +34,14 @@ class ServedModel:
         *,
         texts: dict[int, bytes] | None = None,
     ) -> None:
-        """`texts`: of tokens, known already."""
+        """`texts`: those of tokens that are already known."""
         self._client = client
         self._clock = clock
         self._info: ModelInfo | None = None
         self._fresh_until = 0.0
         self._asking = asyncio.Lock()
         self.texts = {} if texts is None else texts
-        """The bytes of tokens' texts; at most the vocabulary."""
+        """The bytes of each token's text; at most the vocabulary."""
 
     async def info(self) -> ModelInfo:
         """Raises Unavailable, and Unauthenticated if the client's API key is not known."""
@@ -54,9 +54,7 @@ class ServedModel:
             return self._info
 
     async def named(self, name: str | None) -> ModelInfo:
-        """The served model if that is its name; without a name, whatever it is. Raises
-        UnknownModel.
-        """
+        """The served model. Raises UnknownModel if `name` is the name of another one."""
         info = await self.info()
         if name is not None and name != info.name:
             raise UnknownModel(
@@ -66,7 +64,7 @@ class ServedModel:
         return info
 
     async def token_bytes(self, token_ids: Iterable[int]) -> Mapping[int, bytes]:
-        """The bytes of the tokens' texts, of these and maybe others."""
+        """The bytes of these tokens' texts, and maybe of others."""
         unknown = [token_id for token_id in set(token_ids) if token_id not in self.texts]
         if unknown:
             at_once = (await self.info()).max_context

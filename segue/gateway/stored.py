@@ -1,7 +1,7 @@
 """Responses that later requests continue by their id (`previous_response_id`).
 
-They are in the router's memory, so that every gateway finds them. A client that gets an error
-because one is gone sends its whole input, which always works.
+They are in the router's memory, so that every gateway finds them. If one is gone, the client gets
+an error and can send its whole input, which always works.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from segue.gateway.http.errors import Json, UnknownResponse
 
 logger = logging.getLogger(__name__)
 
-# As the router's names of documents: a client may send any text.
+# The router's limit for names of documents: a client may send any text.
 _MAX_ID_CHARS = 256
 
 
 class DocumentCalls(Protocol):
-    """What this asks of the router; `segue.sdk.client.Client` documents each call."""
+    """The calls to the router that are used here; see `segue.sdk.client.Client`."""
 
     async def keep_document(
         self, group: str, name: str, content: bytes, *, previous: str = ""
@@ -36,14 +36,14 @@ class DocumentCalls(Protocol):
 
 
 class StoredResponses:
-    """An owner finds only its own."""
+    """Each owner finds only its own."""
 
     def __init__(self, client: DocumentCalls) -> None:
         self._client = client
 
     async def keep(self, owner: str, response: Json, input_items: list[Any]) -> None:
-        """`input_items`: the request's own, without those of earlier responses. The answer does not
-        depend on it: a failure is logged.
+        """`input_items`: the request's own, without those of earlier responses. A failure is only
+        logged: the answer does not depend on it.
         """
         content = to_json({"response": response, "input": input_items})
         previous = response["previous_response_id"] or ""
@@ -91,7 +91,7 @@ def _require(is_known: bool, response_id: str) -> None:
 
 
 def owner_of(request: Request) -> str:
-    """Who may see what this request stores: whoever sends the same key."""
-    # An open router takes any header; one with API keys has checked the key, wherever it was.
+    """Requests with the same key share their stored responses."""
+    # A router without keys takes any header; one with API keys has checked the key.
     key = visit_of(request.scope).api_key() or request.headers.get("authorization", "")
     return hashlib.sha256(key.encode()).hexdigest()

@@ -36,7 +36,7 @@ from segue.gateway.metrics import GatewayMetrics
 
 
 class TurnCalls(Protocol):
-    """What this asks of the router; `segue.sdk.client.Client` documents each call."""
+    """The calls to the router that are used here; see `segue.sdk.client.Client`."""
 
     def follow(self, request: TurnRequest) -> AsyncGenerator[list[TurnEvent], None]: ...
 
@@ -45,7 +45,7 @@ class TurnCalls(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """What a request wants: one answer for each of `inputs`."""
+    """The turns of a request: one for each of `inputs`."""
 
     inputs: tuple[TurnInput, ...]
     sampling: SamplingParams = field(default_factory=SamplingParams)
@@ -53,9 +53,9 @@ class Wanted:
     hint: str = ""
     form: Form = field(default_factory=Form)
     is_chat: bool = True
-    """The answer may have reasoning and calls; otherwise all of it is content."""
+    """The answer may have reasoning and calls; otherwise it is only content."""
     tools: tuple[str, ...] = ()
-    """Those that may be called."""
+    """The tools that may be called."""
     is_single: bool = False
     """The answer ends after its first call."""
     cache_salt: str = ""
@@ -64,13 +64,13 @@ class Wanted:
 
 @dataclass(slots=True, kw_only=True)
 class Step:
-    """What one of the answers got since its last step."""
+    """The news of one answer since its previous step."""
 
     choice: int
     """The index of its input."""
     started: TurnStarted | None = None
     prompt_logprobs: PromptLogprobs | None = None
-    """Once, not after the first tokens. Answers to the same prompt have the same."""
+    """Comes once, at the latest with the first tokens; the same for answers to the same prompt."""
     parts: tuple[AnswerPart, ...] = ()
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[SampledToken, ...] = ()
@@ -86,7 +86,7 @@ class Turns:
         self._metrics = metrics
 
     async def steps(self, wanted: Wanted, visit: Visit) -> AsyncGenerator[list[Step], None]:
-        """Yields what has arrived, of all answers. The last step of each answer has its end.
+        """Yields what has arrived for all answers. The last step of each answer has its end.
         Leaving the iteration cancels the turns. Raises SegueErrors.
         """
         answers = _Answers(self._client, self._metrics, wanted, visit)
@@ -96,7 +96,7 @@ class Turns:
                     async for arrived in batches:
                         yield await answers.take(arrived)
                 return
-            # A task between a turn and its request would cost each event a round of the loop.
+            # A task in between would cost each event one more round of the event loop.
             async with contextlib.aclosing(answers.follow(0, wanted.sampling)) as following:
                 async for events in following:
                     yield await answers.take(((0, events),))
@@ -138,7 +138,7 @@ class _Answers:
         return f"{self._visit.turn_id}-{index}" if index else self._visit.turn_id
 
     async def together(self) -> AsyncGenerator[Arrived, None]:
-        """Yields the events that wait, by the index of their input, until all turns have ended."""
+        """Yields pending events, by the index of their input, until all turns have ended."""
         inbox = Inbox(self._num_running)
         works = [self._run(index, inbox) for index in range(self._num_running)]
         async with running_beside(works):
@@ -149,7 +149,7 @@ class _Answers:
         inputs, sampling = self._wanted.inputs, _seeded(self._wanted.sampling, index)
         leader = inputs.index(inputs[index])
         if leader != index:
-            # By then the prompt is in the caches, and this turn computes little of it again.
+            # By then the prompt is cached, and this turn computes little of it again.
             await inbox.has_tokens[leader].wait()
             if (known := inbox.prompt_logprobs.get(leader)) is not None:
                 inbox.put(index, known)
@@ -178,29 +178,29 @@ class _Answers:
             if step.token_ids and not visit.first_token_at:
                 visit.first_token_at = time.monotonic()
                 self._metrics.first_token_seconds.observe(visit.first_token_at - visit.arrived_at)
-        # Until then it may wait for a place, and be refused with a status.
+        # Before its first event, a turn may still be refused with an HTTP status.
         visit.has_started = True
         visit.has_ended = not self._num_running
         return steps
 
 
 def _seeded(sampling: SamplingParams, index: int) -> SamplingParams:
-    """With one seed for all, all answers would be the same."""
+    """With the same seed, all answers would be the same."""
     if sampling.seed is None or not index:
         return sampling
     return replace(sampling, seed=(sampling.seed + index) % 2**63)
 
 
 class _Choice:
-    """One answer: its parser, and how far it is."""
+    """The state of one answer."""
 
     def __init__(self, wanted: Wanted, index: int) -> None:
         self.is_cut = False
-        """It has the one call that it may have; what follows is dropped."""
+        """It has the one call that it may have; the rest is dropped."""
         self._wanted = wanted
         self._index = index
         self._parser: AnswerParser | None = None
-        """None until the turn has started, and if all of the answer is content."""
+        """None until the turn has started, and if the answer is only content."""
 
     def take(self, events: Sequence[TurnEvent]) -> Step:
         if len(events) == 1 and isinstance(delta := events[0], TokenDelta):
@@ -262,7 +262,7 @@ class _Choice:
         return kept
 
     def _ended(self, end: TurnEnd) -> TurnEnd:
-        """Raises Cancelled if somebody else cancelled the turn."""
+        """Raises Cancelled if the turn was cancelled from elsewhere."""
         if end.finish_reason is not FinishReason.CANCELLED:
             return end
         if not self.is_cut:

@@ -1,4 +1,4 @@
-"""Routes for operators, and for tokens without an answer: as users of vLLM expect them."""
+"""Routes for operators, and vLLM's routes for tokenization."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ async def detokenize(gateway: Gateway, request: Request) -> Response:
 
 
 async def health(gateway: Gateway, request: Request) -> Response:
-    """Whether this process runs. A restart would help nothing else."""
+    """Whether this process runs: for liveness probes."""
     return Response(status_code=200)
 
 
@@ -84,7 +84,7 @@ async def ready(gateway: Gateway, request: Request) -> Response:
 
 
 async def process(gateway: Gateway, request: Request) -> Response:
-    """This process: its id, how many seconds it has served, whether it drains."""
+    """This process: its id, uptime in seconds, and whether it drains."""
     return json_response(
         {
             "pid": os.getpid(),
@@ -95,7 +95,7 @@ async def process(gateway: Gateway, request: Request) -> Response:
 
 
 async def drain(gateway: Gateway, request: Request) -> Response:
-    """Ends the process once its running requests are answered; its supervisor starts it anew."""
+    """Stops the process once its running requests are answered; its supervisor restarts it."""
     if not await gateway.client.is_operator():
         raise PermissionDenied("expected an operator's API key, got a tenant's")
     gateway.drain_asked.set()

@@ -1,1 +1,1 @@
-"""What the routes of each API are made of: requests, fields, errors, streams."""
+"""What all routes share: the HTTP protocol, request ids, fields, errors, answers, streams."""

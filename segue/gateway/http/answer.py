@@ -1,4 +1,4 @@
-"""The answer to a request: whole, or as a stream of events. Each API has its own."""
+"""The answer to a request, whole or as a stream of events. Each API has a subclass."""
 
 from __future__ import annotations
 

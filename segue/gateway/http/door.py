@@ -1,4 +1,4 @@
-"""What every request passes: its id, the watch for a hang-up, metrics, one log line."""
+"""Middleware for every request: its id, disconnect detection, metrics, a span, one log line."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from segue.process.tracing.tracer import NO_SPAN, OFF, Happened, Span, Tracer, V
 logger = logging.getLogger(__name__)
 
 REQUEST_ID = "x-request-id"
-# A client's id is used if it is harmless in logs and headers.
+# A client's id is used if it is safe in logs and headers.
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _HINTS = ("x-session-id", "x-session-affinity", "session-id", "x-claude-code-session-id")
 _MAX_HINT_CHARS = 256
@@ -36,21 +36,21 @@ _SCOPE_KEY = "segue.visit"
 
 @dataclass(slots=True, kw_only=True)
 class Visit:
-    """One request, as it came."""
+    """One HTTP request."""
 
     request_id: str
     turn_id: str
-    """Unique, even if the client uses its request id again."""
+    """Unique, even if the client reuses a request id."""
     arrived_at: float
     headers: Headers = field(repr=False)
     has_started: bool = False
-    """A turn of it runs, or has run."""
+    """One of its turns has started."""
     has_ended: bool = False
-    """All its turns have."""
+    """All its turns have ended."""
     first_token_at: float = 0.0
-    """Of the first of its turns; 0.0 before."""
+    """When its first token arrived; 0.0 before."""
     status: int = 0
-    """Of the answer, once it started; of the error, if a stream failed later."""
+    """The status that was sent, or that of the error if a stream failed later; 0 before."""
 
     @classmethod
     def of(cls, scope: Scope, arrived_at: float) -> Visit:
@@ -66,8 +66,8 @@ class Visit:
         )
 
     def api_key(self) -> str:
-        """As OpenAI's clients send it, or else Anthropic's. Empty if there is none that the router
-        could know: only it decides whether one is needed.
+        """From OpenAI's header, or else Anthropic's; empty if there is no well-formed one. Only the
+        router decides whether a key is needed.
         """
         key = bearer_key(self.headers.getlist("authorization"))
         if not key and len(given := set(self.headers.getlist("x-api-key"))) == 1:
@@ -75,8 +75,8 @@ class Visit:
         return key if is_api_key(key) else ""
 
     def session_hint(self, *others: str | None) -> str:
-        """The client's own name for the conversation: a header, or one of `others` from the body.
-        The router searches sessions by their messages, so any name will do, or none.
+        """The client's name for the conversation: a header, or one of `others` from the body. The
+        router finds sessions by their messages, so any name will do, or none.
         """
         for hint in (*map(self.headers.get, _HINTS), *others):
             if hint and hint.isprintable():
@@ -124,7 +124,7 @@ class Door:
                 self._ended(visit, scope, span)
 
     def _ended(self, visit: Visit, scope: Scope, span: Span) -> None:
-        # Only paths of ours: anything may be asked for.
+        # Only our own paths: a client may request any.
         route = getattr(scope.get("route"), "path", "other")
         visit.status = status = visit.status or 500
         _describe(span, scope["method"], route, visit)
@@ -134,7 +134,7 @@ class Door:
 
 
 class _Passage:
-    """One request on its way in, and its answer on its way out."""
+    """Wraps `receive` and `send` of one request."""
 
     def __init__(self, visit: Visit, receive: Receive, send: Send) -> None:
         self._visit = visit
@@ -159,11 +159,11 @@ class _Passage:
         return message
 
     async def _watch(self) -> None:
-        # Until then the application itself reads, and learns of a hang-up.
+        # Until then the application reads, and sees a disconnect itself.
         await self._is_read.wait()
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        # After an answer, too, the server says so.
+        # The server also reports a disconnect after a complete answer.
         if not self._is_answered:
             self._work.interrupt(Cancelled("the client hung up"))
 
@@ -182,8 +182,8 @@ class _Passage:
 
 @contextlib.contextmanager
 def _traced(tracer: Tracer, method: str, visit: Visit, clock: Clock) -> Iterator[Span]:
-    """Traces the block, if the request may have turns. The trace is the client's, if it sent one.
-    The span's end is that of the block, and `_describe` says what became of the request.
+    """Traces the block if the request may have turns, as part of the client's trace if it sent one.
+    `_describe` adds the outcome.
     """
     if not tracer.is_on or method != "POST":
         yield NO_SPAN
@@ -195,7 +195,7 @@ def _traced(tracer: Tracer, method: str, visit: Visit, clock: Clock) -> Iterator
 
 
 def _describe(span: Span, method: str, route: str, visit: Visit) -> None:
-    """Only routes of ours are named, and no text of a user."""
+    """Names only our own routes, and no text of a user."""
     if not span.records:
         return
     attributes: dict[str, Value] = {

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 Json: TypeAlias = dict[str, Any]
 
 HUNG_UP = 499
-"""The client hung up before the answer: nginx's number, since HTTP has none."""
+"""The client disconnected before the answer: nginx's number, since HTTP has none."""
 
 
 class UnknownModel(errors.NotFound):
@@ -84,18 +84,18 @@ _OPENAI_TYPES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """What a client learns about an error."""
+    """An error as its client sees it."""
 
     status: int
     message: str
     code: str | None = None
-    """OpenAI's code of the error, which some clients act upon."""
+    """OpenAI's error code; some clients act on it."""
     param: str | None = None
     retry_after_s: float = 0.0
 
     @classmethod
     def of(cls, error: Exception) -> Failure:
-        """Logs an error that is not Segue's: a bug, whose text is not for clients."""
+        """An error that is not Segue's is a bug: it is logged, and its text is not sent."""
         if not isinstance(error, errors.SegueError):
             logger.error("unexpected error", exc_info=error)
             return cls(status=500, message="unexpected error: see the gateway's log")
@@ -114,7 +114,7 @@ class Failure:
     def headers(self) -> dict[str, str]:
         if self.status == HTTPStatus.UNAUTHORIZED:
             return {"WWW-Authenticate": "Bearer"}
-        # Whole seconds: HTTP has no others.
+        # HTTP has only whole seconds.
         after = math.ceil(self.retry_after_s)
         return {"Retry-After": str(after)} if after and self.status in (429, 503) else {}
 
@@ -147,7 +147,7 @@ def _param(error: errors.SegueError) -> str | None:
 
 
 def failure_of_status(status: int, path: str) -> Failure:
-    """For what the routes themselves refuse."""
+    """For requests that match no route."""
     if status == HTTPStatus.NOT_FOUND:
         message = f"no route {path!r:.200}: see /docs for those that are served"
     elif status == HTTPStatus.METHOD_NOT_ALLOWED:
@@ -158,7 +158,7 @@ def failure_of_status(status: int, path: str) -> Failure:
 
 
 def bad_field(error: ValidationError) -> errors.InvalidRequest:
-    """The first thing that is wrong with a body, in a sentence."""
+    """The first mistake in a body, in a sentence."""
     first = error.errors(include_url=False)[0]
     message = str(first["msg"])
     if first["type"] == "json_invalid":

@@ -1,4 +1,4 @@
-"""Request bodies: reads them, and says of each field whether it is honoured, ignored or refused.
+"""Reads request bodies. Each field states whether it is honoured, ignored or refused.
 
 `docs/http.md` and `/openapi.json` show the same. Unknown fields are ignored.
 """
@@ -31,7 +31,7 @@ def ignored(note: str) -> Any:
 
 
 def refused(why: str, *neutral: Any) -> Any:
-    """A value is an error, apart from null and the `neutral` ones, which ask for nothing."""
+    """Any value is an error, except null and the `neutral` ones, which ask for nothing."""
     extra: dict[str, Any] = {_STATUS: "refused", _NEUTRAL: list(neutral)}
     return Field(None, description=why, json_schema_extra=extra)
 
@@ -72,7 +72,7 @@ class Body(BaseModel):
     def table(cls) -> Iterator[Row]:
         for name, field in cls.model_fields.items():
             extra = field.json_schema_extra
-            assert isinstance(extra, dict), f"{cls.__name__}.{name} says nothing of itself"
+            assert isinstance(extra, dict), f"{cls.__name__}.{name} has no description"
             yield Row(name, str(extra[_STATUS]), field.description or "")
 
 
@@ -103,8 +103,7 @@ async def read(request: Request, kind: type[Kind], max_bytes: int) -> Kind:
 
 
 async def _bytes_of(request: Request, max_bytes: int) -> bytes:
-    """Never holds more than `max_bytes` and one piece that exceeds them. Raises BodyTooLarge and
-    BodyEncoded."""
+    """Holds at most `max_bytes` and one more piece. Raises BodyTooLarge and BodyEncoded."""
     if (encoding := request.headers.get("content-encoding", "identity")) != "identity":
         raise BodyEncoded(
             f"expected a body without content-encoding, got {encoding!r:.40}: send it as it is"

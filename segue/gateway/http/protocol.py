@@ -1,18 +1,18 @@
-"""HTTP on a connection: uvicorn's protocol, without what a client could use it for, or lose.
+"""uvicorn's HTTP protocol, hardened against hostile clients and fixed for some others.
 
-- The head of a request has a limit of bytes and of time, and a body may not fall silent. uvicorn
-  would hold any number of bytes for any time.
-- A request that offers to speak HTTP/2 (Java's clients do, with each first request) is answered in
-  HTTP/1.1. uvicorn would lose its body.
-- What is not HTTP gets an error in the form of all others.
-- A stream to HTTP/1.0, which knows no chunks, ends with its connection.
-- A client that reads nothing of its answer is given up: uvicorn would hold the answer until the
+- The head of a request is limited in bytes and time, and a body may not stall. uvicorn would buffer
+  any number of bytes for any time.
+- A request that offers an upgrade to HTTP/2 (the first request of Java's clients does) is answered
+  in HTTP/1.1. uvicorn would lose its body.
+- Bytes that are not HTTP get an error in the usual form.
+- A stream to HTTP/1.0, which has no chunks, ends with its connection.
+- A client that does not read its answer is disconnected. uvicorn would hold the answer until the
   connection closes.
-- A request that is answered before its end (a body that is too large) is read to its end, though
-  for 10 s at most, before the connection closes. A close before that is a reset to the client,
-  which then never sees the answer.
-- The head of a response is sent with what follows it. uvicorn makes two system calls of them, each
-  of which wakes the client.
+- If a request is answered before its end (its body is too large), the rest is read for at most 10 s
+  before the connection closes. Closing earlier would reset the connection, and the client would
+  never see the answer.
+- The head of a response is sent together with the data that follows it. uvicorn makes two system
+  calls, each of which wakes the client.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from segue.gateway.http.errors import Failure
 
 MAX_HEAD_BYTES = 64 << 10
-"""Of a request line and its headers together."""
-# Long enough for any client that means to send something.
+"""For the request line and the headers together."""
+# Long enough for any well-behaved client.
 STALL_S = 75.0
 LINGER_S = 10.0
 UNREAD_S = 30.0
-"""As for a gRPC stream (segue/wire/status.py): how long a client may read nothing while its buffers
-are full."""
+"""How long a client may read nothing while its buffers are full. The same as for a gRPC stream
+(segue/wire/status.py)."""
 _HEAD = b"HTTP/1.1 "
 _OFFERS = (b"upgrade", b"http2-settings", b"connection")
 
 
 class JoiningTransport:
-    """The connection's own, except that a head waits for what is written right after it, and a
-    close for the end of what is being received."""
+    """Wraps the connection's transport: a head waits for the data written right after it, and a
+    close waits until the request has been received."""
 
     is_receiving = False
-    """A request's body."""
+    """A request's body is incomplete."""
     is_lingering = False
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
@@ -74,7 +74,7 @@ class JoiningTransport:
         self._transport.close()
 
     def received(self) -> None:
-        """The whole request."""
+        """Called when the whole request has arrived."""
         self.is_receiving = False
         if self.is_lingering:
             self._transport.close()
@@ -153,7 +153,7 @@ class Protocol(HttpToolsProtocol):
         self._unread = self.loop.call_later(self.unread_s, self._give_reader_up, left)
 
     def _give_reader_up(self, num_bytes: int) -> None:
-        """Unless it has read some of what was there."""
+        """Aborts the connection unless the client has read some of the buffer."""
         if self.transport.get_write_buffer_size() < num_bytes:
             self._watch_reader()
         else:
@@ -172,7 +172,7 @@ class Protocol(HttpToolsProtocol):
             except httptools.HttpParserUpgrade as offered:
                 head = self._head_without_offer()
                 self.parser = httptools.HttpRequestParser(self)
-                # As uvicorn: a request may follow the last one, and is dropped.
+                # As in uvicorn: a request after the last one is dropped.
                 self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
                 self.parser.feed_data(head)
                 data = data[cast("int", offered.args[0]) :]
@@ -197,7 +197,7 @@ class Protocol(HttpToolsProtocol):
 
     def _stalled(self) -> None:
         if self._is_in_head and self._is_answering():
-            # The next request waits for this answer, and is not read meanwhile.
+            # The next request is not read until this answer is complete.
             self._watch()
         else:
             self._refuse(408, f"expected a whole request, got nothing for {self.stall_s:g} s")
@@ -206,7 +206,7 @@ class Protocol(HttpToolsProtocol):
         return self.cycle is not None and not self.cycle.response_complete
 
     def _refuse(self, status: int, message: str) -> None:
-        """Ends the connection, with an error unless an answer has begun."""
+        """Closes the connection, with an error unless an answer has started."""
         if self.transport.is_closing():
             return
         if not (self.cycle is not None and self.cycle.response_started and self._is_answering()):
@@ -222,7 +222,7 @@ class Protocol(HttpToolsProtocol):
 
 
 def _send_without_chunks(cycle: RequestResponseCycle) -> None:
-    """uvicorn closes the connection after each answer to HTTP/1.0, but would send it in chunks."""
+    """uvicorn closes the connection after an answer to HTTP/1.0, but would send it in chunks."""
     send, is_unsized = cycle.send, False
 
     async def plain(message: Any) -> None:
@@ -235,5 +235,5 @@ def _send_without_chunks(cycle: RequestResponseCycle) -> None:
             cycle.expected_content_length = len(message.get("body", b""))
         await send(message)
 
-    # The application gets it from there.
+    # The application calls this attribute.
     cycle.send = plain  # type: ignore[method-assign]

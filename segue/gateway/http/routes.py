@@ -1,4 +1,4 @@
-"""What a route is made of: the gateway's parts, and answers in the form of the route's API."""
+"""Routes, what they share, and their responses in the form of their API."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from segue.sdk.client import Client
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gateway:
-    """What the routes share."""
+    """Shared by all routes."""
 
     config: GatewayConfig
     client: Client

@@ -1,4 +1,4 @@
-"""Server-sent events: an answer that is sent while it is generated."""
+"""Server-sent events: sends an answer while it is generated."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PING = b": waiting\n\n"
 _HEADERS = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
-    # Otherwise nginx collects an answer before it passes it on.
+    # Otherwise nginx buffers an answer.
     (b"x-accel-buffering", b"no"),
 )
 
@@ -36,10 +36,10 @@ def event(name: str, value: Any) -> bytes:
 
 
 class TextEvents:
-    """Events that differ in one text alone: all around it is encoded once."""
+    """Events that differ only in one text: the rest is encoded once."""
 
     def __init__(self, event_with: Callable[[str], bytes]) -> None:
-        # No client can have sent it.
+        # Random, so that no client can have sent it.
         mark = secrets.token_hex(16)
         self._around = event_with(mark).split(to_json(mark))
 
@@ -48,9 +48,9 @@ class TextEvents:
 
 
 class EventStream:
-    """Sends each piece of bytes as it comes, and after `ping_s` of silence what `waiting` gives,
-    so that proxies keep the connection. An error before the first piece has a status of its own;
-    a later one becomes the stream's last event.
+    """Sends each piece as it arrives, and `waiting()` after `ping_s` of silence, so that proxies
+    keep the connection open. An error before the first piece has its own HTTP status; a later one
+    becomes the stream's last event.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class EventStream:
             async with contextlib.aclosing(self._pieces) as pieces:
                 async for piece in pieces:
                     if visit.has_ended:
-                        # One write, and one packet, with the end of the body.
+                        # Sent in one write, and one packet, with the end of the body.
                         last += piece
                     else:
                         await self._send(piece, send)

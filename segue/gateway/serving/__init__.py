@@ -1,1 +1,1 @@
-"""How a gateway listens: in one process, or in several on one port."""
+"""Serves HTTP in one process, or in several that share a port."""

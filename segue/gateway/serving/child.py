@@ -1,7 +1,7 @@
 """One of several gateway processes: `python -m segue.gateway.serving.child`, by its supervisor.
 
-Its orders come through stdin, which stays open for as long as the supervisor lives. A line on
-stdout says that it serves, another one that an operator asks for a drain.
+Its `Orders` come through stdin, which stays open while the supervisor lives. It writes one line to
+stdout when it serves, and another one when an operator asks for a drain.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ async def _serve(orders: Orders) -> None:
 
     def on_input() -> None:
         if not os.read(sys.stdin.fileno(), 1):
-            # The supervisor is gone, however it ended: nothing would stop this process.
+            # The supervisor has exited: nothing else would stop this process.
             loop.remove_reader(sys.stdin.fileno())
             stop.set()
 
@@ -59,7 +59,7 @@ async def _serve(orders: Orders) -> None:
             settle_heap()
             os.write(sys.stdout.fileno(), SERVING)
             asking = asyncio.ensure_future(gateway.drain_asked())
-            # All of them drain, so their supervisor decides when.
+            # All processes drain together, when their supervisor decides.
             asking.add_done_callback(_tell)
             await stop.wait()
             asking.cancel()

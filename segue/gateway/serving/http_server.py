@@ -19,19 +19,19 @@ logger = logging.getLogger(__name__)
 _LOOK_S = 0.1
 _LAST_WORDS_S = 1.0
 _BACKLOG = 2048
-# Of an answer, in the kernel.
+# Of an answer, in the kernel's buffer.
 _UNSENT_BYTES = 64 << 10
 
 
 class HttpServer(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
-        """Leaves signals to the process, which may be more than a gateway."""
+        """Leaves signals to the process, which may run more than a gateway."""
         yield
 
     async def drain(self, serving: asyncio.Task[None], within_s: float) -> None:
-        """Takes no more connections, and waits for `serve` to return. What has not ended in time is
-        cancelled, and what its client does not read a second later is lost."""
+        """Accepts no more connections, and waits for `serve` to return. Requests that do not end in
+        time are cancelled, and connections that are still open a second later are aborted."""
         self.should_exit = True
         if not await _ends(serving, within_s):
             if tasks := list(self.server_state.tasks):
@@ -45,8 +45,8 @@ class HttpServer(uvicorn.Server):
 
 
 async def _ends(task: asyncio.Task[None], within_s: float) -> bool:
-    """Whether it ends in time. While this process stands still, so does the time: what came
-    meanwhile (the rest of all answers) is still to be handled."""
+    """Whether it ends in time. Time in which this process was stopped does not count: it still has
+    to handle what arrived meanwhile (the rest of all answers)."""
     left_s = within_s
     while left_s > 0 and not task.done():
         started_at = monotonic()
@@ -56,7 +56,7 @@ async def _ends(task: asyncio.Task[None], within_s: float) -> bool:
 
 
 def listening(config: GatewayConfig, *, is_shared: bool = False) -> socket.socket:
-    """`is_shared`: with other processes of the same user, which all listen on the port: the system
+    """`is_shared`: other processes of the same user may listen on the port too, and the kernel
     spreads connections over them. Raises InvalidConfig.
     """
     listener = _bound(config.with_port(), is_shared=is_shared)
@@ -65,9 +65,9 @@ def listening(config: GatewayConfig, *, is_shared: bool = False) -> socket.socke
 
 
 def reserved(config: GatewayConfig) -> socket.socket:
-    """Holds the port for processes that share it, without listening. Raises InvalidConfig."""
+    """Reserves the port for processes that share it, without listening. Raises InvalidConfig."""
     config = config.with_port()
-    # Sharing would also let a gateway of another cluster in.
+    # A shared bind would succeed even beside the gateway of another cluster.
     with contextlib.closing(_bound(config, is_shared=False)) as probe:
         probe.listen(1)
     return _bound(config, is_shared=True)
@@ -75,13 +75,13 @@ def reserved(config: GatewayConfig) -> socket.socket:
 
 def _bound(config: GatewayConfig, *, is_shared: bool) -> socket.socket:
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-    # Without the protocol, asyncio would leave Nagle's algorithm on: 40 ms for each answer.
+    # Without an explicit protocol, asyncio leaves Nagle's algorithm on: 40 ms for each answer.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if is_shared:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     if lowat := getattr(socket, "TCP_NOTSENT_LOWAT", 0):
-        # Connections inherit it. Else the kernel keeps megabytes for a client that reads nothing.
+        # Connections inherit it. Otherwise the kernel buffers megabytes for a slow client.
         listener.setsockopt(socket.IPPROTO_TCP, lowat, _UNSENT_BYTES)
     try:
         listener.bind((config.host, config.port))

@@ -1,4 +1,4 @@
-"""Runs several gateway processes on one port, and starts one again that dies."""
+"""Runs several gateway processes on one port, and restarts one that dies."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ logger = logging.getLogger(__name__)
 
 _AGAIN_AFTER_S = 0.5
 _LOOK_EVERY_S = 0.1
-# After a drain, which has a limit of its own.
+# After the drain, which has its own limit.
 _STOP_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Several:
-    """Gateway processes that serve."""
+    """Running gateway processes."""
 
     address: str
     port: int
@@ -59,7 +59,7 @@ async def running_several(
     """
     with (
         contextlib.closing(reserved(config)) as place,
-        # One's metrics live on after it, so that counters never fall.
+        # A process's metrics outlive it, so that counters never fall.
         tempfile.TemporaryDirectory(prefix="segue-gateway-") as folder,
     ):
         port: int = place.getsockname()[1]
@@ -101,7 +101,7 @@ class _Child:
         return self._process.pid
 
     async def start(self) -> None:
-        """Returns when it serves. Raises InvalidConfig if it ends before."""
+        """Returns when it serves. Raises InvalidConfig if it exits before that."""
         self._process = process = subprocess.Popen(
             [sys.executable, "-m", "segue.gateway.serving.child"],
             stdin=subprocess.PIPE,
@@ -119,11 +119,11 @@ class _Child:
         )
         if await self._says.readline() != SERVING:
             raise InvalidConfig(
-                f"{self._orders.name} ended before it served: its log or stderr says why"
+                f"{self._orders.name} exited before it served: see its log or stderr"
             )
 
     async def keep(self) -> None:
-        """Starts it again whenever it ends."""
+        """Restarts it whenever it exits."""
         while True:
             assert self._process is not None
             while said := await self._says.readline():
@@ -132,7 +132,7 @@ class _Child:
             await _end_of(self._process)
             self._ended()
             logger.error(
-                "a gateway process ended; starting it again",
+                "a gateway process exited; restarting it",
                 extra={"gateway": self._orders.name, "status": self._process.returncode},
             )
             await asyncio.sleep(_AGAIN_AFTER_S)
@@ -162,6 +162,6 @@ class _Child:
 
 
 async def _end_of(process: subprocess.Popen[bytes]) -> None:
-    # This loop may not be the main thread's, and only that could be told.
+    # This loop may not be the main thread's, which is the only one that gets SIGCHLD.
     while process.poll() is None:
         await asyncio.sleep(_LOOK_EVERY_S)
