@@ -1,10 +1,10 @@
-"""What a model's answer means: reasoning, content and tool calls, each as soon as it is certain.
+"""Parses a model's answer into reasoning, content and tool calls, each as soon as it is certain.
 
-parser.py      the whole: text in, parts out
+parser.py      the entry point: text in, parts out
 parts.py       the parts, and a message made of them
-reasoning.py   where the reasoning ends
-tool_calls/    where calls are, and what their arguments mean
-formats.py     which parsers a checkpoint needs, by its chat template
+reasoning.py   finds the end of the reasoning
+tool_calls/    finds calls, and reads their arguments
+formats.py     selects the parsers by the checkpoint's chat template
 """
 
 from __future__ import annotations

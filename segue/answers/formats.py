@@ -1,4 +1,4 @@
-"""Which parsers a checkpoint's answers need, by name or by its chat template."""
+"""Selects the parsers for a checkpoint's answers, by name or by its chat template."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _require_known(field: str, name: str, known: tuple[str, ...]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class ParserNames:
-    """Validates itself."""
+    """Raises InvalidRequest for unknown names."""
 
     tool_calls: str = "auto"
     reasoning: str = "auto"
@@ -44,8 +44,8 @@ AUTO = ParserNames()
 
 
 def parsers_for(template: str, names: ParserNames = AUTO) -> ParserNames:
-    """Replaces `auto` by what the checkpoint's chat template (its text) writes itself. Tool calls
-    stay `auto` if the template writes none that are known.
+    """Replaces `auto` by the format that the checkpoint's chat template (its text) writes. Tool
+    calls stay `auto` if the template writes no known format.
     """
     tool_calls, reasoning = names.tool_calls, names.reasoning
     if tool_calls == "auto" and "<function=" in template:

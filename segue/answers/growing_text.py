@@ -6,7 +6,7 @@ import io
 
 
 class GrowingText:
-    """Adding to it and cutting from it cost what is added or cut, not what there is."""
+    """Adding and cutting cost time in proportion to the text added or cut, not to the whole."""
 
     def __init__(self) -> None:
         self._whole = io.StringIO(newline="")
@@ -15,7 +15,7 @@ class GrowingText:
         self.size = 0
 
     def add(self, text: str, *, keep_from: int) -> None:
-        """`keep_from` is the position at which reading goes on."""
+        """`keep_from` is the position from which reading continues."""
         recent, index = self.at(keep_from)
         self._recent, self._recent_start = recent[index:] + text, keep_from
         self._whole.seek(self.size)
@@ -23,7 +23,7 @@ class GrowingText:
         self.size += len(text)
 
     def at(self, position: int) -> tuple[str, int]:
-        """An end of the text that includes `position`, and the index of `position` in it."""
+        """A suffix of the text that includes `position`, and the index of `position` in it."""
         if position < self._recent_start:
             self._recent, self._recent_start = self.cut(position, self.size), position
         return self._recent, position - self._recent_start

@@ -1,4 +1,4 @@
-"""An answer's text in, its parts out."""
+"""Parses an answer: text in, parts out."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from segue.api.messages import THINK_END, THINK_START
 
 
 class AnswerParser:
-    """Parses one answer, however its text is cut into pieces.
+    """Parses one answer, regardless of how its text is cut into pieces.
 
     `tools` are the tools that could be called, as in `ChatInput`; without any, nothing is a call.
-    `starts_in_reasoning` says whether the prompt ends in an open <think>; None if that is unknown:
-    then nothing is certain before the answer ends. A reasoning parser `none` leaves the reasoning
-    in the content; calls in it are still only text.
+    `starts_in_reasoning`: whether the prompt ends in an open <think>; None if that is unknown, and
+    then nothing is certain before the answer ends. With the reasoning parser `none`, the reasoning
+    stays in the content; calls in it are still only text.
     """
 
     def __init__(
@@ -60,8 +60,8 @@ class AnswerParser:
                 return self._read_answer(text)
 
     def finish(self, *, is_whole: bool = True) -> list[AnswerPart]:
-        """Nothing follows; returns the rest. An answer that `max_tokens`, a stop string or a
-        cancellation cut off is not whole: its last call counts only if it was closed.
+        """Returns the rest at the end of the text. An answer that was cut off by `max_tokens`, a
+        stop string or a cancellation is not whole: its last call counts only if it was closed.
         """
         parts: list[AnswerPart] = []
         if self._in == "unknown":
@@ -104,7 +104,6 @@ class AnswerParser:
         return parts
 
     def _add_reasoning(self, text: str) -> list[AnswerPart]:
-        """Adds reasoning."""
         if not self._separates:
             return self._calls.add(text)
         shown = self._spacing.add(text)

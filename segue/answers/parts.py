@@ -12,7 +12,7 @@ from segue.api.types import Message, ToolCall
 
 @dataclass(frozen=True, slots=True)
 class ReasoningText:
-    """Goes on with the reasoning. Empty text means that there was none between its tags."""
+    """Continues the reasoning. Empty text: there was none between its tags."""
 
     text: str
 
@@ -45,9 +45,9 @@ class CallEnd:
 
 @dataclass(frozen=True, slots=True)
 class CallAbandoned:
-    """The call was cut off, is not JSON after all, or gives a parameter two values. Nobody should
-    run it: in the message it is content, and starts with this text. A client that streams keeps the
-    fragments that it has.
+    """The call was cut off, is not JSON after all, or gives a parameter two values. It must not be
+    run: in the message it is content, and starts with this text. A client that streams has received
+    some of its fragments.
     """
 
     index: int
@@ -87,8 +87,8 @@ def gather(parts: Iterable[AnswerPart]) -> Message:
 
 
 def joined(parts: Iterable[AnswerPart]) -> tuple[AnswerPart, ...]:
-    """The same with fewer parts: neighbouring texts of a kind as one, and as content a call that
-    starts and is abandoned here.
+    """Joins adjacent texts of the same kind, and turns a call that starts and is abandoned here
+    into content.
     """
     arrived = list(parts)
     if len(arrived) == 1 and isinstance(arrived[0], ContentText):

@@ -1,8 +1,8 @@
-"""The reasoning at the start of an answer, and where it ends.
+"""Finds the end of the reasoning at the start of an answer.
 
 Calls in the reasoning are only text. But a model may forget </think> before its call. A call that
-starts a line is therefore held back, with all that follows, until </think> shows that it was only
-text, or until the text ends.
+starts a line is therefore held back, together with the text after it, until </think> shows that it
+was only text, or until the text ends.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Reasoning:
     def __init__(self, *, has_calls: bool) -> None:
         self.is_over = False
         self.rest = ""
-        """What was pushed after the end of the reasoning."""
+        """The text after the end of the reasoning."""
         self.held: list[str] = []
         """Text from a call on that may be the answer."""
         self._tail = ""
@@ -52,7 +52,7 @@ class Reasoning:
             if found[0] == THINK_END:
                 self.is_over, self.rest = True, text[found.end() :]
                 return text[:start]
-            if self._has_calls and self._begins_line(text, start):
+            if self._has_calls and self._starts_line(text, start):
                 self._tail = ""
                 return text[:start] + self._hold(text[start:])
             position = start + len(_OPENING)
@@ -63,7 +63,7 @@ class Reasoning:
         return text[:end]
 
     def finish(self) -> str:
-        """Nothing follows; returns what is left and not held."""
+        """Returns the rest that is not held, at the end of the text."""
         return "" if self.held else self._tail
 
     def _hold(self, text: str) -> str:
@@ -77,7 +77,7 @@ class Reasoning:
         held, self.held = "".join(self.held), []
         return held[: len(held) - len(self.rest) - len(THINK_END)]
 
-    def _begins_line(self, text: str, start: int) -> bool:
+    def _starts_line(self, text: str, start: int) -> bool:
         newline = text.rfind("\n", max(0, start - _MAX_INDENT), start)
         is_near = newline >= 0 or start <= _MAX_INDENT
         return is_near and self._is_blank(text, start, newline)
@@ -88,12 +88,12 @@ class Reasoning:
 
 
 class ReasoningSpacing:
-    """Leaves out the line ends around the reasoning, and a <think> that the model itself wrote."""
+    """Strips the line ends around the reasoning, and a <think> that the model wrote."""
 
     def __init__(self) -> None:
         self.is_empty = True
         self._start: str | None = ""
-        """What was shown so far, if it may be the start of <think>."""
+        """The text so far, if it may be the start of <think>."""
         self._line_ends: list[str] = []
 
     def add(self, text: str) -> str:

@@ -1,4 +1,4 @@
-"""The grammar of a turn, from the form that its client wants. Pure."""
+"""Builds the grammar of a turn from the format that its client wants. Pure."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from segue.grammar.schema import check_pattern, parse_schema, read_schema
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """Everything that a grammar depends on."""
+    """The inputs of a grammar."""
 
     output: OutputFormat
     tools: tuple[str, ...] = ()
@@ -41,11 +41,11 @@ class Built:
     patterns: dict[str, str]
     """Regular expressions in it, by the path that the client knows."""
     field: str
-    """What it was built from."""
+    """The field that it was built from."""
 
 
 def build(asked: Asked) -> Built:
-    """Raises InvalidRequest with the path of what cannot be served."""
+    """Raises InvalidRequest with the path of the part that cannot be served."""
     output = asked.output
     patterns: dict[str, str] = {}
     without_controls = False

@@ -1,8 +1,8 @@
 """Grammars of tool calls, in the formats that `segue.answers` reads.
 
-Qwen's format writes strings as they are. They may not contain markup here, which nothing could tell
-from the call's own. Parameters come in the order of the schema, those that are not required may be
-left out, and no others are written.
+Qwen's format writes strings as they are, so they must not contain markup, which would be
+indistinguishable from the call's own. Parameters come in the order of the schema, those that are
+not required may be left out, and no others are written.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Format: TypeAlias = dict[str, Any]
 """A part of a structural tag."""
 
 MAX_SPACES = 8
-"""Most characters of whitespace between two tokens of JSON. Without a limit, a model may go on with
+"""Most characters of whitespace between two tokens of JSON. Without a limit, a model may repeat
 them until the answer's limit."""
 _MARKUP = ["<parameter", "</parameter", "<function", "</function", "tool_call>", "think>"]
 _FORMATS = ("qwen3_coder", "hermes")
@@ -35,7 +35,7 @@ def json_of(schema: Any) -> Format:
 
 
 class CallGrammars:
-    """Of one chat's tools, each JSON text as in `ChatInput`."""
+    """The grammars of one chat's tools, each of which is JSON text as in `ChatInput`."""
 
     def __init__(self, tools: Sequence[str], call_format: str) -> None:
         """`call_format`: as in `segue.answers.ParserNames`. Raises InvalidRequest."""
@@ -98,7 +98,7 @@ class CallGrammars:
         if "$ref" in schema:
             schema = prepared.schema["$defs"][schema["$ref"].rpartition("/")[2]]
         properties, required = schema.get("properties", {}), schema.get("required", [])
-        # Counts of parameters are kept by always writing some of those that are optional, or none.
+        # Limits on the number of parameters are met by always writing some optional ones, or never.
         optional = [name for name in properties if name not in required]
         num_more = max(schema.get("minProperties", 0) - len(required), 0)
         required = [*required, *optional[:num_more]]
@@ -128,7 +128,7 @@ class CallGrammars:
         others = [one for one in branches if one.get("type") != "string" and "enum" not in one]
         values = [value for one in branches for value in one.get("enum", ())]
         if not schema or any(set(one) <= {"type", "format"} for one in strings):
-            # The reader takes a text for another type if that is possible and allowed.
+            # The parser reads a text as another type if that is possible and allowed.
             return {"type": "any_text", "excludes": _MARKUP}
         elements = [self._limited_text(one, field) for one in strings]
         elements += [{"type": "const_string", "value": _written(one, field)} for one in values]

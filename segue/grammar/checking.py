@@ -1,9 +1,9 @@
-"""A process that makes grammars and tries them: `python -m segue.grammar.checking FOLDER
+"""A process that builds grammars and compiles them: `python -m segue.grammar.checking FOLDER
 VOCAB_SIZE`.
 
-Compiling a schema may take minutes and gigabytes, and only the end of a process stops it. The
-router's helper asks it before it places a turn, with a time limit; workers compile only what was
-compiled here.
+Compiling a schema may take minutes and gigabytes, and only killing the process stops it. The router
+asks this process before it places a turn, with a time limit; workers compile only grammars that
+were compiled here.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _CACHE_BYTES = 32 << 20
 
 
 def checker(folder: Path, vocab_size: int) -> Callable[[Asked], Grammar]:
-    """Makes the function that checks. Raises InvalidCheckpoint."""
+    """Returns the function that checks a form. Raises InvalidCheckpoint."""
     compiler = GrammarCompiler(Tokenizer.from_folder(folder), vocab_size, cache_bytes=_CACHE_BYTES)
 
     def check(asked: Asked) -> Grammar:
-        """Raises InvalidRequest with the path of what is wrong."""
+        """Raises InvalidRequest with the path of the mistake."""
         built = build(asked)
         _check_patterns(built)
         try:
@@ -45,7 +45,7 @@ def checker(folder: Path, vocab_size: int) -> Callable[[Asked], Grammar]:
 
 
 def _check_patterns(built: Built) -> None:
-    """Separately, since an error in a whole grammar does not name the pattern."""
+    """Checks them separately: an error in a whole grammar does not name the pattern."""
     for field, pattern in built.patterns.items():
         try:
             xgrammar().Grammar.from_regex(pattern)

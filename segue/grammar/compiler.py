@@ -19,7 +19,7 @@ _PLACE = re.compile(r"^\[[\d:]+\] \S+:\d+: ")
 
 
 class Vocabulary(Protocol):
-    """What this needs of a tokenizer."""
+    """The part of a tokenizer that is used here."""
 
     @property
     def num_ids(self) -> int: ...
@@ -51,18 +51,18 @@ class CompiledGrammar:
 
 
 class GrammarCompiler:
-    """Keeps what it compiled, up to 256 MiB. One thread at a time; compiling releases the GIL."""
+    """Caches up to 256 MiB of compiled grammars. One thread at a time; compiling releases the GIL."""
 
     def __init__(
         self, vocabulary: Vocabulary, vocab_size: int, *, cache_bytes: int = _CACHE_BYTES
     ) -> None:
-        """`vocab_size`: that of the logits; ids without a token never occur."""
+        """`vocab_size`: the number of logits; ids without a token never occur."""
         library = xgrammar()
         tokens = [
             vocabulary.token_bytes(token_id)
             for token_id in range(min(vocabulary.num_ids, vocab_size))
         ]
-        # A turn's stop tokens are the matcher's. One that is here could end every grammar.
+        # Stop tokens are given to each turn's matcher. One given here could end every grammar.
         info = library.TokenizerInfo(
             tokens, vocab_type=library.VocabType.RAW, vocab_size=vocab_size, stop_token_ids=[]
         )

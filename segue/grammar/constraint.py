@@ -1,7 +1,7 @@
-"""Which token may come next in one answer: the state of its grammar, and its minimal length.
+"""The tokens that may come next in one answer, by the state of its grammar and its minimal length.
 
     in reasoning ─ </think> ─▶ in the grammar ─ end token ─▶ over
-      no end token               what it allows               nothing counts any more
+      no end token               what it allows               no restriction
 
 End tokens are allowed only where the grammar may end. Before `min_tokens` they are not allowed
 either, unless the grammar allows nothing else.
@@ -19,7 +19,7 @@ from segue.grammar.compiler import CompiledGrammar, num_words
 
 
 class _Taken(NamedTuple):
-    """What a token changed."""
+    """The changes by one token, to undo it."""
 
     was_in_reasoning: bool
     is_in_grammar: bool
@@ -37,7 +37,7 @@ class Constraint:
         grammar: CompiledGrammar | None = None,
         reasoning_end: int | None = None,
     ) -> None:
-        """`reasoning_end`: the grammar starts after this token; None: at once."""
+        """`reasoning_end`: the grammar starts after this token; None: at the first token."""
         self.end_ids = sorted(set(end_ids))
         self.reasoning_end = reasoning_end if grammar else None
         self._min_tokens = min_tokens
@@ -91,7 +91,7 @@ class Constraint:
 
     def masks_along(self, drafts: Sequence[int]) -> list[np.ndarray]:
         """The mask of the next token, and of the token after each draft, up to the first draft that
-        is not allowed: what follows it does not matter."""
+        is not allowed; the drafts after it do not matter."""
         masks = [self.mask()]
         for draft in drafts:
             if not masks[-1].view(np.uint32)[draft // 32] >> draft % 32 & 1:

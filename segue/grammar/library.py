@@ -1,8 +1,8 @@
-"""Imports xgrammar without what its Hugging Face adapters need.
+"""Imports xgrammar without the dependencies of its Hugging Face adapters.
 
-xgrammar imports `transformers` at once, for adapters that nothing here uses: four seconds and 100
-MB in every worker. A process that only compiles needs no torch either, which is as much again. So
-both are replaced during the import, and only there.
+xgrammar imports `transformers` for adapters that are not used here: four seconds and 100 MB in
+every worker. A process that only compiles does not need torch either, which costs as much again. So
+both are replaced during the import, and only then.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 
 class _Absent(ModuleType):
-    """Has every class, and each does nothing."""
+    """Has every class; none of them does anything."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -25,7 +25,7 @@ class _Absent(ModuleType):
         return made
 
 
-# Without it, a second thread would see the replacements, or a library that is half imported.
+# Otherwise a second thread could see the replacements, or a half-imported library.
 _importing = threading.Lock()
 
 
@@ -39,7 +39,7 @@ def xgrammar() -> Any:
 def _imported() -> Any:
     absent = [name for name in ("torch", "transformers") if name not in sys.modules]
     if "torch" in absent:
-        # This one asks for torch and can do without it.
+        # It tries to import torch and works without it.
         sys.modules["torch"] = None  # type: ignore[assignment]
         import tvm_ffi  # noqa: F401
     sys.modules.update({name: _Absent(name) for name in absent})

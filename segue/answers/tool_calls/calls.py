@@ -1,8 +1,8 @@
-"""Calls and the text around them, as the text arrives.
+"""Emits calls and the text around them, as the text arrives.
 
-Nothing that a model writes is lost: what is not a call is content. This includes a call that was
+No text of a model is lost: everything that is not a call is content. This includes a call that was
 cut off, whose last value may be incomplete, and one that gives a parameter two values. If parts of
-such a call were sent already, it is abandoned, and its text is content.
+such a call were already sent, it is abandoned, and its text is content.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from segue.answers.tool_calls.writers import CallWriter, Content, JsonCallWriter
 
 
 def end_of_reasoning(text: str, tools: Sequence[str]) -> int:
-    """Where the answer starts in a text that may have started in the reasoning: after </think>,
-    unless that is rather part of a call. 0 if the text did not start in the reasoning.
+    """The position of the answer in a text that may start in the reasoning: after </think>, unless
+    that is more likely part of a call. 0 if the text does not start in the reasoning.
     """
     if "</think>" not in text:
         return 0
@@ -58,7 +58,7 @@ class CallReader:
         """The last step that is certain."""
         self._content = Content()
         self._position = 0
-        """The end of the text that was already used, if it is content."""
+        """The end of the content that was already emitted."""
         self._opened: Tag | None = None
         self._call: CallWriter | JsonCallWriter | None = None
         self._num_calls = 0
@@ -73,7 +73,7 @@ class CallReader:
         return list(self._push(text, is_end=False)) if self._has_calls else self.add(text)
 
     def finish(self, *, is_whole: bool = True) -> list[AnswerPart]:
-        """Nothing follows; returns the rest. An answer that was cut off is not whole."""
+        """Returns the rest at the end of the text. An answer that was cut off is not whole."""
         return [*self._push("", is_end=True), *self._finish(is_whole=is_whole)]
 
     def _push(self, text: str, *, is_end: bool) -> Iterator[AnswerPart]:
@@ -84,7 +84,7 @@ class CallReader:
                 yield from self._write_json(tag.start, tag.open_call)
             self._readings.step(tag)
             if tag.kind == "<tool_call>" and isinstance(self._call, JsonCallWriter):
-                # The tag is text, and what follows it is read again.
+                # The tag is text, and the text after it is read again.
                 self._readings.words()
                 yield from self._abandon(self._call, tag.end)
             yield from self._follow_certain()
@@ -112,7 +112,7 @@ class CallReader:
             yield from self._follow(step, is_over=self._readings.is_outside)
 
     def _follow(self, last: Step, *, is_over: bool) -> Iterator[AnswerPart]:
-        """The steps up to `last` are certain. `is_over`: no call goes on after it."""
+        """The steps up to `last` are certain. `is_over`: no call continues after it."""
         for step in last.since(self._done):
             tag = step.tag
             if step.does in ("open", "function", "call"):
@@ -140,7 +140,7 @@ class CallReader:
                 self._call.end = step.at
 
     def _completes_json(self, tag: Tag) -> bool:
-        """Whether it is the call that was started when its arguments were."""
+        """Whether this tag completes the call that is already being written."""
         call = self._call
         if not isinstance(call, JsonCallWriter) or call.start != tag.start:
             return False
@@ -164,7 +164,7 @@ class CallReader:
         yield CallStart(self._call.index, tag.name)
 
     def _write_json(self, start: int, call: OpenCall) -> Iterator[AnswerPart]:
-        """What has come of a Hermes call, unless it may be part of something else."""
+        """The part of a Hermes call that has arrived, unless it may be part of something else."""
         if (step := self._readings.only_outside) is None:
             return
         if not isinstance(self._call, JsonCallWriter):

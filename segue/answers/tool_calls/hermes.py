@@ -3,9 +3,9 @@
 A call counts once its JSON is complete. JSON with mistakes, or a Python literal, must end at its
 closing tag, with no other opening tag before it.
 
-Before that, the first call is open once its arguments have started, if its name comes before them,
-as templates write it: the arguments then arrive as they are written. If that call is not completed,
-or turns out to say something else (two names, say), none of it was a call.
+The first call is open as soon as its arguments have started, if its name comes before them, as
+templates write it: its arguments are then emitted as they arrive. If that call is not completed, or
+turns out to be something else (it has two names, for example), none of it was a call.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _CLOSING = "</tool_call>"
 _EITHER_TAG = re.compile(r"</?tool_call>")
 _BETWEEN = re.compile(r"[\s,]*")
 _EXTRA = re.compile(r"[\s}]*")
-"""What may stand between a call and its closing tag."""
+"""Text that is allowed between a call and its closing tag."""
 _OPENING = re.compile(
     r'\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"(?:arguments|parameters)"\s*:\s*\{', re.DOTALL
 )
@@ -40,8 +40,8 @@ class OpenCall:
     """The arguments so far, as JSON."""
 
     def complete(self, call: HermesCall, closing: str) -> bool:
-        """Whether this is that call. If so, writes what the pieces lack of its arguments: `closing`
-        brackets, or what follows them in the usual form of JSON.
+        """Whether `call` is this call. If so, completes the pieces: with the `closing` brackets, or
+        with the rest of the arguments in the usual form of JSON.
         """
         if call.name != self.name:
             return False
@@ -70,10 +70,11 @@ class HermesCalls:
     def __init__(self, text: GrowingText, start: int) -> None:
         self.calls: list[HermesCall] = []
         self.open_call: OpenCall | None = None
-        """The first call, once its arguments have started. It is none if there are no calls."""
+        """The first call, once its arguments have started. It was not a call if `calls` stays
+        empty."""
         self.is_done = False
         self.position = start
-        """Where reading goes on."""
+        """The position from which reading continues."""
         self._text = text
         self._value_start = start
         self._json = JsonScanner()
@@ -81,11 +82,11 @@ class HermesCalls:
         self._read: Callable[[bool], bool] = self._between
 
     def read(self, *, is_end: bool) -> None:
-        """Reads what was added to the text. `is_end`: nothing will be added any more."""
+        """Reads the added text. `is_end`: no more will be added."""
         while not self.is_done and self._read(is_end):
             pass
 
-    # Each of these reads one piece, and returns whether reading can go on.
+    # Each of these reads one piece, and returns whether reading can continue.
 
     def _between(self, is_end: bool) -> bool:
         text, index = self._text.at(self.position)
@@ -133,7 +134,7 @@ class HermesCalls:
                 self._json.copy_to(self.open_call.pieces)
 
     def _slip(self, is_end: bool) -> bool:
-        """Not JSON, but what a closing tag ends: the last braces may be missing."""
+        """Reads malformed JSON up to a closing tag: the last braces may be missing."""
         text, index = self._text.at(self.position)
         tag = _EITHER_TAG.search(text, index)
         if tag is None and not is_end:

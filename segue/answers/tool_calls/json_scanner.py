@@ -30,11 +30,11 @@ class JsonScanner:
     def __init__(self) -> None:
         self.is_broken = False
         self._open: list[str] = []
-        # What may come next: a value, a key, a colon, or what follows a value.
+        # The next expected token: a value, a key, a colon, or a comma or closing bracket.
         self._next: Literal["value", "first value", "key", "first key", ":", "after"] = "value"
         self._in: Literal["", "string", "escape", "word"] = ""
         self._token: list[str] = []
-        """The number, the word or the escape that was started."""
+        """The unfinished number, word or escape."""
         self._copy: list[str] | None = None
         self._copy_level = 0
         self._held: list[str] = []
@@ -46,19 +46,19 @@ class JsonScanner:
         return len(self._open)
 
     def copy_to(self, pieces: list[str]) -> None:
-        """Appends the innermost open object, which has just been opened, as it is scanned. It is
-        written as what `read_json` makes of it, so that every reader of JSON accepts it.
+        """Appends the innermost object, which has just been opened, as it is scanned. It is
+        normalised as by `read_json`, so that every JSON parser accepts it.
         """
         self._copy, self._copy_level = pieces, len(self._open)
         self._write(self._open[-1])
 
     def closing(self, level: int) -> str:
-        """The brackets that close what is open from this level on."""
+        """The brackets that close everything open from this level on."""
         return "".join(_CLOSED_BY[one] for one in reversed(self._open[level - 1 :]))
 
     def scan(self, text: str, start: int, *, stop_level: int = 0) -> int | None:
-        """The value's end in `text`, which goes on at `start`; or the position behind the bracket
-        that opens `stop_level`, if that comes first. None if it is not there: the value goes on, or
+        """The value's end in `text`, which continues at `start`; or the position after the bracket
+        that opens `stop_level`, if that comes first. None if the value is incomplete, or
         `is_broken`.
         """
         position = start
@@ -161,7 +161,7 @@ def _escaped(control: re.Match[str]) -> str:
 
 
 def _finite(word: str) -> str:
-    """Text if `read_json` makes text of it: JSON has no such number."""
+    """Quoted if `read_json` reads it as text: JSON has no such number."""
     if word[-1].isalpha():
         is_text = word not in ("true", "false", "null")
     elif word.lstrip("-").isdigit():

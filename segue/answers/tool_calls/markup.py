@@ -73,8 +73,8 @@ class Tag:
     are several calls in between, the first includes the opening tag and the last the closing one.
     """
     open_call: OpenCall | None = None
-    """Of the first of these calls, and of a <tool_call> that turned out to open none: the call as
-    it was written before that was known."""
+    """The call as it was written while incomplete: of the first of these calls, or of a <tool_call>
+    that turned out to open none."""
 
 
 class TagReader:
@@ -93,7 +93,7 @@ class TagReader:
         self._hermes: HermesCalls | None = None
 
     def push(self, text: str, *, is_end: bool = False) -> Iterator[Tag]:
-        """Adds `text`. `is_end`: nothing comes after it."""
+        """Adds `text`. `is_end`: it is the last piece."""
         position = self._hermes.position if self._hermes else self.frontier
         self.text.add(text, keep_from=position)
         while self._hermes is not None or (yield from self._next_tag(is_end=is_end)):

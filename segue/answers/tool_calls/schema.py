@@ -1,6 +1,7 @@
-"""What a tool's JSON schema allows for a parameter, as far as it decides how to read a text.
+"""The values that a tool's JSON schema allows for a parameter, as far as this decides how to read
+a text.
 
-Clients write the schemas: parts that are not understood allow everything, and a budget of steps
+Schemas come from clients: parts that are not understood allow everything, and a budget of steps
 bounds the cost of schemas that refer to themselves or to each other.
 """
 
@@ -228,7 +229,7 @@ def _enumerated(schema: Schema) -> Sequence[Any]:
 
 
 def _narrowed(constraints: Iterable[Kinds]) -> Kinds:
-    """What satisfies all constraints; if they contradict each other, the first ones win."""
+    """The kinds that satisfy all constraints; if they contradict each other, the first ones win."""
     found = ANYTHING
     for kinds in constraints:
         if "anything" in found:

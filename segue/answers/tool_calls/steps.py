@@ -1,4 +1,4 @@
-"""What a reading took for markup, step by step, and what it costs."""
+"""The tags that a reading counts as markup, step by step, and their cost."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Does: TypeAlias = Literal["answer", "call", "open", "function", "parameter", "va
 
 
 class Cost:
-    """What a reading costs."""
+    """The costs of a reading."""
 
     # A tag that is text, inside a line or with its counterpart …
     TEXT = 1

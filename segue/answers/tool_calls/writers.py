@@ -1,4 +1,4 @@
-"""What is written out of an answer: the content around calls, and a call's arguments."""
+"""Writes the content around calls, and the calls' arguments."""
 
 from __future__ import annotations
 
@@ -59,17 +59,17 @@ class Content:
         return self.add(text)
 
     def end(self) -> str:
-        """Nothing follows; returns the last text."""
+        """Returns the last text at the end of the answer."""
         if not self._num_calls:
             return "".join(self._space)
         return self.start_call()
 
 
 class CallWriter:
-    """Writes a call's arguments as JSON. `end` is where the call ends as far as is known."""
+    """Writes a call's arguments as JSON. `end` is the end of the call, as far as it is known."""
 
     awaits_end = False
-    """The call ends where anything else starts."""
+    """The call ends where the next element starts."""
 
     def __init__(self, index: int, tag: Tag, start: int, text: GrowingText, tools: Tools) -> None:
         self.index = index
@@ -84,7 +84,8 @@ class CallWriter:
         self._name = ""
         self._value_start = 0
         self._written = -1
-        """The end of what was written of the value; -1 if it has to be complete."""
+        """The end of the part of the value that was written; -1 if it is written only when
+        complete."""
         self._read = 0
 
     def start_value(self, name: str, start: int) -> None:
@@ -125,7 +126,7 @@ class CallWriter:
         self._given[name] = span
 
     def rest(self) -> str:
-        """What is left to write at the call's end."""
+        """The text left to write at the call's end."""
         if self._function.open_call is not None:
             return "".join(self._function.open_call.pieces)
         if self._function.arguments is not None:
@@ -158,7 +159,7 @@ class JsonCallWriter:
         self.start = start
         self.end = start
         self.awaits_end = True
-        """Whether it is complete is not known yet."""
+        """It is not known yet whether the call is complete."""
         self._call = call
         self._num_written = 0
 

@@ -1,1 +1,1 @@
-"""Anthropic's API: messages, and the count of their tokens."""
+"""Anthropic's API: messages, and counting their tokens."""

@@ -1,4 +1,4 @@
-"""Anthropic's messages, which are lists of blocks, as the messages of a chat template."""
+"""Converts Anthropic's messages, which are lists of blocks, to messages of a chat template."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from segue.sdk.chat_json import to_json
 
 Block: TypeAlias = Mapping[str, Any]
 
-# Claude Code sends it first. Its value changes with each turn, and would change the whole prompt.
+# Claude Code sends it first. Its value changes each turn, which would change the whole prompt.
 _BILLING = "x-anthropic-billing-header"
-# Claude Code adds these after results. As a user message of its own, one would make templates drop
-# the reasoning of the task that goes on.
+# Claude Code adds these after results. A separate user message would make templates drop the
+# reasoning of the running task.
 _REMINDER = "<system-reminder>"
 _BETWEEN = "\n\n"
 
@@ -40,7 +40,7 @@ def chat_messages(messages: Sequence[Block]) -> Iterator[Message]:
             case "assistant":
                 yield _of_assistant(_blocks(content, f"{where}.content"), f"{where}.content")
             case "system":
-                # Claude Code's, after the first user message. The router merges it in its place.
+                # Claude Code sends one after the first user message. The router merges it there.
                 text = _joined(_texts(content, f"{where}.content"))
                 if text:
                     yield Message(role="system", content=text)
@@ -51,7 +51,7 @@ def chat_messages(messages: Sequence[Block]) -> Iterator[Message]:
 
 
 def _of_user(blocks: Sequence[Block], where: str) -> Iterator[Message]:
-    """Results first, as Anthropic demands it, and then what the user says."""
+    """Results first, as Anthropic requires, and then the user's texts."""
     results: list[Message] = []
     texts: list[str] = []
     for index, block in enumerate(blocks):
@@ -91,7 +91,7 @@ def _of_assistant(blocks: Sequence[Block], where: str) -> Message:
             case "thinking":
                 thoughts.append(member(block, "thinking", str, here))
             case "redacted_thinking":
-                # Never ours: only another server could read it.
+                # Never ours: only the server that wrote it can read it.
                 pass
             case "tool_use":
                 calls.append(

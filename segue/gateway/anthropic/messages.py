@@ -22,7 +22,7 @@ from segue.gateway.http.stream import TextEvents, event
 from segue.gateway.turns import Step
 
 _SIGNATURE = "segue"
-"""Clients send it back with the thinking. Nothing here reads it, but some clients require one."""
+"""Clients send it back with the thinking. It is never read, but some clients require one."""
 
 
 class MessagesAnswer(Answer):
@@ -66,7 +66,7 @@ class MessagesAnswer(Answer):
         return event("error", failure.anthropic(self._request_id))
 
     def waiting(self) -> bytes:
-        """What keeps the stream alive: its first events, and then pings."""
+        """Keeps the stream alive: sends its first events, and then pings."""
         ping = event("ping", {"type": "ping"})
         if self._is_started:
             return ping
@@ -103,7 +103,7 @@ def _how_ended(end: TurnEnd, *, has_calls: bool) -> Json:
 
 
 def _usage(end: TurnEnd) -> Json:
-    """The prompt tokens that were computed count apart from those that were not."""
+    """Computed and cached prompt tokens are counted separately."""
     cached = end.usage.cached_tokens + end.usage.pulled_tokens
     return _usage_of(end.usage.prompt_tokens - cached, cached, end.usage.completion_tokens)
 
@@ -197,7 +197,7 @@ class _BlockEvents:
         )
 
     def _text(self, kind: str, name: str, text: str) -> bytes:
-        """A block has texts of one kind."""
+        """A block has only texts of one kind."""
         if self._texts is None:
             self._texts = TextEvents(lambda some: self._delta({"type": kind, name: some}))
         return self._texts.of(text)

@@ -1,4 +1,4 @@
-"""`POST /v1/messages` and `/v1/messages/count_tokens`: the request, and the turn that it wants."""
+"""`POST /v1/messages` and `/v1/messages/count_tokens`: the request, and its turn."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class CountRequest(Body):
             messages=messages,
             tools=tuple(_tool(index, tool) for index, tool in enumerate(self.tools or ())),
             chat_template_kwargs=to_json(kwargs) if kwargs else "",
-            # A message of the assistant at the end is the start of its answer.
+            # An assistant message at the end is the start of the answer.
             continue_final_message=(
                 last is not None and last.role == "assistant" and not last.tool_calls
             ),
@@ -143,7 +143,7 @@ class MessagesRequest(TurnBody, CountRequest):
 
 
 def _tool(index: int, tool: dict[str, Any]) -> str:
-    """In OpenAI's form, which templates render."""
+    """The tool in OpenAI's form, which templates render."""
     where = f"tools[{index}]"
     if tool.get("type", "custom") not in ("custom", None):
         raise InvalidRequest.at(

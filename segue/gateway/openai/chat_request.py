@@ -1,4 +1,4 @@
-"""`POST /v1/chat/completions`: the request, and the turns that it wants."""
+"""`POST /v1/chat/completions`: the request, and its turns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What chat completions and completions share: a stream has chunks in the form of the whole."""
+"""The base of chat completions and completions: a stream sends chunks in the form of the whole."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _DONE = b"data: [DONE]\n\n"
 
 @dataclass(slots=True)
 class Choice:
-    """What was sent of one choice."""
+    """How much of one choice was sent."""
 
     is_started: bool = False
     num_calls: int = 0
     offset: int = 0
-    """Where the text of the next token starts. Some of it may not be sent yet."""
+    """Where the text of the next token starts. Some text before it may not be sent yet."""
 
 
 class ChunkedAnswer(Answer):

@@ -1,4 +1,4 @@
-"""What `POST /v1/completions` may be asked."""
+"""`POST /v1/completions`: the request, and its turns."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class CompletionRequest(Options):
                 "max_tokens",
                 "expected at least 1, or echo with it for the prompt alone, got 0",
             )
-        # An answer has a token at least; CompletionAnswer drops it.
+        # An answer has at least one token; CompletionAnswer drops it.
         max_tokens = 1 if self.is_prompt_alone else self.max_tokens or _DEFAULT_MAX_TOKENS
         num = self.num_choices(len(prompts), max_choices, max_turns)
         return Wanted(

@@ -1,4 +1,4 @@
-"""`POST /v1/completions`: what follows a text, without a chat template."""
+"""`POST /v1/completions`: continues a text, without a chat template."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from segue.gateway.turns import Step
 
 @dataclass(frozen=True, slots=True)
 class ShownPrompt:
-    """What the answer shows of a prompt, if the request asks for it."""
+    """The parts of a prompt that the request wants in its answer."""
 
     text: str
     ids: list[int]
@@ -66,7 +66,7 @@ class CompletionAnswer(ChunkedAnswer):
         choice = self._choices[step.choice]
         if choice.is_started:
             return await self._shown(step, self._added(step.parts))
-        # What is shown of the prompt comes first.
+        # The prompt comes first.
         prompt = self._prompts[step.choice // self._per_prompt]
         choice.offset = len(prompt.text)
         body: Json = {"text": prompt.text + _text_of(step.parts)}
@@ -89,7 +89,7 @@ class CompletionAnswer(ChunkedAnswer):
         return super()._shows_tokens or self._request.is_prompt_alone
 
     def _kept(self, step: Step) -> Step:
-        """Without the token that was generated although only the prompt is wanted."""
+        """Drops the token that was generated although only the prompt is wanted."""
         if not self._request.is_prompt_alone:
             return step
         end = step.end
@@ -103,7 +103,7 @@ class CompletionAnswer(ChunkedAnswer):
         return replace(step, parts=(), token_ids=(), logprobs=(), end=end)
 
     async def _logprobs(self, step: Step) -> Json | None:
-        """Those of the prompt first, in the piece that shows it."""
+        """Those of the prompt come first, with the first piece."""
         choice = self._choices[step.choice]
         num_top, pieces = self._request.logprobs or 0, []
         if self._request.echo and step.prompt_logprobs is not None:

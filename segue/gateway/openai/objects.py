@@ -1,4 +1,4 @@
-"""What answers of OpenAI's API have in common: ids, usage, reasons, log-probabilities."""
+"""Parts of answers in OpenAI's form: ids, usage, finish reasons, log-probabilities."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def usage_object(usage: Usage) -> Json:
 
 
 def ids_in(tokens: Iterable[SampledToken]) -> set[int]:
-    """All tokens whose texts are shown."""
+    """The tokens whose texts are shown."""
     found = set()
     for token in tokens:
         found.add(token.token_id)
@@ -80,7 +80,7 @@ def legacy_logprobs(
 
 
 def _named(octets: bytes) -> str:
-    """As OpenAI names a token that is part of a character."""
+    """OpenAI's name of a token, also of one that is part of a character."""
     try:
         return octets.decode()
     except UnicodeDecodeError:
@@ -112,7 +112,7 @@ def _token(token_id: int, logprob: float | None, texts: Mapping[int, bytes]) -> 
 
 
 def token_text(octets: bytes) -> str:
-    """Part of a character becomes U+FFFD."""
+    """An incomplete character becomes U+FFFD."""
     return octets.decode(errors="replace")
 
 
@@ -121,8 +121,8 @@ def shown_logprob(logprob: float | None) -> float:
 
 
 def total_usage(ends: Sequence[TurnEnd], *, per_prompt: int) -> Usage:
-    """Of all answers together, of which each `per_prompt` share a prompt. It counts once, with what
-    was computed of it for the answer that had to compute the most.
+    """The sum of all answers. Groups of `per_prompt` answers share a prompt, which counts once,
+    with the cached tokens of the answer that had the fewest.
     """
     usages = [end.usage for end in ends]
     cached = [usage.cached_tokens + usage.pulled_tokens for usage in usages]
@@ -140,7 +140,7 @@ def total_usage(ends: Sequence[TurnEnd], *, per_prompt: int) -> Usage:
 async def legacy_prompt_logprobs(
     logprobs: PromptLogprobs, num_top: int, served: ServedModel
 ) -> Json:
-    """As completions with `echo` have them: the prompt's text starts at 0."""
+    """For completions with `echo`: the prompt's text starts at 0."""
     return await _built(
         lambda texts: legacy_logprobs(logprobs.tokens(num_top), texts, offset=0), logprobs, served
     )

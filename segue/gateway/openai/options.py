@@ -1,4 +1,4 @@
-"""The fields that chat completions and completions share: sampling, stop conditions, counts."""
+"""Fields that requests of OpenAI's APIs share: sampling, stop conditions, counts, calls, effort."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _as_list(value: object) -> object:
 
 
 class CallOptions(TurnBody):
-    """What chat completions and responses have about calls of tools."""
+    """Fields of chat completions and responses about tool calls."""
 
     tool_choice: Any = honoured(
         "`auto`, the default; `none`, with which the tools stay in the prompt, so that its cached "
@@ -50,7 +50,7 @@ class CallOptions(TurnBody):
         return self.parallel_tool_calls is False
 
     def calls(self) -> str | ToolCalls:
-        """auto, none, or the calls that must be made. Raises InvalidRequest."""
+        """auto, none, or the forced calls. Raises InvalidRequest."""
         match self.tool_choice:
             case None | "auto":
                 return "auto"

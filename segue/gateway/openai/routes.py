@@ -80,7 +80,7 @@ async def complete_chat(gateway: Gateway, request: Request) -> ASGIApp:
 
 
 async def complete(gateway: Gateway, request: Request) -> ASGIApp:
-    """What follows a text, or token ids."""
+    """Continues a text, or token ids."""
     body, model = await gateway.read(request, CompletionRequest)
     visit = visit_of(request.scope)
     prompts = body.prompts()

@@ -1,8 +1,8 @@
 """Reads a client's JSON schema, and rewrites it so that xgrammar enforces all of it.
 
-xgrammar ignores what it does not support. So this passes on only what was seen to hold, rewrites
-what can be written differently, and refuses the rest. The result may allow less than the schema (no
-further properties, for example), never more.
+xgrammar ignores keywords that it does not support. So only keywords that are known to be enforced
+are passed on, some are rewritten, and the rest is refused. The result may allow less than the
+schema (no further properties, for example), never more.
 
 read.py      the walk: references, combinations, limits
 kinds.py     the keywords of each type, and regular expressions

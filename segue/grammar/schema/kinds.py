@@ -1,4 +1,4 @@
-"""The keywords of each JSON type: checked, and in the form that xgrammar enforces."""
+"""Checks the keywords of each JSON type, and rewrites them for xgrammar; regular expressions."""
 
 from __future__ import annotations
 
@@ -172,8 +172,8 @@ def _bounds(schema: Mapping[str, Any], where: str) -> dict[str, float]:
 
 
 def check_pattern(pattern: object, field: str) -> str:
-    """The pattern, if it means the same to xgrammar, which reads it as the whole text and ignores
-    what it does not support. Raises InvalidRequest.
+    """The pattern, if it means the same to xgrammar, which matches it against the whole text and
+    ignores unsupported parts. Raises InvalidRequest.
     """
     if not isinstance(pattern, str):
         raise invalid(field, f"expected a regular expression, got {pattern!r:.80}")

@@ -46,8 +46,8 @@ class Prepared:
 
 
 def read_schema(schema: Any, field: str) -> Prepared:
-    """`field`: the schema's own path in errors. Raises InvalidRequest with the path of what cannot
-    be enforced.
+    """`field`: the schema's own path in errors. Raises InvalidRequest with the path of a keyword
+    that cannot be enforced.
     """
     return _Reader(schema, field).read_all()
 
@@ -255,7 +255,7 @@ class _Reader:
         return found, ".".join((self._field, *steps))
 
     def _resolved(self, schema: Any) -> Any:
-        """Follows references, for a comparison only."""
+        """Follows references, only to compare schemas."""
         for _ in range(MAX_DEPTH):
             if not isinstance(schema, dict) or not isinstance(schema.get("$ref"), str):
                 break
@@ -263,7 +263,7 @@ class _Reader:
         return schema
 
     def _require_end(self, root: Any) -> None:
-        """A schema whose values contain a value of the same schema, always, has no values."""
+        """Refuses a schema whose values always contain a value of the same schema: it has none."""
         ending: set[str] = set()
         while more := {n for n in self._defs.keys() - ending if ends(self._defs[n], ending)}:
             ending |= more

@@ -53,7 +53,7 @@ def _types(schema: Mapping[str, Any]) -> set[str]:
 
 
 def _values(schema: Any) -> set[str] | None:
-    """The values that it lists, as JSON; None if it lists none."""
+    """The values that the schema lists, as JSON; None if it lists none."""
     if not isinstance(schema, Mapping):
         return None
     listed = [schema["const"]] if "const" in schema else schema.get("enum")

@@ -33,7 +33,7 @@ class ResponseAnswer(Answer):
         request_id: str,
         keep: Callable[[Json], Awaitable[None]],
     ) -> None:
-        """`keep` is called with the finished response, before its client has all of it."""
+        """`keep` is called with the finished response before the client has all of it."""
         super().__init__(steps)
         self._keep = keep
         self._has_logprobs = request.has_logprobs
@@ -79,7 +79,7 @@ class ResponseAnswer(Answer):
         return events
 
     def waiting(self) -> bytes:
-        """What keeps the stream alive: its first events, and then comments."""
+        """Keeps the stream alive: sends its first events, and then comments."""
         if self._is_started:
             return PING
         self._is_started = True

@@ -1,7 +1,7 @@
 """Input items as the messages of a chat template.
 
-An answer is several items: reasoning, a message, calls. Its items become one assistant message, so
-that the history renders as it was generated. Items of unknown types are skipped: Codex sends
+An answer consists of several items: reasoning, a message, calls. They become one assistant message,
+so that the history renders as it was generated. Items of unknown types are skipped: Codex sends
 several that only OpenAI's servers read.
 """
 
@@ -37,7 +37,7 @@ class _Answer:
     """The type of the last item; None before the first one."""
 
     def goes_on_with(self, kind: object) -> bool:
-        """Whether an item of this type can belong to the same answer: reasoning comes first, and
+        """Whether an item of this type can belong to the same answer. Reasoning comes first, and
         two messages in a row are two answers.
         """
         if kind == "reasoning":
@@ -56,7 +56,7 @@ class _Answer:
 
 
 def chat_messages(items: Sequence[Item], before: Sequence[Item] = ()) -> Iterator[Message]:
-    """`before` are items of earlier responses, without mistakes. Raises InvalidRequest."""
+    """`before` are items of earlier responses, which are valid. Raises InvalidRequest."""
     answer = _Answer()
     for index, item in enumerate((*before, *items), -len(before)):
         where = f"input[{index}]"
@@ -147,7 +147,7 @@ def _texts(content: object, where: str) -> list[str]:
 
 
 def _reasoning(item: Item, where: str) -> list[str]:
-    """The texts that the item has: its content, or what it encrypts, or a summary."""
+    """The item's content, else its encrypted content, else its summary."""
     texts = _reasoning_texts(item, "content", where)
     if not texts:
         texts = list(decrypted(item.get("encrypted_content")))
@@ -161,7 +161,7 @@ def _reasoning_texts(item: Item, name: str, where: str) -> list[str]:
 
 
 def encrypted(reasoning: str) -> str:
-    """`encrypted_content`, which a client without reasoning texts of its own echoes. It hides
+    """`encrypted_content`, which clients that do not keep reasoning texts send back. It hides
     nothing: it is base64 of the text.
     """
     return base64.b64encode(reasoning.encode()).decode()
@@ -178,7 +178,7 @@ def decrypted(content: object) -> Iterator[str]:
 
 def _is_object(arguments: str) -> bool:
     try:
-        # The router reads no text and null as no arguments.
+        # The router reads an empty text and null as no arguments.
         value = from_json(arguments.strip() or "null", allow_inf_nan=False)
         return isinstance(value, dict | None)
     except ValueError:

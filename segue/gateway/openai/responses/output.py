@@ -1,4 +1,4 @@
-"""The output items of a response, and the events that build them at the client."""
+"""The output items of a response, and the events from which clients build them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from segue.gateway.openai.responses.items import encrypted
 from segue.gateway.openai.responses.tools import Tools
 
 _PARTS = {"reasoning": "reasoning_text", "message": "output_text"}
-"""The one part of an item's content, by the item's type."""
+"""The type of an item's only content part, by the item's type."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class TextDelta:
 
     name: str
     around: TextEvents
-    """All that follows the sequence number."""
+    """Everything after the sequence number."""
     text: str
 
     def event(self, sequence_number: int) -> bytes:
@@ -43,8 +43,8 @@ class TextDelta:
 
 
 class Output:
-    """At most one item is open. Events still lack `sequence_number`, and each one is valid only
-    until the next one is asked for.
+    """At most one item is open. Events lack `sequence_number`, and each is valid only until the
+    next one is generated.
     """
 
     def __init__(self, tools: Tools, *, is_encrypted: bool) -> None:
@@ -55,7 +55,7 @@ class Output:
         self._is_open = False
         self._texts: list[str] = []
         self._around: TextEvents | None = None
-        """The text of a delta of the open item."""
+        """Encodes the deltas of the open item."""
         self._logprobs: list[Json] = []
         self._new_logprobs: list[Json] = []
 
@@ -64,7 +64,7 @@ class Output:
         return self._items
 
     def add_logprobs(self, logprobs: Iterable[Json]) -> None:
-        """Those of further tokens. The next text has them."""
+        """Adds those of further tokens to the next text."""
         self._new_logprobs += logprobs
 
     def add(self, part: AnswerPart) -> Iterator[Json | TextDelta]:
@@ -84,11 +84,11 @@ class Output:
             case CallEnd():
                 yield from self.close()
             case CallAbandoned():
-                # The client has its fragments already.
+                # The client has received its fragments.
                 yield from self.close("incomplete")
 
     def close(self, status: str = "completed") -> Iterator[Json]:
-        """Ends the open item, if there is one."""
+        """Closes the open item, if there is one."""
         if not self._is_open:
             return
         item, text = self._items[-1], "".join(self._texts)

@@ -1,4 +1,4 @@
-"""The request, and the turn that it wants."""
+"""The request, and its turn."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class ResponseRequest(CallOptions):
         return self.store is not False
 
     def wanted(self, visit: Visit, tools: Tools, before: Sequence[Item] = ()) -> Wanted:
-        """`before`: the items of the responses that this one follows. Raises InvalidRequest."""
+        """`before`: the items of earlier responses in the conversation. Raises InvalidRequest."""
         formats = [json_format(self._format, "text.format")]
         form = form_of(formats, self.calls(), has_tools=bool(tools.texts))
         return Wanted(

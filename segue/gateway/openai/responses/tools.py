@@ -23,7 +23,7 @@ class Tools:
     """Namespace and name, by the name that the model sees. Codex finds a function only by both."""
 
     def names(self, seen: str) -> dict[str, str]:
-        """The members of a call that name its function, for a name that the model wrote."""
+        """The members of a call that name its function; `seen` is the name that the model wrote."""
         return self.namespaced.get(seen, {"name": seen})
 
 
@@ -35,7 +35,7 @@ def seen_name(name: str, namespace: str) -> str:
 
 
 def read_tools(tools: Sequence[Json]) -> Tools:
-    """Skips tools that are no functions, such as web_search: only OpenAI can run them, and Codex
+    """Skips tools that are not functions, such as web_search: only OpenAI can run them, and Codex
     sends some to every server. Raises InvalidRequest.
     """
     texts: list[str] = []
