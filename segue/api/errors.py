@@ -43,7 +43,7 @@ class InvalidRequest(SegueError, ValueError):
 
 
 class ContextOverflow(InvalidRequest):
-    """The prompt and the answer do not fit the model's context."""
+    """The prompt is too long, in tokens or in bytes."""
 
 
 class InvalidCheckpoint(SegueError, ValueError):

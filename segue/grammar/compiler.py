@@ -51,7 +51,7 @@ class CompiledGrammar:
 
 
 class GrammarCompiler:
-    """Caches up to 256 MiB of compiled grammars. One thread at a time; compiling releases the GIL."""
+    """Caches up to 256 MiB of grammars. One thread at a time; compiling releases the GIL."""
 
     def __init__(
         self, vocabulary: Vocabulary, vocab_size: int, *, cache_bytes: int = _CACHE_BYTES

@@ -1,8 +1,8 @@
 """Marks control tokens in assistant messages, which are the model's own text.
 
 If a template searches that text for a control token (`'</think>' in content`), the token must stay
-text, or the template would not find it. Some tokens mean nothing to the template without another
-one: Qwen3.5's takes `<think>` as the start of reasoning only if there is a `</think>`.
+text: the template would not find a mark. Some tokens mean nothing to the template by themselves:
+Qwen3.5's takes `<think>` as the start of reasoning only if there is a `</think>`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class AssistantText:
         self.mark_always(frozenset())
         self._any_looked_for = match_any(self.looked_for)
         self.harmless: frozenset[str] = frozenset()
-        """Tokens that the template looks for, but that change nothing without the others."""
+        """Tokens that the template looks for, but that have no effect without the others."""
         self.searches_beside_reasoning = False
         """Whether the template searches the content even if the reasoning is given."""
 

@@ -56,7 +56,7 @@ class ChatTemplate:
         return None if source is None else cls(source, marks)
 
     def render(self, chat: ChatInput) -> str:
-        """The prompt as text, up to where the answer starts. Raises InvalidRequest."""
+        """The prompt as text, up to the start of the answer. Raises InvalidRequest."""
         return self.marks.expand(self.render_marked(read_conversation(chat)))
 
     def render_marked(
@@ -77,7 +77,7 @@ class ChatTemplate:
     def variables(
         self, conversation: Conversation, *, add_generation_prompt: bool = True
     ) -> dict[str, object]:
-        """All variables that the program gets. Raises InvalidRequest."""
+        """All variables of the program. Raises InvalidRequest."""
         program = self.program(conversation.tools)
         options = self.options(program, conversation.tools, conversation.template_kwargs)
         messages = fold_instructions(conversation.messages, program.accepts_role)

@@ -1,4 +1,4 @@
-"""A chat as the plain data that templates expect, validated before a template runs.
+"""Converts a chat to the plain data that templates expect, and validates it before they run.
 
 Field names are those of the chat format that `transformers` passes to templates. Each message is
 read without its neighbours.
@@ -22,7 +22,7 @@ recursion limit.
 """
 MAX_KWARGS_CHARACTERS = 65_536
 MAX_KWARGS_NUMBER = 1_000_000
-"""A template may repeat a text so often, or count so far."""
+"""A template may use such a number as a count of repetitions."""
 
 Json: TypeAlias = "str | int | float | bool | list[Json] | dict[str, Json] | None"
 JsonObject: TypeAlias = dict[str, Json]
@@ -113,7 +113,7 @@ def read_message(index: int, message: Message) -> JsonObject:
 def _tool_call(where: str, call: ToolCall) -> JsonObject:
     if not call.name:
         raise InvalidRequest(f"{where} has no name: send the name of the function that was called")
-    # Clients spell "no arguments" in several ways.
+    # Clients write "no arguments" in several ways.
     is_empty = call.arguments.strip() in ("", "null")
     arguments = {} if is_empty else _read_object(f"{where}.arguments", call.arguments)
     data: JsonObject = {

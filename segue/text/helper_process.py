@@ -1,10 +1,10 @@
-"""A process that makes prompts of long inputs: `python -m segue.text.helper_process FOLDER
+"""A process that builds prompts from long inputs: `python -m segue.text.helper_process FOLDER
 MAX_CONTEXT`.
 
 One call that renders or tokenises holds the GIL until it returns, and some calls (megabytes of
 JSON, a template's filters) take seconds. In a separate process they do not block the router. The
 parent writes jobs to standard input and reads answers from standard output. A frame is a length of
-eight bytes and a pickle. The process exits when its parent is gone.
+eight bytes and a pickle. The process exits when its parent has exited.
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ def main() -> None:
 
 def serve_jobs(make: Callable[[], Callable[[Any], object]]) -> None:
     """Answers jobs with the function that `make` returns, or with the SegueError that it raises,
-    until the parent is gone. The first answer, None, says that it is ready.
+    until the parent has exited. The first answer, None, means that the process is ready.
     """
-    # Ctrl-C in a terminal is for the parent, which closes the pipe.
+    # The parent handles Ctrl-C, and closes the pipe.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.nice(_NICENESS)
     jobs, answers = sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb")
@@ -87,7 +87,7 @@ def _answer(do: Callable[[Any], object], job: Any) -> object:
         return do(job)
     except SegueError as error:
         return error
-    # The parent raises it again, and its log names the source.
+    # The parent raises it, and its log names the source.
     except Exception as error:
         return SegueError(f"{type(error).__name__}: {error}")
 

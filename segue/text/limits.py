@@ -1,5 +1,4 @@
-"""Checks a turn against the model that will serve it: ids inside the vocabulary, room for an
-answer.
+"""Validates a turn for the model that serves it: ids inside the vocabulary, room for an answer.
 
 `segue.api.types` has already rejected what no model could serve. No torch here: the router checks
 before it calls any worker.
@@ -22,18 +21,19 @@ from segue.api.types import (
     TurnInput,
 )
 
-# Rendering a message takes about as long as rendering and tokenising so many characters.
+# Rendering a message costs about as much as rendering and tokenising this many characters.
 _CHARACTERS_PER_MESSAGE = 32
-# The template may leave part of the input out; finding out takes a second.
+# The template may leave part of the input out; trying this much takes about a second.
 _ALWAYS_TRIED_CHARACTERS = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SizeLimits:
-    """Rejects oversized input before any work on it; the check only counts characters."""
+    """Rejects oversized input before any work on it, by counting characters."""
 
     max_bytes: int
-    """As configured. Text is counted in characters, which are never more than bytes."""
+    """The configured limit. It is compared with characters, of which there are never more than
+    bytes."""
     max_context: int
     longest_token: int
     """In bytes: no token has more characters."""
@@ -85,7 +85,7 @@ def num_characters(turn_input: TurnInput, *, first: int = 0) -> int:
 
 
 def work_of(turn_input: TurnInput, *, first: int = 0) -> int:
-    """What rendering and tokenising cost, in characters: a message without any costs time too."""
+    """The cost of rendering and tokenising, in characters: even an empty message takes time."""
     num = num_characters(turn_input, first=first)
     if isinstance(turn_input, ChatInput):
         num += _CHARACTERS_PER_MESSAGE * (len(turn_input.messages) - first)

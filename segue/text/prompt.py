@@ -1,4 +1,4 @@
-"""Turns a client's input into token ids: the only way from a turn's input to a prompt."""
+"""Converts a turn's input to token ids, with a tokenizer or for a model without one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from segue.text.tokens.tokenizer import Tokenizer
 MESSAGE_START = "<|im_start|>"
 """How Qwen's templates start a message."""
 
-# Per template: it may write a different prompt for each option that it knows.
+# For each template: it may write a different prompt for each of its options.
 _MAX_SHAPES = 64
 _NO_CHAT = ChatInput(messages=())
 _SOME_TOOL = '{"type": "function", "function": {"name": "look", "parameters": {}}}'
@@ -91,8 +91,8 @@ class PromptEncoder:
     def encode(self, turn_input: TurnInput) -> tuple[int, ...]:
         """The prompt's ids, unchecked against any limit (see `limits.py`). Raises InvalidRequest.
 
-        In a chat, only the template writes control tokens. A text is the whole prompt and the
-        sender's responsibility: control tokens in it are read as such.
+        In a chat, only the template writes control tokens. A text is the whole prompt: control
+        tokens in it are read as such.
         """
         match turn_input:
             case TokenInput(token_ids):
@@ -105,7 +105,7 @@ class PromptEncoder:
     def encode_turn(
         self, turn_input: TurnInput, memory: PromptRecord | None = None, num_same: int = 0
     ) -> SessionPrompt:
-        """As `encode`, with the state that the session's next turn continues from. Raises
+        """As `encode`, together with the state from which the session's next turn continues. Raises
         InvalidRequest.
 
         `memory` is from the session's last turn, which had the same first `num_same` messages.

@@ -1,7 +1,7 @@
-"""Makes the prompt of a session's next turn from its last one: only new messages are rendered and
+"""Builds the prompt of a session's next turn from its last one: only new messages are rendered and
 tokenised.
 
-`replay.py` renders the rest. Token ids are joined after a control token: marks (`shield.py`) cut a
+`replay/` renders them. Token ids are joined after a control token: marks (`shield.py`) cut a
 prompt into pieces that are tokenised separately, so ids up to a mark do not depend on what follows
 it. The text between the last mark and the end of a message is tokenised with what follows; in
 Qwen's format it is one line break.
@@ -40,7 +40,7 @@ class Echo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptRecord:
-    """What is kept of a prompt for the session's next prompt, besides the ids."""
+    """The state of a prompt that the session's next prompt needs, besides the ids."""
 
     options: tuple[object, ...]
     """The template's variables except messages."""
@@ -55,10 +55,10 @@ class PromptRecord:
     answer: array[int] = field(default_factory=lambda: array("I"))
     """The ids that followed `starts[-1]`: how the prompt opens the answer, and the answer."""
     echoed: tuple[Echo, ...] = ()
-    """The answers of earlier turns that the client wrote in another way."""
+    """The answers of earlier turns that the client sent back in another form."""
 
     def with_answer(self, tokens: Sequence[int]) -> PromptRecord:
-        """`tokens` are all of the turn's: its prompt and its answer."""
+        """`tokens` are the turn's prompt and its answer."""
         return replace(self, answer=array("I", tokens[self.starts[-1] :])) if self.starts else self
 
 
@@ -78,7 +78,7 @@ def continue_prompt(
     memory: PromptRecord | None,
     num_same: int,
 ) -> SessionPrompt | None:
-    """None if only a full rendering is sure to be right. Raises InvalidRequest.
+    """None if the prompt has to be rendered in full. Raises InvalidRequest.
 
     The first `num_same` messages of `chat` are those that `memory` was made from.
     """
@@ -131,7 +131,7 @@ def _join(
         if echo := _find_echo(memory, index, text, written, tools, tokenizer):
             echoed.append(echo)
         ids.extend(echo.ids if echo else written)
-    # Where the loop ended: the start of the next message, if one is added.
+    # The end of the loop: the next message would start here.
     starts.append(num_kept + len(ids))
     waiting.append(rest)
     last = emitted.ends[-1] if emitted.ends else emitted.first_piece
@@ -159,8 +159,8 @@ def _find_echo(
     tools: tuple[str, ...],
     tokenizer: Tokenizer,
 ) -> Echo | None:
-    """The ids that were generated for the message that is rendered as `text` and encoded as
-    `written`, if it means the same and is written in another way."""
+    """The generated ids of the message that is rendered as `text` and encoded as `written`, if they
+    mean the same and differ."""
     for echo in memory.echoed:
         if echo.index == index and echo.text == text:
             return echo

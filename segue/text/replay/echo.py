@@ -1,7 +1,7 @@
-"""Whether an answer that a client sent back means what was generated.
+"""Compares an answer that a client sent back with the generated one.
 
-Clients write answers in their own way: they trim lines and reorder the keys of a call's arguments.
-If the meaning is the same, the generated tokens are used again, and what workers keep of them too.
+Clients trim lines and reorder the keys of a call's arguments. If the meaning is the same, the
+prompt has the generated tokens, so that workers can reuse their cached state.
 """
 
 from __future__ import annotations

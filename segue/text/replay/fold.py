@@ -20,7 +20,7 @@ class Accepts(Protocol):
     """How a template handles messages."""
 
     def __call__(self, role: str, is_first: bool, /) -> bool:
-        """Whether it writes a message with this role, as the first message or as a later one."""
+        """Whether it writes a message with this role, as the first or a later message."""
 
     def mark_answer(self, message: JsonObject, /) -> JsonObject:
         """Marks the control tokens of an assistant message (`assistant_text.py`)."""
@@ -35,7 +35,7 @@ _RESULT_END = "</tool_response>"
 
 
 def fold_instructions(messages: list[JsonObject], accepts: Accepts) -> list[JsonObject]:
-    """The messages for the template. The input is never changed."""
+    """The messages for the template. Does not change the input."""
     messages = [accepts.mark_answer(message) for message in messages]
     if not any(message["role"] in INSTRUCTIONS for message in messages):
         return messages

@@ -1,9 +1,9 @@
-"""Values that a template reads and that may differ in the session's next turn, with the conclusions
-that the template drew from them.
+"""Values that may differ in the session's next turn, and the conclusions that a template drew from
+them.
 
-Most of what a template reads stays the same when messages are added: the messages themselves, their
-positions, the tools. Two things do not: the number of messages, and what the template stored in a
-namespace on the way (such as the position of the last question). A `Moving` is a number that
+Most values stay the same when messages are added: the messages themselves, their positions, the
+tools. Two kinds do not: the number of messages, and values that the template stored in a namespace
+(such as the position of the last question). A `Moving` is a number that
 depends on one of these. It acts as its current value and reports each conclusion drawn from it: "at
 least 7" for a comparison with 6, "exactly 9" if it is printed.
 
@@ -50,7 +50,7 @@ class Bound(NamedTuple):
 
 
 class Exactly(NamedTuple):
-    """A conclusion about a value that was used as it is."""
+    """A conclusion from a value that was used as it is."""
 
     value: Scalar
 
@@ -65,7 +65,7 @@ Report: TypeAlias = Callable[[Key, Conclusion], None]
 
 
 def both(one: Conclusion, other: Conclusion) -> Conclusion:
-    """The conclusion equivalent to these two, which were true at the same time."""
+    """The conclusion that is equivalent to both, which held at the same time."""
     if isinstance(one, Exactly):
         return one
     return other if isinstance(other, Exactly) else one.narrowed(other)
@@ -74,8 +74,8 @@ def both(one: Conclusion, other: Conclusion) -> Conclusion:
 class Moving:
     """An integer, `sign * base + offset`, whose `base` may change in the next turn.
 
-    Not an `int`, so that every use is noticed: an operation not defined here either asks for the
-    number (`__index__`, `__str__`, `__hash__`) or fails, and then the template is rendered in full.
+    It is not an `int`, so that every use is noticed: other operations either ask for the number
+    (`__index__`, `__str__`, `__hash__`) or fail, and then the template is rendered in full.
     """
 
     __slots__ = ("_base", "_key", "_offset", "_report", "_sign")
@@ -94,7 +94,7 @@ class Moving:
         return self._sign * self._base + self._offset
 
     def peek(self) -> int:
-        """The number, for a caller that concludes nothing from it."""
+        """The number, without reporting a conclusion."""
         return self._value
 
     def depends_on(self, key: Key) -> bool:
@@ -164,7 +164,7 @@ class Moving:
 
     def __eq__(self, other: object) -> Any:
         if type(other) is int and other != self._value:
-            # The side on which it lies is enough, and stays true for longer.
+            # That it is above or below is enough, and holds for longer.
             self._is_above(other) if self._value > other else self._is_above(other - 1)
             return False
         return self.exactly() == exact(other)
@@ -224,10 +224,10 @@ for _name in ("mul", "truediv", "floordiv", "mod", "pow"):
 
 
 def exact(value: Any) -> Any:
-    """`value` as a plain one; reports that it was used as it is."""
+    """The plain value; reports that it was used as it is."""
     return value.exactly() if isinstance(value, Moving) else value
 
 
 def now(value: Any) -> Any:
-    """`value` as a plain one; reports no conclusion."""
+    """The plain value; reports no conclusion."""
     return value.peek() if isinstance(value, Moving) else value

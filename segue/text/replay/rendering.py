@@ -1,15 +1,14 @@
 """One rendering of a conversation that leaves out messages whose text is known.
 
-A session's next turn has the same messages and a few more. A template is a program, so it is not
-visible from outside whether the old messages will render to the same text. The program itself shows
-it: instead of a list, it runs on our own messages, loops and namespaces (`walk.py`). For each round
-of a loop over the messages we record what it concluded from things that may change (`moving.py`).
-Things that cannot change are not recorded: a message and its neighbours, its position, the tools.
-In the next turn a loop skips the rounds whose conclusions still hold, since they would do the same
-again: write the same text and change nothing else. Rounds that change a namespace or look at the
-conversation's end are never skipped. Everything read outside the loops (the *trace*) must be
-identical. Anything not foreseen here raises NotLocal, and the template is rendered in full. No
-template therefore renders wrongly; an unusual one only gains no speed.
+A session's next turn has the same messages and a few more. Since a template is a program, only
+running it shows whether the old messages still render to the same text. So instead of a list, it
+runs on our own messages, loops and namespaces (`walk.py`). For each round of a loop over the
+messages we record the conclusions from values that may change (`moving.py`). A message and its
+neighbours, its position and the tools cannot change. In the next turn a loop skips the rounds whose
+conclusions still hold: they would write the same text and change nothing else. Rounds that change a
+namespace or look at the conversation's end are never skipped. Everything read outside the loops
+(the *trace*) must be identical. Anything unforeseen raises NotLocal, and the template is rendered
+in full: no template renders wrongly, and an unusual one only gains no speed.
 """
 
 from __future__ import annotations
@@ -47,11 +46,11 @@ class Round:
 
 @dataclass(slots=True)
 class Emitted:
-    """The loop that wrote the messages: known text is put back here."""
+    """The loop that wrote the messages: their known text is inserted here."""
 
     loop: int
     skipped: int
-    """The number of messages that were left out, from the first on."""
+    """How many messages were skipped, from the first on."""
     first_piece: int
     """The index, among all pieces, at which the text of the others starts."""
     ends: list[int] = field(default_factory=list)
@@ -91,7 +90,7 @@ class Replay:
         self.round.conclusions[key] = both(earlier, conclusion) if earlier else conclusion
 
     def look_at_end(self) -> None:
-        """Called when the result of a read would change if a message were appended."""
+        """Called when an appended message would change the result of a read."""
         if self.round is None:
             raise NotLocal("the conversation's end, outside a loop over the messages")
         self.round.can_skip = False
@@ -115,7 +114,7 @@ class Replay:
         return now(self._namespaces[number].get(name)) if number < len(self._namespaces) else None
 
     def namespace(self, *args: Any, **kwargs: Any) -> Namespace:
-        """Replaces jinja2's. A namespace created in a round is local to that round."""
+        """Replaces jinja2's. A namespace that is created in a round is local to it."""
         if self.round is not None:
             return Namespace(*args, **kwargs)
         values = {name: _scalar(value) for name, value in dict(*args, **kwargs).items()}

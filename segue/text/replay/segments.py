@@ -1,4 +1,4 @@
-"""Runs of adjacent messages, and the conditions under which a loop may skip them."""
+"""Runs of adjacent messages, with the conditions under which a loop may skip them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TypeAlias
 from segue.text.replay.moving import Bound, Conclusion, Conclusions, Exactly, Key, both
 
 MAX_SEGMENTS = 32
-"""Above this number segments are joined: there are fewer to look through, but some messages are
-rendered again unnecessarily.
+"""Above this number segments are joined: there are fewer to search, but some messages are rendered
+again unnecessarily.
 """
 
 Trace: TypeAlias = tuple[tuple[Key, Conclusion], ...]
@@ -62,7 +62,7 @@ class MessageSegments:
         return kept
 
     def valid_from_start(self, holds: Callable[[Conclusions], bool]) -> MessageSegments:
-        """The longest run from the first message that may be skipped."""
+        """The longest run from the first message on that may be skipped."""
         valid = MessageSegments()
         for one in self._list:
             if one.first != valid.end or not holds(one.conclusions):
@@ -71,7 +71,7 @@ class MessageSegments:
         return valid
 
     def holding(self, index: int) -> Segment | None:
-        """The segment with this message. Drops the segments behind it: a walk goes backwards."""
+        """The segment with this message. Drops the segments after it: a walk goes backwards."""
         while self._list and self._list[-1].first > index:
             self._list.pop()
         return self._list[-1] if self._list and index < self._list[-1].end else None
@@ -90,11 +90,11 @@ class LoopMemory:
     """The number of messages, from the first on, that may have been read outside loops."""
     segments: MessageSegments = field(default_factory=MessageSegments)
     writes: bool = False
-    """Whether its text is put back when messages are skipped."""
+    """Whether its text is inserted when messages are skipped."""
 
 
 def _go_together(last: Segment, new: Segment) -> bool:
-    """Whether both will probably hold for equally long."""
+    """Whether both will probably hold for the same time."""
     return all(
         key in last.conclusions and _same_kind(last.conclusions[key], one)
         for key, one in new.conclusions.items()

@@ -1,4 +1,4 @@
-"""The messages and the loops over them, as a template run by `replay.py` sees them."""
+"""The messages and the loops over them, as a template sees them in `rendering.py`."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from segue.text.replay.segments import Segment
 
 
 class Messages:
-    """The conversation as its template sees it: supports only operations known to be safe.
+    """The conversation as its template sees it. Only safe operations are supported.
 
-    Neither a list nor a Sequence, so that every iteration is noticed.
+    It is neither a list nor a Sequence, so that every iteration is noticed.
     """
 
     __slots__ = ("_replay",)
@@ -135,7 +135,7 @@ class Walk:
         self._seen.append(segment if can_skip else None)
 
     def _is_emitter(self) -> bool:
-        """Whether this loop's text can be put back: it is the first forward loop that writes."""
+        """Whether this loop's text can be inserted: it is the first forward loop that writes."""
         replay = self.replay
         if replay.emitted is None and self.step > 0:
             if self._num_skipped:

@@ -70,7 +70,7 @@ def tokens_looked_for(source: str, origin: str, marks: ControlMarks) -> frozense
 def parse_template(
     source: str, origin: str, marks: ControlMarks | None = None
 ) -> tuple[jinja2.Environment, nodes.Template]:
-    """As `compile_template`, but not yet compiled, with an environment of its own."""
+    """As `compile_template`, but not compiled, with its own environment."""
     environment = _environment()
     try:
         tree = environment.parse(source)

@@ -1,9 +1,9 @@
-"""A chat template compiled a second time, to run on the objects of `replay.py`.
+"""A chat template compiled a second time, to run on the objects of `replay/`.
 
 The program is the same, but loops over the messages are marked, and every filter, test and function
 is wrapped. A number that may change is then never used unnoticed (`moving.py`), and only a marked
 loop iterates over the messages. Loops are not marked if their text is not emitted piece by piece:
-in macros and other blocks that gather their text first. In these and all other unforeseen cases the
+in macros and other blocks that collect their text first. In these and other unforeseen cases the
 template is rendered in full.
 """
 
@@ -30,16 +30,14 @@ _WALK = "segue walk"
 """The filter that marks a loop. No template can name it."""
 
 _UNSTABLE_GLOBALS = ("lipsum", "cycler", "joiner", "strftime_now")
-"""Functions whose result changes over time, or that keep state of their own. So does the filter
-`random`.
-"""
+"""Functions that depend on the time or have state, like the filter `random`."""
 
 _NUMBER_TESTS = frozenset(("boolean", "false", "true", "integer", "float", "number"))
 _TYPE_TESTS = _NUMBER_TESTS | frozenset(
     ("defined", "undefined", "none", "string", "mapping", "iterable", "sequence", "callable")
 )
 
-# In a row. After that, this template is not tried again.
+# After this many in a row, the template is not tried again.
 _MAX_REFUSED = 100
 
 _replay: ContextVar[Replay | None] = ContextVar("replay", default=None)
@@ -75,7 +73,7 @@ class LocalTemplate:
         known: tuple[LoopMemory, ...] = (),
         num_same: int = 0,
     ) -> Replay | None:
-        """Renders only what is not known; None if only a full rendering is sure to be right."""
+        """Renders only the unknown part; None if the template has to be rendered in full."""
         if self._num_refused >= _MAX_REFUSED:
             return None
         replay = Replay(num_messages, message, known, num_same)
@@ -91,7 +89,7 @@ class LocalTemplate:
             return None
         except InvalidRequest:
             raise
-        # The full rendering will report the error better.
+        # The full rendering reports the error better.
         except Exception:
             return None
         finally:
@@ -103,7 +101,7 @@ class LocalTemplate:
 
 
 def _mark_loops(body: list[nodes.Node]) -> None:
-    """In statements that emit their text piece by piece."""
+    """Marks loops in statements that emit their text piece by piece."""
     for node in body:
         match node:
             case nodes.For():
@@ -122,7 +120,7 @@ def _mark_loops(body: list[nodes.Node]) -> None:
 
 
 def _breaks(body: list[nodes.Node]) -> bool:
-    """Whether a loop with this body may end early, which would go unnoticed."""
+    """Whether a loop with this body may end early, which we would not notice."""
     return any(isinstance(node, nodes.Break) or node.find(nodes.Break) for node in body)
 
 
@@ -146,11 +144,11 @@ def _refuse(name: str) -> Callable[..., Any]:
 def _watched(
     function: Callable[..., Any], *, is_length: bool = False, is_type_test: bool = False
 ) -> Callable[..., Any]:
-    """`function`, with plain numbers in place of `Moving`. It gets the messages only if it counts
-    them.
+    """`function`, called with plain numbers in place of `Moving`, and with the messages only to
+    count them.
     """
 
-    # Copies the attribute that tells jinja2 what to pass first.
+    # Copies the attribute with jinja2's first argument.
     @functools.wraps(function)
     def watched(*args: Any, **kwargs: Any) -> Any:
         for one in args:
@@ -173,7 +171,7 @@ def _watched(
 
 
 class _Once:
-    """A generator. What is left of it is state, so it must be used up in the round that made it."""
+    """A generator. Its rest is state, so it must be consumed in the round that created it."""
 
     __slots__ = ("_generator", "_replay", "_round")
 

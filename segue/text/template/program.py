@@ -1,4 +1,4 @@
-"""A compiled chat template, and the messages that it accepts, found out at once by probing it."""
+"""A compiled chat template, and the messages that it accepts, which are learned by probing it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class MessageRules:
     _assistant_text: AssistantText
 
     def __call__(self, role: str, is_first: bool, /) -> bool:
-        """Whether a message with this role is written, as the first message or as a later one."""
+        """Whether a message with this role is written, as the first or a later message."""
         return self._accepted.get((role, is_first), True)
 
     def mark_answer(self, message: JsonObject, /) -> JsonObject:
@@ -34,7 +34,7 @@ class MessageRules:
 
 
 class TemplateProgram:
-    """One program. In its output control tokens are marks."""
+    """A compiled template. Control tokens in its output are marks."""
 
     def __init__(
         self, source: str, named_tokens: Mapping[str, str], origin: str, marks: ControlMarks
@@ -98,7 +98,7 @@ def _learn_harmless(
     changes: Callable[[JsonObject], bool],
     written: Callable[[JsonObject], str],
 ) -> None:
-    """Finds tokens that the template searches for, yet writes the same way if marked."""
+    """Finds tokens that the template searches for, but writes the same way if they are marked."""
 
     def is_same(*orders: list[str]) -> bool:
         texts = [end + " b\n".join(order) + end for order in orders for end in ("", "a")]
@@ -153,7 +153,8 @@ def _require_whole_tokens(
     origin: str,
     marks: ControlMarks,
 ) -> None:
-    """On input without control tokens the template writes all of them, and all must be marks."""
+    """For input without control tokens, all those in the output are the template's: they must be
+    marks."""
     named = {name: marks.mark(token) for name, token in named_tokens.items()}
     thinking: list[dict[str, object]] = [{}, {"enable_thinking": True}, {"enable_thinking": False}]
     for messages, tools, options in itertools.product(_PROBES, (None, [_TOOL]), thinking):

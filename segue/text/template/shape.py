@@ -7,8 +7,8 @@ In the next turn a template rewrites the end of the prompt, and some templates r
                           header: the same         ▲ the shared prefix ends here
 
 If the history has reasoning, a template may drop it when a user message follows. The prompts then
-diverge at the first answer after the previous user message. What a template does is not written
-anywhere, so we probe it: we render it with possible next messages, and compare tokens.
+diverge at the first answer after the previous user message. A template does not declare its
+behaviour, so we probe it: we render it with possible next messages, and compare tokens.
 """
 
 from __future__ import annotations
@@ -37,9 +37,7 @@ _GIVEN_OTHER = Message(role="tool", content="two", tool_call_id="c1")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TemplateShape:
-    """In token ids. Parts that a template does not have are empty: then less is known of its
-    prompts.
-    """
+    """In token ids. Parts that a template does not have are empty."""
 
     generation: Ids
     """The generation prompt: ends a prompt whose answer is to be generated."""
@@ -59,7 +57,8 @@ class TemplateShape:
     """
 
     def branch_points(self, prompt: PackedIds) -> Iterator[int]:
-        """Where the next turn may diverge from this one, in any order; maybe at its end."""
+        """The positions at which the next turn may diverge from this one, unordered; maybe at its
+        end."""
         asked_at = self.asked_at(prompt)
         if asked_at is not None:
             yield len(prompt) - self.rewritten_by_tool
@@ -108,7 +107,7 @@ def learn_shape(render: RenderIds, is_special: Callable[[int], bool]) -> Templat
     by_tool = _shared(render, asked, (_ASKED, _CALLED, _GIVEN))
     header = asked[start : min(by_user, by_tool)]
     if not (header and is_special(header[0])):
-        # It would not identify anything: a user could have written it.
+        # It identifies nothing: a user could have written it.
         header = ()
     run = _learn_run(render, header, asked[start:], is_special)
     return TemplateShape(
@@ -130,7 +129,7 @@ class _Run(NamedTuple):
 def _learn_run(
     render: RenderIds, header: Ids, generation: Ids, is_special: Callable[[int], bool]
 ) -> _Run:
-    """What a call and its result look like, and whether a later user message changes them."""
+    """How a call and its result are written, and whether a later user message changes them."""
     run = (_ASKED, _CALLED, _GIVEN)
     try:
         given, other = render(run, True), render((*run[:-1], _GIVEN_OTHER), True)

@@ -1,14 +1,14 @@
 """Keeps a client's text from being read as control tokens.
 
-A chat template joins its own control tokens and the client's strings into one text. There,
+A chat template joins its own control tokens and the client's strings into one text, in which
 "<|im_end|>" typed by a user looks like the end of the message, and so does "<|im_end|" before a ">"
-of the template. The two are therefore kept apart by construction: in the template's own literals,
-each control token is replaced by a *mark*, one character that no client's text can hold (a lone
-surrogate, see `segue/api/messages.py`). The template runs on the client's strings unchanged. In its
-output a mark is a control token and everything else is text (`Tokenizer.encode_marked`).
+of the template. So in the template's own literals, each control token is replaced by a *mark*, a
+character that no client's text can contain (a lone surrogate, see `segue/api/messages.py`). The
+template runs on the client's strings unchanged. In its output a mark is a control token and
+everything else is text (`Tokenizer.encode_marked`).
 
-This is done once per template, in its syntax tree. A literal that the template only searches for,
-as in `'</think>' in content` or `content.split('</think>')`, stays as it is.
+This is done once for each template, in its syntax tree. A literal that the template only searches
+for, as in `'</think>' in content` or `content.split('</think>')`, stays as it is.
 
 One kind of text keeps its control tokens: the assistant's content and reasoning, which are the
 model's own. Reasoning and calls that stayed in its text are replayed as the original tokens, as in
@@ -36,7 +36,7 @@ class ControlMarks:
     """The marks of one tokenizer's control tokens."""
 
     def __init__(self, tokens: Iterable[str] = (), special: Iterable[str] = ()) -> None:
-        """`special` are tokens that end messages and the like: only the template writes them.
+        """`special` are tokens that only the template writes, such as those that end messages.
 
         Raises InvalidCheckpoint for more tokens than there are marks.
         """
@@ -80,8 +80,8 @@ class ControlMarks:
 
 
 def match_any(tokens: Iterable[str]) -> re.Pattern[str]:
-    """A pattern with one group that matches any of `tokens`, longest first; matches nothing if
-    empty.
+    """A pattern with one group that matches any of `tokens`, longest first, or nothing if there are
+    none.
     """
     ordered = sorted(tokens, key=len, reverse=True)
     return re.compile("(" + ("|".join(map(re.escape, ordered)) or "(?!)") + ")")

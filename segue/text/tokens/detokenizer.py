@@ -26,7 +26,7 @@ class Detokenizer:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, token_id: int) -> str:
-        """The text that is now final. Bytes that cannot form a character become U+FFFD."""
+        """The text that is now certain. Bytes that cannot form a character become U+FFFD."""
         return self._decoder.decode(self._tokenizer.token_bytes(token_id))
 
     def flush(self) -> str:
@@ -49,7 +49,7 @@ class StopStringMatcher:
         self._has_matched = False
 
     def push(self, text: str) -> tuple[str, str | None]:
-        """The text that is safe to send, and the stop string that ended it, if any.
+        """The text that is safe to send, and the stop string that ended it, if there is one.
 
         Must not be called after a match.
         """

@@ -16,8 +16,7 @@ def id_array(ids: Sequence[int]) -> array[int]:
         return array("I", ids)
     except OverflowError:
         raise InvalidRequest(
-            f"token ids are whole numbers from 0 on, got {min(ids)} to {max(ids)}: leave out those "
-            "that are no tokens"
+            f"expected token ids from 0 on, got {min(ids)} to {max(ids)}: leave out other numbers"
         ) from None
 
 
