@@ -202,8 +202,9 @@ class HandoffReader:
         connections. A worker that is merely absent may still write: see `writer_unreachable`.
         """
         self._members = dict(alive)
-        for handoff in self._book.of_writers(iter(alive)):
-            if alive[handoff.writer.worker_id] > handoff.writer.epoch:
+        for handoff in self._book.handoffs():
+            writer = handoff.writer
+            if alive.get(writer.worker_id, writer.epoch) > writer.epoch:
                 self._step(handoff, WriterDied())
 
     def writer_unreachable(self, ticket_id: TicketId) -> None:

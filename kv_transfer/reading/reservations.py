@@ -1,8 +1,8 @@
 """Reservations, their units, and the book of all reservations in this life of a reader.
 
-The cost of a ticket does not grow with the number of earlier ones: handoffs are indexed by ticket,
-turn and writer, a heap yields the next to expire, and an ended handoff leaves only its outcome, for
-late messages.
+The cost of a ticket does not grow with the number of earlier ones: handoffs are indexed by ticket
+and turn, a heap yields the next to expire, and an ended handoff leaves only its outcome, for late
+messages.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from kv_transfer.handoff import (
 )
 from kv_transfer.ticket import Arrival, Fence, PeerIdentity, Ticket, TicketId
 from segue.api.errors import Cancelled, NotFound, SegueError, StaleEpoch
-from segue.api.types import Epoch, TurnId, WorkerId
+from segue.api.types import Epoch, TurnId
 from segue.cache.memory import UnitPools
 from segue.cache.unit_pool import UnitState
 
@@ -128,9 +128,6 @@ class TicketBook:
         self._handoffs: dict[TicketId, Reservation] = {}
         """Handoffs that have not ended."""
         self._wanted: dict[TurnId, Reservation] = {}
-        self._quarantined: dict[TicketId, Reservation] = {}
-        self._by_writer: dict[WorkerId, dict[TicketId, Reservation]] = {}
-        self._num_reserved = 0
         # Also has entries of tickets that were used in time; they are skipped when they are due.
         self._expiries: list[tuple[float, int, Reservation]] = []
         self._ended: FIFOCache[TicketId, str] = FIFOCache(MAX_ENDED)
@@ -149,22 +146,17 @@ class TicketBook:
         ticket = handoff.ticket
         self._handoffs[ticket.ticket_id] = handoff
         self._wanted[ticket.turn_id] = handoff
-        self._by_writer.setdefault(handoff.writer.worker_id, {})[ticket.ticket_id] = handoff
-        self._num_reserved += 1
         heapq.heappush(self._expiries, (handoff.expires_at, next(self._serials), handoff))
         self._compact()
         return self._expiries[0][2] is handoff
 
     def enter(self, handoff: Reservation, state: ReaderState) -> None:
         """Moves the handoff to another state."""
-        self._num_reserved -= isinstance(handoff.state, Reserved)
         handoff.state = state
         ticket = handoff.ticket
         is_wanted = isinstance(state, Reserved | Verifying)
         if not is_wanted and self._wanted.get(ticket.turn_id) is handoff:
             del self._wanted[ticket.turn_id]
-        if isinstance(state, Quarantined):
-            self._quarantined[ticket.ticket_id] = handoff
         if isinstance(state, Committed | Freed):
             self._forget(handoff, state)
 
@@ -197,18 +189,15 @@ class TicketBook:
         """The turns of handoffs that have not ended."""
         return {handoff.ticket.turn_id for handoff in self._handoffs.values()}
 
-    def of_writers(self, worker_ids: Iterator[WorkerId]) -> list[Reservation]:
-        """These writers' handoffs that have not ended."""
-        return [
-            handoff
-            for worker_id in worker_ids
-            for handoff in self._by_writer.get(worker_id, {}).values()
-        ]
+    def handoffs(self) -> list[Reservation]:
+        """The handoffs that have not ended."""
+        return list(self._handoffs.values())
 
     def quarantined(self) -> list[Fence]:
         return [
             Fence(ticket_id=ticket_id, writer=handoff.writer)
-            for ticket_id, handoff in self._quarantined.items()
+            for ticket_id, handoff in self._handoffs.items()
+            if isinstance(handoff.state, Quarantined)
         ]
 
     def due(self, now: float) -> Iterator[Reservation]:
@@ -226,18 +215,13 @@ class TicketBook:
         return None
 
     def _forget(self, handoff: Reservation, end: Committed | Freed) -> None:
-        ticket_id, writer_id = handoff.ticket.ticket_id, handoff.writer.worker_id
+        ticket_id = handoff.ticket.ticket_id
         del self._handoffs[ticket_id]
-        self._quarantined.pop(ticket_id, None)
-        of_writer = self._by_writer[writer_id]
-        del of_writer[ticket_id]
-        if not of_writer:
-            del self._by_writer[writer_id]
         self._ended[ticket_id] = (
             f"was given up: {end.reason}" if isinstance(end, Freed) else "has been used"
         )
 
     def _compact(self) -> None:
-        if len(self._expiries) > 2 * self._num_reserved + 64:
+        if len(self._expiries) > 2 * len(self._handoffs) + 64:
             self._expiries = [e for e in self._expiries if isinstance(e[2].state, Reserved)]
             heapq.heapify(self._expiries)

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -129,23 +130,18 @@ class _Bytes:
 
 def combine(
     layout: CacheLayout,
-    num_pages: int,
-    crcs_of_unit: Callable[[int, int], Sequence[int]],
+    crcs_of_field: Callable[[int], Iterable[int]],
     *,
     source: Rank = FIRST_OF_ONE,
     target: Rank = FIRST_OF_ONE,
 ) -> dict[str, int]:
-    """Checksums by group of what rank `source` sends to rank `target`, from the CRCs of the spans
-    of unit number i of a field: `crcs_of_unit(field_index, i)`.
-
-    Units are numbered as shipped: pages 0..num_pages-1, and the slot as unit 0.
-    """
+    """Checksums by group of the bytes that rank `source` sends to rank `target`, from the CRCs of
+    the spans of all units of a field, in order: `crcs_of_field(field_index)`."""
     packed: dict[str, bytearray] = {}
-    for field_index, field in enumerate(layout.fields):
+    for index, field in enumerate(layout.fields):
         crcs = packed.setdefault(field.group, bytearray())
-        for number in range(num_pages if field.unit is Unit.PAGE else 1):
-            for crc in crcs_of_unit(field_index, number):
-                crcs += crc.to_bytes(4, "little")
+        for crc in crcs_of_field(index):
+            crcs += crc.to_bytes(4, "little")
     is_pair = source.count > 1 or target.count > 1
     between = f" {source.index}-{target.index}" if is_pair else ""
     return {
@@ -167,25 +163,22 @@ def checksums_of(
     """Checksums of these units as the ranks `sources` have sent them to rank `target` of this
     worker, which is this process. Takes 0.05 ms per MB; other threads keep running."""
     layout = memory_map.layout
-    regions = [memory_map.region(index, target) for index in range(len(layout.fields))]
-    found: dict[str, int] = {}
-    for source in sources:
-        of_fields: list[Iterator[int]] = []
-        parts_of = [spans(layout, field, source, target) for field in layout.fields]
-        for field, region, parts in zip(layout.fields, regions, parts_of, strict=True):
-            units = page_ids if field.unit is Unit.PAGE else [slot_id]
-            places = [
+
+    def crcs_of_field(source: Rank, index: int) -> Sequence[int]:
+        field, region = layout.fields[index], memory_map.region(index, target)
+        units = page_ids if field.unit is Unit.PAGE else [slot_id]
+        parts = spans(layout, field, source, target)
+        return memory.crcs(
+            [
                 (region.address(unit) + part.target_offset, part.num_bytes)
                 for unit in units
                 for part in parts
             ]
-            of_fields.append(iter(memory.crcs(places)))
+        )
 
-        def crcs_of_unit(field_index: int, number: int) -> Sequence[int]:
-            # `combine` asks in order.
-            return [next(of_fields[field_index]) for _ in parts_of[field_index]]  # noqa: B023
-
-        found |= combine(layout, len(page_ids), crcs_of_unit, source=source, target=target)
+    found: dict[str, int] = {}
+    for source in sources:
+        found |= combine(layout, partial(crcs_of_field, source), source=source, target=target)
     return found
 
 

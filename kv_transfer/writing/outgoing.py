@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -255,17 +255,18 @@ class Outgoing:
                     f"never ready, the first is number {missing[0][1]}"
                 )
 
-    def _crcs_of(self, target: Rank, field_index: int, number: int) -> Sequence[int]:
-        return self._crcs.get((target, field_index, number), ())
+    def _crcs_of(self, target: Rank, field_index: int) -> Iterator[int]:
+        field = self._route.source.layout.fields[field_index]
+        for number in range(self._route.num_units(field)):
+            yield from self._crcs.get((target, field_index, number), ())
 
     def _sum_up(self) -> ShipResult:
         layout = self._route.source.layout
         checksums: dict[str, int] = {}
         if self._tools.computes_checksums:
             for target in self._route.target.ranks:
-                num_pages, source = self._route.num_pages, self._route.rank
-                crcs = partial(self._crcs_of, target)
-                checksums |= combine(layout, num_pages, crcs, source=source, target=target)
+                crcs, source = partial(self._crcs_of, target), self._route.rank
+                checksums |= combine(layout, crcs, source=source, target=target)
         return ShipResult(
             shipped_bytes=self._shipped_bytes,
             transfer_s=self._transfer_s,

@@ -72,7 +72,7 @@ class EngineLoop(Generic[Command]):
         has_work = False
         if self._niceness:
             give_way(self._niceness)
-        self._progress.starts()
+        self._progress.thread_id = threading.get_ident()
         try:
             while True:
                 if not has_work:

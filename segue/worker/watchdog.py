@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-import threading
 import traceback
 from dataclasses import dataclass
 from typing import Protocol
@@ -95,10 +94,6 @@ class EngineProgress:
 
     def rests(self) -> None:
         self.is_working = False
-
-    def starts(self) -> None:
-        """On the thread."""
-        self.thread_id = threading.get_ident()
 
 
 class Watchdog:

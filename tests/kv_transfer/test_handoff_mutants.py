@@ -58,8 +58,9 @@ def same(before: ReaderState) -> ReaderState:
 def members_changed(is_dead: Callable[[int, int], bool]) -> tuple[object, str, object]:
     def wrong(self: HandoffReader, alive: Any) -> None:
         self._members = dict(alive)
-        for one in self._book.of_writers(iter(alive)):
-            if is_dead(alive[one.writer.worker_id], one.writer.epoch):
+        for one in self._book.handoffs():
+            now = alive.get(one.writer.worker_id)
+            if now is not None and is_dead(now, one.writer.epoch):
                 self._step(one, WriterDied())
 
     return HandoffReader, "members_changed", wrong

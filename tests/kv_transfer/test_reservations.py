@@ -81,8 +81,8 @@ def test_the_handoffs_of_a_writer_are_found_until_they_end(book: TicketBook) -> 
     ended = reserve(book, turn="c")
     book.enter(ended, Committed())
 
-    assert book.of_writers(iter([WRITER.worker_id])) == [mine]
-    assert book.of_writers(iter([WRITER.worker_id, other.worker_id])) == [mine, theirs]
+    assert [one for one in book.handoffs() if one.writer == WRITER] == [mine]
+    assert book.handoffs() == [mine, theirs]
 
 
 def test_only_little_is_remembered_of_ended_tickets(book: TicketBook) -> None:

@@ -80,12 +80,12 @@ PLANTED = {
     ),
     "a living writer counts as dead": Planted(
         "kv_transfer/reading/reader.py",
-        "            if alive[handoff.writer.worker_id] > handoff.writer.epoch:",
-        "            if alive[handoff.writer.worker_id] >= handoff.writer.epoch:",
+        "            if alive.get(writer.worker_id, writer.epoch) > writer.epoch:",
+        "            if alive.get(writer.worker_id, 0) >= writer.epoch:",
     ),
     "a dead writer is never noticed": Planted(
         "kv_transfer/reading/reader.py",
-        "            if alive[handoff.writer.worker_id] > handoff.writer.epoch:",
+        "            if alive.get(writer.worker_id, writer.epoch) > writer.epoch:",
         "            if False:",
     ),
     "tickets do not expire": Planted(
