@@ -32,13 +32,11 @@ class LeadingRunner(ModelRunner):
         on_layer: Callable[[int], None] | None = None,
         on_scores: Callable[[int, TokenScores], None] | None = None,
     ) -> Tensor:
-        self.followers.tell("forward", tuple(chunks))
-        with _or_lost():
+        with _leading(self.followers, "forward", tuple(chunks)):
             return super().forward(chunks, on_layer=on_layer, on_scores=on_scores)
 
     def first_passes(self, **passes: Any) -> None:
-        self.followers.tell("first_passes", passes)
-        with _or_lost():
+        with _leading(self.followers, "first_passes", passes):
             super().first_passes(**passes)
 
     def drafter(self, starts: Sequence[DraftStart]) -> Drafter:
@@ -55,8 +53,7 @@ class _LeadingDrafter(Drafter):
         self._followers = followers
 
     def step(self, token_ids: Sequence[int]) -> Tensor:
-        self._followers.tell("draft", list(token_ids))
-        with _or_lost():
+        with _leading(self._followers, "draft", list(token_ids)):
             return self._own.step(token_ids)
 
 
@@ -69,8 +66,7 @@ class LeadingLauncher(Launcher):
     @classmethod
     def of_all(cls, runner: ModelRunner, followers: Followers, **sizes: int) -> Self:
         """`sizes`: those of `Launcher.of`. All ranks compile and capture at the same time."""
-        followers.tell("launcher", sizes)
-        with _or_lost():
+        with _leading(followers, "launcher", sizes):
             launcher = cls.of(runner, **sizes)
         launcher.followers = followers
         return launcher
@@ -85,8 +81,8 @@ class LeadingLauncher(Launcher):
 
     def launch(self, request: StepRequest) -> Launched:
         find = request.find_masks
-        self.followers.tell("launch", replace(request, find_masks=None), find is not None)
-        with _or_lost():
+        plain = replace(request, find_masks=None)
+        with _leading(self.followers, "launch", plain, find is not None):
             if find is not None:
                 request = replace(request, find_masks=self._find_and_send(find))
             return super().launch(request)
@@ -105,9 +101,11 @@ class LeadingLauncher(Launcher):
 
 
 @contextlib.contextmanager
-def _or_lost() -> Iterator[None]:
-    """An error in a pass ends the worker: the other ranks are still in that pass, and would take
-    this rank's next sum as part of it."""
+def _leading(followers: Followers, call: str, *arguments: object) -> Iterator[None]:
+    """Sends the call to the followers; the block runs it here. An error in the block ends the
+    worker: the other ranks are still in that pass, and would take this rank's next sum as part of
+    it."""
+    followers.tell(call, *arguments)
     try:
         yield
     except RanksLost:
