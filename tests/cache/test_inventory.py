@@ -86,7 +86,7 @@ def test_where_prompts_branch_is_known() -> None:
     assert router.of(A) == {8: False, 16: False}
 
 
-def test_what_is_evicted_is_taken_back() -> None:
+def test_an_evicted_prefix_is_withdrawn() -> None:
     world = World()
     _, router = told(world)
     world.keep(A[:12], 12)

@@ -88,7 +88,7 @@ def test_equal_ranks_exchange_whole_units() -> None:
                 assert spans(LAYOUT, field, source, target) == expected
 
 
-def test_ranks_that_share_a_head_take_turns() -> None:
+def test_ranks_that_share_a_head_alternate() -> None:
     kv = FIELDS["kv"]
     senders = {
         target.index: [s.index for s in ranks(8) if spans(LAYOUT, kv, s, target)]

@@ -89,7 +89,7 @@ async def test_superseded_states_are_not_offered(sessions: Sessions) -> None:
     assert [prefix.num_tokens for prefix in held.prefixes] == [16]
 
 
-async def test_sessions_that_moved_are_let_go_and_others_stay(sessions: Sessions) -> None:
+async def test_leases_of_moved_sessions_end_and_others_stay(sessions: Sessions) -> None:
     for session_id, tokens in ((a, A), (b, B), (c, C)):
         await sessions.turn(session_id, tokens[:8], 8)
     sessions.answer = lambda offered: MoveReport(
@@ -144,7 +144,7 @@ async def test_a_session_whose_turn_outlasts_the_drain_is_not_counted(sessions: 
     assert await sessions.drain(0.02) == MoveReport()
 
 
-async def test_at_the_deadline_what_is_left_stays(
+async def test_at_the_deadline_the_remaining_sessions_stay(
     sessions: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(moving, "_AT_ONCE", 1)
@@ -160,14 +160,14 @@ async def test_at_the_deadline_what_is_left_stays(
     assert report == MoveReport({b: 1}, {a: LeftReason.NO_TIME})
 
 
-async def test_without_moves_all_stay(sessions: Sessions) -> None:
+async def test_without_moves_all_sessions_stay(sessions: Sessions) -> None:
     await sessions.turn(a, A[:8], 8)
 
     assert await sessions.drain(moves=False) == MoveReport(left={a: LeftReason.NOT_ASKED})
     assert sessions.offers == []
 
 
-async def test_a_router_that_restarts_is_waited_for(
+async def test_a_drain_waits_for_a_router_that_restarts(
     sessions: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(moving, "_TRY_AGAIN_S", 0.001)

@@ -13,13 +13,13 @@ def batch_of(running: list[str], max_batch: int) -> tuple[list[str], list[str]]:
     )
 
 
-def test_all_take_part_while_they_fit() -> None:
+def test_all_sequences_take_part_while_they_fit() -> None:
     batch, _ = batch_of(["a", "b"], 4)
 
     assert batch == ["a", "b"]
 
 
-def test_beyond_the_limit_they_take_turns() -> None:
+def test_beyond_the_limit_they_alternate() -> None:
     order = ["a", "b", "c"]
     steps = []
     for _ in range(3):

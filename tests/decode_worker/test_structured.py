@@ -224,7 +224,7 @@ def test_log_probabilities_are_those_of_the_model(
     assert masked.logprobs[0].top_logprobs == free.logprobs[0].top_logprobs
 
 
-def test_an_answer_goes_on_until_it_may_end(runner: ModelRunner, tokenizer: Tokenizer) -> None:
+def test_an_answer_continues_until_it_may_end(runner: ModelRunner, tokenizer: Tokenizer) -> None:
     (short,) = answers(runner, [case(tokenizer, None)], max_drafts=2)
 
     for num in (len(short.token_ids), len(short.token_ids) + 1, 30):

@@ -25,7 +25,7 @@ def test_memory_that_cannot_be_registered_is_refused(environment: dict[str, str]
 @pytest.mark.parametrize(
     "value", ["", "expandable_segments:False", "backend:native,max_split_size_mb:64"]
 )
-def test_other_settings_of_the_allocator_are_taken(value: str) -> None:
+def test_other_settings_of_the_allocator_are_accepted(value: str) -> None:
     require_registrable({"PYTORCH_CUDA_ALLOC_CONF": value})
 
 

@@ -83,7 +83,7 @@ async def test_a_tickets_lifetime_is_bounded(members: Members, world: World) -> 
     assert reserve(reader_with(members, world), WRITER, lifetime_s=1e9) == MAX_LIFETIME_S
 
 
-async def test_a_member_that_is_not_known_yet_is_waited_for(members: Members) -> None:
+async def test_a_reader_waits_for_a_member_that_is_not_known_yet(members: Members) -> None:
     waiting = asyncio.ensure_future(members.require(WRITER))
     await asyncio.sleep(0)
     members.changed([])

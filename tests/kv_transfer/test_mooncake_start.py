@@ -74,7 +74,7 @@ def test_without_a_range_mooncake_chooses_the_ports() -> None:
     assert (config.min_port, config.max_port) == (0, 0)
 
 
-def test_an_engines_end_blocks_nothing() -> None:
+def test_dropping_an_engine_blocks_nothing() -> None:
     """Python's lock is held during the end. Mooncake's listener checks only once a second whether
     to end: here it would have just checked.
     """

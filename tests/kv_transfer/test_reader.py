@@ -281,7 +281,7 @@ def test_a_writer_whose_next_life_has_a_smaller_epoch_is_dead_once_it_is_unreach
     assert desk.node.pages.counts().free == 16
 
 
-async def test_of_an_ended_handoff_only_its_outcome_is_remembered(desk: Desk) -> None:
+async def test_only_the_outcome_of_an_ended_handoff_is_remembered(desk: Desk) -> None:
     used, given_up = desk.reserve(), desk.reserve("turn-b")
     await desk.commit(used)
     desk.reader.abort(given_up.ticket_id, Epoch(1), "prefill ran out of pages")

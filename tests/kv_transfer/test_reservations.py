@@ -75,7 +75,7 @@ def test_a_turn_is_found_while_it_is_wanted(book: TicketBook) -> None:
     assert book.live(TurnId("turn")) is second
 
 
-def test_the_handoffs_of_a_writer_are_found_until_they_end(book: TicketBook) -> None:
+def test_handoffs_are_listed_until_they_end(book: TicketBook) -> None:
     other = replace(WRITER, worker_id=WorkerId("prefill-1"))
     mine, theirs = reserve(book, turn="a"), reserve(book, turn="b", writer=other)
     ended = reserve(book, turn="c")
@@ -85,7 +85,7 @@ def test_the_handoffs_of_a_writer_are_found_until_they_end(book: TicketBook) -> 
     assert book.handoffs() == [mine, theirs]
 
 
-def test_only_little_is_remembered_of_ended_tickets(book: TicketBook) -> None:
+def test_little_is_remembered_of_ended_tickets(book: TicketBook) -> None:
     last = [reserve(book, turn=str(n), until=1e9) for n in range(MAX_ENDED + 500)]
     for handoff in last:
         book.enter(handoff, Committed())

@@ -48,7 +48,7 @@ def test_every_fragment_is_written_and_waited_for() -> None:
     assert engine.asked == [7, 8]
 
 
-def test_waiting_takes_no_core() -> None:
+def test_waiting_uses_no_core() -> None:
     engine = Engine(seconds=0.2, numbers=(7, 8))
     before = time.thread_time()
     assert SubmittedWrites().write_all(engine, "peer", FRAGMENTS, timeout_s=5.0) == ""
@@ -58,7 +58,7 @@ def test_waiting_takes_no_core() -> None:
 
 
 @pytest.mark.parametrize("refused", [0, (1 << 64) - 1])
-def test_the_status_of_what_was_not_submitted_is_not_asked_for(refused: int) -> None:
+def test_the_status_of_an_unsubmitted_write_is_not_polled(refused: int) -> None:
     engine = Engine(numbers=(7, refused))
     assert SubmittedWrites().write_all(engine, "peer", FRAGMENTS, timeout_s=5.0) == "not submitted"
     assert engine.asked == []
@@ -80,7 +80,7 @@ def test_a_write_that_does_not_end_is_given_up() -> None:
     )
 
 
-def test_large_writes_are_asked_for_when_they_should_have_ended() -> None:
+def test_large_writes_are_polled_when_they_should_have_ended() -> None:
     now_s = 0.0
 
     def sleep(seconds: float) -> None:

@@ -45,7 +45,7 @@ def test_all_but_the_last_token_is_computed_while_a_grammar_compiles() -> None:
     assert (last.start, last.end) == (8, 9)
 
 
-def test_others_do_not_wait_for_it() -> None:
+def test_other_prompts_do_not_wait_for_it() -> None:
     making: Making = Future()
 
     chunks = plan_chunks([sequence(making, 1).progress, sequence(None, 5).progress], 100)

@@ -100,7 +100,7 @@ async def test_a_prompt_that_takes_too_long_is_placed_elsewhere(workers: Sibling
     assert wrongs(workers) == []
 
 
-async def test_an_answer_that_takes_too_long_goes_on_elsewhere(workers: Siblings) -> None:
+async def test_an_answer_that_takes_too_long_continues_elsewhere(workers: Siblings) -> None:
     """Before its first token: its prompt is still being written."""
     workers.network.hold()
     turn = ShippedTurn(workers, spec("long", FIRST))
@@ -120,7 +120,7 @@ async def test_an_answer_that_takes_too_long_goes_on_elsewhere(workers: Siblings
     assert wrongs(workers) == []
 
 
-async def test_memory_that_is_being_read_does_not_go(workers: Siblings) -> None:
+async def test_memory_that_is_being_read_is_not_freed(workers: Siblings) -> None:
     """A pull has started before the drain ends, and its reader gets all of it."""
     held = await workers.hold_session()
     workers.network.hold()
@@ -139,7 +139,7 @@ async def test_memory_that_is_being_read_does_not_go(workers: Siblings) -> None:
     assert wrongs(workers) == []
 
 
-async def test_a_reader_that_never_ends_is_not_waited_for(
+async def test_a_drain_does_not_wait_forever_for_a_reader(
     workers: Siblings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kv_transfer.worker._SETTLE_S", 0.05)

@@ -197,7 +197,7 @@ async def test_a_session_moves_with_all_its_states(workers: Siblings) -> None:
     assert await scene.wrongs() == []
 
 
-async def test_what_is_there_is_not_moved_again(workers: Siblings) -> None:
+async def test_resident_prefixes_are_not_moved_again(workers: Siblings) -> None:
     scene = await prepared(workers)
     scene.move.start()
     await scene.end()
@@ -232,7 +232,9 @@ async def test_a_fault_at_every_await_of_a_move_leaves_nothing(
     ("method", "fault"),
     [*itertools.product(["read_prefix", "pull", "meet", "commit"], Fault), ("abort", Fault.LOST)],
 )
-async def test_a_failing_call_leaves_nothing(workers: Siblings, method: str, fault: Fault) -> None:
+async def test_a_failing_call_leaves_nothing_behind(
+    workers: Siblings, method: str, fault: Fault
+) -> None:
     for intruder in (do_nothing, cancel, start_turn):
         scene = await prepared(workers)
         workers.wires.faults[method] = fault
@@ -244,7 +246,7 @@ async def test_a_failing_call_leaves_nothing(workers: Siblings, method: str, fau
 
 
 @pytest.mark.parametrize("intruder", [cancel, expire, drain_sibling])
-async def test_what_the_source_still_writes_is_in_quarantine(
+async def test_units_that_the_source_may_still_write_are_in_quarantine(
     workers: Siblings, intruder: Intruder
 ) -> None:
     scene = await prepared(workers)
@@ -279,7 +281,7 @@ async def test_a_move_revokes_no_lease_of_the_sibling(workers: Siblings) -> None
     assert wrongs(workers) == []
 
 
-async def test_a_move_evicts_what_no_session_leases(workers: Siblings) -> None:
+async def test_a_move_evicts_memory_that_no_session_leases(workers: Siblings) -> None:
     scene = await prepared(workers)
     sibling = workers.sibling
     for number in range(3):

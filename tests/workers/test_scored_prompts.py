@@ -82,7 +82,7 @@ async def test_a_prompt_is_scored_from_its_start_whatever_is_cached(
     assert plain.prompt_logprobs is None
 
 
-async def test_what_a_scored_turn_leaves_is_used_by_others(workers: TwoWorkers) -> None:
+async def test_the_prefix_of_a_scored_turn_is_used_by_others(workers: TwoWorkers) -> None:
     await answered(workers, scored("scored"))
     turn = await answered(workers, spec("plain", PROMPT))
 
@@ -90,7 +90,7 @@ async def test_what_a_scored_turn_leaves_is_used_by_others(workers: TwoWorkers) 
     assert turn.result.usage.cached_tokens == len(PROMPT) // PAGE_TOKENS * PAGE_TOKENS
 
 
-async def test_a_continued_answer_is_no_part_of_the_prompt(workers: TwoWorkers) -> None:
+async def test_a_continued_answer_is_not_part_of_the_prompt(workers: TwoWorkers) -> None:
     turn = await answered(workers, replace(scored("on", 0), num_answered=2))
 
     assert turn.prompt_logprobs == scores_of(PROMPT[1:-2], 0).of_prompt(scored("a").prompt_ids[:-2])
@@ -104,7 +104,7 @@ async def test_a_prompt_of_one_token_has_none(workers: TwoWorkers) -> None:
     assert (list(logprobs.token_ids), len(logprobs.logprobs)) == ([PROMPT[0]], 0)
 
 
-async def test_a_decode_worker_leaves_it_to_a_prefill_worker(workers: TwoWorkers) -> None:
+async def test_a_decode_worker_does_not_score_prompts(workers: TwoWorkers) -> None:
     await answered(workers, spec("earlier", PROMPT))
 
     with pytest.raises(NotResident, match="use a prefill worker"):

@@ -50,7 +50,9 @@ class Abandoned(ShippedTurn):
         self.at_prefill.cancel()
 
 
-async def test_a_turn_goes_on_beside_what_its_first_router_left(workers: TwoWorkers) -> None:
+async def test_a_turn_continues_beside_the_remains_of_its_first_attempt(
+    workers: TwoWorkers,
+) -> None:
     first = Abandoned(workers, attempt(workers, "first").turn)
     first.start()
     await until(lambda: bool(first.tickets))
@@ -66,7 +68,7 @@ async def test_a_turn_goes_on_beside_what_its_first_router_left(workers: TwoWork
     assert workers.decode._memory.cache.leases.sessions() == {SESSION}
 
 
-async def test_two_attempts_at_once_answer_the_same(workers: TwoWorkers) -> None:
+async def test_two_attempts_at_the_same_time_give_the_same_answer(workers: TwoWorkers) -> None:
     both = [attempt(workers, name) for name in ("first", "second")]
     for one in both:
         one.start()
