@@ -159,12 +159,9 @@ class DeviceStepper:
 
     def __init__(self, launcher: Launcher) -> None:
         self._launcher = launcher
+        self.num_ahead = launcher.num_ahead
         self._rows: dict[TurnId, int] = {}
         self._free_rows = list(range(launcher.num_rows))
-
-    @property
-    def num_ahead(self) -> int:
-        return self._launcher.num_ahead
 
     def start(self, sequence: DecodeSequence) -> None:
         turn, ring = sequence.turn, sequence.ring

@@ -34,30 +34,31 @@ class Residency:
     def __init__(self, memory: Memory, tier: HostTier, config: DecodeConfig, clock: Clock) -> None:
         self._memory = memory
         self._tier = tier
-        self._config = config
+        self.keeps = config.residency
+        self._lease_s = config.lease_s
         self.leases = TieredLeases(memory.cache, tier, clock)
         self._session_states = SessionStates(memory.cache.pins)
 
     async def load(self, context: Prompt) -> None:
         """Loads back the parts of a turn's context that are on the host: pages, and the deepest
         state. The last token is always computed."""
-        if self._config.residency:
+        if self.keeps:
             await self._tier.load(context[:-1], all_pages)
 
     def hold(self, context: Prompt) -> Hold:
         """Holds the pages of the context that are here: shared and read-only, until released."""
         cache = self._memory.cache
-        return cache.hold_pages(cache.match(context if self._config.residency else _NOTHING))
+        return cache.hold_pages(cache.match(context if self.keeps else _NOTHING))
 
     def hold_checkpoint(self, spec: TurnSpec) -> tuple[Hold, tuple[int, ...]]:
         """Holds the part of the prompt that can be resumed here, with its state. Also returns the
         positions in the rest at which states should be kept.
         """
         cache = self._memory.cache
-        match = cache.match(spec.context if self._config.residency else _NOTHING)
+        match = cache.match(spec.context if self.keeps else _NOTHING)
         hold = cache.hold_checkpoint(match)
         self._session_states.used(hold.checkpoint, spec.session_id)
-        if not self._config.residency:
+        if not self.keeps:
             return hold, ()
         return hold, states_wanted(
             spec.branch_points,
@@ -95,7 +96,7 @@ class Residency:
         """Slots for the checkpoint of a sequence that will be kept, and for the state after each
         draft, as far as there is room. No session loses its lease for drafts."""
         cache = self._memory.cache
-        wanted = num_drafts + (self._config.residency or num_drafts > 0)
+        wanted = num_drafts + (self.keeps or num_drafts > 0)
         for num_slots in range(wanted, 0, -1):
             make_room = cache.make_spare_room if num_slots > 1 else cache.make_room
             if make_room(0, num_slots):
@@ -126,7 +127,7 @@ class Residency:
         """
         slots = list(sequence.slots)
         left = own_pages
-        if self._config.residency:
+        if self.keeps:
             states = sequence.states_kept
             checkpoints = {at: states[at] for at in states if at > hold.num_tokens}
             for slot in checkpoints.values():
@@ -137,10 +138,10 @@ class Residency:
             )
             self._session_states.kept(sequence.turn, hold.node, checkpoints)
         self._memory.give_back(left, slots)
-        if not self._config.residency:
+        if not self.keeps:
             return
         if session_id:
-            self.leases.grant(session_id, hold.node, self._config.lease_s)
+            self.leases.grant(session_id, hold.node, self._lease_s)
         else:
             self._tier.offload(hold.node)
 
@@ -151,10 +152,6 @@ class Residency:
         self.leases.grant(session_id, node, lease_s)
         self._session_states.adopted(session_id, node, states)
 
-    @property
-    def keeps(self) -> bool:
-        return self._config.residency
-
     def renew(
         self, session_id: SessionId, lease_s: float | None, pause_s: float | None = None
     ) -> float:
@@ -163,7 +160,7 @@ class Residency:
 
         Raises NotFound if the session no longer has a lease.
         """
-        lease_s = self._config.lease_s if lease_s is None else lease_s
+        lease_s = self._lease_s if lease_s is None else lease_s
         _check_seconds("lease_s", lease_s)
         if pause_s is None:
             self.leases.renew(session_id, lease_s)
@@ -174,7 +171,7 @@ class Residency:
 
     def extend(self, session_id: SessionId, lease_s: float | None) -> float:
         """Like `renew`, but never shortens a lease."""
-        lease_s = self._config.lease_s if lease_s is None else lease_s
+        lease_s = self._lease_s if lease_s is None else lease_s
         _check_seconds("lease_s", lease_s)
         return self.renew(session_id, max(lease_s, self.leases.left_s(session_id)))
 

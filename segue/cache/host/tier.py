@@ -76,7 +76,9 @@ class HostTier:
         after every load, with its tokens and seconds.
         """
         self.num_offloaded_tokens = 0
-        self._device, self._host, self._layout = tiers.device, tiers.host, tiers.layout
+        self.memory, self.cache = tiers.host, tiers.host.cache
+        """The host's."""
+        self._device, self._layout = tiers.device, tiers.layout
         self._down, self._up = tiers.down, tiers.up
         self._freed = freed
         self._loaded = loaded
@@ -91,16 +93,7 @@ class HostTier:
 
     @property
     def is_there(self) -> bool:
-        return self._host.pages.total > 0
-
-    @property
-    def cache(self) -> PrefixCache:
-        """The host's prefix cache."""
-        return self._host.cache
-
-    @property
-    def memory(self) -> Memory:
-        return self._host
+        return self.memory.pages.total > 0
 
     async def load(
         self,
@@ -142,10 +135,10 @@ class HostTier:
 
         Raises AccountingError.
         """
-        self._host.check_invariants()
-        arriving = [copying for copying in self._under_way if copying.target is self._host]
+        self.memory.check_invariants()
+        arriving = [copying for copying in self._under_way if copying.target is self.memory]
         moving = sum(len(c.to_pages) for c in arriving), sum(len(c.to_slots) for c in arriving)
-        working = self._host.pages.counts().working, self._host.slots.counts().working
+        working = self.memory.pages.counts().working, self.memory.slots.counts().working
         if working != moving:
             raise AccountingError(f"{working} host pages and slots working, {moving} on the way")
 
@@ -156,12 +149,12 @@ class HostTier:
 
     def _lacks(self, prefix: Prompt, choose: Choose) -> bool:
         here = self._device.cache.find(prefix)
-        wanted = choose(self._host.cache.find(prefix), here)
+        wanted = choose(self.cache.find(prefix), here)
         return wanted.num_tokens > here.num_tokens or bool(wanted.checkpoints)
 
     async def _load(self, prefix: Prompt, choose: Choose, make_room: MakeRoom) -> None:
         async with self._loading:
-            copying = start(self._host, self._device, prefix, choose=choose, make_room=make_room)
+            copying = start(self.memory, self._device, prefix, choose=choose, make_room=make_room)
             started_at = self._clock()
             await self._copy(copying, self._up, len(copying.to_pages))
             seconds = self._clock() - started_at
@@ -174,7 +167,7 @@ class HostTier:
             if not self.is_there or node.parent is None:
                 return node.twin if node.has_twin else None
             prefix = self._device.cache.tree.prompt(node)
-            copying = start(self._device, self._host, prefix, choose=what_is_new)
+            copying = start(self._device, self.memory, prefix, choose=what_is_new)
             last = await self._copy(copying, self._down, _PIECE_BYTES // self._layout.page_bytes)
         self.num_offloaded_tokens += len(copying.to_pages) * self._layout.page_tokens
         return last
