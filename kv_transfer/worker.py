@@ -165,7 +165,7 @@ class HandoffWorker(Generic[AnyTurn, Command]):
 
     async def _load_back(self, prefix: PrefixName) -> None:
         """Loads the host's part of a prefix that another worker pulls, if this revokes no lease."""
-        if self._tier.is_there:
+        if self._tier.is_enabled:
             with contextlib.suppress(UnknownPrefix):
                 tokens = self.find_prefix(prefix)
                 await self._tier.load(tokens, all_pages, PrefixCache.make_spare_room)

@@ -171,11 +171,11 @@ class PrefillEngine:
             num_sequences=len(batch),
             seconds=self._clock() - started_at,
         )
-        asked = self._asked(ended, failed)
+        to_sample = self._sampler_rows(ended, failed)
         self._drop_failed([sequence for sequence, _ in batch], failed)
-        if asked:
-            tokens = sample(logits_NV[[row for row, *_ in asked]], [one for *_, one in asked])
-            self._publish([sequence for _, sequence, _ in asked], tokens)
+        if to_sample:
+            rows, sequences, samplers = zip(*to_sample, strict=True)
+            self._publish(sequences, sample(logits_NV[list(rows)], samplers))
 
     def _announce(
         self, batch: Sequence[tuple[PrefillSequence, ScheduledChunk]], started_at: float
@@ -192,21 +192,21 @@ class PrefillEngine:
                 failed[sequence.turn.turn_id] = self._failures.of_sequence(error)
         return failed
 
-    def _asked(
+    def _sampler_rows(
         self,
         ended: Sequence[tuple[int, PrefillSequence]],
         failed: dict[TurnId, SegueError],
     ) -> list[tuple[int, PrefillSequence, SamplerRow]]:
         """The sampler rows of the first tokens, for the sequences that have not failed."""
-        asked = []
+        rows = []
         for row, sequence in ended:
             turn_id = sequence.turn.turn_id
             if turn_id not in failed:
                 try:
-                    asked.append((row, sequence, self._row(sequence)))
+                    rows.append((row, sequence, self._row(sequence)))
                 except Exception as error:
                     failed[turn_id] = self._failures.of_sequence(error)
-        return asked
+        return rows
 
     def _shipped(self, sequence: PrefillSequence, chunk: ScheduledChunk) -> tuple[range, bool]:
         """The pages that each layer of this chunk completes, and whether the state is final too."""

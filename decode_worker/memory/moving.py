@@ -101,10 +101,10 @@ async def _moved(batch: Sequence[HeldSession], until: Deadline, move: MoveSessio
                 report = MoveReport()
                 break
         await asyncio.sleep(_TRY_AGAIN_S)
-    asked = {session.session_id for session in batch}
-    unknown = asked - {*report.moved, *report.left}
+    offered = {session.session_id for session in batch}
+    unknown = offered - {*report.moved, *report.left}
     kept = MoveReport(
-        {s: size for s, size in report.moved.items() if s in asked},
-        {s: why for s, why in report.left.items() if s in asked},
+        {s: size for s, size in report.moved.items() if s in offered},
+        {s: why for s, why in report.left.items() if s in offered},
     )
     return kept | MoveReport.all_left(unknown, LeftReason.FAILED)

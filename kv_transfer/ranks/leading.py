@@ -150,7 +150,7 @@ class ArrivedBytes:
         """The checksums of the ticket's units, on all ranks. Blocks."""
         sources = self._ranks_of.get(writer, (FIRST_OF_ONE,))
         units = (ticket.page_ids, ticket.slot_id)
-        asked = self._followers.ask("checksums", *units, sources) if self._followers else []
+        answers = self._followers.ask("checksums", *units, sources) if self._followers else []
         found = checksums_of(
             self._memory_map,
             *units,
@@ -158,6 +158,6 @@ class ArrivedBytes:
             sources=sources,
             target=self._memory_map.ranks[0],
         )
-        for answer in asked:
+        for answer in answers:
             found |= answer.result()
         return found

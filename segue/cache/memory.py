@@ -97,15 +97,15 @@ class UnitPools:
             self.slots.owned_by(owner, UnitState.WORKING),
         )
 
-    def strays(self, here: Collection[str]) -> Strays:
-        """Units whose owner is not in `here`. Examines owners, not units."""
+    def strays(self, owners: Collection[str]) -> Strays:
+        """Units whose owner is not one of these. Examines owners, not units."""
         of_pages, of_slots = self.pages.owners(), self.slots.owners()
-        gone = [owner for owner in {**of_pages, **of_slots} if owner not in here]
+        gone = [owner for owner in {**of_pages, **of_slots} if owner not in owners]
         return Strays({owner: (of_pages.get(owner, 0), of_slots.get(owner, 0)) for owner in gone})
 
-    def counts(self, here: Collection[str]) -> tuple[UnitCounts, UnitCounts]:
-        """Pages and slots by state. Units whose owner is not in `here` are strays."""
-        strays = self.strays(here)
+    def counts(self, owners: Collection[str]) -> tuple[UnitCounts, UnitCounts]:
+        """Pages and slots by state. Units whose owner is not in `owners` are strays."""
+        strays = self.strays(owners)
         return (
             replace(self.pages.counts(), stray=strays.num_pages),
             replace(self.slots.counts(), stray=strays.num_slots),

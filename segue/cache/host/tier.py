@@ -92,7 +92,7 @@ class HostTier:
         self._thread = ThreadPoolExecutor(1, "cache-copy")
 
     @property
-    def is_there(self) -> bool:
+    def is_enabled(self) -> bool:
         return self.memory.pages.total > 0
 
     async def load(
@@ -106,7 +106,7 @@ class HostTier:
         Nothing is held afterwards, so hold it at once. If the caller is cancelled, the copy still
         completes.
         """
-        if self.is_there and self._lacks(prefix, choose):
+        if self.is_enabled and self._lacks(prefix, choose):
             await asyncio.shield(self._spawn(self._load(prefix, choose, make_room)))
 
     def load_s(self, num_pages: int, num_slots: int) -> float:
@@ -164,7 +164,7 @@ class HostTier:
 
     async def _offload(self, node: PageNode) -> PageNode | None:
         async with self._offloading:
-            if not self.is_there or node.parent is None:
+            if not self.is_enabled or node.parent is None:
                 return node.twin if node.has_twin else None
             prefix = self._device.cache.tree.prompt(node)
             copying = start(self._device, self.memory, prefix, choose=what_is_new)

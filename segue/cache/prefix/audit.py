@@ -24,8 +24,10 @@ def check_invariants(cache: PrefixCache, pages: UnitPool[PageId], slots: UnitPoo
     _check_owned(slots, [checkpoint.slot for checkpoint in checkpoints])
     _check_node_counts(cache, nodes)
     _check_checkpoint_counts(cache, checkpoints)
-    _check_queue("leaf", set(cache.pins.leaves), {n for n in nodes if n.may_go})
-    _check_queue("checkpoint", set(cache.pins.checkpoints), {c for c in checkpoints if c.may_go})
+    _check_queue("leaf", set(cache.pins.leaves), {n for n in nodes if n.is_evictable})
+    _check_queue(
+        "checkpoint", set(cache.pins.checkpoints), {c for c in checkpoints if c.is_evictable}
+    )
     cache.pins.leaves.check_invariants()
     cache.pins.checkpoints.check_invariants()
 
@@ -88,7 +90,7 @@ def _check_checkpoint_counts(cache: PrefixCache, checkpoints: Sequence[Checkpoin
         counted = checkpoint.num_holds, checkpoint.num_leases
         expected = holds[checkpoint], leases[checkpoint]
         require_sound(counted == expected, f"holds and leases are {expected}, counted {counted}")
-        is_safe = checkpoint.may_go or not checkpoint.node.may_go
+        is_safe = checkpoint.is_evictable or not checkpoint.node.is_evictable
         require_sound(is_safe, "a pinned checkpoint is on an evictable node")
     num_held = sum(checkpoint.num_holds > 0 for checkpoint in checkpoints)
     kept = cache.pins.num_held_checkpoints

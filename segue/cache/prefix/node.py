@@ -55,7 +55,7 @@ class PageNode:
         return self.twin is not None and self.twin.parent is not None
 
     @property
-    def may_go(self) -> bool:
+    def is_evictable(self) -> bool:
         is_in_tree = self.parent is not None
         return is_in_tree and not (self.children or self.num_holds or self.num_leases)
 
@@ -108,7 +108,7 @@ class Checkpoint:
         return self.node.has_twin and twin is not None and twin.checkpoint is not None
 
     @property
-    def may_go(self) -> bool:
+    def is_evictable(self) -> bool:
         return self.is_in_tree and not (self.num_holds or self.num_leases)
 
     def num_tokens_above(self) -> int:

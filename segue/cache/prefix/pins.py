@@ -19,11 +19,11 @@ class Pins:
 
     def __init__(self, worth: EvictionCost) -> None:
         self.leaves: EvictionQueue[PageNode] = EvictionQueue(worth.page)
-        """Exactly the nodes for which `may_go` is true."""
+        """Exactly the nodes for which `is_evictable` is true."""
         self.checkpoints: EvictionQueue[Checkpoint] = EvictionQueue(
             lambda checkpoint: 0.0 if checkpoint.is_superseded else worth.checkpoint(checkpoint)
         )
-        """Exactly the checkpoints for which `may_go` is true."""
+        """Exactly the checkpoints for which `is_evictable` is true."""
         self.num_held_nodes = 0
         """Nodes at or above the end of a hold. Without the root."""
         self.num_held_checkpoints = 0
@@ -110,14 +110,14 @@ class Pins:
 
     def settle(self, node: PageNode) -> None:
         """Call when a node has become a leaf, or when its worth has fallen."""
-        if node.may_go:
+        if node.is_evictable:
             self.leaves.add(node, node.last_use)
         else:
             self.leaves.discard(node)
             self.node_settled(node)
 
     def settle_checkpoint(self, checkpoint: Checkpoint) -> None:
-        if checkpoint.may_go:
+        if checkpoint.is_evictable:
             self.checkpoints.add(checkpoint, checkpoint.last_use)
         else:
             self.checkpoints.discard(checkpoint)
