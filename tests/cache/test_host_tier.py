@@ -217,7 +217,7 @@ async def test_without_a_host_tier_nothing_is_copied() -> None:
     await world.tier.load(Prompt(A), all_pages)
 
     assert world.copies == []
-    assert not world.tier.is_there
+    assert not world.tier.is_enabled
     await world.tier.close()
 
 

@@ -99,11 +99,11 @@ class TieredCacheMachine(TieredBooks):
                 assert (deepest in copying.positions) == is_deeper
         if is_at_once:
             for memory in (source, target):
-                self.evict_all_that_may_go(memory)
+                self.evict_all_that_is_evictable(memory)
             self.copy_now(copying)
             self.finish_now(copying)
 
-    def evict_all_that_may_go(self, memory: Memory) -> None:
+    def evict_all_that_is_evictable(self, memory: Memory) -> None:
         cache = memory.cache
         assert cache.make_room(cache.num_obtainable_pages, cache.num_obtainable_slots)
         self.learn_of_evictions()

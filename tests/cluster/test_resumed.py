@@ -279,7 +279,7 @@ async def test_what_a_stopped_turn_left_is_not_computed_again(cluster: LocalClus
 
 def num_computed(cluster: LocalCluster) -> int:
     """Tokens of prompts that were computed, on all workers."""
-    on_prefill = [w._metrics._passes.computed_tokens for w in cluster.prefill]
+    on_prefill = [w._metrics._computed_tokens for w in cluster.prefill]
     on_decode = [w._metrics._prefilled_tokens for w in cluster.decode]
     return sum(int(counter._value.get()) for counter in (*on_prefill, *on_decode))
 

@@ -26,6 +26,6 @@ def test_a_token_is_found_at_its_position(ids: list[int], token_id: int, bound: 
 
 @given(st.lists(IDS, max_size=6), st.lists(IDS, max_size=3), st.integers(-2, 6))
 def test_a_run_of_tokens_is_found_or_not(ids: list[int], run: list[int], at: int) -> None:
-    is_there = 0 <= at <= len(ids) and ids[at : at + len(run)] == run
+    is_enabled = 0 <= at <= len(ids) and ids[at : at + len(run)] == run
 
-    assert PackedIds(ids).has(at, run) == is_there
+    assert PackedIds(ids).has(at, run) == is_enabled
