@@ -1,4 +1,4 @@
-"""What computes an operator: its Triton kernels, its C++, or its reference."""
+"""Chooses how an operator is computed: by its Triton kernels, its C++ or its reference."""
 
 from __future__ import annotations
 
@@ -35,8 +35,9 @@ def operator(
     """`reference`, or the function of the same name in a module next to it: in `triton` on a GPU,
     in `native` on a CPU.
 
-    The operator's first argument decides. A module is imported on first use: not every machine has
-    Triton, or a C++ compiler.
+    The operator's first argument decides, and `native` may leave inputs to the reference
+    (`UnsuitableInputs`). A module is imported on first use: not every machine has Triton, or a C++
+    compiler.
     """
     folder = reference.__module__.rpartition(".")[0]
 
@@ -52,6 +53,10 @@ def operator(
             chosen = of(triton) if triton else reference
         elif native and takes_native(first):
             chosen = of(native)
-        return chosen(*args, **kwargs)
+        try:
+            return chosen(*args, **kwargs)
+        except library.UnsuitableInputs:
+            pass
+        return reference(*args, **kwargs)
 
     return run

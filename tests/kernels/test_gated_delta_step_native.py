@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from segue.kernels.gated_delta_step import native, reference
+from segue.kernels.gated_delta_step import gated_delta_step, native, reference
 from segue.kernels.native import library
 from tests.kernels.device import DEVICE
 from tests.kernels.test_gated_delta_step_triton import (
@@ -64,7 +64,7 @@ def test_what_it_cannot_take_goes_to_the_reference() -> None:
     theirs, where = copies(memory), in_rounds((3,))
     expected = reference.gated_delta_step(*inputs, weights_of(heads), *theirs, **where)
 
-    out = native.gated_delta_step(*inputs, weights_of(heads), *memory, **where)
+    out = gated_delta_step(*inputs, weights_of(heads), *memory, **where)
 
     assert torch.equal(out, expected)
     assert torch.equal(memory[0], theirs[0])

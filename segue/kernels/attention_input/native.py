@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from segue.kernels.attention_input import reference
-from segue.kernels.native.library import are_plain, operators
+from segue.kernels.native.library import UnsuitableInputs, are_plain, operators
 from segue.kernels.paged_attention.e4m3 import E4M3, UNSCALED, Scales
 
 _run = operators("attention_input", "ppppppppp" + "lllllll" + "f" + "lff")
@@ -28,18 +27,7 @@ def attention_input(
 ) -> tuple[Tensor, Tensor]:
     tables = (cos_T1R, sin_T1R)
     if not _fits(packed_TY, (q_norm_X, k_norm_X, *tables), pages_Z2GOX, (pages_T, offsets_T)):
-        return reference.attention_input(
-            packed_TY,
-            q_norm_X,
-            k_norm_X,
-            cos_T1R,
-            sin_T1R,
-            pages_Z2GOX,
-            pages_T=pages_T,
-            offsets_T=offsets_T,
-            eps=eps,
-            scales=scales,
-        )
+        raise UnsuitableInputs
     num_kv_heads, head_dim = pages_Z2GOX.shape[2::2]
     num_heads = packed_TY.shape[1] // (2 * head_dim) - num_kv_heads
     parts_TNX = packed_TY.view(len(packed_TY), -1, head_dim)
@@ -63,18 +51,7 @@ def store_keys_and_values(
 ) -> None:
     tables = (cos_T1R, sin_T1R)
     if not _fits(packed_TY, (k_norm_X, *tables), pages_Z2GOX, (pages_T, offsets_T)):
-        reference.store_keys_and_values(
-            packed_TY,
-            k_norm_X,
-            cos_T1R,
-            sin_T1R,
-            pages_Z2GOX,
-            pages_T=pages_T,
-            offsets_T=offsets_T,
-            eps=eps,
-            scales=scales,
-        )
-        return
+        raise UnsuitableInputs
     places, norms = (pages_T, offsets_T), (k_norm_X, k_norm_X)
     _store(packed_TY, norms, tables, None, pages_Z2GOX, places, eps, scales)
 

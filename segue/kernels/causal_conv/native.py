@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from segue.kernels.causal_conv import reference
-from segue.kernels.native.library import are_plain, longs, operators
+from segue.kernels.native.library import UnsuitableInputs, are_plain, longs, operators
 
 _prefill = operators("conv_prefill", "pppppppp" + "lllll")
 _decode = operators("conv_decode", "ppppppp" + "lllll")
@@ -27,15 +26,7 @@ def causal_conv_prefill(
 ) -> Tensor:
     where = (cu_tokens_M1, slots_out_M, cu_segments_N1, slots_in_N)
     if not _fits(x_TC, weight_CW, state_SCW, where):
-        return reference.causal_conv_prefill(
-            x_TC,
-            weight_CW,
-            state_SCW,
-            cu_tokens_M1=cu_tokens_M1,
-            slots_out_M=slots_out_M,
-            cu_segments_N1=cu_segments_N1,
-            slots_in_N=slots_in_N,
-        )
+        raise UnsuitableInputs
     out_TC = torch.empty(x_TC.shape, dtype=x_TC.dtype)
     _prefill(x_TC.dtype)(
         x_TC.data_ptr(),
@@ -62,14 +53,7 @@ def causal_conv_decode(
     round_sizes: Sequence[int],
 ) -> Tensor:
     if not _fits(x_TC, weight_CW, state_SCW, (slots_in_D, slots_out_T)):
-        return reference.causal_conv_decode(
-            x_TC,
-            weight_CW,
-            state_SCW,
-            slots_in_D=slots_in_D,
-            slots_out_T=slots_out_T,
-            round_sizes=round_sizes,
-        )
+        raise UnsuitableInputs
     out_TC = torch.empty(x_TC.shape, dtype=x_TC.dtype)
     _decode(x_TC.dtype)(
         x_TC.data_ptr(),

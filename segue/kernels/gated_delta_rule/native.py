@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from segue.kernels.gated_delta_rule import reference
-from segue.kernels.native.library import are_plain, longs, operators
+from segue.kernels.native.library import UnsuitableInputs, are_plain, longs, operators
 
 _prefill = operators("delta_prefill", "ppppppp" + "pppp" + "lllllll")
 _decode = operators("delta_decode", "ppppppp" + "ppp" + "lllllll")
@@ -32,18 +31,7 @@ def gated_delta_rule_prefill(
     where = (cu_tokens_M1, slots_out_M, cu_segments_N1, slots_in_N)
     gates = (log_decay_TH, rate_TH)
     if not _fits(q_TGK, k_TGK, v_THV, gates, state_SHKV, where):
-        return reference.gated_delta_rule_prefill(
-            q_TGK,
-            k_TGK,
-            v_THV,
-            log_decay_TH,
-            rate_TH,
-            state_SHKV,
-            cu_tokens_M1=cu_tokens_M1,
-            slots_out_M=slots_out_M,
-            cu_segments_N1=cu_segments_N1,
-            slots_in_N=slots_in_N,
-        )
+        raise UnsuitableInputs
     out_THV = torch.empty(v_THV.shape, dtype=torch.float32)
     _prefill(q_TGK.dtype)(
         q_TGK.data_ptr(),
@@ -77,17 +65,7 @@ def gated_delta_rule_decode(
 ) -> Tensor:
     gates, slots = (log_decay_TH, rate_TH), (slots_in_D, slots_out_T)
     if not _fits(q_TGK, k_TGK, v_THV, gates, state_SHKV, slots):
-        return reference.gated_delta_rule_decode(
-            q_TGK,
-            k_TGK,
-            v_THV,
-            log_decay_TH,
-            rate_TH,
-            state_SHKV,
-            slots_in_D=slots_in_D,
-            slots_out_T=slots_out_T,
-            round_sizes=round_sizes,
-        )
+        raise UnsuitableInputs
     out_THV = torch.empty(v_THV.shape, dtype=torch.float32)
     _decode(q_TGK.dtype)(
         q_TGK.data_ptr(),

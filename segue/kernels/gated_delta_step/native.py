@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from segue.kernels.gated_delta_step import reference
 from segue.kernels.gated_delta_step.reference import StepWeights
-from segue.kernels.native.library import are_plain, longs, operators
+from segue.kernels.native.library import UnsuitableInputs, are_plain, longs, operators
 
 _step = operators("delta_step", "p" * 14 + "l" * 10 + "f")
 _LANES = 16
@@ -34,15 +33,7 @@ def gated_delta_step(
     slots = (slots_in_D, slots_out_T)
     inputs = (qkv_TC, gate_THV, rate_TH, dt_TH)
     if not _fit(inputs, weights, recurrent_SHKV, conv_SCW, slots):
-        return reference.gated_delta_step(
-            *inputs,
-            weights,
-            recurrent_SHKV,
-            conv_SCW,
-            slots_in_D=slots_in_D,
-            slots_out_T=slots_out_T,
-            round_sizes=round_sizes,
-        )
+        raise UnsuitableInputs
     num_slots, num_heads, k_dim, v_dim = recurrent_SHKV.shape
     out_THV = torch.empty(gate_THV.shape, dtype=gate_THV.dtype)
     _step(qkv_TC.dtype)(

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from segue.kernels.gates import reference
-from segue.kernels.native.library import are_plain, operators
+from segue.kernels.native.library import UnsuitableInputs, are_plain, operators
 
 _silu = operators("silu_gate", "pp" + "ll")
 _sigmoid = operators("sigmoid_gate", "ppp" + "lllll")
@@ -15,7 +14,7 @@ _decay = operators("decay_and_rate", "pppppp" + "lll")
 
 def silu_gate(gate_up_TJ: Tensor) -> Tensor:
     if not gate_up_TJ.is_contiguous():
-        return reference.silu_gate(gate_up_TJ)
+        raise UnsuitableInputs
     num_tokens, width = gate_up_TJ.shape[0], gate_up_TJ.shape[1] // 2
     out_TI = torch.empty(num_tokens, width, dtype=gate_up_TJ.dtype)
     _silu(gate_up_TJ.dtype)(
@@ -26,7 +25,7 @@ def silu_gate(gate_up_TJ: Tensor) -> Tensor:
 
 def sigmoid_gate(x_TQX: Tensor, gate_TQX: Tensor) -> Tensor:
     if not x_TQX.is_contiguous() or gate_TQX.stride(2) != 1 or gate_TQX.dtype != x_TQX.dtype:
-        return reference.sigmoid_gate(x_TQX, gate_TQX)
+        raise UnsuitableInputs
     out_TQX = torch.empty(x_TQX.shape, dtype=x_TQX.dtype)
     _sigmoid(x_TQX.dtype)(
         x_TQX.data_ptr(),
@@ -42,10 +41,9 @@ def sigmoid_gate(x_TQX: Tensor, gate_TQX: Tensor) -> Tensor:
 def decay_and_rate(
     dt_TN: Tensor, rate_TN: Tensor, minus_a_N: Tensor, dt_bias_N: Tensor
 ) -> tuple[Tensor, Tensor]:
-    if dt_TN.stride() != rate_TN.stride() or not are_plain(torch.float32, minus_a_N, dt_bias_N):
-        return reference.decay_and_rate(dt_TN, rate_TN, minus_a_N, dt_bias_N)
-    if dt_TN.stride(1) != 1:
-        return reference.decay_and_rate(dt_TN, rate_TN, minus_a_N, dt_bias_N)
+    are_rows = dt_TN.stride(1) == 1 and dt_TN.stride() == rate_TN.stride()
+    if not are_rows or not are_plain(torch.float32, minus_a_N, dt_bias_N):
+        raise UnsuitableInputs
     log_decay_TN = torch.empty(dt_TN.shape, dtype=torch.float32)
     rate_out_TN = torch.empty(dt_TN.shape, dtype=torch.float32)
     _decay(dt_TN.dtype)(

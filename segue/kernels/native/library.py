@@ -28,6 +28,11 @@ _TYPES = {
 }
 
 
+class UnsuitableInputs(Exception):
+    """Raised by an operator for inputs that its C++ does not take, before it changes any memory.
+    The reference computes them."""
+
+
 @lru_cache
 def variant() -> str | None:
     """The variant that runs here; None for plain PyTorch. Raises ValueError if `VARIABLE` asks for

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from segue.kernels.native.library import are_plain, longs, operators
-from segue.kernels.paged_attention import reference
+from segue.kernels.native.library import UnsuitableInputs, are_plain, longs, operators
 from segue.kernels.paged_attention.e4m3 import E4M3, UNSCALED, Scales
 
 _attend = operators("attend", "pppppp" + "llllllll" + "lff")
@@ -27,14 +26,7 @@ def attend_decode(
     scales: Scales = UNSCALED,
 ) -> Tensor:
     if not _fits(q_DQX, pages_Z2GOX, page_table_DP, lengths_D):
-        return reference.attend_decode(
-            q_DQX,
-            pages_Z2GOX,
-            page_table_DP=page_table_DP,
-            lengths_D=lengths_D,
-            first_position=first_position,
-            scales=scales,
-        )
+        raise UnsuitableInputs
     sizes = (len(q_DQX),)
     return _run(q_DQX, pages_Z2GOX, page_table_DP, lengths_D, sizes, first_position, scales)
 
@@ -49,14 +41,7 @@ def attend_prefill(
     scales: Scales = UNSCALED,
 ) -> Tensor:
     if not _fits(q_TQX, pages_Z2GOX, cu_tokens_N1, starts_N, page_table_NP):
-        return reference.attend_prefill(
-            q_TQX,
-            pages_Z2GOX,
-            cu_tokens_N1=cu_tokens_N1,
-            starts_N=starts_N,
-            page_table_NP=page_table_NP,
-            scales=scales,
-        )
+        raise UnsuitableInputs
     q_TQX = q_TQX.contiguous()
     out_TQX = torch.empty(q_TQX.shape, dtype=q_TQX.dtype)
     num_pages, _, num_kv_heads, page_tokens, head_dim = pages_Z2GOX.shape
@@ -91,14 +76,7 @@ def attend_verify(
     scales: Scales = UNSCALED,
 ) -> Tensor:
     if not _fits(q_TQX, pages_Z2GOX, page_table_DP, lengths_D):
-        return reference.attend_verify(
-            q_TQX,
-            pages_Z2GOX,
-            page_table_DP=page_table_DP,
-            lengths_D=lengths_D,
-            round_sizes=round_sizes,
-            scales=scales,
-        )
+        raise UnsuitableInputs
     sizes = tuple(round_sizes)
     return _run(q_TQX, pages_Z2GOX, page_table_DP, lengths_D, sizes, 0, scales)
 
