@@ -11,7 +11,7 @@ from torch import Tensor
 
 from segue.kernels.sampling import MAX_FEW
 from segue.kernels.sampling.triton import CHUNK
-from segue.kernels.sampling.triton_few import SLOTS
+from segue.kernels.sampling.triton_list import SLOTS
 from tests.kernels.device import DEVICE
 from tests.kernels.launches import record
 from tests.kernels.sampling_rows import Wanted, needs_of

@@ -2,7 +2,7 @@
 
 Rows that are greedy or have a small top-k are sampled in two launches (triton_few.py), others by:
 
-    adjust     mask, bias and penalties                       if a row uses them; triton_adjust.py
+    adjust     mask, bias and penalties                       if a row uses them; triton_list.py
     select     the scores at which top-k and top-p cut        triton_select.py
     draw       Gumbel noise, and the best token of a chunk
     reduce     the best of the chunks
@@ -20,8 +20,8 @@ from torch import Tensor
 from segue.kernels import dependent_launch
 from segue.kernels.dependent_launch import start
 from segue.kernels.sampling.rows import Ledger, SamplingFeatures, SamplingRows
-from segue.kernels.sampling.triton_adjust import adjusted
-from segue.kernels.sampling.triton_few import sample_few
+from segue.kernels.sampling.triton_few import gumbel_of, random_words, sample_few
+from segue.kernels.sampling.triton_list import adjusted
 from segue.kernels.sampling.triton_select import (
     NUM_WARPS,
     after_temperature,
@@ -37,15 +37,9 @@ CHUNK = 4096
 @triton.jit
 def gumbel_noise(seed, position, first_id, CHUNK: tl.constexpr):
     """Float64 noise of CHUNK consecutive tokens from `first_id` on, a multiple of four."""
-    zeros = tl.zeros([CHUNK // 4], tl.uint32)
-    counters = (first_id // 4 + tl.arange(0, CHUNK // 4)).to(tl.uint32)
-    low = zeros + (position & 0xFFFFFFFF).to(tl.uint32)
-    high = zeros + (position >> 32).to(tl.uint32)
-    word_0, word_1, word_2, word_3 = tl.philox(seed, counters, low, high, zeros)
-    words = tl.interleave(tl.interleave(word_0, word_2), tl.interleave(word_1, word_3))
-    uniform = (words.to(tl.float64) + 0.5) * (1.0 / 4294967296.0)
-    # One minus a 33-bit number is exact, so this is as precise as log1p.
-    return -tl.log(-tl.log(1.0 - uniform))
+    counters = first_id // 4 + tl.arange(0, CHUNK // 4)
+    word_0, word_1, word_2, word_3 = random_words(seed, position, counters)
+    return gumbel_of(tl.interleave(tl.interleave(word_0, word_2), tl.interleave(word_1, word_3)))
 
 
 @triton.jit
