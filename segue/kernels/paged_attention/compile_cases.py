@@ -1,7 +1,5 @@
-"""The sizes at which paged attention is compiled ahead of time: head dimension 256.
-
-4 query heads per key head, as in the dense models, and 8, as in the 35B model.
-"""
+"""The sizes at which paged attention is compiled ahead of time: head dimension 256, with 4 query
+heads per key head, as in the dense models, and 8, as in the 35B model."""
 
 from __future__ import annotations
 
@@ -18,14 +16,13 @@ _PIECES = {"partial_ptr": "*fp32", "stats_ptr": "*fp32"}
 _SIZES = dict.fromkeys(SIZE_NAMES, "i32")
 
 
+_DENSE = {"GROUP": 4, "NUM_KV_HEADS": 4, "PAGE_TOKENS": 64}
+_SPARSE = {"GROUP": 8, "NUM_KV_HEADS": 2, "PAGE_TOKENS": 16}
+_CODES = "*u8"
+
+
 def _prefill(
-    name: str,
-    *,
-    group: int,
-    num_kv_heads: int,
-    page_tokens: int,
-    whole: bool,
-    pages: str = "*bf16",
+    name: str, shape: dict[str, int], *, whole: bool = False, pages: str = "*bf16"
 ) -> CompileCase:
     return CompileCase(
         name=f"attention, prefill, {name}",
@@ -33,16 +30,13 @@ def _prefill(
         arguments={
             **of("*bf16", "q_ptr out_ptr"),
             "pages_ptr": pages,
-            **dict.fromkeys(("cu_tokens_ptr", "starts_ptr"), "*i64"),
-            **dict.fromkeys(("num_sequences", "num_tokens"), "i32"),
+            **of("*i64", "cu_tokens_ptr starts_ptr"),
+            **of("i32", "num_sequences num_tokens"),
             **_INDICES,
             **({} if whole else _PIECES),
         },
         constants={
-            **(dict.fromkeys(_PIECES) if whole else {}),
-            "GROUP": group,
-            "NUM_KV_HEADS": num_kv_heads,
-            "PAGE_TOKENS": page_tokens,
+            **shape,
             "HEAD_DIM": HEAD_DIM,
             "BLOCK_M": triton_prefill.BLOCK_M,
             "BLOCK_N": triton_prefill.BLOCK_N,
@@ -58,15 +52,8 @@ def _prefill(
 
 
 def _decode(
-    name: str,
-    *,
-    group: int,
-    num_kv_heads: int,
-    page_tokens: int,
-    pages: str = "*bf16",
-    max_stack_bytes: int = 0,
+    name: str, shape: dict[str, int], *, pages: str = "*bf16", max_stack_bytes: int = 0
 ) -> CompileCase:
-    numbers = ("num_sequences", "num_rows", "first_position")
     return CompileCase(
         name=f"attention, decode, {name}",
         kernel=triton_decode.attend_decode_kernel,
@@ -76,16 +63,14 @@ def _decode(
             **_PIECES,
             **of("*i32", "pieces_ptr"),
             **of("*i64", "lengths_ptr"),
-            **dict.fromkeys(numbers, "i32"),
+            **of("i32", "num_sequences num_rows first_position"),
             **_INDICES,
             **_SIZES,
         },
         constants={
-            "GROUP": group,
-            "NUM_KV_HEADS": num_kv_heads,
-            "PAGE_TOKENS": page_tokens,
+            **shape,
             "HEAD_DIM": HEAD_DIM,
-            "BLOCK_M": triton_decode.tile_rows(group),
+            "BLOCK_M": triton_decode.tile_rows(shape["GROUP"]),
             "BLOCK_N": triton_decode.BLOCK_N,
             "BLOCK_D": triton_decode.BLOCK_D,
             "PIECE_TILES": triton_decode.PIECE_TILES,
@@ -98,36 +83,15 @@ def _decode(
 
 
 COMPILE_CASES = (
-    _prefill("pages of 64", group=4, num_kv_heads=4, page_tokens=64, whole=True),
-    _prefill("pages of 16, in pieces", group=8, num_kv_heads=2, page_tokens=16, whole=False),
-    _prefill(
-        "FP8 pages of 16, in pieces",
-        group=8,
-        num_kv_heads=2,
-        page_tokens=16,
-        whole=False,
-        pages="*u8",
-    ),
-    _decode("16 rows, pages of 64", group=4, num_kv_heads=4, page_tokens=64),
-    _decode("32 rows, pages of 16", group=8, num_kv_heads=2, page_tokens=16),
+    _prefill("pages of 64", _DENSE, whole=True),
+    _prefill("pages of 16, in pieces", _SPARSE),
+    _prefill("FP8 pages of 16, in pieces", _SPARSE, pages=_CODES),
+    _decode("16 rows, pages of 64", _DENSE),
+    _decode("32 rows, pages of 16", _SPARSE),
     # With codes, what a piece needs once is stored before the loop over its keys and read again
     # after it. Nothing inside that loop is spilled.
-    _decode(
-        "16 rows, FP8 pages of 64",
-        group=4,
-        num_kv_heads=4,
-        page_tokens=64,
-        pages="*u8",
-        max_stack_bytes=24,
-    ),
-    _decode(
-        "32 rows, FP8 pages of 16",
-        group=8,
-        num_kv_heads=2,
-        page_tokens=16,
-        pages="*u8",
-        max_stack_bytes=64,
-    ),
+    _decode("16 rows, FP8 pages of 64", _DENSE, pages=_CODES, max_stack_bytes=24),
+    _decode("32 rows, FP8 pages of 16", _SPARSE, pages=_CODES, max_stack_bytes=64),
     CompileCase(
         name="attention, decode, combined",
         kernel=triton_decode.combine_decode_kernel,

@@ -27,6 +27,13 @@ MAX_HEAD_BYTES = 512
 
 
 @triton.jit
+def before_any_key(q_MX):
+    """Each row's maximum, sum and output, as `attend_tiles` continues them."""
+    max_M = tl.full([q_MX.shape[0]], LOWEST, tl.float32)
+    return max_M, tl.zeros_like(max_M), tl.zeros(q_MX.shape, tl.float32)
+
+
+@triton.jit
 def attend_tiles(
     q_MX,
     visible_M,
@@ -42,17 +49,17 @@ def attend_tiles(
     IS_MASKED: tl.constexpr,
     NUM_KV_HEADS: tl.constexpr,
     PAGE_TOKENS: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
     """Continue the softmax over the keys from `first`, a multiple of a tile, to `stop`.
 
     `pages` points to this key head in the first page, where its tokens are contiguous. Row m sees
     the tokens before `visible[m]`; `scale` turns scores into exponents of two. Bytes are e4m3
-    codes, whose scales are the caller's concern. Not masked: tiles
-    are whole and all rows see all of them. Masked: nothing is read before `first_position` or from
-    `stop` on, since it may be NaN there, and zero times NaN is not zero.
+    codes, whose scales the caller applies. Not masked: tiles are whole and all rows see all of
+    them. Masked: nothing is read before `first_position` or from `stop` on, since it may be NaN
+    there, and zero times NaN is not zero.
     """
+    HEAD_DIM: tl.constexpr = q_MX.shape[1]
     columns_X = tl.arange(0, HEAD_DIM)
     in_page_NX = (tl.arange(0, BLOCK_N) * HEAD_DIM)[:, None] + columns_X[None, :]
     for begin in tl.range(first, stop, BLOCK_N):

@@ -24,8 +24,8 @@ from segue.kernels.dependent_launch import start
 from segue.kernels.draft_rounds import SIZE_NAMES, kernel_sizes
 from segue.kernels.paged_attention.e4m3 import UNSCALED, Scales, as_bytes
 from segue.kernels.paged_attention.triton import (
-    LOWEST,
     attend_tiles,
+    before_any_key,
     check,
     combine_pieces,
     exponent_scale,
@@ -118,9 +118,7 @@ def attend_decode_kernel(
         max_M, sum_M, out_MX = attend_tiles(
             q_MX,
             tl.where(inside_M, length + tokens_M, 0),
-            tl.full([BLOCK_M], LOWEST, tl.float32),
-            tl.zeros([BLOCK_M], tl.float32),
-            tl.zeros([BLOCK_M, HEAD_DIM], tl.float32),
+            *before_any_key(q_MX),
             first_tile_of(piece, PIECE_TILES) * BLOCK_N,
             tl.minimum(first_tile_of(piece + 1, PIECE_TILES) * BLOCK_N, num_keys),
             first_position,
@@ -130,7 +128,6 @@ def attend_decode_kernel(
             True,
             NUM_KV_HEADS,
             PAGE_TOKENS,
-            HEAD_DIM,
             BLOCK_N,
         )
 

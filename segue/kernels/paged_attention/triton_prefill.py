@@ -18,8 +18,8 @@ from torch import Tensor
 from segue.kernels.blocks import num_multiprocessors
 from segue.kernels.paged_attention.e4m3 import UNSCALED, Scales, as_bytes
 from segue.kernels.paged_attention.triton import (
-    LOWEST,
     attend_tiles,
+    before_any_key,
     check,
     combine_pieces,
     exponent_scale,
@@ -91,47 +91,26 @@ def attend_prefill_kernel(
     stop = tl.minimum(first + piece_tokens, end)
     # First the whole tiles that all rows see, then the rest.
     unmasked = tl.minimum((start + tile_token + 1) // BLOCK_N * BLOCK_N, stop)
-    pages_ptr += kv_head * (PAGE_TOKENS * HEAD_DIM)
-    table_ptr += tl.cast(sequence, tl.int64) * table_stride
     visible_M = start + rows_M // GROUP + 1
-    max_M = tl.full([BLOCK_M], LOWEST, tl.float32)
-    sum_M = tl.zeros([BLOCK_M], tl.float32)
-    out_MX = tl.zeros([BLOCK_M, HEAD_DIM], tl.float32)
-    max_M, sum_M, out_MX = attend_tiles(
+    head_ptr = pages_ptr + kv_head * (PAGE_TOKENS * HEAD_DIM)
+    keys = (head_ptr, table_ptr + tl.cast(sequence, tl.int64) * table_stride, scale)
+    so_far = before_any_key(q_MX)
+    so_far = attend_tiles(
         q_MX,
         visible_M,
-        max_M,
-        sum_M,
-        out_MX,
+        *so_far,
         first,
         unmasked,
         0,
-        pages_ptr,
-        table_ptr,
-        scale,
+        *keys,
         False,
         NUM_KV_HEADS,
         PAGE_TOKENS,
-        HEAD_DIM,
         BLOCK_N,
     )
+    first = tl.maximum(first, unmasked)
     max_M, sum_M, out_MX = attend_tiles(
-        q_MX,
-        visible_M,
-        max_M,
-        sum_M,
-        out_MX,
-        tl.maximum(first, unmasked),
-        stop,
-        0,
-        pages_ptr,
-        table_ptr,
-        scale,
-        True,
-        NUM_KV_HEADS,
-        PAGE_TOKENS,
-        HEAD_DIM,
-        BLOCK_N,
+        q_MX, visible_M, *so_far, first, stop, 0, *keys, True, NUM_KV_HEADS, PAGE_TOKENS, BLOCK_N
     )
 
     out_MX = out_MX * v_scale
