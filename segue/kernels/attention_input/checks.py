@@ -1,4 +1,4 @@
-"""Checks of what the attention input kernels assume."""
+"""Checks of the inputs of attention's input kernel."""
 
 from __future__ import annotations
 

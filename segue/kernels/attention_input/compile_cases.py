@@ -4,7 +4,6 @@ from segue.kernels.attention_input.triton import (
     NUM_WARPS,
     attention_input_kernel,
     sizes,
-    store_keys_and_values_kernel,
 )
 from segue.kernels.compile_case import CHIPS, CompileCase, of
 
@@ -12,8 +11,7 @@ from segue.kernels.compile_case import CHIPS, CompileCase, of
 WIDE = dict.fromkeys(CHIPS, ("ld.global.v4.b32", "st.global.v4.b32"))
 READS = dict.fromkeys(CHIPS, ("ld.global.v4.b32",))
 HEAD_DIM, ROTARY_DIM = 256, 64
-NUMBERS, CODES = ("*bf16", ""), ("*u8", ", FP8 pages")
-"""What pages have, and how that is named."""
+_CODES = "*u8"
 
 _POINTERS = {
     "packed_ptr": "*bf16",
@@ -22,43 +20,32 @@ _POINTERS = {
 }
 _NUMBERS = {"packed_stride": "i32", "page_tokens": "i32", **of("fp32", "eps k_by v_by")}
 
+
+def _case(name: str, num_heads: int, num_kv_heads: int, pages: str) -> CompileCase:
+    return CompileCase(
+        name=f"{name} heads of {HEAD_DIM}{', FP8 pages' if pages == _CODES else ''}",
+        kernel=attention_input_kernel,
+        arguments={
+            **_POINTERS,
+            "pool_ptr": pages,
+            **({"q_norm_ptr": "*fp32", "q_ptr": "*bf16"} if num_heads else {}),
+            **_NUMBERS,
+        },
+        constants={
+            "NUM_HEADS": num_heads,
+            "NUM_KV_HEADS": num_kv_heads,
+            **sizes(HEAD_DIM, ROTARY_DIM),
+        },
+        aligned=frozenset({"packed_stride", "page_tokens"}),
+        num_warps=NUM_WARPS,
+        instructions=WIDE if num_heads or pages != _CODES else READS,
+    )
+
+
 COMPILE_CASES = (
-    *(
-        CompileCase(
-            name=f"attention input, {num_heads} and {num_kv_heads} heads of {HEAD_DIM}{note}",
-            kernel=attention_input_kernel,
-            arguments={
-                **_POINTERS,
-                "pool_ptr": pages,
-                "q_norm_ptr": "*fp32",
-                "q_ptr": "*bf16",
-                **_NUMBERS,
-            },
-            constants={
-                "NUM_HEADS": num_heads,
-                "NUM_KV_HEADS": num_kv_heads,
-                **sizes(HEAD_DIM, ROTARY_DIM),
-            },
-            aligned=frozenset({"packed_stride", "page_tokens"}),
-            num_warps=NUM_WARPS,
-            instructions=WIDE,
-        )
-        for num_heads, num_kv_heads, pages, note in (
-            (8, 2, *NUMBERS),
-            (16, 4, *NUMBERS),
-            (16, 4, *CODES),
-        )
-    ),
-    *(
-        CompileCase(
-            name=f"keys and values to pages, 4 heads of {HEAD_DIM}{note}",
-            kernel=store_keys_and_values_kernel,
-            arguments={**_POINTERS, "pool_ptr": pages, **_NUMBERS},
-            constants={"NUM_KV_HEADS": 4, **sizes(HEAD_DIM, ROTARY_DIM)},
-            aligned=frozenset({"packed_stride", "page_tokens"}),
-            num_warps=NUM_WARPS,
-            instructions=WIDE if pages == NUMBERS[0] else READS,
-        )
-        for pages, note in (NUMBERS, CODES)
-    ),
+    _case("attention input, 8 and 2", 8, 2, "*bf16"),
+    _case("attention input, 16 and 4", 16, 4, "*bf16"),
+    _case("attention input, 16 and 4", 16, 4, _CODES),
+    _case("keys and values to pages, 4", 0, 4, "*bf16"),
+    _case("keys and values to pages, 4", 0, 4, _CODES),
 )

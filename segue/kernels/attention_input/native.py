@@ -85,7 +85,6 @@ def _store(
         pages_Z2GOX.dtype is E4M3,
         1 / scales[0],
         1 / scales[1],
-        torch.get_num_threads(),
     )
 
 

@@ -1,4 +1,4 @@
-"""What the kernels of attention's input do with a block of heads.
+"""Norm, rotation and storage of a block of heads, for the kernel of attention's input.
 
 N the heads of a block, X the head dimension, R rotated dimensions.
 """
@@ -48,11 +48,11 @@ def norm_and_rotate(
     by,
     HEAD_DIM: tl.constexpr,
     ROTARY_DIM: tl.constexpr,
-    BLOCK_N: tl.constexpr,
     BLOCK_X: tl.constexpr,
 ):
     """Norm and rotate heads; the pointers are to their first elements."""
     HALF: tl.constexpr = ROTARY_DIM // 2
+    BLOCK_N: tl.constexpr = inside_N.shape[0]
     # Weights and tables are loaded again for each head: they come from L1 into the threads that
     # need them, with no exchange between warps.
     column = tl.broadcast_to(tl.arange(0, BLOCK_X)[None, :], (BLOCK_N, BLOCK_X))

@@ -38,7 +38,6 @@ def causal_conv_prefill(
         *weight_CW.shape,
         x_TC.stride(0),
         len(state_SCW),
-        torch.get_num_threads(),
     )
     return out_TC
 
@@ -67,7 +66,6 @@ def causal_conv_decode(
         *weight_CW.shape,
         x_TC.stride(0),
         len(state_SCW),
-        torch.get_num_threads(),
     )
     return out_TC
 

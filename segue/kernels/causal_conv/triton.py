@@ -53,7 +53,7 @@ def causal_conv_prefill_kernel(
     inside_C = channels_C < num_channels
     rows_T = first_row + tl.arange(0, BLOCK_T)
     inside_TC = (rows_T < end)[:, None] & inside_C[None, :]
-    # What the first rows need from the slot, and zeros for the others.
+    # The past inputs of the first rows, from the slot; zeros for the others.
     slot_in = tl.load(slots_in_ptr + sequence).to(tl.int64)
     past_ptrs_C = state_ptr + (slot_in * num_channels + channels_C) * PAST
     has_past_C = inside_C & (slot_in >= 0) & (first_row == start)

@@ -113,19 +113,9 @@ def causal_conv_decode_kernel(
     # Read everything before writing anything: the slot read may be one of those written.
     taps = taps_of(weight_ptr, channels_C, inside_C, WIDTH)
     slot_in = tl.load(slots_in_ptr + sequence).to(tl.int64)
-    inputs = inputs_of_sequence(
-        x_ptr,
-        state_ptr,
-        slot_in,
-        sequence,
-        sizes,
-        channels_C,
-        inside_C,
-        num_channels,
-        x_stride,
-        NUM_ROUNDS,
-        PAST,
-    )
+    channels = (channels_C, inside_C, num_channels)
+    where = (x_ptr, state_ptr, slot_in, sequence, sizes)
+    inputs = inputs_of_sequence(*where, *channels, x_stride, NUM_ROUNDS, PAST)
     tl.debug_barrier()
 
     row = sequence
@@ -134,7 +124,7 @@ def causal_conv_decode_kernel(
         out_ptrs_C = out_ptr + row * num_channels + channels_C
         tl.store(out_ptrs_C, convolved(inputs, taps, j, WIDTH), mask=inside_C & is_own)
         slot_out = tl.load(slots_out_ptr + row, mask=is_own, other=-1).to(tl.int64)
-        keep_inputs(state_ptr, slot_out, inputs, j, channels_C, inside_C, num_channels, PAST)
+        keep_inputs(state_ptr, slot_out, inputs, j, *channels, PAST)
         row += sizes[j]
 
 

@@ -1,4 +1,4 @@
-"""What a decode step does around its passes and samples: see docs/kernels.md."""
+"""The bookkeeping of a decode step around its passes and samples: see docs/kernels.md."""
 
 from __future__ import annotations
 

@@ -46,7 +46,6 @@ COMPILE_CASES = (
             },
             constants={
                 **_RING,
-                **({} if counts else {"counts_ptr": None}),
                 "COUNTS": counts,
             },
             aligned=frozenset({"page_tokens", "vocab_size"}),

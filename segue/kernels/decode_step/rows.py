@@ -1,4 +1,4 @@
-"""What a decode step reads of its sequences and updates, and what it knows once it is open.
+"""The memory that a decode step reads and updates, and the tensors of an open step.
 
 R rows of memory, F integers of a row, P pages, K most drafts, S slots of a ring, E end tokens, B
 sequences of a step, J draft rounds, T = J · B tokens round by round.
@@ -25,7 +25,7 @@ class Column(IntEnum):
     POSITION = 1
     """Of that token: the state contains the tokens before it."""
     NUM_LEFT = 2
-    """Tokens that the answer may still get."""
+    """Tokens that may still be added to the answer."""
     STATE = 3
     CHECKPOINT = 4
     """`NO_SLOT` for none. May be the state's slot; not written until another one replaces it."""
@@ -40,7 +40,7 @@ class StepMemory:
     """Columns as `Column` says. `NO_SLOT` fills a shorter ring."""
     pages_RP: Tensor
     drafts_RK: Tensor
-    """Of the step that is under way, for its second half."""
+    """Of the current step, for its second half."""
     sampling_R5: Tensor
     """Seed, top-k, slot, mask, and 1 if the masks of further rounds follow that mask."""
     numbers_R6: Tensor

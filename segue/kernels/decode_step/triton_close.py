@@ -9,20 +9,21 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from segue.kernels import NO_SLOT, dependent_launch
-from segue.kernels.decode_step.rows import END_IDS, Column, OpenStep, StepMemory
+from segue.kernels import dependent_launch
+from segue.kernels.decode_step.rows import END_IDS, OpenStep, StepMemory
+from segue.kernels.decode_step.triton_open import (
+    CHECKPOINT,
+    LAST_TOKEN,
+    MISSING,
+    NUM_LEFT,
+    POSITION,
+    ROUNDS,
+    SLOTS,
+    STATE,
+)
 from segue.kernels.dependent_launch import start
-from segue.kernels.draft_rounds import MAX_ROUNDS
 
-_LAST_TOKEN = tl.constexpr(Column.LAST_TOKEN.value)
-_POSITION = tl.constexpr(Column.POSITION.value)
-_NUM_LEFT = tl.constexpr(Column.NUM_LEFT.value)
-_STATE = tl.constexpr(Column.STATE.value)
-_CHECKPOINT = tl.constexpr(Column.CHECKPOINT.value)
-_SLOTS = tl.constexpr(Column.SLOTS.value)
 _END_IDS = tl.constexpr(END_IDS)
-_NO_SLOT = tl.constexpr(NO_SLOT)
-_ROUNDS = tl.constexpr(MAX_ROUNDS)
 
 
 @triton.jit(do_not_specialize=["num_sequences", "num_rounds", "depth"])
@@ -46,11 +47,11 @@ def add_draft_kernel(
     draft = tl.where(is_real, tl.load(drawn_ptr + sequence), 0)
     tl.store(tokens_ptr + (depth + 1) * num_sequences + sequence, draft)
     tl.store(drafts_ptr + tl.load(row_ids_ptr + sequence) * max_drafts + depth, draft)
-    rounds_J = tl.arange(0, _ROUNDS)
+    rounds_J = tl.arange(0, ROUNDS)
     rows_J = rounds_J * num_sequences + sequence
     is_after_J = (rounds_J > depth) & (rounds_J < num_rounds)
     pending_ptrs = pending_ptr + rows_J * (num_rounds - 1) + depth
-    tl.store(pending_ptrs, tl.zeros([_ROUNDS], tl.int64) + draft, mask=is_after_J)
+    tl.store(pending_ptrs, tl.zeros([ROUNDS], tl.int64) + draft, mask=is_after_J)
 
 
 @triton.jit(do_not_specialize=["num_sequences", "num_rounds"])
@@ -77,7 +78,7 @@ def close_kernel(
     start(IS_DEPENDENT)
     sequence = tl.program_id(0)
     of_row = integers_ptr + tl.load(row_ids_ptr + sequence) * num_integers
-    rounds_J = tl.arange(0, _ROUNDS)
+    rounds_J = tl.arange(0, ROUNDS)
     inside_J = rounds_J < num_rounds
     rows_J = rounds_J * num_sequences + sequence
     targets_J = tl.load(targets_ptr + rows_J, mask=inside_J, other=0)
@@ -87,33 +88,33 @@ def close_kernel(
     drafts_J = tl.load(tokens_ptr + rows_J + num_sequences, mask=is_draft_J, other=0)
     # The first draft that is wrong, or none.
     is_right_J = is_draft_J & (drafts_J == targets_J)
-    num_accepted = tl.min(tl.where(is_right_J, _ROUNDS, rounds_J), 0)
+    num_accepted = tl.min(tl.where(is_right_J, ROUNDS, rounds_J), 0)
     num_new = num_accepted + tl.minimum(num_tokens, 1)
-    ends_E = tl.load(of_row + _SLOTS + NUM_SLOTS + tl.arange(0, _END_IDS))
+    ends_E = tl.load(of_row + SLOTS + NUM_SLOTS + tl.arange(0, _END_IDS))
     is_end_JE = targets_J[:, None] == ends_E[None, :]
     is_end_J = (tl.sum(is_end_JE.to(tl.int32), 1) > 0) & (rounds_J < num_new)
     # Up to and including the first end token.
-    first_end = tl.min(tl.where(is_end_J, rounds_J, _ROUNDS), 0)
+    first_end = tl.min(tl.where(is_end_J, rounds_J, ROUNDS), 0)
     num_new = tl.minimum(num_new, first_end + 1)
-    is_ended = first_end < _ROUNDS
+    is_ended = first_end < ROUNDS
     is_last_J = rounds_J == num_new - 1
 
-    position = tl.load(of_row + _POSITION)
+    position = tl.load(of_row + POSITION)
     outputs_J = tl.load(slots_out_ptr + rows_J, mask=inside_J, other=0)
     # A ring of one slot keeps no checkpoint: the next chunk has to write that slot.
     places_S = tl.arange(0, BLOCK_S)
-    slots_S = tl.load(of_row + _SLOTS + places_S, mask=places_S < NUM_SLOTS, other=_NO_SLOT)
-    num_slots = tl.sum((slots_S != _NO_SLOT).to(tl.int32), 0)
+    slots_S = tl.load(of_row + SLOTS + places_S, mask=places_S < NUM_SLOTS, other=MISSING)
+    num_slots = tl.sum((slots_S != MISSING).to(tl.int32), 0)
     boundary = (position + num_new) // page_tokens * page_tokens
     is_kept_J = rounds_J == boundary - position - 1
     keeps = (boundary > position) & (num_slots > 1)
     kept = tl.sum(tl.where(is_kept_J, outputs_J, 0), 0)
-    checkpoint = tl.where(keeps, kept, tl.load(of_row + _CHECKPOINT))
+    checkpoint = tl.where(keeps, kept, tl.load(of_row + CHECKPOINT))
     state = tl.sum(tl.where(is_last_J, outputs_J, 0), 0)
-    state = tl.where(num_new > 0, state, tl.load(of_row + _STATE))
+    state = tl.where(num_new > 0, state, tl.load(of_row + STATE))
     last = tl.sum(tl.where(is_last_J, targets_J, 0), 0)
-    last = tl.where(num_new > 0, last, tl.load(of_row + _LAST_TOKEN))
-    num_left = tl.where(is_ended, 0, tl.load(of_row + _NUM_LEFT) - num_new)
+    last = tl.where(num_new > 0, last, tl.load(of_row + LAST_TOKEN))
+    num_left = tl.where(is_ended, 0, tl.load(of_row + NUM_LEFT) - num_new)
     if COUNTS:
         slot = tl.load(slot_ptr + sequence)
         is_new_J = (rounds_J < num_new) & (slot >= 0)
@@ -127,11 +128,11 @@ def close_kernel(
         tl.store(count_ptrs, counts_J, mask=is_new_J)
     # All of a row is read before any of it is written.
     tl.debug_barrier()
-    tl.store(of_row + _LAST_TOKEN, last)
-    tl.store(of_row + _POSITION, position + num_new)
-    tl.store(of_row + _NUM_LEFT, num_left)
-    tl.store(of_row + _STATE, state)
-    tl.store(of_row + _CHECKPOINT, checkpoint)
+    tl.store(of_row + LAST_TOKEN, last)
+    tl.store(of_row + POSITION, position + num_new)
+    tl.store(of_row + NUM_LEFT, num_left)
+    tl.store(of_row + STATE, state)
+    tl.store(of_row + CHECKPOINT, checkpoint)
     tl.store(result_ptr + sequence, num_new.to(tl.int64))
     tl.store(result_ptr + num_sequences + sequence, num_drafts.to(tl.int64))
     tl.store(result_ptr + 2 * num_sequences + rows_J, targets_J, mask=inside_J)

@@ -16,15 +16,15 @@ from segue.kernels.draft_rounds import MAX_ROUNDS
 from segue.kernels.sampling import NO_TOKEN, SamplingRows
 
 PAGES_AT_ONCE = 1024
-_LAST_TOKEN = tl.constexpr(Column.LAST_TOKEN.value)
-_POSITION = tl.constexpr(Column.POSITION.value)
-_NUM_LEFT = tl.constexpr(Column.NUM_LEFT.value)
-_STATE = tl.constexpr(Column.STATE.value)
-_CHECKPOINT = tl.constexpr(Column.CHECKPOINT.value)
-_SLOTS = tl.constexpr(Column.SLOTS.value)
-_NO_SLOT = tl.constexpr(NO_SLOT)
+LAST_TOKEN = tl.constexpr(Column.LAST_TOKEN.value)
+POSITION = tl.constexpr(Column.POSITION.value)
+NUM_LEFT = tl.constexpr(Column.NUM_LEFT.value)
+STATE = tl.constexpr(Column.STATE.value)
+CHECKPOINT = tl.constexpr(Column.CHECKPOINT.value)
+SLOTS = tl.constexpr(Column.SLOTS.value)
+MISSING = tl.constexpr(NO_SLOT)
 _NO_TOKEN = tl.constexpr(NO_TOKEN)
-_ROUNDS = tl.constexpr(MAX_ROUNDS)
+ROUNDS = tl.constexpr(MAX_ROUNDS)
 _PER_TOKEN = 13
 """Integers of a token that `open_kernel` writes."""
 _NUMBERS = tl.constexpr(6)
@@ -71,22 +71,22 @@ def open_kernel(
         tl.store(copy_ptrs, copied, mask=is_inside)
     else:
         of_row = integers_ptr + row * num_integers
-        position = tl.load(of_row + _POSITION)
-        state, kept = tl.load(of_row + _STATE), tl.load(of_row + _CHECKPOINT)
+        position = tl.load(of_row + POSITION)
+        state, kept = tl.load(of_row + STATE), tl.load(of_row + CHECKPOINT)
         # As rings.writable: the state's own slot first, then the free ones in their order.
         places_S = tl.arange(0, BLOCK_S)
-        slots_S = tl.load(of_row + _SLOTS + places_S, mask=places_S < NUM_SLOTS, other=_NO_SLOT)
+        slots_S = tl.load(of_row + SLOTS + places_S, mask=places_S < NUM_SLOTS, other=MISSING)
         is_first_S = (slots_S == state) & (slots_S != kept)
-        is_free_S = (slots_S != _NO_SLOT) & (slots_S != state) & (slots_S != kept)
+        is_free_S = (slots_S != MISSING) & (slots_S != state) & (slots_S != kept)
         num_first = tl.sum(is_first_S.to(tl.int32), 0)
         order_S = num_first + tl.cumsum(is_free_S.to(tl.int32), 0) - 1
         order_S = tl.where(is_first_S, 0, order_S)
         is_writable_S = is_first_S | is_free_S
         num_writable = tl.sum(is_writable_S.to(tl.int32), 0).to(tl.int64)
-        num_left = tl.load(of_row + _NUM_LEFT)
+        num_left = tl.load(of_row + NUM_LEFT)
         num_tokens = tl.minimum(tl.minimum(num_writable, num_left), num_rounds)
 
-        rounds_J = tl.arange(0, _ROUNDS)
+        rounds_J = tl.arange(0, ROUNDS)
         inside_J = rounds_J < num_rounds
         counts_J = rounds_J < num_tokens
         is_used_JS = is_writable_S[None, :] & (order_S[None, :] == rounds_J[:, None])
@@ -94,7 +94,7 @@ def open_kernel(
         positions_J = position + rounds_J
         page_ptrs = pages_ptr + row * max_pages + positions_J // page_tokens
         pages_J = tl.load(page_ptrs, mask=counts_J, other=0)
-        tokens_J = tl.where(rounds_J == 0, tl.load(of_row + _LAST_TOKEN), 0)
+        tokens_J = tl.where(rounds_J == 0, tl.load(of_row + LAST_TOKEN), 0)
         if HAS_DRAFTS:
             draft_ptrs = drafts_ptr + row * max_drafts + rounds_J - 1
             tokens_J += tl.load(draft_ptrs, mask=inside_J & (rounds_J > 0), other=0)
@@ -114,21 +114,21 @@ def open_kernel(
         tl.store(out_ptrs + 5 * field_stride, slots_J, mask=inside_J)
         tl.store(out_ptrs + 6 * field_stride, rows_J.to(tl.int64), mask=inside_J)
         tl.store(out_ptrs + 7 * field_stride, before_J.to(tl.int64), mask=inside_J)
-        zeros_J = tl.zeros([_ROUNDS], tl.int64)
+        zeros_J = tl.zeros([ROUNDS], tl.int64)
         for field in tl.static_range(3):
             value_J = zeros_J + tl.load(of_sampling + field)
             tl.store(out_ptrs + (8 + field) * field_stride, value_J, mask=inside_J)
         tl.store(out_ptrs + 11 * field_stride, mask + rounds_J * has_many, mask=inside_J)
-        unmasked_J = zeros_J + tl.where(has_many == 1, _NO_SLOT, mask)
+        unmasked_J = zeros_J + tl.where(has_many == 1, MISSING, mask)
         tl.store(out_ptrs + 12 * field_stride, unmasked_J, mask=inside_J)
         tl.store(out_ptr + 13 * field_stride + sequence, num_tokens)
         tl.store(out_ptr + 13 * field_stride + num_sequences + sequence, state)
         for field in tl.static_range(_NUMBERS):
             value = tl.load(numbers_ptr + row * _NUMBERS + field)
             number_ptrs = numbers_out_ptr + field * field_stride + rows_J
-            tl.store(number_ptrs, tl.zeros([_ROUNDS], tl.float64) + value, mask=inside_J)
+            tl.store(number_ptrs, tl.zeros([ROUNDS], tl.float64) + value, mask=inside_J)
         num_drafts = num_rounds - 1
-        pending_JK = tl.full([_ROUNDS, _ROUNDS], _NO_TOKEN, tl.int64)
+        pending_JK = tl.full([ROUNDS, ROUNDS], _NO_TOKEN, tl.int64)
         inside_JK = inside_J[:, None] & (rounds_J < num_drafts)[None, :]
         if HAS_DRAFTS:
             drafts_K = tl.load(

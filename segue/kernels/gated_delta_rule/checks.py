@@ -1,4 +1,4 @@
-"""What both gated delta rule kernels assume about their inputs."""
+"""Checks of the inputs of both gated delta rule kernels."""
 
 from __future__ import annotations
 

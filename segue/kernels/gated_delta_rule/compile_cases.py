@@ -13,9 +13,7 @@ from segue.kernels.gated_delta_rule.triton_scan import scan_kernel, scan_warps
 
 _HEADS = {"NUM_HEADS": 32, "REPEATS": 2, "K": 128}
 _FEW_HEADS = {"NUM_HEADS": 16, "REPEATS": 1, "K": 128}
-_INDICES = {
-    **of("*i64", "cu_tokens_ptr slots_out_ptr cu_segments_ptr slots_in_ptr"),
-}
+_INDICES = of("*i64", "cu_tokens_ptr slots_out_ptr cu_segments_ptr slots_in_ptr")
 _STRIDES = ("q_stride", "k_stride", "v_stride", "log_decay_stride", "rate_stride")
 _ASYNC_COPIES = {chip: (*what, "cp.async.cg.shared.global") for chip, what in TENSOR_CORES.items()}
 
@@ -50,7 +48,6 @@ def _scan(block_v: int, heads: Mapping[str, int], *, in_parts: bool = False) -> 
         },
         constants={
             **heads,
-            **({} if in_parts else {"starts_ptr": None}),
             "V": 128,
             "C": CHUNK_TOKENS,
             "BLOCK_V": block_v,

@@ -46,7 +46,6 @@ def gated_delta_rule_prefill(
         q_TGK.shape[1],
         *state_SHKV.shape,
         q_TGK.stride(0),
-        torch.get_num_threads(),
     )
     return out_THV
 
@@ -82,7 +81,6 @@ def gated_delta_rule_decode(
         q_TGK.shape[1],
         *state_SHKV.shape,
         q_TGK.stride(0),
-        torch.get_num_threads(),
     )
     return out_THV
 

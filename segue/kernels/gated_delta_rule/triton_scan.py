@@ -113,7 +113,7 @@ def scan_kernel(
 
 @triton.jit
 def corrected(state_KV, k_CK, v_CV, solved_CC, recall_scale_C):
-    """What the values of a chunk add to the state [C, V], before decays."""
+    """The corrections of a chunk [C, V], before decays."""
     dtype = k_CK.dtype
     recalled_CV = tl.dot(k_CK, state_KV.to(dtype), input_precision="ieee")
     missing_CV = v_CV.to(tl.float32) - recalled_CV * recall_scale_C[:, None]

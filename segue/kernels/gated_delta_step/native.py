@@ -59,7 +59,6 @@ def gated_delta_step(
         gate_THV.stride(0),
         dt_TH.stride(0),
         weights.eps,
-        torch.get_num_threads(),
     )
     return out_THV
 

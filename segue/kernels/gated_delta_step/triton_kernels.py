@@ -1,4 +1,4 @@
-"""The two kernels of a Gated Delta Net's decode step; `triton.py` says what each does.
+"""The two kernels of a Gated Delta Net's decode step; see `triton.py` beside it.
 
 T packed tokens, D sequences, S slots, G key heads, H value heads, K and V head dimensions,
 C = 2 G K + H V channels of the convolution, W its width.
@@ -39,19 +39,9 @@ def _convolved_rounds(
     """The convolution of a sequence's tokens, rounded to the dtype of x as it is when stored."""
     inside_C = channels_C < num_channels
     taps = taps_of(weight_ptr, channels_C, inside_C, WIDTH)
-    inputs = inputs_of_sequence(
-        x_ptr,
-        conv_ptr,
-        slot_in,
-        sequence,
-        sizes,
-        channels_C,
-        inside_C,
-        num_channels,
-        x_stride,
-        NUM_ROUNDS,
-        WIDTH - 1,
-    )
+    channels = (channels_C, inside_C, num_channels)
+    where = (x_ptr, conv_ptr, slot_in, sequence, sizes)
+    inputs = inputs_of_sequence(*where, *channels, x_stride, NUM_ROUNDS, WIDTH - 1)
     rounds = ()
     for j in tl.static_range(NUM_ROUNDS):
         rounds += (convolved(inputs, taps, j, WIDTH).to(x_ptr.dtype.element_ty),)
@@ -175,20 +165,8 @@ def finish_kernel(
     start(IS_DEPENDENT)
     num_norms = tl.cdiv(num_rows, BLOCK_Z)
     if tl.program_id(0) < num_norms:
-        norm_rows(
-            out_ptr,
-            gate_ptr,
-            norm_ptr,
-            normed_ptr,
-            tl.program_id(0),
-            num_rows,
-            num_heads,
-            gate_stride,
-            V,
-            eps,
-            BLOCK_Z,
-            V,
-        )
+        tensors, block = (out_ptr, gate_ptr, norm_ptr, normed_ptr), tl.program_id(0)
+        norm_rows(*tensors, block, num_rows, num_heads, gate_stride, V, eps, BLOCK_Z, V)
     else:
         sizes = (size_0, size_1, size_2, size_3, size_4, size_5, size_6, size_7)
         num_blocks = tl.cdiv(num_channels, BLOCK_C)
@@ -197,25 +175,13 @@ def finish_kernel(
         channels_C = (program % num_blocks) * BLOCK_C + tl.arange(0, BLOCK_C)
         inside_C = channels_C < num_channels
         # Read everything before writing anything: the slot read may be one of those written.
-        inputs = inputs_of_sequence(
-            x_ptr,
-            conv_ptr,
-            tl.load(slots_in_ptr + sequence).to(tl.int64),
-            sequence,
-            sizes,
-            channels_C,
-            inside_C,
-            num_channels,
-            x_stride,
-            NUM_ROUNDS,
-            WIDTH - 1,
-        )
+        channels = (channels_C, inside_C, num_channels)
+        where = (x_ptr, conv_ptr, tl.load(slots_in_ptr + sequence).to(tl.int64), sequence, sizes)
+        inputs = inputs_of_sequence(*where, *channels, x_stride, NUM_ROUNDS, WIDTH - 1)
         tl.debug_barrier()
         row = sequence
         for j in tl.static_range(NUM_ROUNDS):
             is_own = sequence < sizes[j]
             slot_out = tl.load(slots_out_ptr + row, mask=is_own, other=-1).to(tl.int64)
-            keep_inputs(
-                conv_ptr, slot_out, inputs, j, channels_C, inside_C, num_channels, WIDTH - 1
-            )
+            keep_inputs(conv_ptr, slot_out, inputs, j, *channels, WIDTH - 1)
             row += sizes[j]

@@ -17,9 +17,7 @@ def silu_gate(gate_up_TJ: Tensor) -> Tensor:
         raise UnsuitableInputs
     num_tokens, width = gate_up_TJ.shape[0], gate_up_TJ.shape[1] // 2
     out_TI = torch.empty(num_tokens, width, dtype=gate_up_TJ.dtype)
-    _silu(gate_up_TJ.dtype)(
-        gate_up_TJ.data_ptr(), out_TI.data_ptr(), num_tokens, width, torch.get_num_threads()
-    )
+    _silu(gate_up_TJ.dtype)(gate_up_TJ.data_ptr(), out_TI.data_ptr(), num_tokens, width)
     return out_TI
 
 
@@ -33,7 +31,6 @@ def sigmoid_gate(x_TQX: Tensor, gate_TQX: Tensor) -> Tensor:
         out_TQX.data_ptr(),
         *x_TQX.shape,
         *gate_TQX.stride()[:2],
-        torch.get_num_threads(),
     )
     return out_TQX
 
@@ -55,6 +52,5 @@ def decay_and_rate(
         rate_out_TN.data_ptr(),
         *dt_TN.shape,
         dt_TN.stride(0),
-        torch.get_num_threads(),
     )
     return log_decay_TN, rate_out_TN

@@ -1,4 +1,4 @@
-"""CPU operators in C++, for what plain PyTorch reads or writes too often.
+"""CPU operators in C++, where plain PyTorch would read or write memory too often.
 
-They are behind the operators in the folders beside this one, whose references say what is right.
+The folders beside this one call them; their references define the correct results.
 """

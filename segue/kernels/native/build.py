@@ -33,7 +33,7 @@ FLAGS = ["-O3", "-std=c++17", "-fPIC", "-fopenmp", "-fvisibility=hidden"]
 FLAGS += ["-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"]
 _AVX512 = ["avx512f", "avx512bw", "avx512dq", "avx512vl"]
 VARIANTS: dict[str, dict[str, list[str]]] = {
-    # Best first. What the processor must have is also what the compiler may use.
+    # Best first, with the flags that the processor must have and the compiler may use.
     "x86_64": {
         "avx512_bf16": [*_AVX512, "avx512_bf16", "avx512vbmi", "avx2", "fma"],
         "avx512": [*_AVX512, "avx2", "fma"],
@@ -50,7 +50,7 @@ class NoCompiler(RuntimeError):
 
 @lru_cache
 def cpu_flags() -> frozenset[str]:
-    """What this processor can do, in the kernel's words; nothing on other systems than Linux."""
+    """This processor's flags, as Linux names them; empty on other systems."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -60,7 +60,7 @@ def cpu_flags() -> frozenset[str]:
 
 
 def own_variants() -> list[str]:
-    """What this processor can run, best first; nothing on an unknown architecture."""
+    """The variants that this processor can run, best first; none on an unknown architecture."""
     variants = VARIANTS.get(platform.machine(), {})
     return [name for name, needs in variants.items() if cpu_flags().issuperset(needs)]
 

@@ -78,8 +78,8 @@ def are_plain(dtype: torch.dtype, *tensors: Tensor) -> bool:
 
 
 def operators(name: str, arguments: str) -> Callable[[torch.dtype], Callable[..., None]]:
-    """Finds the operator for a dtype. `arguments`: a letter for each one but the last, the number
-    of threads: p pointer, l long, i int, f float."""
+    """Finds the operator for a dtype. `arguments`: a letter for each: p pointer, l long, i int, f
+    float. The number of threads follows them."""
 
     @lru_cache
     def of(dtype: torch.dtype) -> Callable[..., None]:
@@ -90,7 +90,7 @@ def operators(name: str, arguments: str) -> Callable[[torch.dtype], Callable[...
         function = ctypes.CFUNCTYPE(ctypes.c_int, *types)(pointer.value or 0)
 
         def checked(*values: object) -> None:
-            if function(*values):
+            if function(*values, torch.get_num_threads()):
                 raise IndexError(f"{name}: a page, offset or slot is out of range")
 
         return checked

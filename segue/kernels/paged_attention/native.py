@@ -61,7 +61,6 @@ def attend_prefill(
         head_dim,
         pages_Z2GOX.dtype is E4M3,
         *scales,
-        torch.get_num_threads(),
     )
     return out_TQX
 
@@ -110,7 +109,6 @@ def _run(
         head_dim,
         pages_Z2GOX.dtype is E4M3,
         *scales,
-        torch.get_num_threads(),
     )
     return out_TQX
 

@@ -34,7 +34,7 @@ BUFFER_BYTES = 512 << 10
 MAX_PROGRAMS = BUFFER_BYTES // 2 // BLOCK
 
 WHOLE, WRITE, ADD = 0, 1, 2
-"""What a launch does. The halves are for tests, which have one thread for all ranks."""
+"""The parts of a launch. The halves are for tests, which have one thread for all ranks."""
 
 
 @triton.jit(do_not_specialize=["num_groups"])
@@ -58,8 +58,8 @@ def sum_parts_kernel(
 
 @triton.jit
 def _apart(distances_ptr, rank, num_bytes: tl.constexpr):
-    """Elements of so many bytes from this rank's block to another's. Both are at multiples of 16
-    bytes, which the compiler could not know of an address that is read from memory."""
+    """The distance from this rank's block to another's, in elements. Both are at multiples of 16
+    bytes, which the compiler cannot know of an address that is read from memory."""
     return tl.multiple_of(tl.load(distances_ptr + rank) // num_bytes, 16 // num_bytes)
 
 
@@ -89,7 +89,7 @@ def exchange_sum_kernel(
     if PART != 2:
         own_X = tl.load(own_ptr + at_X, mask=inside_X)
         tl.store(buffer_X, own_X, mask=inside_X)
-        # All threads have written before one of them says so.
+        # All threads have written before one of them raises the flag.
         tl.debug_barrier()
         for rank in tl.static_range(NUM_RANKS):
             flag = flags_ptr + _apart(distances_ptr, rank, 4) + program * NUM_RANKS + RANK

@@ -1,4 +1,8 @@
-"""The sizes at which RMS norm is compiled ahead of time. Norm weights are kept in float32."""
+"""The sizes at which RMS norm is compiled ahead of time. Norm weights are in float32."""
+
+from typing import Any
+
+import triton
 
 from segue.kernels.compile_case import CHIPS, CompileCase, of
 from segue.kernels.rms_norm.triton import (
@@ -13,57 +17,47 @@ from segue.kernels.rms_norm.triton_gated import NUM_WARPS, blocks, gated_rms_nor
 WIDE = dict.fromkeys(CHIPS, ("ld.global.v4.b32", "st.global.v4.b32"))
 _ROWS, _GATED_WIDTH = blocks(128)
 
-COMPILE_CASES = (
-    *(
-        CompileCase(
-            name=f"RMS norm, {width} wide",
-            kernel=rms_norm_kernel,
-            arguments={
-                **of("*bf16", "x_ptr out_ptr"),
-                **of("*fp32", "weight_ptr"),
-                **of("i32", "width"),
-                **of("fp32", "eps"),
-            },
-            constants={"BLOCK_H": block},
-            aligned=frozenset({"width"}),
-            early=frozenset({"weight_ptr"}),
-            num_warps=num_warps(block),
-            instructions=WIDE,
-        )
-        for width, block in ((1024, 1024), (5120, 8192))
-    ),
-    *(
-        CompileCase(
-            name=f"add and RMS norm, {width} wide",
-            kernel=add_rms_norm_kernel,
-            arguments={
-                **of("*bf16", "x_ptr y_ptr sum_ptr out_ptr"),
-                **of("*fp32", "weight_ptr"),
-                **of("i32", "width"),
-                **of("fp32", "eps"),
-            },
-            constants={"BLOCK_H": width},
-            aligned=frozenset({"width"}),
-            early=frozenset({"weight_ptr"}),
-            num_warps=num_warps(width),
-            instructions=WIDE,
-        )
-        for width in (1024, 4096)
-    ),
-    CompileCase(
-        name="two RMS norms joined, 4096 wide",
-        kernel=join_rms_norms_kernel,
+
+def _norm(name: str, kernel: Any, tensors: str, weights: str, width: int) -> CompileCase:
+    block = triton.next_power_of_2(width)
+    return CompileCase(
+        name=f"{name}, {width} wide",
+        kernel=kernel,
         arguments={
-            **of("*bf16", "x_ptr y_ptr out_ptr"),
-            **of("*fp32", "x_weight_ptr y_weight_ptr"),
+            **of("*bf16", tensors),
+            **of("*fp32", weights),
             **of("i32", "width"),
             **of("fp32", "eps"),
         },
-        constants={"BLOCK_H": 4096},
+        constants={"BLOCK_H": block},
         aligned=frozenset({"width"}),
-        early=frozenset({"x_weight_ptr", "y_weight_ptr"}),
-        num_warps=num_warps(4096),
+        early=frozenset(weights.split()),
+        num_warps=num_warps(block),
         instructions=WIDE,
+    )
+
+
+COMPILE_CASES = (
+    *(
+        _norm("RMS norm", rms_norm_kernel, "x_ptr out_ptr", "weight_ptr", width)
+        for width in (1024, 5120)
+    ),
+    *(
+        _norm(
+            "add and RMS norm",
+            add_rms_norm_kernel,
+            "x_ptr y_ptr sum_ptr out_ptr",
+            "weight_ptr",
+            width,
+        )
+        for width in (1024, 4096)
+    ),
+    _norm(
+        "two RMS norms joined",
+        join_rms_norms_kernel,
+        "x_ptr y_ptr out_ptr",
+        "x_weight_ptr y_weight_ptr",
+        4096,
     ),
     CompileCase(
         name="gated RMS norm, heads of 128",

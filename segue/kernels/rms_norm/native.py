@@ -57,7 +57,6 @@ def gated_rms_norm(x: Tensor, gate: Tensor, weight_H: Tensor, *, eps: float) -> 
         width,
         gate.stride(0),
         eps,
-        torch.get_num_threads(),
     )
     return out
 
@@ -78,7 +77,6 @@ def _run(
         width,
         out.stride(-2) if out.ndim > 1 else width,
         eps,
-        torch.get_num_threads(),
     )
 
 

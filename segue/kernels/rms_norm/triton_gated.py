@@ -62,20 +62,8 @@ def gated_rms_norm_kernel(
     BLOCK_Z: tl.constexpr,
     BLOCK_H: tl.constexpr,
 ):
-    norm_rows(
-        x_ptr,
-        gate_ptr,
-        weight_ptr,
-        out_ptr,
-        tl.program_id(0),
-        num_rows,
-        num_heads,
-        gate_stride,
-        width,
-        eps,
-        BLOCK_Z,
-        BLOCK_H,
-    )
+    tensors, block = (x_ptr, gate_ptr, weight_ptr, out_ptr), tl.program_id(0)
+    norm_rows(*tensors, block, num_rows, num_heads, gate_stride, width, eps, BLOCK_Z, BLOCK_H)
 
 
 def gated_rms_norm(x: Tensor, gate: Tensor, weight_H: Tensor, *, eps: float) -> Tensor:

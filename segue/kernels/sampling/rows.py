@@ -58,16 +58,7 @@ class SamplingFeatures:
         )
 
 
-EVERYTHING = SamplingFeatures(
-    bias=True,
-    penalties=True,
-    masks=True,
-    draws=True,
-    draws_few=True,
-    top_k=True,
-    top_p=True,
-    min_p=True,
-)
+EVERYTHING = SamplingFeatures(**dict.fromkeys(SamplingFeatures.__dataclass_fields__, True))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,7 @@ MAX_ERROR = 0.02
 def try_out(attention: PromptAttention) -> None:
     """Raises RuntimeError if its result is wrong, and whatever the package raises.
 
-    What no token wrote is NaN in the pages.
+    Places in the pages that no token wrote are NaN.
     """
     shape, device = attention.shape, attention.device
     spans = trial_spans(shape.page_tokens)
