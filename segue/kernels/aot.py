@@ -85,7 +85,10 @@ def compile_for(case: CompileCase, chip: str) -> Compiled:
     names = list(case.kernel.arg_names)
     # As on a GPU of these kinds.
     is_dependent = dependent_launch.ARGUMENT in names
-    constants = {**case.constants, **({dependent_launch.ARGUMENT: True} if is_dependent else {})}
+    constants = {
+        **case.all_constants,
+        **({dependent_launch.ARGUMENT: True} if is_dependent else {}),
+    }
     types = {**case.arguments, **dict.fromkeys(constants, "constexpr")}
     # A launch detects this by itself: torch's memory starts at multiples of 16 bytes.
     aligned = [name for name, kind in types.items() if kind[0] == "*" or name in case.aligned]

@@ -41,7 +41,7 @@ def range_of_block(
 
     Range m starts at row bounds[m], or bounds[starts[m]] if `starts` is given.
     """
-    num_begun = 0
+    num_started = 0
     for base in range(0, num_ranges, LOOK_AT):
         index = base + tl.arange(0, LOOK_AT)
         is_range = index < num_ranges
@@ -50,6 +50,6 @@ def range_of_block(
         else:
             at = tl.load(starts_ptr + index, mask=is_range, other=0).to(tl.int32)
         bound = tl.load(bounds_ptr + at, mask=is_range, other=0).to(tl.int32)
-        has_begun = is_range & (first_block_of(bound, index, BLOCK_ROWS) <= block)
-        num_begun += tl.sum(has_begun.to(tl.int32))
-    return num_begun - 1
+        has_started = is_range & (first_block_of(bound, index, BLOCK_ROWS) <= block)
+        num_started += tl.sum(has_started.to(tl.int32))
+    return num_started - 1

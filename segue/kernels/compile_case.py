@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from segue.kernels.draft_rounds import SIZE_NAMES
 
@@ -45,7 +45,7 @@ class CompileCase:
     arguments: Mapping[str, str]
     """Types of the run-time arguments in Triton's spelling: `*bf16`, `i32`, `fp32`."""
     constants: Mapping[str, object] = field(default_factory=dict)
-    """Values of the `constexpr` arguments; None for a pointer that is not passed."""
+    """Values of the `constexpr` arguments."""
     aligned: frozenset[str] = frozenset()
     """Integers that are always multiples of 16 when serving, as all pointers are."""
     num_warps: int = 4
@@ -59,3 +59,21 @@ class CompileCase:
     """Those that run it."""
     max_stack_bytes: int = 0
     """Local memory allowed per thread. More than 0 is a spill; a comment must give the reason."""
+
+    @classmethod
+    def of_launch(
+        cls, *, options: Mapping[str, int], constants: Mapping[str, object], **fields: Any
+    ) -> Self:
+        """`options` as a launch gets them: further constants, and numbers of warps and stages."""
+        blocks = dict(options)
+        num_warps, num_stages = blocks.pop("num_warps"), blocks.pop("num_stages")
+        return cls(
+            constants={**constants, **blocks}, num_warps=num_warps, num_stages=num_stages, **fields
+        )
+
+    @property
+    def all_constants(self) -> dict[str, object]:
+        """With None for each pointer that is not passed."""
+        pointers = [name for name in self.kernel.arg_names if name.endswith("_ptr")]
+        absent = [name for name in pointers if name not in self.arguments]
+        return {**dict.fromkeys(absent), **self.constants}

@@ -24,7 +24,7 @@ Report = Callable[[int, int], None]
 """Called with the number of compiled kernels and of those known so far. From any thread."""
 
 _MAX_THREADS = 16
-"""Of a compilation the larger part runs without the GIL: MLIR, LLVM and ptxas."""
+"""Most of a compilation runs without the GIL: MLIR, LLVM and ptxas."""
 
 _ALLOCATE = {
     getattr(torch.ops.aten, name)
@@ -59,8 +59,8 @@ def compiling(report: Report | None = None, *, ignore_errors: bool = False) -> I
 
 
 def zeroed_memory() -> AbstractContextManager[object]:
-    """What is allocated in this context is 0. So code that indexes with what a kernel should have
-    written, which `compiling` does not launch, stays within its tensors."""
+    """Memory that is allocated in this context is 0. So code that indexes with the results of a
+    kernel, which `compiling` does not launch, stays within its tensors."""
     return _Zeroing()  # type: ignore[no-untyped-call]  # torch's
 
 

@@ -24,8 +24,8 @@ def takes_kernels(x: Tensor) -> bool:
 
 
 def takes_native(x: Tensor) -> bool:
-    """Whether an operator on `x`, which is not for Triton, uses C++: on a CPU for which it can be
-    built."""
+    """Whether an operator on `x` uses C++ if it does not use Triton: on a CPU for which the library
+    can be built."""
     return x.is_cpu and x.dtype in library.DTYPES and library.loaded() is not None
 
 

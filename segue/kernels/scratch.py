@@ -12,7 +12,7 @@ import threading
 import torch
 from torch import Tensor
 
-# Smaller ones stay with the allocator, and larger ones should not stay with us.
+# The allocator keeps smaller ones, and larger ones should not be kept.
 _MIN_BYTES, _MAX_BYTES = 1 << 17, 1 << 26
 _kept = threading.local()
 

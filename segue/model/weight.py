@@ -21,7 +21,7 @@ from segue.api.errors import InvalidCheckpoint
 from segue.kernels import moe, quantized_product, scaled_product
 from segue.kernels.mixed_experts import MixedWeights, are_alike
 from segue.kernels.product import Epilogue, product
-from segue.kernels.product.epilogue import finished
+from segue.kernels.product.reference import finished
 from segue.model.weights.stored import INPUT_SCALES, ROW_SCALES, SCALES
 
 
@@ -72,7 +72,7 @@ class QuantizedWeight:
         return QuantizedWeight([part[start:end] for part in self._stored])
 
     def matmul(self, x_TK: Tensor, epilogue: Epilogue = Epilogue.NONE) -> Tensor:
-        return quantized_product.PRODUCTS[self.format](x_TK, *self._stored, epilogue=epilogue)
+        return quantized_product.quantized_product(x_TK, self._stored, epilogue)
 
 
 class ScaledWeight(QuantizedWeight):

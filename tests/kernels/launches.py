@@ -44,7 +44,7 @@ class Launch:
     def of_case(cls, case: CompileCase) -> Launch:
         return cls(
             kernel=_name(case.kernel.fn),
-            constants=frozenset(case.constants.items()),
+            constants=frozenset(case.all_constants.items()),
             pointers=frozenset((n, kind) for n, kind in case.arguments.items() if kind[0] == "*"),
             num_warps=case.num_warps,
             num_stages=case.num_stages,

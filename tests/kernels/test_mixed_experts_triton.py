@@ -181,7 +181,7 @@ def test_other_numbers_of_tokens_are_left_to_the_operators(
     num_tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (x, logits), weights = inputs_of(num_tokens), weights_of("plain")
-    monkeypatch.delattr(triton, "first_kernel")
+    monkeypatch.delattr(triton, "tiles_kernel")
 
     out = mixed(x, logits, weights)
 

@@ -11,14 +11,12 @@ from torch import Tensor
 from scripts.quantize import _quantized
 from segue.kernels.native import library
 from segue.kernels.quantized_product import (
-    PRODUCTS,
     Format,
     format_of,
-    fp8_product,
     native,
-    nvfp4_product,
-    reference,
+    quantized_product,
 )
+from segue.kernels.quantized_product.reference import VALUES
 from segue.model.weights.quantization import WeightFormat, parse
 from segue.model.weights.rounding import rounded
 from tests.kernels.closeness import assert_close, randn
@@ -47,12 +45,12 @@ def operator_of(tensors: dict[str, Tensor], x: Tensor) -> Tensor:
     codes = tensors[name]
     rows = len(codes)
     if codes.dtype is torch.uint8:
-        return nvfp4_product(
-            x, codes, tensors[f"{name}_scale"], tensors[f"{name}_scale_2"].expand(rows)
-        )
+        scales = [tensors[f"{name}_scale"], tensors[f"{name}_scale_2"].expand(rows)]
+        return quantized_product(x, [codes, *scales])
     if (one := tensors.get(f"{name}_scale")) is not None:
-        return fp8_product(x, codes, one.expand(rows, 1))
-    return fp8_product(x, codes, tensors[f"{name}_scale_inv"].repeat_interleave(128, 0)[:rows])
+        return quantized_product(x, [codes, one.expand(rows, 1)])
+    scales = [tensors[f"{name}_scale_inv"].repeat_interleave(128, 0)[:rows]]
+    return quantized_product(x, [codes, *scales])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -73,12 +71,6 @@ def test_against_float64(
 
 
 AT_LOAD = [WeightFormat.INT8, WeightFormat.INT4]
-VALUES = {
-    Format.INT8: reference.int8_values,
-    Format.FP8: reference.fp8_values,
-    Format.INT4: reference.int4_values,
-    Format.NVFP4: reference.nvfp4_values,
-}
 
 
 def by_hand(codes: Tensor, scales: Tensor, columns: int) -> Tensor:
@@ -121,9 +113,11 @@ def test_weights_that_were_rounded_at_load(
 ) -> None:
     stored = rounded("name", randn(*shape, seed=1) * torch.linspace(0.1, 3, shape[1]), how)
     x = randn(num_rows, shape[1], dtype=dtype)
-    product, values = PRODUCTS[format_of(stored)], VALUES[format_of(stored)]
+    values = VALUES[format_of(stored)]
 
-    assert_close(product(x, *stored), x.double() @ values(*stored, dtype).double().t(), dtype)
+    assert_close(
+        quantized_product(x, stored), x.double() @ values(*stored, dtype).double().t(), dtype
+    )
 
 
 def random_codes(how: Format, rows: int, columns: int) -> tuple[Tensor, ...]:

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from segue.kernels.product import Epilogue
-from segue.kernels.quantized_product import reference, triton, triton_experts
+from segue.kernels.product import triton as product_triton
+from segue.kernels.quantized_product import reference, triton
 from tests.kernels.closeness import assert_close, randn
 from tests.kernels.device import DEVICE, DTYPES
 
@@ -46,53 +47,51 @@ def test_a_product(
 ) -> None:
     parts = weight(stored, num_outputs, num_columns)
     x = randn(num_rows, num_columns, dtype=dtype)
-    name = "nvfp4_product" if stored == "nvfp4" else "fp8_product"
 
-    out = getattr(triton, name)(*on_device(x, *parts)).cpu()
+    out = triton.quantized_product(x.to(DEVICE), on_device(*parts)).cpu()
 
     assert out.dtype is dtype
-    assert_close(out, getattr(reference, name)(x.float(), *parts), dtype)
+    assert_close(out, reference.quantized_product(x.float(), parts), dtype)
 
 
 @pytest.mark.parametrize("epilogue", [Epilogue.SILU_GATE, Epilogue.FLOAT32])
 @pytest.mark.parametrize("stored", ["fp8", "nvfp4"])
 def test_a_finished_product(stored: str, epilogue: Epilogue) -> None:
     parts, x = weight(stored, 38, 144), randn(3, 144, dtype=torch.float16)
-    name = "nvfp4_product" if stored == "nvfp4" else "fp8_product"
 
-    out = getattr(triton, name)(*on_device(x, *parts), epilogue).cpu()
+    out = triton.quantized_product(x.to(DEVICE), on_device(*parts), epilogue).cpu()
 
     assert out.dtype is (torch.float32 if epilogue is Epilogue.FLOAT32 else torch.float16)
-    assert_close(out, getattr(reference, name)(x.float(), *parts, epilogue), out.dtype)
+    assert_close(out, reference.quantized_product(x.float(), parts, epilogue), out.dtype)
 
 
 @pytest.mark.parametrize("stored", ["fp8", "nvfp4"])
 def test_a_row_has_the_same_bits_beside_any_others(stored: str) -> None:
     parts, x = on_device(*weight(stored, 20, 272)), randn(triton.MOST_ROWS, 272).to(DEVICE)
-    multiply = triton.nvfp4_product if stored == "nvfp4" else triton.fp8_product
 
-    whole = multiply(x, *parts)
+    whole = triton.quantized_product(x, parts)
 
     for first, count in ((0, 1), (31, 1), (3, 4), (60, 17)):
-        assert torch.equal(multiply(x[first : first + count], *parts), whole[first : first + count])
+        some = triton.quantized_product(x[first : first + count], parts)
+        assert torch.equal(some, whole[first : first + count])
 
 
 def test_no_rows() -> None:
     x = torch.empty(0, 128, device=DEVICE)
 
-    assert triton.fp8_product(x, *on_device(*weight("fp8", 20, 128))).shape == (0, 20)
+    assert triton.quantized_product(x, on_device(*weight("fp8", 20, 128))).shape == (0, 20)
 
 
 @pytest.mark.parametrize("num_rows", [triton.MOST_ROWS, triton.MOST_ROWS + 1])
 def test_many_rows_convert_the_weight_first(num_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     parts, x = weight("nvfp4", 8, 32), randn(num_rows, 32)
-    expected = reference.nvfp4_product(x, *parts)
+    expected = reference.quantized_product(x, parts)
     if num_rows <= triton.MOST_ROWS:
-        monkeypatch.delattr(reference, "nvfp4_product")
+        monkeypatch.delattr(reference, "quantized_product")
     else:
-        monkeypatch.delattr(triton, "product_kernel")
+        monkeypatch.delattr(product_triton, "product_kernel")
 
-    assert_close(triton.nvfp4_product(*on_device(x, *parts)).cpu(), expected)
+    assert_close(triton.quantized_product(x.to(DEVICE), on_device(*parts)).cpu(), expected)
 
 
 @pytest.mark.parametrize("num_tokens", [1, 3, 40])
@@ -103,7 +102,7 @@ def test_experts(stored: str, num_tokens: int) -> None:
     down = weight(stored, num_experts, hidden, width)
     x, logits = randn(num_tokens, hidden), randn(num_tokens, num_experts, seed=1)
 
-    y, shares = triton_experts.routed_experts(
+    y, shares = triton.routed_experts(
         *on_device(x, logits), on_device(*gate_up), on_device(*down), experts_per_token=2
     )
 
@@ -121,7 +120,7 @@ def test_a_nan_in_an_expert_that_nobody_chose_changes_nothing() -> None:
     for scales in (gate_up[1], down[1]):
         scales[2:] = torch.nan
 
-    y, _ = triton_experts.routed_experts(
+    y, _ = triton.routed_experts(
         *on_device(x, logits), on_device(*gate_up), on_device(*down), experts_per_token=2
     )
 

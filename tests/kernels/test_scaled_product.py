@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from segue.kernels.product.epilogue import Epilogue
+from segue.kernels.product.reference import Epilogue
 from segue.kernels.quantized_product.reference import Format, fp8_values, nvfp4_values
 from segue.kernels.scaled_product import library, reference
 from segue.kernels.scaled_product.ways import Way, way_of

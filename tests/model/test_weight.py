@@ -13,8 +13,8 @@ from segue.cache.tensors import CacheTensors
 from segue.engine.batch import DecodeChunk, DraftStart, PrefillChunk
 from segue.engine.runner import ModelRunner
 from segue.kernels.mixed_experts import MixedWeights
-from segue.kernels.product.epilogue import Epilogue, finished
 from segue.kernels.product.native import FEW_ROWS
+from segue.kernels.product.reference import Epilogue, finished
 from segue.model import mlp
 from segue.model import weight as weight_module
 from segue.model.cache_layout import cache_layout

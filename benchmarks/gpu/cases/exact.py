@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segue.kernels.gated_delta_step import StepWeights
-from segue.kernels.product.epilogue import Epilogue
+from segue.kernels.product.reference import Epilogue
 
 L2_EPS = 1e-6
 Rounding = Callable[[Tensor], Tensor]

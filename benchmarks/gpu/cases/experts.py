@@ -34,8 +34,8 @@ from segue.kernels.mixed_experts import triton as mixed
 from segue.kernels.moe import triton as moe
 from segue.kernels.product import Epilogue
 from segue.kernels.product.tiling import FEW_ROWS
-from segue.kernels.quantized_product import triton_experts as quantized
-from segue.kernels.scaled_product import triton_experts as scaled
+from segue.kernels.quantized_product import triton as quantized
+from segue.kernels.scaled_product import triton as scaled
 
 _CHECKED_TOKENS = 8
 _COMBINED = 3

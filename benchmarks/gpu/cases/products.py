@@ -12,8 +12,6 @@ from torch import Tensor
 from benchmarks.gpu.cases import exact
 from benchmarks.gpu.cases.setup import Make, Setup
 from benchmarks.gpu.cases.stored import (
-    FP8,
-    NVFP4,
     PLAIN,
     QUANTIZED,
     num_bytes,
@@ -23,17 +21,12 @@ from benchmarks.gpu.cases.stored import (
 from benchmarks.gpu.models import Shape
 from benchmarks.gpu.operators import Case
 from segue.kernels.product import reference, triton
-from segue.kernels.product.epilogue import Epilogue
+from segue.kernels.product.reference import Epilogue
 from segue.kernels.quantized_product import triton as quantized
 from segue.model.config import DenseConfig
 
 Matrix = tuple[str, int, int, Epilogue]
 """Its name, outputs, columns, and what follows the product."""
-_KERNELS: dict[str, Callable[..., Tensor]] = {
-    PLAIN: triton.product,
-    FP8: quantized.fp8_product,
-    NVFP4: quantized.nvfp4_product,
-}
 
 
 def product_cases(setup: Setup) -> Iterator[Make]:
@@ -73,10 +66,13 @@ def _product(setup: Setup, stored: str, num_rows: int, matrix: Matrix) -> Case:
     name, num_outputs, num_columns, epilogue = matrix
     weight = weight_of(stored, setup, (), num_outputs, num_columns)
     x_TK = setup.randn(num_rows, num_columns)
+    run: Callable[[], Tensor]
     peers: dict[str, Callable[[], object]]
     if stored == PLAIN:
+        run = partial(triton.product, x_TK, weight[0], epilogue)
         peers = {"cuBLAS": partial(reference.product, x_TK, weight[0], epilogue)}
     else:
+        run = partial(quantized.quantized_product, x_TK, weight, epilogue)
         peers = {"torch, plain": partial(F.linear, x_TK, setup.randn(num_outputs, num_columns))}
 
     def expected() -> Sequence[Tensor]:
@@ -85,7 +81,7 @@ def _product(setup: Setup, stored: str, num_rows: int, matrix: Matrix) -> Case:
     return Case(
         operator=f"product {'of few rows' if stored == PLAIN else f'in {stored}'}, {name}",
         size=f"{num_rows} x {num_columns} x {num_outputs}",
-        run=partial(_KERNELS[stored], x_TK, *weight, epilogue),
+        run=run,
         exact=expected,
         limit=setup.limit,
         num_bytes=num_bytes(weight) + x_TK.nbytes,

@@ -97,10 +97,9 @@ def _product(setup: Setup, stored: str, num_rows: int, matrix: Matrix) -> Case:
             )
         ]
 
-    plain = quantized_product.PRODUCTS[Format[stored]]
     peers: dict[str, Callable[[], object]] = {
         "torch, plain": partial(F.linear, x_TK, plain_NK),
-        "plain inputs": partial(plain, x_TK, *weight, epilogue=epilogue),
+        "plain inputs": partial(quantized_product.quantized_product, x_TK, weight, epilogue),
     }
     if ways.way_on(x_TK, weight) is Way.LIBRARY:
         peers["torch, quantised"] = partial(ways.scaled_product, x_TK, weight, scale, epilogue)

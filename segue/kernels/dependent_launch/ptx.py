@@ -1,4 +1,4 @@
-"""What a compiled kernel does before it waits for earlier kernels, read from its PTX.
+"""Reads from a kernel's PTX which memory it uses before it waits for earlier kernels.
 
 Follows every path from the kernel's entry up to its `griddepcontrol.wait`. Which memory an
 instruction on such a path reads or writes follows from its address, which is computed from one of

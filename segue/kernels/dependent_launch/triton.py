@@ -1,4 +1,4 @@
-"""What kernels and their launches call to depend on others; the rules are in `__init__.py`."""
+"""Dependent launches: functions for kernels and for launches. The rules are in `__init__.py`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 ARGUMENT = "IS_DEPENDENT"
-"""Of the kernels that take part: whether they are launched so."""
+"""The constant of a kernel that takes part: whether this launch is dependent."""
 PREFETCHED_BYTES = 16 << 20
-"""Of a weight, which a kernel's programs ask for while they wait: at 4.8 TB/s more than memory
-delivers during one launch, and less than half of the L2."""
+"""Bytes of a weight that all programs of a kernel prefetch while they wait: at 4.8 TB/s more than
+memory delivers during one launch, and less than half of the L2."""
 MOST_OF_A_PROGRAM = 128 << 10
 FIRST_WAVE = 1024
 """Programs that may have to wait: about as many as a GPU runs at a time. Later ones start when the
@@ -55,28 +55,28 @@ def _has_dependent_launches(device: torch.device) -> bool:
 
 @triton.jit
 def start(IS_DEPENDENT: tl.constexpr):
-    """The first statement of a kernel that has no weights to ask for."""
+    """The first statement of a kernel that prefetches no weights."""
     signal(IS_DEPENDENT)
     wait(IS_DEPENDENT)
 
 
 @triton.jit
 def signal(IS_DEPENDENT: tl.constexpr):
-    """Lets the next kernel's programs start when all of this kernel's have come here."""
+    """Lets the next kernel's programs start when all of this kernel's have reached this line."""
     if IS_DEPENDENT:
         gdc_launch_dependents()
 
 
 @triton.jit
 def wait(IS_DEPENDENT: tl.constexpr):
-    """Returns when all earlier kernels have ended and what they wrote can be read."""
+    """Returns when all earlier kernels have ended and their writes are visible."""
     if IS_DEPENDENT:
         gdc_wait()
 
 
 @triton.jit
 def prefetch(row_N_ptr, inside_N, num_columns, IS_DEPENDENT: tl.constexpr):
-    """Asks for the first columns of a tile's rows of a weight, into L2: for before `wait`."""
+    """Prefetches the first columns of a tile's rows of a weight into L2, before `wait`."""
     if IS_DEPENDENT:
         NUM_ROWS: tl.constexpr = row_N_ptr.shape[0]
         LINES: tl.constexpr = _MOST_OF_A_PROGRAM // _LINE_BYTES // NUM_ROWS

@@ -5,18 +5,13 @@ T tokens, H hidden size, E experts, A experts of a token.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 from torch import Tensor
 
 from segue.kernels import moe, quantized_product
 from segue.kernels.product import Epilogue, product
-
-Stored: TypeAlias = Sequence[Tensor]
-"""A matrix, or one for each expert: its numbers alone, or codes and scales as
-`segue.kernels.quantized_product` has them."""
+from segue.kernels.product.reference import Stored
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,5 +66,4 @@ def mixed_experts(
 def _multiplied(x_TK: Tensor, stored: Stored, epilogue: Epilogue) -> Tensor:
     if len(stored) == 1:
         return product(x_TK, stored[0], epilogue)
-    multiply = quantized_product.PRODUCTS[quantized_product.format_of(stored)]
-    return multiply(x_TK, *stored, epilogue=epilogue)
+    return quantized_product.quantized_product(x_TK, stored, epilogue)

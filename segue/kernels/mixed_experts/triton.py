@@ -24,18 +24,18 @@ from torch import Tensor
 
 from segue.kernels import dependent_launch
 from segue.kernels.mixed_experts import reference
-from segue.kernels.mixed_experts.reference import MixedWeights, Stored, are_alike
+from segue.kernels.mixed_experts.reference import MixedWeights, are_alike
 from segue.kernels.mixed_experts.triton_choice import choose_first_kernel
-from segue.kernels.mixed_experts.triton_kernels import first_kernel, second_kernel, sum_kernel
+from segue.kernels.mixed_experts.triton_kernels import sum_kernel, tiles_kernel
 from segue.kernels.moe.tiling import STREAMING
 from segue.kernels.moe.triton_routing import (
     MAX_EXPERTS,
     MAX_EXPERTS_PER_TOKEN,
     route,
 )
-from segue.kernels.product.tiling import FEW_ROWS, Tile
-from segue.kernels.quantized_product.reference import FP8_COLUMNS
-from segue.kernels.quantized_product.triton import COLUMNS, NUM_STAGES, NUM_WARPS, stored
+from segue.kernels.product.reference import Stored
+from segue.kernels.product.tiling import FEW_ROWS, QUANTIZED, Tile
+from segue.kernels.product.triton import pointers, scales_per_row
 
 Tables: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 """As in `segue.kernels.moe.triton_routing`: pairs, and of each tile its expert, first row and the
@@ -43,7 +43,6 @@ end of its rows; the number of tiles."""
 BLOCK_H, SUM_WARPS = 512, 2
 FEW_TOKENS = 4
 """Tokens that choose for themselves: one sequence with three drafts."""
-QUANTIZED = Tile(COLUMNS, FP8_COLUMNS, NUM_WARPS, NUM_STAGES)
 
 
 def mixed_experts(
@@ -61,17 +60,7 @@ def mixed_experts(
     h, weights_TA, tables = first_product(x_TH, router_logits_TE, weights, shape)
     new = x_TH.new_empty if shape.num_held == shape.num_experts else x_TH.new_zeros
     y_TBH = new((num_tokens, experts_per_token + 1, hidden_size))
-    tile = STREAMING.down if shape.is_plain else QUANTIZED
-    num_tiles = triton.cdiv(num_tokens, STREAMING.rows) + len(tables[1])
-    second_kernel[(num_tiles * triton.cdiv(hidden_size, tile.columns),)](
-        h,
-        *_pointers(weights.down, weights.shared_down),
-        y_TBH,
-        *tables,
-        *shape.arguments(weights.down, weights.shared_down),
-        **shape.options(tile, x_TH.dtype),
-        **dependent_launch.options(x_TH.device),
-    )
+    _product(h, y_TBH, weights.down, weights.shared_down, tables, shape, is_first=False)
     out_TH = x_TH.new_empty((num_tokens, hidden_size))
     sum_kernel[(num_tokens * triton.cdiv(hidden_size, BLOCK_H),)](
         y_TBH,
@@ -97,17 +86,33 @@ def _first_product(
         first = weights.first_expert
         plan = plan.of_experts(range(first, first + shape.num_held))
     h = shape.new_h(x_TH)
-    shared_tiles = triton.cdiv(shape.num_tokens, STREAMING.rows)
-    first_kernel[(shape.num_first_programs(shared_tiles, plan.max_tiles),)](
-        x_TH,
-        *_pointers(weights.gate_up, weights.shared_gate_up),
-        h,
-        *plan.tables,
-        *shape.arguments(weights.gate_up, weights.shared_gate_up),
-        **shape.options(shape.first_tile, x_TH.dtype),
-        **dependent_launch.options(x_TH.device),
-    )
+    gate_ups = (weights.gate_up, weights.shared_gate_up)
+    _product(x_TH, h, *gate_ups, plan.tables, shape, is_first=True)
     return h, weights_TA, plan.tables
+
+
+def _product(
+    x: Tensor,
+    out: Tensor,
+    routed: Stored,
+    shared: Stored,
+    tables: Tables,
+    shape: _Shape,
+    *,
+    is_first: bool,
+) -> None:
+    num_tiles = (triton.cdiv(shape.num_tokens, STREAMING.rows), len(tables[1]))
+    tiles_kernel[(shape.num_programs(*num_tiles, is_first=is_first),)](
+        x,
+        *pointers(routed),
+        *pointers(shared),
+        out,
+        *tables,
+        *shape.arguments(routed, shared),
+        IS_FIRST=is_first,
+        **shape.options(x, is_first=is_first),
+        **dependent_launch.options(x.device),
+    )
 
 
 def _chosen_first_product(
@@ -121,10 +126,11 @@ def _chosen_first_product(
     )
     tables = (pairs_Z, tile_expert, tile_first, tile_stop, x_TH.new_empty(1, dtype=torch.int32))
     h = shape.new_h(x_TH)
-    choose_first_kernel[(shape.num_first_programs(shape.num_tokens, num_pairs),)](
+    choose_first_kernel[(shape.num_programs(shape.num_tokens, num_pairs, is_first=True),)](
         router_logits_TE,
         x_TH,
-        *_pointers(weights.gate_up, weights.shared_gate_up),
+        *pointers(weights.gate_up),
+        *pointers(weights.shared_gate_up),
         h,
         weights_TA,
         *tables,
@@ -134,7 +140,7 @@ def _chosen_first_product(
         shape.num_held,
         BLOCK_A=triton.next_power_of_2(shape.experts_per_token),
         BLOCK_E=triton.next_power_of_2(shape.num_experts),
-        **shape.options(shape.first_tile, x_TH.dtype),
+        **shape.options(x_TH, is_first=True),
         **dependent_launch.options(x_TH.device),
     )
     return h, weights_TA, tables
@@ -166,13 +172,19 @@ class _Shape:
             is_plain=len(weights.gate_up) == 1,
         )
 
-    @property
-    def first_tile(self) -> Tile:
-        return STREAMING.gate_up if self.is_plain else QUANTIZED
+    def tile(self, *, is_first: bool) -> Tile:
+        if not self.is_plain:
+            return QUANTIZED
+        return STREAMING.gate_up if is_first else STREAMING.down
 
-    def num_first_programs(self, shared_tiles: int, routed_tiles: int) -> int:
-        tiles = ((shared_tiles, self.shared_width), (routed_tiles, self.width))
-        return sum(num * triton.cdiv(2 * width, self.first_tile.columns) for num, width in tiles)
+    def num_programs(self, shared_tiles: int, routed_tiles: int, *, is_first: bool) -> int:
+        outputs = (self.hidden_size, self.hidden_size)
+        if is_first:
+            outputs = (2 * self.shared_width, 2 * self.width)
+        shared_blocks, routed_blocks = (
+            triton.cdiv(num, self.tile(is_first=is_first).columns) for num in outputs
+        )
+        return int(shared_tiles * shared_blocks + routed_tiles * routed_blocks)
 
     def new_h(self, x_TH: Tensor) -> Tensor:
         """Of the pairs, then of the shared expert."""
@@ -182,30 +194,12 @@ class _Shape:
     def arguments(self, routed: Stored, shared: Stored) -> tuple[int, ...]:
         """A kernel's numbers; the last are scales of a row."""
         sizes = (self.num_tokens, self.hidden_size, self.width, self.shared_width)
-        return (*sizes, *(each[1].shape[-1] if len(each) > 1 else 0 for each in (routed, shared)))
+        return (*sizes, *(scales_per_row(pointers(each)) for each in (routed, shared)))
 
-    def options(self, tile: Tile, dtype: torch.dtype) -> dict[str, int]:
-        return {
-            "A": self.experts_per_token,
-            "BLOCK_M": STREAMING.rows,
-            "BLOCK_N": tile.columns,
-            # Of plain numbers the same bytes of shared memory in float32 as in bfloat16.
-            "BLOCK_K": tile.depth * 2 // dtype.itemsize if self.is_plain else tile.depth,
-            "num_warps": tile.num_warps,
-            "num_stages": tile.num_stages,
-        }
-
-
-def _pointers(routed: Stored, shared: Stored) -> tuple[Tensor | None, ...]:
-    """Numbers, scales and scales of rows of each; None for what the format does not have."""
-    return (*_three(routed), *_three(shared))
-
-
-def _three(weight: Stored) -> tuple[Tensor | None, ...]:
-    if len(weight) == 1:
-        return (*weight, None, None)
-    numbers, scales, *row_scales = weight
-    return stored(numbers, scales, row_scales[0] if row_scales else None)
+    def options(self, x: Tensor, *, is_first: bool) -> dict[str, int]:
+        weight_bytes = x.element_size() if self.is_plain else None
+        tile = self.tile(is_first=is_first)
+        return {"A": self.experts_per_token, **tile.options(STREAMING.rows, weight_bytes)}
 
 
 def _check(x_TH: Tensor, logits_TE: Tensor, weights: MixedWeights, experts_per_token: int) -> None:

@@ -12,33 +12,21 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from segue.kernels.mixed_experts.triton_weights import start_product, weight_sum
+from segue.kernels.mixed_experts.triton_kernels import chosen, start_product
 from segue.kernels.moe.triton_choice import ranked
+from segue.kernels.product.triton_sum import weight_sum
 from segue.kernels.product.triton_tile import store_tile, weight_rows
 
 
 @triton.jit
 def _store_plan(
-    weights_ptr,
-    pairs_ptr,
-    tile_expert_ptr,
-    tile_first_ptr,
-    tile_stop_ptr,
-    num_tiles_ptr,
-    token,
-    ranks_1E,
-    weights_1A,
-    num_tokens,
-    first_expert,
-    num_held,
-    A: tl.constexpr,
-    BLOCK_A: tl.constexpr,
-    BLOCK_E: tl.constexpr,
+    weights_ptr, tables, token, ranks_1E, weights_1A, num_tokens, first_expert, num_held, A
 ):
-    """Weights of a token, and what the second product reads: a tile for each pair, in the order of
-    the tokens, without rows if another rank has the expert."""
-    experts_E = tl.arange(0, BLOCK_E)
-    ranks_A = tl.arange(0, BLOCK_A)
+    """Stores a token's weights and the tables of the second product: a tile for each pair, in the
+    order of the tokens, without rows if another rank has the expert."""
+    pairs_ptr, tile_expert_ptr, tile_first_ptr, tile_stop_ptr, num_tiles_ptr = tables
+    experts_E = tl.arange(0, ranks_1E.shape[1])
+    ranks_A = tl.arange(0, weights_1A.shape[1])
     inside_A = ranks_A < A
     is_chosen_AE = ranks_1E == 1 + ranks_A[:, None]
     experts_A = tl.sum(tl.where(is_chosen_AE, experts_E[None, :], 0), axis=1) - first_expert
@@ -63,7 +51,7 @@ def choose_first_kernel(
     shared_numbers_ptr,
     shared_scales_ptr,
     shared_row_scales_ptr,
-    h_ptr,
+    out_ptr,
     weights_ptr,
     pairs_ptr,
     tile_expert_ptr,
@@ -87,23 +75,14 @@ def choose_first_kernel(
     BLOCK_K: tl.constexpr,
     IS_DEPENDENT: tl.constexpr,
 ):
-    """As `first_kernel`, with pairs in the order of the tokens; and their weights and tiles."""
+    """As the first product of `tiles_kernel`, with pairs in the order of the tokens; also their
+    weights and tiles."""
     num_blocks = tl.cdiv(width, BLOCK_N // 2)
     shared_blocks = tl.cdiv(shared_width, BLOCK_N // 2)
     num_shared = num_tokens * shared_blocks
-    start_product(
-        shared_numbers_ptr,
-        shared_scales_ptr,
-        shared_row_scales_ptr,
-        num_shared,
-        shared_blocks,
-        2 * shared_width,
-        hidden_size,
-        shared_num_scales,
-        True,
-        BLOCK_N,
-        IS_DEPENDENT,
-    )
+    shared = (shared_numbers_ptr, shared_scales_ptr, shared_row_scales_ptr)
+    sizes = (num_shared, shared_blocks, 2 * shared_width, hidden_size, shared_num_scales)
+    start_product(shared, *sizes, True, BLOCK_N, IS_DEPENDENT)
     is_shared = tl.program_id(0) < num_shared
     place = tl.where(is_shared, tl.program_id(0), tl.program_id(0) - num_shared)
     own_blocks = tl.where(is_shared, shared_blocks, num_blocks)
@@ -115,57 +94,24 @@ def choose_first_kernel(
         logits_ptr, token + tl.arange(0, 1), num_tokens, num_experts, A, BLOCK_A, 1, BLOCK_E
     )
     if (rank == 0) & (block == 0) & (tl.program_id(0) >= num_shared):
+        tables = (pairs_ptr, tile_expert_ptr, tile_first_ptr, tile_stop_ptr, num_tiles_ptr)
         _store_plan(
-            weights_ptr,
-            pairs_ptr,
-            tile_expert_ptr,
-            tile_first_ptr,
-            tile_stop_ptr,
-            num_tiles_ptr,
-            token,
-            ranks_1E,
-            weights_1A,
-            num_tokens,
-            first_expert,
-            num_held,
-            A,
-            BLOCK_A,
-            BLOCK_E,
+            weights_ptr, tables, token, ranks_1E, weights_1A, num_tokens, first_expert, num_held, A
         )
     experts_1E = tl.arange(0, BLOCK_E)[None, :]
-    chosen = tl.sum(tl.sum(tl.where(ranks_1E == 1 + rank, experts_1E, 0), axis=1), axis=0)
-    expert = tl.where(is_shared, 0, chosen - first_expert)
+    own = tl.sum(tl.sum(tl.where(ranks_1E == 1 + rank, experts_1E, 0), axis=1), axis=0)
+    expert = tl.where(is_shared, 0, own - first_expert)
     if (expert < 0) | (expert >= num_held):
         return
     rows_M = tl.arange(0, BLOCK_M)
     inside_M = rows_M < 1
     rows_N, inside_N = weight_rows(block, 2 * own_width, True, BLOCK_N)
+    weight = chosen(is_shared, shared, (numbers_ptr, scales_ptr, row_scales_ptr))
+    rows_N += expert.to(tl.int64) * (2 * width)
+    own_scales = tl.where(is_shared, shared_num_scales, num_scales)
+    x_M_ptr = x_ptr + token.to(tl.int64) * hidden_size + rows_M * hidden_size
     sum_MN = weight_sum(
-        x_ptr + token.to(tl.int64) * hidden_size + rows_M * hidden_size,
-        inside_M,
-        is_shared,
-        numbers_ptr,
-        scales_ptr,
-        row_scales_ptr,
-        shared_numbers_ptr,
-        shared_scales_ptr,
-        shared_row_scales_ptr,
-        expert.to(tl.int64) * (2 * width) + rows_N,
-        inside_N,
-        hidden_size,
-        tl.where(is_shared, shared_num_scales, num_scales),
-        BLOCK_M,
-        BLOCK_N,
-        BLOCK_K,
+        x_M_ptr, inside_M, weight, rows_N, inside_N, hidden_size, own_scales, BLOCK_K
     )
-    start = tl.where(is_shared, num_tokens * A * width, 0)
-    store_tile(
-        h_ptr + start + (row + rows_M) * own_width,
-        inside_M,
-        sum_MN,
-        block,
-        2 * own_width,
-        True,
-        BLOCK_M,
-        BLOCK_N,
-    )
+    out_ptr += tl.where(is_shared, num_tokens * A * width, 0)
+    store_tile(out_ptr, row + rows_M, inside_M, sum_MN, block, 2 * own_width, True)

@@ -1,4 +1,7 @@
-"""The kernels of a mixture of experts for few tokens; `triton.py` says what each does.
+"""The kernels of a mixture of experts for few tokens; see `triton.py` beside it.
+
+A weight, of the routed experts or of the shared one, is pointers to numbers, scales and scales of
+rows, as in `segue.kernels.product.triton_sum`.
 
 T tokens, H hidden size, E experts, A experts of a token, I width of an expert, Z = T · A pairs of a
 token and one of its experts, sorted by expert. M rows of a tile, N columns of its product, K the
@@ -11,42 +14,45 @@ import triton
 import triton.language as tl
 
 from segue.kernels.dependent_launch import prefetch, signal, wait
-from segue.kernels.mixed_experts.triton_weights import start_product, weight_sum
+from segue.kernels.product.triton_sum import prefetch_weight, weight_sum
 from segue.kernels.product.triton_tile import store_tile, weight_rows
 
 
 @triton.jit
-def _tile(
-    program,
+def start_product(
+    shared,
     num_shared,
     num_blocks,
-    shared_blocks,
-    num_tokens,
-    tile_expert_ptr,
-    tile_first_ptr,
-    tile_stop_ptr,
-    num_tiles_ptr,
-    BLOCK_M: tl.constexpr,
+    num_outputs,
+    num_columns,
+    num_scales,
+    IS_GATED: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    IS_DEPENDENT: tl.constexpr,
 ):
-    """Of a program: whether its tile is one of the shared expert's, which come first; the expert;
-    the block of columns; the first row and where rows end; whether there is no such tile."""
-    is_shared = program < num_shared
-    place = tl.where(is_shared, program, program - num_shared)
-    own_blocks = tl.where(is_shared, shared_blocks, num_blocks)
-    tile = place // own_blocks
-    # Loaded all at once; the table's entries for a missing tile are not used, nor for a shared one.
-    # There are at least as many as tiles of tokens.
-    num_tiles = tl.load(num_tiles_ptr)
-    expert = tl.where(is_shared, 0, tl.load(tile_expert_ptr + tile)).to(tl.int64)
-    first = tl.where(is_shared, tile * BLOCK_M, tl.load(tile_first_ptr + tile))
-    stop = tl.where(is_shared, num_tokens, tl.load(tile_stop_ptr + tile))
-    # A tile of an expert that another rank has is without rows.
-    is_missing = (program >= num_shared) & ((tile >= num_tiles) | (first >= stop))
-    return is_shared, expert, place % own_blocks, first, stop, is_missing
+    """Starts a kernel. Its programs with a tile of the shared expert ask for that weight while
+    earlier kernels run: which experts the others have is not known yet."""
+    signal(IS_DEPENDENT)
+    rows_N, inside_N = weight_rows(tl.program_id(0) % num_blocks, num_outputs, IS_GATED, BLOCK_N)
+    inside_N &= tl.program_id(0) < num_shared
+    prefetch_weight(shared, rows_N, inside_N, num_columns, num_scales, IS_DEPENDENT)
+    wait(IS_DEPENDENT)
+
+
+@triton.jit
+def chosen(is_shared, shared, routed):
+    """The pointers of the shared or the routed weight."""
+    numbers_ptr = tl.where(is_shared, shared[0], routed[0])
+    scales_ptr, row_scales_ptr = routed[1], routed[2]
+    if scales_ptr is not None:
+        scales_ptr = tl.where(is_shared, shared[1], scales_ptr)
+    if row_scales_ptr is not None:
+        row_scales_ptr = tl.where(is_shared, shared[2], row_scales_ptr)
+    return numbers_ptr, scales_ptr, row_scales_ptr
 
 
 @triton.jit(do_not_specialize=["num_tokens"])
-def first_kernel(
+def tiles_kernel(
     x_ptr,
     numbers_ptr,
     scales_ptr,
@@ -54,7 +60,7 @@ def first_kernel(
     shared_numbers_ptr,
     shared_scales_ptr,
     shared_row_scales_ptr,
-    h_ptr,
+    out_ptr,
     pairs_ptr,
     tile_expert_ptr,
     tile_first_ptr,
@@ -67,172 +73,62 @@ def first_kernel(
     num_scales,
     shared_num_scales,
     A: tl.constexpr,
+    IS_FIRST: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     IS_DEPENDENT: tl.constexpr,
 ):
-    """h = silu(gate(x)) · up(x): [Z, I] in the order of the pairs, then the shared expert's in the
-    order of the tokens."""
-    shared_blocks = tl.cdiv(shared_width, BLOCK_N // 2)
+    """One of the two products: the shared expert's tiles, then those of the routed ones.
+
+    The first is h = silu(gate(x)) · up(x): [Z, I] in the order of the pairs, then the shared
+    expert's in the order of the tokens. The second is y = down(h), with each row stored at its
+    pair's place in [T, A + 1, H]; the shared expert's is a token's last."""
+    if IS_FIRST:
+        num_outputs, shared_outputs, shared_columns = 2 * width, 2 * shared_width, hidden_size
+    else:
+        num_outputs, shared_outputs, shared_columns = hidden_size, hidden_size, shared_width
+    shared_blocks = tl.cdiv(shared_outputs, BLOCK_N)
     num_shared = tl.cdiv(num_tokens, BLOCK_M) * shared_blocks
-    start_product(
-        shared_numbers_ptr,
-        shared_scales_ptr,
-        shared_row_scales_ptr,
-        num_shared,
-        shared_blocks,
-        2 * shared_width,
-        hidden_size,
-        shared_num_scales,
-        True,
-        BLOCK_N,
-        IS_DEPENDENT,
-    )
-    is_shared, expert, block, first, stop, is_missing = _tile(
-        tl.program_id(0),
-        num_shared,
-        tl.cdiv(width, BLOCK_N // 2),
-        shared_blocks,
-        num_tokens,
-        tile_expert_ptr,
-        tile_first_ptr,
-        tile_stop_ptr,
-        num_tiles_ptr,
-        BLOCK_M,
-    )
-    if is_missing:
+    shared = (shared_numbers_ptr, shared_scales_ptr, shared_row_scales_ptr)
+    sizes = (num_shared, shared_blocks, shared_outputs, shared_columns, shared_num_scales)
+    start_product(shared, *sizes, IS_FIRST, BLOCK_N, IS_DEPENDENT)
+    is_shared = tl.program_id(0) < num_shared
+    place = tl.where(is_shared, tl.program_id(0), tl.program_id(0) - num_shared)
+    own_blocks = tl.where(is_shared, shared_blocks, tl.cdiv(num_outputs, BLOCK_N))
+    tile, block = place // own_blocks, place % own_blocks
+    # Loaded all at once; the table's entries for a missing tile are not used, nor for a shared one.
+    # There are at least as many as tiles of tokens.
+    num_tiles = tl.load(num_tiles_ptr)
+    expert = tl.where(is_shared, 0, tl.load(tile_expert_ptr + tile)).to(tl.int64)
+    first = tl.where(is_shared, tile * BLOCK_M, tl.load(tile_first_ptr + tile))
+    stop = tl.where(is_shared, num_tokens, tl.load(tile_stop_ptr + tile))
+    # A tile of an expert that another rank has is without rows.
+    if (tl.program_id(0) >= num_shared) & ((tile >= num_tiles) | (first >= stop)):
         return
-    own_width = tl.where(is_shared, shared_width, width)
     rows_M = first + tl.arange(0, BLOCK_M)
     inside_M = rows_M < stop
     pairs_M = tl.load(pairs_ptr + rows_M, mask=inside_M, other=0)
-    tokens_M = tl.where(is_shared, rows_M, pairs_M // A).to(tl.int64)
-    rows_N, inside_N = weight_rows(block, 2 * own_width, True, BLOCK_N)
-    sum_MN = weight_sum(
-        x_ptr + tokens_M * hidden_size,
-        inside_M,
-        is_shared,
-        numbers_ptr,
-        scales_ptr,
-        row_scales_ptr,
-        shared_numbers_ptr,
-        shared_scales_ptr,
-        shared_row_scales_ptr,
-        expert * (2 * width) + rows_N,
-        inside_N,
-        hidden_size,
-        tl.where(is_shared, shared_num_scales, num_scales),
-        BLOCK_M,
-        BLOCK_N,
-        BLOCK_K,
-    )
-    start = tl.where(is_shared, num_tokens * A * width, 0)
-    store_tile(
-        h_ptr + start + rows_M * own_width,
-        inside_M,
-        sum_MN,
-        block,
-        2 * own_width,
-        True,
-        BLOCK_M,
-        BLOCK_N,
-    )
-
-
-@triton.jit(do_not_specialize=["num_tokens"])
-def second_kernel(
-    h_ptr,
-    numbers_ptr,
-    scales_ptr,
-    row_scales_ptr,
-    shared_numbers_ptr,
-    shared_scales_ptr,
-    shared_row_scales_ptr,
-    y_ptr,
-    pairs_ptr,
-    tile_expert_ptr,
-    tile_first_ptr,
-    tile_stop_ptr,
-    num_tiles_ptr,
-    num_tokens,
-    hidden_size,
-    width,
-    shared_width,
-    num_scales,
-    shared_num_scales,
-    A: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-    IS_DEPENDENT: tl.constexpr,
-):
-    """y = down(h), with each row stored at its pair's place in [T, A + 1, H]; the shared expert's
-    is a token's last."""
-    num_blocks = tl.cdiv(hidden_size, BLOCK_N)
-    num_shared = tl.cdiv(num_tokens, BLOCK_M) * num_blocks
-    start_product(
-        shared_numbers_ptr,
-        shared_scales_ptr,
-        shared_row_scales_ptr,
-        num_shared,
-        num_blocks,
-        hidden_size,
-        shared_width,
-        shared_num_scales,
-        False,
-        BLOCK_N,
-        IS_DEPENDENT,
-    )
-    is_shared, expert, block, first, stop, is_missing = _tile(
-        tl.program_id(0),
-        num_shared,
-        num_blocks,
-        num_blocks,
-        num_tokens,
-        tile_expert_ptr,
-        tile_first_ptr,
-        tile_stop_ptr,
-        num_tiles_ptr,
-        BLOCK_M,
-    )
-    if is_missing:
-        return
     own_width = tl.where(is_shared, shared_width, width)
-    rows_M = first + tl.arange(0, BLOCK_M)
-    inside_M = rows_M < stop
-    pairs_M = tl.load(pairs_ptr + rows_M, mask=inside_M, other=0)
-    places_M = tl.where(is_shared, rows_M * (A + 1) + A, pairs_M + pairs_M // A).to(tl.int64)
-    rows_N, inside_N = weight_rows(block, hidden_size, False, BLOCK_N)
-    start = tl.where(is_shared, num_tokens * A * width, 0)
+    h_start = tl.where(is_shared, num_tokens * A * width, 0)
+    if IS_FIRST:
+        from_M = tl.where(is_shared, rows_M, pairs_M // A).to(tl.int64)
+        x_M_ptr = x_ptr + from_M * hidden_size
+        out_ptr += h_start
+        to_M = rows_M
+        own_columns, own_outputs = hidden_size, 2 * own_width
+    else:
+        x_M_ptr = x_ptr + h_start + rows_M * own_width
+        to_M = tl.where(is_shared, rows_M * (A + 1) + A, pairs_M + pairs_M // A).to(tl.int64)
+        own_columns, own_outputs = own_width, hidden_size
+    rows_N, inside_N = weight_rows(block, own_outputs, IS_FIRST, BLOCK_N)
+    rows_N += expert * num_outputs
+    weight = chosen(is_shared, shared, (numbers_ptr, scales_ptr, row_scales_ptr))
+    own_scales = tl.where(is_shared, shared_num_scales, num_scales)
     sum_MN = weight_sum(
-        h_ptr + start + rows_M * own_width,
-        inside_M,
-        is_shared,
-        numbers_ptr,
-        scales_ptr,
-        row_scales_ptr,
-        shared_numbers_ptr,
-        shared_scales_ptr,
-        shared_row_scales_ptr,
-        expert * hidden_size + rows_N,
-        inside_N,
-        own_width,
-        tl.where(is_shared, shared_num_scales, num_scales),
-        BLOCK_M,
-        BLOCK_N,
-        BLOCK_K,
+        x_M_ptr, inside_M, weight, rows_N, inside_N, own_columns, own_scales, BLOCK_K
     )
-    store_tile(
-        y_ptr + places_M * hidden_size,
-        inside_M,
-        sum_MN,
-        block,
-        hidden_size,
-        False,
-        BLOCK_M,
-        BLOCK_N,
-    )
+    store_tile(out_ptr, to_M, inside_M, sum_MN, block, own_outputs, IS_FIRST)
 
 
 @triton.jit

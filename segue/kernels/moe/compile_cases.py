@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from segue.kernels.compile_case import TENSOR_CORES, CompileCase, of
 from segue.kernels.moe.tiling import DENSE, MIDDLE, STREAMING, Tiling
-from segue.kernels.moe.triton import BLOCK_H, combine_kernel, experts_kernel
+from segue.kernels.moe.triton import BLOCK_H, combine_kernel
+from segue.kernels.moe.triton_experts import experts_kernel
 from segue.kernels.moe.triton_routing import (
     BLOCK_B,
     BLOCK_T,
@@ -25,85 +28,67 @@ LARGE_TILES = {chip: (*COPIES, *products) for chip, products in TENSOR_CORES.ite
 
 
 def _product(name: str, tiling: Tiling, tile: Tile, *, is_first: bool) -> CompileCase:
-    return CompileCase(
+    return CompileCase.of_launch(
         name=f"MoE {name}, {tiling.rows} rows",
         kernel=experts_kernel,
         arguments={
-            **of("*bf16", "x_ptr weight_ptr out_ptr"),
+            **of("*bf16", "x_ptr numbers_ptr out_ptr"),
             **TABLES,
-            **of("i32", "num_outputs num_columns"),
+            **of("i32", "num_outputs x_columns num_scales"),
         },
-        constants={
-            "A": 8,
-            "IS_FIRST": is_first,
-            "BLOCK_M": tiling.rows,
-            "BLOCK_N": tile.columns,
-            "BLOCK_K": tile.depth,
-        },
-        aligned=frozenset({"num_outputs", "num_columns"}),
-        num_warps=tile.num_warps,
-        num_stages=tile.num_stages,
+        constants={"A": 8, "IS_FIRST": is_first},
+        options=tile.options(tiling.rows),
+        aligned=frozenset({"num_outputs", "x_columns", "num_scales"}),
         instructions=SMALL_TILES if tiling is STREAMING else LARGE_TILES,
     )
 
 
+def _routing(
+    name: str, kernel: Any, arguments: dict[str, str], blocks: dict[str, int]
+) -> CompileCase:
+    constants = {"BLOCK_E": BLOCK_E, **blocks}
+    return CompileCase(
+        name=f"MoE routing{name}",
+        kernel=kernel,
+        arguments={**arguments, "num_experts": "i32"},
+        constants=constants,
+        aligned=frozenset({"num_experts"}),
+        num_warps=num_warps(constants.get("BLOCK_T", BLOCK_B) * BLOCK_E),
+    )
+
+
+_CHOICE = {**of("*bf16", "logits_ptr"), **of("*fp32", "weights_ptr"), **of("i32", "num_tokens")}
+_TILES = {name: kind for name, kind in TABLES.items() if name != "pairs_ptr"}
+_FOR_TOKENS = {"A": 8, "BLOCK_T": BLOCK_T}
+
 COMPILE_CASES = (
-    CompileCase(
-        name="MoE routing, 32 tokens",
-        kernel=route_few_kernel,
-        arguments={
-            **of("*bf16", "logits_ptr"),
-            **of("*fp32", "weights_ptr"),
-            **TABLES,
-            **of("i32", "num_tokens num_experts"),
-        },
-        constants={
-            "A": 8,
-            "BLOCK_A": BLOCK_A,
-            "BLOCK_T": BLOCK_T,
-            "BLOCK_E": BLOCK_E,
-            "BLOCK_M": STREAMING.rows,
-        },
-        aligned=frozenset({"num_experts"}),
-        num_warps=num_warps(BLOCK_T * BLOCK_E),
+    _routing(
+        ", 32 tokens",
+        route_few_kernel,
+        {**_CHOICE, **TABLES},
+        {**_FOR_TOKENS, "BLOCK_A": BLOCK_A, "BLOCK_M": STREAMING.rows},
     ),
-    CompileCase(
-        name="MoE routing of many tokens, choice",
-        kernel=choose_kernel,
-        arguments={
-            **of("*bf16", "logits_ptr"),
-            **of("*fp32", "weights_ptr"),
-            **of("*i8", "ranks_ptr"),
-            **of("*i32", "counts_ptr"),
-            **of("i32", "num_tokens num_experts"),
-        },
-        constants={"A": 8, "BLOCK_A": BLOCK_A, "BLOCK_T": BLOCK_T, "BLOCK_E": BLOCK_E},
-        aligned=frozenset({"num_experts"}),
-        num_warps=num_warps(BLOCK_T * BLOCK_E),
+    _routing(
+        " of many tokens, choice",
+        choose_kernel,
+        {**_CHOICE, **of("*i8", "ranks_ptr"), **of("*i32", "counts_ptr")},
+        {**_FOR_TOKENS, "BLOCK_A": BLOCK_A},
     ),
-    CompileCase(
-        name="MoE routing of many tokens, plan",
-        kernel=plan_kernel,
-        arguments={
-            **of("*i32", "counts_ptr before_ptr first_ptr"),
-            **{name: kind for name, kind in TABLES.items() if name != "pairs_ptr"},
-            **of("i32", "num_blocks num_experts"),
-        },
-        constants={"BLOCK_B": BLOCK_B, "BLOCK_E": BLOCK_E, "BLOCK_M": DENSE.rows},
-        aligned=frozenset({"num_experts"}),
-        num_warps=num_warps(BLOCK_B * BLOCK_E),
+    _routing(
+        " of many tokens, plan",
+        plan_kernel,
+        {**of("*i32", "counts_ptr before_ptr first_ptr"), **_TILES, **of("i32", "num_blocks")},
+        {"BLOCK_B": BLOCK_B, "BLOCK_M": DENSE.rows},
     ),
-    CompileCase(
-        name="MoE routing of many tokens, places",
-        kernel=place_kernel,
-        arguments={
+    _routing(
+        " of many tokens, places",
+        place_kernel,
+        {
             **of("*i8", "ranks_ptr"),
             **of("*i32", "before_ptr first_ptr pairs_ptr"),
-            **of("i32", "num_tokens num_experts"),
+            **of("i32", "num_tokens"),
         },
-        constants={"A": 8, "BLOCK_T": BLOCK_T, "BLOCK_E": BLOCK_E},
-        aligned=frozenset({"num_experts"}),
-        num_warps=num_warps(BLOCK_T * BLOCK_E),
+        _FOR_TOKENS,
     ),
     CompileCase(
         name="MoE sum",

@@ -1,8 +1,7 @@
-"""Mixture of experts in Triton: the products with plain weights, and the sum of each token's
-experts, in their own order.
+"""Mixture of experts with plain weights in Triton, and the sum of each token's experts, in their
+own order.
 
-T tokens, H hidden size, E experts, A experts of a token, I width of an expert, J = 2 I. M rows of a
-tile, N columns of its product, K the summed dimension.
+T tokens, H hidden size, E experts, A experts of a token, I width of an expert, J = 2 I.
 """
 
 from __future__ import annotations
@@ -11,60 +10,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from segue.kernels.moe.tiling import tiling_of
-from segue.kernels.moe.triton_routing import MAX_EXPERTS, MAX_EXPERTS_PER_TOKEN, RoutingPlan
-from segue.kernels.moe.triton_tiles import rows_of_tile, through_experts, tile_of_program
-from segue.kernels.product.triton_tile import plain_sum, store_tile, weight_rows
+from segue.kernels.moe import triton_experts
+from segue.kernels.moe.triton_routing import MAX_EXPERTS, MAX_EXPERTS_PER_TOKEN
 
 BLOCK_H = 512
-
-
-@triton.jit
-def experts_kernel(
-    x_ptr,
-    weight_ptr,
-    out_ptr,
-    pairs_ptr,
-    tile_expert_ptr,
-    tile_first_ptr,
-    tile_stop_ptr,
-    num_tiles_ptr,
-    num_outputs,
-    num_columns,
-    A: tl.constexpr,
-    IS_FIRST: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-):
-    expert, first, stop, block, is_there = tile_of_program(
-        tl.cdiv(num_outputs, BLOCK_N), tile_expert_ptr, tile_first_ptr, tile_stop_ptr, num_tiles_ptr
-    )
-    if not is_there:
-        return
-    from_M, to_M, inside_M = rows_of_tile(pairs_ptr, first, stop, A, IS_FIRST, BLOCK_M)
-    outputs_N, inside_N = weight_rows(block, num_outputs, IS_FIRST, BLOCK_N)
-    sum_MN = plain_sum(
-        x_ptr + from_M * num_columns,
-        inside_M,
-        weight_ptr + (expert * num_outputs + outputs_N) * num_columns,
-        inside_N,
-        num_columns,
-        BLOCK_M,
-        BLOCK_N,
-        BLOCK_K,
-    )
-    out_columns = num_outputs // 2 if IS_FIRST else num_outputs
-    store_tile(
-        out_ptr + to_M * out_columns,
-        inside_M,
-        sum_MN,
-        block,
-        num_outputs,
-        IS_FIRST,
-        BLOCK_M,
-        BLOCK_N,
-    )
 
 
 @triton.jit
@@ -104,37 +53,13 @@ def routed_experts(
 ) -> tuple[Tensor, Tensor]:
     """As the reference's."""
     _check_experts(x_TH, router_logits_TE, gate_up_EJH, down_EHI, experts_per_token, first_expert)
-    tiling = tiling_of(len(x_TH), router_logits_TE.shape[1], experts_per_token)
-
-    def product(x: Tensor, out: Tensor, plan: RoutingPlan, *, is_first: bool) -> None:
-        weight, tile = (gate_up_EJH, tiling.gate_up) if is_first else (down_EHI, tiling.down)
-        _, num_outputs, num_columns = weight.shape
-        experts_kernel[(plan.max_tiles * triton.cdiv(num_outputs, tile.columns),)](
-            x,
-            weight,
-            out,
-            *plan.tables,
-            num_outputs,
-            num_columns,
-            A=experts_per_token,
-            IS_FIRST=is_first,
-            BLOCK_M=tiling.rows,
-            BLOCK_N=tile.columns,
-            # The same bytes of shared memory in float32 as in bfloat16.
-            BLOCK_K=tile.depth * 2 // x.element_size(),
-            num_warps=tile.num_warps,
-            num_stages=tile.num_stages,
-        )
-
-    num_held, _, width = down_EHI.shape
-    return through_experts(
+    return triton_experts.routed_experts(
         x_TH,
         router_logits_TE,
-        product,
-        held=range(first_expert, first_expert + num_held),
-        width=width,
-        tile_rows=tiling.rows,
+        [gate_up_EJH],
+        [down_EHI],
         experts_per_token=experts_per_token,
+        first_expert=first_expert,
     )
 
 

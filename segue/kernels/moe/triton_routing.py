@@ -74,22 +74,14 @@ def place(pairs_ptr, ranks_TE, tokens_T, first_E, A: tl.constexpr):
 
 
 @triton.jit
-def cut(
-    tile_expert_ptr,
-    tile_first_ptr,
-    tile_stop_ptr,
-    num_tiles_ptr,
-    first_E,
-    counts_E,
-    BLOCK_M: tl.constexpr,
-    BLOCK_E: tl.constexpr,
-):
+def cut(tiles, first_E, counts_E, BLOCK_M: tl.constexpr):
     """Stores the tiles of all experts, sorted by expert."""
+    tile_expert_ptr, tile_first_ptr, tile_stop_ptr, num_tiles_ptr = tiles
     tiles_E = (counts_E + BLOCK_M - 1) // BLOCK_M
     begin_E = tl.cumsum(tiles_E, axis=0) - tiles_E
     for i in range(tl.max(tiles_E, axis=0)):
         here_E = i < tiles_E
-        tl.store(tile_expert_ptr + begin_E + i, tl.arange(0, BLOCK_E), mask=here_E)
+        tl.store(tile_expert_ptr + begin_E + i, tl.arange(0, first_E.shape[0]), mask=here_E)
         tl.store(tile_first_ptr + begin_E + i, first_E + i * BLOCK_M, mask=here_E)
         tl.store(tile_stop_ptr + begin_E + i, first_E + counts_E, mask=here_E)
     tl.store(num_tiles_ptr, tl.sum(tiles_E, axis=0))
@@ -121,16 +113,8 @@ def route_few_kernel(
     counts_E = tl.sum((ranks_TE > 0).to(tl.int32), axis=0)
     first_E = tl.cumsum(counts_E, axis=0) - counts_E
     place(pairs_ptr, ranks_TE, tokens_T, first_E, A)
-    cut(
-        tile_expert_ptr,
-        tile_first_ptr,
-        tile_stop_ptr,
-        num_tiles_ptr,
-        first_E,
-        counts_E,
-        BLOCK_M,
-        BLOCK_E,
-    )
+    tiles = (tile_expert_ptr, tile_first_ptr, tile_stop_ptr, num_tiles_ptr)
+    cut(tiles, first_E, counts_E, BLOCK_M)
 
 
 @triton.jit(do_not_specialize=["num_tokens"])
@@ -191,16 +175,8 @@ def plan_kernel(
         total_E += tl.sum(counts_BE, axis=0)
     first_E = tl.cumsum(total_E, axis=0) - total_E
     tl.store(first_ptr + experts_E, first_E, mask=inside_E)
-    cut(
-        tile_expert_ptr,
-        tile_first_ptr,
-        tile_stop_ptr,
-        num_tiles_ptr,
-        first_E,
-        total_E,
-        BLOCK_M,
-        BLOCK_E,
-    )
+    tiles = (tile_expert_ptr, tile_first_ptr, tile_stop_ptr, num_tiles_ptr)
+    cut(tiles, first_E, total_E, BLOCK_M)
 
 
 @triton.jit(do_not_specialize=["num_tokens"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from segue.kernels import dispatch
 from segue.kernels.product import reference
-from segue.kernels.product.epilogue import Epilogue
+from segue.kernels.product.reference import Epilogue
 
 __all__ = ["Epilogue", "product"]
 

@@ -1,4 +1,4 @@
-"""Which way of multiplying is fastest on this machine: measured once, and kept in the user's cache.
+"""The fastest way of multiplying on this machine: measured once, and stored in the user's cache.
 
 A way that is not ours must be faster by a margin, so that noise does not decide.
 """
@@ -40,7 +40,7 @@ class Way(StrEnum):
 
 
 def ways(dtype: torch.dtype, *, is_few: bool) -> list[Way]:
-    """What this processor can do, in the order of preference if nothing is faster."""
+    """The ways that this processor supports, the preferred one first."""
     if is_few:
         return [Way.STREAMED, Way.TORCH]
     has_pairs = dtype is torch.bfloat16 and library.variant() == "avx512_bf16"
@@ -79,11 +79,11 @@ def described() -> str:
 
 
 def _measure(dtype: torch.dtype, options: list[Way], *, is_few: bool) -> dict[Way, float]:
-    """The least time of each, in turns."""
+    """The shortest time of each way, measured alternately."""
     from segue.kernels.product.native import product_by
 
     num_rows, num_outputs, num_inputs = _FEW_SHAPE if is_few else _MANY_SHAPE
-    # A thread's own time does not count what others take of its core.
+    # A thread's own time excludes the time that others use its core.
     clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
     with torch.inference_mode():
         weight_NK = torch.full((num_outputs, num_inputs), 0.5, dtype=dtype)
@@ -124,7 +124,7 @@ def _read() -> dict[str, str]:
 
 
 def _write(choices: dict[str, str]) -> None:
-    """As a whole, since other processes may read it at any time."""
+    """Replaces the whole file, since other processes may read it at any time."""
     path = _path()
     scratch = f"{path}.{os.getpid()}"
     try:
@@ -133,4 +133,4 @@ def _write(choices: dict[str, str]) -> None:
             json.dump(choices, file)
         os.replace(scratch, path)
     except OSError as error:
-        logger.info("the choice is not kept", extra={"path": path, "error": str(error)})
+        logger.info("the choice is not stored", extra={"path": path, "error": str(error)})

@@ -7,28 +7,29 @@ from segue.kernels.compile_case import CompileCase, of
 from segue.kernels.product.tiling import NARROW, WIDE, Tile
 from segue.kernels.product.triton import product_kernel
 
+WEIGHTS = {
+    "bfloat16": {"numbers_ptr": "*bf16"},
+    "FP8": {"numbers_ptr": "*u8", "scales_ptr": "*fp32"},
+    "NVFP4": {"numbers_ptr": "*u8", "scales_ptr": "*u8", "row_scales_ptr": "*fp32"},
+}
+"""A kernel's pointers to a weight, by its format."""
+
 
 def _case(
     name: str, rows: int, tile: Tile, *, out: str = "*bf16", is_gated: bool = False
 ) -> CompileCase:
-    return CompileCase(
+    return CompileCase.of_launch(
         name=f"{name}, {rows} rows",
         kernel=product_kernel,
         arguments={
-            **of("*bf16", "x_ptr weight_ptr"),
+            **of("*bf16", "x_ptr numbers_ptr"),
             "out_ptr": out,
-            **of("i32", "num_rows num_outputs num_columns"),
+            **of("i32", "num_rows num_outputs num_columns num_scales"),
         },
-        constants={
-            "IS_GATED": is_gated,
-            "BLOCK_M": rows,
-            "BLOCK_N": tile.columns,
-            "BLOCK_K": tile.depth,
-        },
-        aligned=frozenset({"num_outputs", "num_columns"}),
-        num_warps=tile.num_warps,
-        num_stages=tile.num_stages,
-        early=frozenset({"weight_ptr"}),
+        constants={"IS_GATED": is_gated},
+        options=tile.options(rows),
+        aligned=frozenset({"num_outputs", "num_columns", "num_scales"}),
+        early=frozenset({"numbers_ptr"}),
         # One instruction for both numbers of rows: it sums a row alike.
         instructions=dict.fromkeys(
             ("sm_90a", "sm_100a"),

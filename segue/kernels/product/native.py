@@ -12,7 +12,7 @@ from torch import Tensor
 from segue.kernels.native.library import operators
 from segue.kernels.product import reference
 from segue.kernels.product.choice import Way, way_for
-from segue.kernels.product.epilogue import Epilogue, finished
+from segue.kernels.product.reference import Epilogue, finished
 
 FEW_ROWS = 24
 """Up to here one pass over the weight serves all rows."""
@@ -44,9 +44,8 @@ def product_by(way: Way, x_TK: Tensor, weight_NK: Tensor) -> Tensor:
     out_TN = x_TK.new_empty(num_rows, num_outputs)
     pointers = (x_TK.data_ptr(), weight_NK.data_ptr(), out_TN.data_ptr())
     sizes = (num_rows, num_outputs, num_inputs)
-    threads = torch.get_num_threads()
     if way is Way.STREAMED:
-        _few(x_TK.dtype)(*pointers, *sizes, threads)
+        _few(x_TK.dtype)(*pointers, *sizes)
     else:
-        _many(x_TK.dtype)(*pointers, *sizes, way is Way.PAIRS, threads)
+        _many(x_TK.dtype)(*pointers, *sizes, way is Way.PAIRS)
     return out_TN

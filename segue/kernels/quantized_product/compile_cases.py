@@ -5,75 +5,63 @@ from __future__ import annotations
 
 from segue.kernels.compile_case import CompileCase, of
 from segue.kernels.moe.compile_cases import TABLES
-from segue.kernels.quantized_product.reference import FP8_COLUMNS
-from segue.kernels.quantized_product.triton import (
-    COLUMNS,
-    NUM_STAGES,
-    NUM_WARPS,
-    ROWS,
-    product_kernel,
-)
-from segue.kernels.quantized_product.triton_experts import MOST_TILE_ROWS, experts_kernel
+from segue.kernels.moe.triton_experts import MOST_QUANTIZED_ROWS, experts_kernel
+from segue.kernels.product.compile_cases import WEIGHTS
+from segue.kernels.product.tiling import QUANTIZED, QUANTIZED_ROWS
+from segue.kernels.product.triton import product_kernel
 
-_POINTERS = {
-    "FP8": {"scales_ptr": "*fp32"},
-    "NVFP4": {"scales_ptr": "*u8", "row_scales_ptr": "*fp32"},
-}
+_FORMATS = ("FP8", "NVFP4")
+_INSTRUCTIONS = dict.fromkeys(("sm_90a", "sm_100a"), ("cp.async", "mma.sync.aligned"))
 
 
-def _case(
-    name: str,
-    stored: str,
-    kernel: object,
-    rows: int,
-    pointers: dict[str, str],
-    constants: dict[str, object],
-) -> CompileCase:
-    integers = "num_outputs num_columns num_scales"
-    is_dependent = kernel is product_kernel
-    return CompileCase(
-        name=f"{name} in {stored}, {rows} rows",
-        kernel=kernel,
+def _product(name: str, stored: str, *, is_gated: bool) -> CompileCase:
+    return CompileCase.of_launch(
+        name=f"{name} in {stored}, {QUANTIZED_ROWS} rows",
+        kernel=product_kernel,
         arguments={
             **of("*bf16", "x_ptr out_ptr"),
-            "codes_ptr": "*u8",
-            **_POINTERS[stored],
-            **pointers,
-            **({"num_rows": "i32"} if is_dependent else {}),
-            **of("i32", integers),
+            **WEIGHTS[stored],
+            **of("i32", "num_rows num_outputs num_columns num_scales"),
         },
-        constants={
-            **({"row_scales_ptr": None} if stored == "FP8" else {}),
-            **constants,
-            "BLOCK_M": rows,
-            "BLOCK_N": COLUMNS,
-            "BLOCK_K": FP8_COLUMNS,
-        },
-        aligned=frozenset({"num_outputs", "num_columns", *(["num_scales"] * (stored != "FP8"))}),
-        num_warps=NUM_WARPS,
-        num_stages=NUM_STAGES,
-        early=frozenset({"codes_ptr", *_POINTERS[stored]} if is_dependent else ()),
-        instructions=dict.fromkeys(("sm_90a", "sm_100a"), ("cp.async", "mma.sync.aligned")),
+        constants={"IS_GATED": is_gated},
+        options=QUANTIZED.options(QUANTIZED_ROWS),
+        aligned=_aligned(stored, "num_columns"),
+        early=frozenset(WEIGHTS[stored]),
+        instructions=_INSTRUCTIONS,
     )
+
+
+def _experts(which: str, stored: str, rows: int) -> CompileCase:
+    return CompileCase.of_launch(
+        name=f"{which} product of experts in {stored}, {rows} rows",
+        kernel=experts_kernel,
+        arguments={
+            **of("*bf16", "x_ptr out_ptr"),
+            **WEIGHTS[stored],
+            **TABLES,
+            **of("i32", "num_outputs x_columns num_scales"),
+        },
+        constants={"A": 8, "IS_FIRST": which == "first"},
+        options=QUANTIZED.options(rows),
+        aligned=_aligned(stored, "x_columns"),
+        instructions=_INSTRUCTIONS,
+    )
+
+
+def _aligned(stored: str, columns: str) -> frozenset[str]:
+    return frozenset({"num_outputs", columns, *(["num_scales"] * (stored == "NVFP4"))})
 
 
 COMPILE_CASES = (
     *(
-        _case(name, stored, product_kernel, ROWS, {}, {"IS_GATED": is_gated})
+        _product(name, stored, is_gated=is_gated)
         for name, is_gated in (("product", False), ("product with a SiLU gate", True))
-        for stored in _POINTERS
+        for stored in _FORMATS
     ),
     *(
-        _case(
-            f"{which} product of experts",
-            stored,
-            experts_kernel,
-            rows,
-            TABLES,
-            {"A": 8, "IS_FIRST": which == "first"},
-        )
-        for stored in _POINTERS
+        _experts(which, stored, rows)
+        for stored in _FORMATS
         for which in ("first", "second")
-        for rows in (16, MOST_TILE_ROWS)
+        for rows in (16, MOST_QUANTIZED_ROWS)
     ),
 )

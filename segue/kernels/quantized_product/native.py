@@ -6,19 +6,17 @@ the weight at a time is converted, to be multiplied in the way that is fastest f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from segue.kernels.moe.reference import routed_by
 from segue.kernels.native.library import operators
 from segue.kernels.product import Epilogue, product
-from segue.kernels.product.epilogue import finished
+from segue.kernels.product.reference import Stored, finished
 from segue.kernels.quantized_product.reference import (
     CONVERTED_ELEMENTS,
     Format,
-    Product,
+    format_of,
     product_of_experts,
 )
 
@@ -29,80 +27,40 @@ _few = operators("few_rows_coded", "ppppplllli")
 _converted = operators("converted", "ppppllli")
 
 
-def int8_product(
-    x_TK: Tensor, codes_NK: Tensor, scales_NB: Tensor, epilogue: Epilogue = Epilogue.NONE
-) -> Tensor:
-    """As the reference's, and so are the others."""
-    return finished(product_in(Format.INT8, x_TK, codes_NK, scales_NB), epilogue)
-
-
-def fp8_product(
-    x_TK: Tensor, codes_NK: Tensor, scales_NB: Tensor, epilogue: Epilogue = Epilogue.NONE
-) -> Tensor:
-    return finished(product_in(Format.FP8, x_TK, codes_NK, scales_NB), epilogue)
-
-
-def int4_product(
-    x_TK: Tensor, codes_NL: Tensor, scales_NB: Tensor, epilogue: Epilogue = Epilogue.NONE
-) -> Tensor:
-    return finished(product_in(Format.INT4, x_TK, codes_NL, scales_NB), epilogue)
-
-
-def nvfp4_product(
-    x_TK: Tensor,
-    codes_NL: Tensor,
-    scales_NB: Tensor,
-    row_scales_N: Tensor,
-    epilogue: Epilogue = Epilogue.NONE,
-) -> Tensor:
-    return finished(product_in(Format.NVFP4, x_TK, codes_NL, scales_NB, row_scales_N), epilogue)
-
-
-def routed_experts(
-    x_TH: Tensor,
-    router_logits_TE: Tensor,
-    gate_up: Sequence[Tensor],
-    down: Sequence[Tensor],
-    *,
-    experts_per_token: int,
-    first_expert: int = 0,
-) -> tuple[Tensor, Tensor]:
+def quantized_product(x_TK: Tensor, stored: Stored, epilogue: Epilogue = Epilogue.NONE) -> Tensor:
     """As the reference's."""
-    return routed_by(
-        product_of_experts(gate_up, _PRODUCTS),
-        product_of_experts(down, _PRODUCTS),
-        x_TH,
-        router_logits_TE,
-        experts_per_token=experts_per_token,
-        held=range(first_expert, first_expert + len(down[0])),
-    )
-
-
-_PRODUCTS: dict[Format, Product] = {
-    Format.INT8: int8_product,
-    Format.FP8: fp8_product,
-    Format.INT4: int4_product,
-    Format.NVFP4: nvfp4_product,
-}
-
-
-def product_in(
-    how: Format, x_TK: Tensor, codes: Tensor, scales_NB: Tensor, row_scales_N: Tensor | None = None
-) -> Tensor:
-    """x Wᵀ [T, N]."""
-    stored = tuple(
-        part.contiguous() for part in (codes, scales_NB, row_scales_N) if part is not None
-    )
+    how = format_of(stored)
+    stored = [part.contiguous() for part in stored]
     if len(x_TK) <= FEW_ROWS:
-        return few_rows(how, x_TK.contiguous(), *stored)
-    num_outputs, num_inputs = len(codes), x_TK.shape[1]
+        return finished(few_rows(how, x_TK.contiguous(), *stored), epilogue)
+    num_outputs, num_inputs = len(stored[0]), x_TK.shape[1]
     step = max(CONVERTED_ELEMENTS // num_inputs, 1)
     out_TN = x_TK.new_empty(len(x_TK), num_outputs)
     for first in range(0, num_outputs, step):
         rows = slice(first, min(first + step, num_outputs))
         weight_NK = converted(how, x_TK.dtype, num_inputs, *(part[rows] for part in stored))
         out_TN[:, rows] = product(x_TK, weight_NK)
-    return out_TN
+    return finished(out_TN, epilogue)
+
+
+def routed_experts(
+    x_TH: Tensor,
+    router_logits_TE: Tensor,
+    gate_up: Stored,
+    down: Stored,
+    *,
+    experts_per_token: int,
+    first_expert: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """As the reference's."""
+    return routed_by(
+        product_of_experts(gate_up, quantized_product),
+        product_of_experts(down, quantized_product),
+        x_TH,
+        router_logits_TE,
+        experts_per_token=experts_per_token,
+        held=range(first_expert, first_expert + len(down[0])),
+    )
 
 
 def few_rows(
@@ -119,7 +77,6 @@ def few_rows(
         x_TK.shape[1],
         scales_NB.shape[1],
         how,
-        torch.get_num_threads(),
     )
     return out_TN
 
@@ -141,7 +98,6 @@ def converted(
         num_inputs,
         scales_NB.shape[1],
         how,
-        torch.get_num_threads(),
     )
     return out_NK
 

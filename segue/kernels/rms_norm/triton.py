@@ -94,13 +94,14 @@ def join_rms_norms_kernel(
     inside_H = columns_H < width
     if tl.program_id(1) == 0:
         weight_H = _early_weight(x_weight_ptr, columns_H, inside_H, IS_DEPENDENT)
-        half_ptr = x_ptr
+        x_H = tl.load(x_ptr + row * width + columns_H, mask=inside_H, other=0.0).to(tl.float32)
+        out_H = _normed(x_H, weight_H, width, eps)
+        tl.store(out_ptr + 2 * row * width + columns_H, out_H, mask=inside_H)
     else:
         weight_H = _early_weight(y_weight_ptr, columns_H, inside_H, IS_DEPENDENT)
-        half_ptr = y_ptr
-    x_H = tl.load(half_ptr + row * width + columns_H, mask=inside_H, other=0.0).to(tl.float32)
-    out_H = _normed(x_H, weight_H, width, eps)
-    tl.store(out_ptr + (2 * row + tl.program_id(1)) * width + columns_H, out_H, mask=inside_H)
+        y_H = tl.load(y_ptr + row * width + columns_H, mask=inside_H, other=0.0).to(tl.float32)
+        out_H = _normed(y_H, weight_H, width, eps)
+        tl.store(out_ptr + (2 * row + 1) * width + columns_H, out_H, mask=inside_H)
 
 
 def rms_norm(x: Tensor, weight_H: Tensor, *, eps: float) -> Tensor:

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 from segue.kernels.compile_case import CompileCase, of
 from segue.kernels.moe.compile_cases import TABLES
+from segue.kernels.moe.triton_experts import experts_kernel
 from segue.kernels.quantized_product.reference import NVFP4_COLUMNS, Format
-from segue.kernels.scaled_product.triton import GROUP_ROWS, TILES, options, scaled_product_kernel
+from segue.kernels.scaled_product.triton import GROUP_ROWS, TILES, scaled_product_kernel
+from segue.kernels.scaled_product.triton import ROWS as PRODUCT_ROWS
 from segue.kernels.scaled_product.triton_codes import (
     COLUMNS,
     NUM_WARPS,
@@ -14,15 +16,14 @@ from segue.kernels.scaled_product.triton_codes import (
     fp8_codes_kernel,
     nvfp4_codes_kernel,
 )
-from segue.kernels.scaled_product.triton_experts import scaled_experts_kernel
 
 _POINTERS = {
     Format.FP8: {
-        **of("*fp8e4nv", "x_ptr codes_ptr"),
+        **of("*fp8e4nv", "x_ptr numbers_ptr"),
         **of("*fp32", "x_scales_ptr scales_ptr"),
     },
     Format.NVFP4: {
-        **of("*u8", "x_ptr codes_ptr"),
+        **of("*u8", "x_ptr numbers_ptr"),
         **of("*fp8e4nv", "x_scales_ptr scales_ptr"),
         **of("*fp32", "input_scale_ptr row_scales_ptr"),
     },
@@ -42,24 +43,18 @@ _INSTRUCTIONS = {
 def _product(
     name: str, how: Format, kernel: object, arguments: dict[str, str], constants: dict[str, object]
 ) -> CompileCase:
-    launch = options(how)
-    return CompileCase(
+    return CompileCase.of_launch(
         name=f"{name} in {how.name} with quantised inputs",
         kernel=kernel,
         arguments={
             **_POINTERS[how],
             "out_ptr": "*bf16",
             **arguments,
-            **of("i32", "num_outputs num_stored num_scales"),
+            **of("i32", "num_outputs x_columns num_scales"),
         },
-        constants={
-            **(dict.fromkeys(("input_scale_ptr", "row_scales_ptr")) if how is Format.FP8 else {}),
-            **constants,
-            **{name: launch[name] for name in ("GROUP", "BLOCK_M", "BLOCK_N", "BLOCK_K")},
-        },
-        aligned=frozenset({"num_outputs", "num_stored", *["num_scales"] * (how is Format.NVFP4)}),
-        num_warps=TILES[how].num_warps,
-        num_stages=TILES[how].num_stages,
+        constants=constants,
+        options=TILES[how].options(PRODUCT_ROWS),
+        aligned=frozenset({"num_outputs", "x_columns", *["num_scales"] * (how is Format.NVFP4)}),
         instructions=_INSTRUCTIONS[how],
         chips=tuple(_INSTRUCTIONS[how]),
     )
@@ -79,7 +74,6 @@ def _codes(name: str, kernel: object, input_scale: str | None, **constants: obje
             **(of("i32", "num_scales") if is_fp8 else {}),
         },
         constants={
-            **({} if input_scale else {"input_scale_ptr": None}),
             **constants,
             "BLOCK_M": ROWS,
             "BLOCK_K": COLUMNS,
@@ -111,7 +105,7 @@ COMPILE_CASES = (
         _product(
             f"{which} product of experts",
             how,
-            scaled_experts_kernel,
+            experts_kernel,
             TABLES,
             {"A": 8, "IS_FIRST": which == "first"},
         )

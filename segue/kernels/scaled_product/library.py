@@ -5,14 +5,12 @@ T rows, K inputs, N outputs, B groups of a row.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.functional import ScalingType, SwizzleType
 
-from segue.kernels.product.epilogue import Epilogue, finished
+from segue.kernels.product.reference import Epilogue, Stored, finished
 from segue.kernels.quantized_product.reference import FP8_COLUMNS
 
 _TILE_ROWS, _TILE_GROUPS = 128, 4
@@ -20,7 +18,7 @@ _TILE_ROWS, _TILE_GROUPS = 128, 4
 
 def multiplied(
     x: tuple[Tensor, Tensor, Tensor | None],
-    stored: Sequence[Tensor],
+    stored: Stored,
     dtype: torch.dtype,
     epilogue: Epilogue,
 ) -> Tensor:
@@ -33,9 +31,7 @@ def multiplied(
     )
 
 
-def _fp8(
-    codes_TK: Tensor, scales_TB: Tensor, stored: Sequence[Tensor], dtype: torch.dtype
-) -> Tensor:
+def _fp8(codes_TK: Tensor, scales_TB: Tensor, stored: Stored, dtype: torch.dtype) -> Tensor:
     weight_NK, scales_NB = stored
     if scales_NB.shape[1] == 1 and codes_TK.shape[1] > FP8_COLUMNS:
         kind, pair = ScalingType.RowWise, (scales_TB.contiguous(), scales_NB.contiguous().t())
@@ -45,9 +41,7 @@ def _fp8(
     return F.scaled_mm(codes_TK, weight_NK.t(), pair[0], kind, pair[1], kind, output_dtype=dtype)
 
 
-def _nvfp4(
-    codes_TL: Tensor, scales_TB: Tensor, stored: Sequence[Tensor], dtype: torch.dtype
-) -> Tensor:
+def _nvfp4(codes_TL: Tensor, scales_TB: Tensor, stored: Stored, dtype: torch.dtype) -> Tensor:
     """Without the scales of all inputs and of rows of the weight."""
     weight_NL, scales_NB, _ = stored
     kind, order = ScalingType.BlockWise1x16, SwizzleType.SWIZZLE_32_4_4

@@ -9,15 +9,13 @@ T rows, K inputs, N outputs, B groups of a row: of x and of the weight the same 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from segue.kernels.moe.reference import ExpertProduct, routed_by
-from segue.kernels.product.epilogue import Epilogue, finished
-from segue.kernels.quantized_product import PRODUCTS
+from segue.kernels.product.reference import Epilogue, Stored, finished
+from segue.kernels.quantized_product import quantized_product
 from segue.kernels.quantized_product.reference import (
     FP8_COLUMNS,
     NVFP4_COLUMNS,
@@ -34,9 +32,6 @@ SMALLEST_INPUT = 1e-10
 SMALLEST_STEP = 1e-30
 """That NVFP4's numbers are divided by."""
 
-Stored = Sequence[Tensor]
-"""A weight's codes and scales, as in `segue.kernels.quantized_product`: FP8 or NVFP4."""
-
 
 def scaled_product(
     x_TK: Tensor,
@@ -49,7 +44,7 @@ def scaled_product(
     `input_scale`, a float32 number: of NVFP4, by which the scales of groups are multiplied; of FP8,
     the scale of all inputs, or None to find one for each group of the weight.
     """
-    out_TN = PRODUCTS[format_of(stored)](as_quantized(x_TK, stored, input_scale), *stored)
+    out_TN = quantized_product(as_quantized(x_TK, stored, input_scale), stored)
     out = finished(out_TN, epilogue)
     return out if epilogue is Epilogue.FLOAT32 else out.to(x_TK.dtype)
 

@@ -6,16 +6,19 @@ of the weight in the second cache. T rows, K inputs, N outputs, B groups of a ro
 
 from __future__ import annotations
 
+from functools import partial
+
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from segue.kernels.product.epilogue import Epilogue
+from segue.kernels.moe.triton_experts import ExpertsProduct, through_experts
+from segue.kernels.product.reference import Epilogue, Stored
 from segue.kernels.product.tiling import Tile
-from segue.kernels.product.triton import new_output
+from segue.kernels.product.triton import new_output, parts_of
 from segue.kernels.product.triton_tile import store_tile, weight_rows
-from segue.kernels.quantized_product.reference import FP8_COLUMNS, NVFP4_COLUMNS, Format, format_of
-from segue.kernels.scaled_product.reference import Stored, nvfp4_scale
+from segue.kernels.quantized_product.reference import FP8_COLUMNS, Format, format_of
+from segue.kernels.scaled_product.reference import nvfp4_scale
 from segue.kernels.scaled_product.triton_codes import fp8_codes, nvfp4_codes
 from segue.kernels.scaled_product.triton_sum import scaled_sum
 
@@ -42,54 +45,29 @@ def scaled_product_kernel(
     x_ptr,
     x_scales_ptr,
     input_scale_ptr,
-    codes_ptr,
+    numbers_ptr,
     scales_ptr,
     row_scales_ptr,
     out_ptr,
     num_rows,
     num_outputs,
-    num_stored,
+    x_columns,
     num_scales,
     IS_GATED: tl.constexpr,
-    GROUP: tl.constexpr,
     GROUP_ROWS: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
     row_tile, column_tile = tile_of_program(num_rows, num_outputs, BLOCK_M, BLOCK_N, GROUP_ROWS)
-    rows_M = row_tile * BLOCK_M + tl.arange(0, BLOCK_M)
+    rows_M = (row_tile * BLOCK_M + tl.arange(0, BLOCK_M)).to(tl.int64)
     inside_M = rows_M < num_rows
     outputs_N, inside_N = weight_rows(column_tile, num_outputs, IS_GATED, BLOCK_N)
+    x, weight = (x_ptr, x_scales_ptr, input_scale_ptr), (numbers_ptr, scales_ptr, row_scales_ptr)
     sum_MN = scaled_sum(
-        x_ptr,
-        x_scales_ptr,
-        input_scale_ptr,
-        rows_M,
-        inside_M,
-        codes_ptr,
-        scales_ptr,
-        row_scales_ptr,
-        outputs_N,
-        inside_N,
-        num_stored,
-        num_scales,
-        GROUP,
-        BLOCK_M,
-        BLOCK_N,
-        BLOCK_K,
+        x, rows_M, inside_M, weight, outputs_N, inside_N, x_columns, num_scales, BLOCK_K
     )
-    out_columns = num_outputs // 2 if IS_GATED else num_outputs
-    store_tile(
-        out_ptr + rows_M.to(tl.int64) * out_columns,
-        inside_M,
-        sum_MN,
-        column_tile,
-        num_outputs,
-        IS_GATED,
-        BLOCK_M,
-        BLOCK_N,
-    )
+    store_tile(out_ptr, rows_M, inside_M, sum_MN, column_tile, num_outputs, IS_GATED)
 
 
 def quantized(
@@ -110,9 +88,8 @@ def scaled_product(
     """As the reference's."""
     num_rows = len(x_TK)
     codes, scales_NB, *row_scales = stored
-    num_outputs, how = len(codes), format_of(stored)
+    num_outputs, tile = len(codes), TILES[format_of(stored)]
     out = new_output(x_TK, num_outputs, epilogue)
-    tile = TILES[how]
     programs = triton.cdiv(num_rows, ROWS) * triton.cdiv(num_outputs, tile.columns)
     if programs:
         scaled_product_kernel[(programs,)](
@@ -127,19 +104,34 @@ def scaled_product(
             scales_NB.shape[-1],
             IS_GATED=epilogue is Epilogue.SILU_GATE,
             GROUP_ROWS=GROUP_ROWS,
-            **options(how),
+            **tile.options(ROWS),
         )
     return out
 
 
-def options(how: Format) -> dict[str, int]:
-    """Of the sum over a tile, and of its launch."""
-    tile = TILES[how]
-    return {
-        "GROUP": NVFP4_COLUMNS,
-        "BLOCK_M": ROWS,
-        "BLOCK_N": tile.columns,
-        "BLOCK_K": tile.depth,
-        "num_warps": tile.num_warps,
-        "num_stages": tile.num_stages,
-    }
+def routed_experts(
+    x_TH: Tensor,
+    router_logits_TE: Tensor,
+    gate_up: Stored,
+    down: Stored,
+    input_scales: tuple[Tensor | None, Tensor | None],
+    *,
+    experts_per_token: int,
+    first_expert: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """As the reference's. Each token is quantised once, and each pair's h once."""
+    products = [
+        ExpertsProduct(
+            parts_of(stored),
+            TILES[format_of(stored)].options(ROWS),
+            partial(quantized, stored=stored, input_scale=input_scale),
+        )
+        for stored, input_scale in zip((gate_up, down), input_scales, strict=True)
+    ]
+    return through_experts(
+        x_TH,
+        router_logits_TE,
+        *products,
+        experts_per_token=experts_per_token,
+        first_expert=first_expert,
+    )

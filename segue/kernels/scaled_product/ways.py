@@ -1,4 +1,4 @@
-"""Which way products with quantised inputs are computed on a GPU: by what its tensor cores know."""
+"""How products with quantised inputs are computed on a GPU: it depends on its tensor cores."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segue.kernels import quantized_product
-from segue.kernels.product.epilogue import Epilogue
+from segue.kernels.product.reference import Epilogue, Stored
 from segue.kernels.quantized_product.reference import FP8_COLUMNS, Format, format_of
-from segue.kernels.scaled_product import triton, triton_experts
-from segue.kernels.scaled_product.reference import Stored
+from segue.kernels.scaled_product import triton
 
 Capability = tuple[int, int]
 HOPPER = (9, 0)
@@ -32,7 +31,7 @@ class Way(StrEnum):
 def way_of(
     how: Format, capability: Capability, num_outputs: int, num_columns: int, num_scales: int
 ) -> Way:
-    """For a weight [N, K] with so many scales for each row."""
+    """For a weight [N, K] with `num_scales` scales for each row."""
     if capability < FIRST[how]:
         return Way.PLAIN
     if num_outputs % 16 or not hasattr(F, "scaled_mm"):
@@ -46,7 +45,7 @@ def way_of(
 
 
 def way_on(x_TK: Tensor, stored: Stored) -> Way:
-    """For these inputs' GPU. Triton's interpreter has them on a CPU."""
+    """For the GPU of these inputs. Inputs on a CPU are for Triton's interpreter."""
     if not x_TK.is_cuda:
         return Way.TRITON
     capability = torch.cuda.get_device_capability(x_TK.device)
@@ -65,7 +64,7 @@ def scaled_product(
     """As the reference's, or as that of `segue.kernels.quantized_product`."""
     way = way_on(x_TK, stored)
     if way is Way.PLAIN:
-        return quantized_product.PRODUCTS[format_of(stored)](x_TK, *stored, epilogue=epilogue)
+        return quantized_product.quantized_product(x_TK, stored, epilogue)
     if way is Way.TRITON:
         return triton.scaled_product(x_TK, stored, input_scale, epilogue)
     # Older versions of torch do not have what it imports.
@@ -95,7 +94,7 @@ def routed_experts(
             experts_per_token=experts_per_token,
             first_expert=first_expert,
         )
-    return triton_experts.routed_experts(
+    return triton.routed_experts(
         x_TH,
         router_logits_TE,
         gate_up,

@@ -19,8 +19,8 @@ _BLOCK_ELEMENTS = 1 << 21
 
 
 def rounded(name: str, weight: Tensor, how: WeightFormat) -> tuple[Tensor, Tensor]:
-    """Codes and scales of a matrix [..., N, K], in INT8 as for `int8_product`, in INT4 as for
-    `int4_product`. Raises InvalidCheckpoint if K is odd and INT4 needs pairs."""
+    """Codes and scales of a matrix [..., N, K], in INT8 or INT4 as `Format` describes them. Raises
+    InvalidCheckpoint if K is odd and INT4 needs pairs."""
     *rows, columns = weight.shape
     if how is WeightFormat.INT4 and columns % 2:
         raise InvalidCheckpoint(
