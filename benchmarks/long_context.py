@@ -24,7 +24,7 @@ from benchmarks.harness.environment import Environment, this_environment
 from benchmarks.harness.output import show, show_json, table
 from benchmarks.harness.samples import median, times_s
 from benchmarks.harness.turns import decode_chunk
-from benchmarks.peers.process import peak_rss_bytes
+from benchmarks.peers.process import peak_rss_bytes, reset_peak_rss
 from benchmarks.peers.shape import checkpoint
 from segue.engine.batch import PrefillChunk
 from segue.engine.config import EngineConfig
@@ -114,6 +114,8 @@ class Passes:
 def measure(folder: Path, *, contexts: Sequence[int], threads: int, repeats: int) -> Result:
     environment = this_environment()
     torch.set_num_threads(threads)
+    # Making the checkpoint takes memory too.
+    reset_peak_rss()
     base = peak_rss_bytes()
     passes = Passes(folder, max(contexts))
     rows = [passes.row(context, repeats) for context in contexts]
