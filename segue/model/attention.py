@@ -35,8 +35,7 @@ class Attention:
 
     def __call__(self, x_TH: Tensor, batch: Batch, rotary: Rotary, pages: Tensor) -> Tensor:
         """The mixer's output [T, H]. Stores the batch's keys and values in `pages`."""
-        places = {"pages_T": batch.pages_T, "offsets_T": batch.offsets_T}
-        q_TQX, gate_TQX = self._project(x_TH, rotary, pages, places)
+        q_TQX, gate_TQX = self._project(x_TH, rotary, pages, batch)
         return self._output(self._attend(q_TQX, batch, pages), gate_TQX)
 
     def store(self, x_TH: Tensor, batch: Batch, rotary: Rotary, pages: Tensor) -> None:
@@ -54,8 +53,7 @@ class Attention:
 
     def draft(self, x_DH: Tensor, batch: DraftBatch) -> Tensor:
         """As `__call__`, for one token per sequence in an MTP layer, which has no position 0."""
-        places = {"pages_T": batch.pages_D, "offsets_T": batch.offsets_D}
-        q_DQX, gate_DQX = self._project(x_DH, batch.rotary, batch.pages, places)
+        q_DQX, gate_DQX = self._project(x_DH, batch.rotary, batch.pages, batch)
         out_DQX = attend_decode(
             q_DQX,
             batch.pages,
@@ -67,7 +65,7 @@ class Attention:
         return self._output(out_DQX, gate_DQX)
 
     def _project(
-        self, x_TH: Tensor, rotary: Rotary, pages: Tensor, places: Mapping[str, Tensor]
+        self, x_TH: Tensor, rotary: Rotary, pages: Tensor, batch: Batch | DraftBatch
     ) -> tuple[Tensor, Tensor]:
         """Queries and output gates [T, Q, X]. Stores keys and values in their pages."""
         return attention_input(
@@ -76,7 +74,8 @@ class Attention:
             self._k_norm,
             *rotary,
             pages,
-            **places,
+            pages_T=batch.pages_T,
+            offsets_T=batch.offsets_T,
             eps=self._eps,
             scales=self._scales_of(pages),
         )

@@ -152,7 +152,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DraftBatch:
-    """One token of each of D sequences, for the MTP layer alone."""
+    """One token of each of D sequences, for the MTP layer alone: T = D."""
 
     token_ids_D: Tensor
     rotary: Rotary
@@ -161,7 +161,7 @@ class DraftBatch:
     """Tokens of the sequence, including this one."""
     pages: Tensor
     """The MTP layer's pages [Z, 2, G, O, X], which receive the tokens' keys and values."""
-    pages_D: Tensor
-    offsets_D: Tensor
+    pages_T: Tensor
+    offsets_T: Tensor
     page_table_DP: Tensor
     """Short rows repeat one of their pages."""

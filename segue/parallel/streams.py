@@ -30,7 +30,14 @@ class PlainStream:
         self._socket.sendall(data)
 
     def receive(self, num_bytes: int) -> bytes:
-        return _exactly(self._socket, num_bytes)
+        data = bytearray(num_bytes)
+        view, num_received = memoryview(data), 0
+        while num_received < num_bytes:
+            count = self._socket.recv_into(view[num_received:])
+            if not count:
+                raise EOFError
+            num_received += count
+        return bytes(data)
 
     def close(self) -> None:
         # Wakes the receiving thread.
@@ -108,14 +115,3 @@ def _some(connection: socket.socket) -> bytes:
     if not data:
         raise EOFError
     return data
-
-
-def _exactly(connection: socket.socket, num_bytes: int) -> bytes:
-    data = bytearray(num_bytes)
-    view, num_received = memoryview(data), 0
-    while num_received < num_bytes:
-        count = connection.recv_into(view[num_received:])
-        if not count:
-            raise EOFError
-        num_received += count
-    return bytes(data)

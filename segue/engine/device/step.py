@@ -89,8 +89,8 @@ class DeviceStep:
                 rotary=(cos_T[rows], sin_T[rows]),
                 lengths_D=step.next_positions_T[rows],
                 pages=pages,
-                pages_D=step.pages_T[rows],
-                offsets_D=step.offsets_T[rows],
+                pages_T=step.pages_T[rows],
+                offsets_T=step.offsets_T[rows],
                 page_table_DP=step.page_table_BP,
             )
             logits_BV, hidden_BH = self._model.draft(hidden_BH, batch)

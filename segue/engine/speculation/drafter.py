@@ -83,8 +83,8 @@ class Drafter:
                 rotary=(self._rotary[0][rows], self._rotary[1][rows]),
                 lengths_D=self._lengths_JD[at],
                 pages=self._pages,
-                pages_D=self._pages_JD[at],
-                offsets_D=self._offsets_JD[at],
+                pages_T=self._pages_JD[at],
+                offsets_T=self._offsets_JD[at],
                 page_table_DP=self._page_table_DP[:num],
             )
             logits_DV, self._hidden_DH = self._model.draft(self._hidden_DH[:num], batch)
