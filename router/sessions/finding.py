@@ -11,8 +11,8 @@ import asyncio
 import contextlib
 import secrets
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from router.sessions.table import SessionTable
 from router.tenants.tenant import Tenant
@@ -25,43 +25,6 @@ from segue.text.limits import SizeLimits, num_characters
 _LONG_CHARACTERS = 500_000
 _UNNAMED = "auto"
 _SEPARATOR = "~"
-
-
-@dataclass(frozen=True, slots=True)
-class FoundSession:
-    """The session of a chat. If it has a parent, it is a new fork of it."""
-
-    session_id: SessionId
-    parent: SessionId | None = None
-
-
-def choose_session(
-    chat: ChatInput,
-    hint: str,
-    *,
-    num_same: int,
-    sessions: Sequence[SessionId],
-    is_continued: Callable[[SessionId], bool],
-    is_known: Callable[[SessionId], bool],
-    scope: str = "",
-) -> FoundSession:
-    """`sessions` share the chat's first `num_same` messages. `is_continued`: whether those are the
-    session's whole history, and it runs no turn. `hint` is the client's name for the conversation:
-    a client continues only its own sessions, and may fork any. `scope` is the prefix of its
-    tenant's session names.
-    """
-    name = scope + (hint or _UNNAMED)[: MAX_NAME_CHARS // 2]
-    own = [one for one in sessions if one == name or one.startswith(name + _SEPARATOR)]
-    for session_id in reversed(own):
-        if is_continued(session_id):
-            return FoundSession(session_id)
-    new = SessionId(name)
-    if not hint or is_known(new):
-        new = SessionId(f"{name}{_SEPARATOR}{secrets.token_hex(6)}")
-    # Without a common answer, the chats share no more than any two conversations.
-    if sessions and any(message.role == "assistant" for message in chat.messages[: num_same + 1]):
-        return FoundSession(new, parent=(own or sessions)[-1])
-    return FoundSession(new)
 
 
 class SessionFinder:
@@ -94,31 +57,32 @@ class SessionFinder:
         scope: str = "",
         salt: bytes = b"",
     ) -> SessionId:
-        """The session that the chat continues, among those whose names start with `scope` and whose
-        pages have this salt, or a new one. `chain` holds the chat's digests.
+        """The session that the chat continues, or a new one, which may be a fork. `chain` holds the
+        chat's digests. `hint` is the client's name for the conversation: a client continues only
+        its own sessions, and may fork any whose name starts with `scope` and whose pages have this
+        salt.
         """
         num_same, sessions = self._table.histories.find(chain, salt, scope)
-        found = choose_session(
-            chat,
-            hint,
-            num_same=num_same,
-            sessions=sessions,
-            is_continued=lambda session_id: (
-                len(self._table.histories[session_id].digests) == num_same
-                and session_id not in self._num_running
-            ),
-            is_known=lambda session_id: (
-                session_id in self._table
-                or session_id in self._table.histories
-                or session_id in self._num_running
-            ),
-            scope=scope,
-        )
-        if found.parent is not None:
-            self._table.fork_history(found.parent, found.session_id)
-            if found.parent in self._table:
-                self._table.fork(found.parent, found.session_id)
-        return found.session_id
+        name = scope + (hint or _UNNAMED)[: MAX_NAME_CHARS // 2]
+        own = [one for one in sessions if one == name or one.startswith(name + _SEPARATOR)]
+        for session_id in reversed(own):
+            is_whole = len(self._table.histories[session_id].digests) == num_same
+            if is_whole and session_id not in self._num_running:
+                return session_id
+        new = SessionId(name)
+        if not hint or self._is_known(new):
+            new = SessionId(f"{name}{_SEPARATOR}{secrets.token_hex(6)}")
+        # Without a common answer, the chats share no more than any two conversations.
+        if sessions and any(one.role == "assistant" for one in chat.messages[: num_same + 1]):
+            parent = (own or sessions)[-1]
+            self._table.fork_history(parent, new)
+            if parent in self._table:
+                self._table.fork(parent, new)
+        return new
+
+    def _is_known(self, session_id: SessionId) -> bool:
+        table, running = self._table, self._num_running
+        return session_id in table or session_id in table.histories or session_id in running
 
     @contextlib.contextmanager
     def running(self, session_id: SessionId) -> Iterator[None]:
