@@ -112,15 +112,19 @@ async def running_before(
         )
         port: int = socket_.getsockname()[1]
         address = f"{config.host}:{port}"
-        async with _serving(gateway, socket_, tls):
+        server = _server(gateway, tls)
+        task = asyncio.create_task(server.serve([socket_]))
+        try:
+            while not (server.started or task.done()):
+                await asyncio.sleep(0.001)
             logger.info("serving", extra={"address": address, "router": client.target})
             yield RunningGateway(address, port, metrics, gateway.drain_asked)
+        finally:
+            gateway.feed.close()
+            await server.drain(task, config.drain_s)
 
 
-@contextlib.asynccontextmanager
-async def _serving(
-    gateway: Gateway, listener: socket.socket, tls: ssl.SSLContext | None
-) -> AsyncIterator[None]:
+def _server(gateway: Gateway, tls: ssl.SSLContext | None) -> HttpServer:
     # Its lines about start and shutdown repeat ours.
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     config = uvicorn.Config(
@@ -138,15 +142,7 @@ async def _serving(
     config.load()
     # uvicorn's own options would read the files only once; this context reloads them.
     config.ssl = tls
-    server = HttpServer(config)
-    task = asyncio.create_task(server.serve([listener]))
-    try:
-        while not (server.started or task.done()):
-            await asyncio.sleep(0.001)
-        yield
-    finally:
-        gateway.feed.close()
-        await server.drain(task, gateway.config.drain_s)
+    return HttpServer(config)
 
 
 async def _serve(config: GatewayConfig, router: str, security: Security) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from cachetools import LRUCache
@@ -11,22 +11,12 @@ from cachetools import LRUCache
 from segue.api.errors import InvalidRequest
 from segue.api.types import Grammar
 from segue.grammar.library import xgrammar
+from segue.text.tokens.tokenizer import Tokenizer
 
 _CACHE_BYTES = 256 << 20
 _LINE_ENDS = b"\n\r"
 # xgrammar starts a message with the time and the place in its source.
 _PLACE = re.compile(r"^\[[\d:]+\] \S+:\d+: ")
-
-
-class Vocabulary(Protocol):
-    """The part of a tokenizer that is used here."""
-
-    @property
-    def num_ids(self) -> int: ...
-
-    def token_bytes(self, token_id: int) -> bytes:
-        """Empty for a special token."""
-        ...
 
 
 class CompiledGrammar:
@@ -54,13 +44,13 @@ class GrammarCompiler:
     """Caches up to 256 MiB of grammars. One thread at a time; compiling releases the GIL."""
 
     def __init__(
-        self, vocabulary: Vocabulary, vocab_size: int, *, cache_bytes: int = _CACHE_BYTES
+        self, tokenizer: Tokenizer, vocab_size: int, *, cache_bytes: int = _CACHE_BYTES
     ) -> None:
         """`vocab_size`: the number of logits; ids without a token never occur."""
         library = xgrammar()
         tokens = [
-            vocabulary.token_bytes(token_id)
-            for token_id in range(min(vocabulary.num_ids, vocab_size))
+            tokenizer.token_bytes(token_id)
+            for token_id in range(min(tokenizer.num_ids, vocab_size))
         ]
         # Stop tokens are given to each turn's matcher. One given here could end every grammar.
         info = library.TokenizerInfo(

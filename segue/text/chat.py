@@ -80,7 +80,7 @@ class ChatTemplate:
         """All variables of the program. Raises InvalidRequest."""
         program = self.program(conversation.tools)
         options = self.options(program, conversation.tools, conversation.template_kwargs)
-        messages = fold_instructions(conversation.messages, program.accepts_role)
+        messages = fold_instructions(conversation.messages, program)
         if conversation.continued_field:
             messages = open_last_message(messages, conversation.continued_field, program.source)
             add_generation_prompt = False

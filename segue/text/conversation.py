@@ -156,12 +156,12 @@ def _read_object(where: str, text: str, example: str = _ARGUMENTS) -> JsonObject
     except (ValueError, RecursionError) as error:
         raise InvalidRequest(
             f"{where} must be a JSON object such as {example}, "
-            f"got text that is not JSON ({error}): {_shorten(text)}"
+            f"got text that is not JSON ({error}): {text!r:.80}"
         ) from None
     if not isinstance(value, dict):
         raise InvalidRequest(
             f"{where} must be a JSON object such as {example}, "
-            f"got {_name_type(value)}: {_shorten(text)}"
+            f"got {_name_type(value)}: {text!r:.80}"
         )
     if _nests_too_deep(value):
         raise InvalidRequest(f"{where} must nest at most {MAX_NESTING} levels deep: flatten it")
@@ -215,7 +215,3 @@ def _name_type(value: Json) -> str:
 
 def _name_members(value: JsonObject) -> str:
     return ", ".join(f"{name!r:.40}" for name in list(value)[:8]) or "no members"
-
-
-def _shorten(text: str) -> str:
-    return repr(text if len(text) <= 80 else text[:77] + "…")

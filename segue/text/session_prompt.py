@@ -89,7 +89,7 @@ def continue_prompt(
         memory, num_same = PromptRecord(options=options, places=[], loops=(), head=""), 0
     tools = _read_tools(chat.tools)
     program = template.program(tools)
-    messages = FoldedMessages(chat.messages, program.accepts_role, memory.places, num_same)
+    messages = FoldedMessages(chat.messages, program, memory.places, num_same)
     replay = program.local.render(
         template.options(program, tools, read_template_kwargs(chat)),
         len(messages),

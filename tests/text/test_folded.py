@@ -17,10 +17,10 @@ ROLES = st.lists(
 class FirstOnly:
     """A template that accepts a system message only as the first message."""
 
-    def __call__(self, role: str, is_first: bool, /) -> bool:
+    def accepts(self, role: str, is_first: bool) -> bool:
         return role == "system" and is_first
 
-    def mark_answer(self, message: JsonObject, /) -> JsonObject:
+    def mark_answer(self, message: JsonObject) -> JsonObject:
         return {**message, "is_marked": message["role"] == "assistant"}
 
 

@@ -11,5 +11,6 @@
     calls.py     emits calls and the text around them, as the text arrives
     writers.py   writes the content around calls, and the calls' arguments
 
-`markup` and `reading` know nothing about values, and `values` nothing about markup.
+`markup` knows nothing about values, `reading` only which names exist, and `values` nothing about
+markup.
 """

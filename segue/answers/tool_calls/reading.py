@@ -25,10 +25,11 @@ text ends: the last value may quote the end of a call.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, TypeAlias
 
 from segue.answers.tool_calls.markup import Kind, Tag
 from segue.answers.tool_calls.steps import Cost, Step
+from segue.answers.tool_calls.values import Tools
 
 Place: TypeAlias = (
     Literal["outside", "reasoning", "opened", "function", "parameters", "closed"] | int
@@ -38,13 +39,6 @@ _MAX_QUOTED_DEPTH = 3
 _BEFORE_PARAMETER = ("<function>", "</parameter>")
 
 
-class Vocabulary(Protocol):
-    """The known names. If a function's parameters are unknown, every name counts as known."""
-
-    def has_function(self, function: str) -> bool: ...
-    def has_parameter(self, function: str, parameter: str) -> bool: ...
-
-
 class Readings:
     """All readings that may still win: the cheapest for each place.
 
@@ -52,9 +46,9 @@ class Readings:
     reasoning.
     """
 
-    def __init__(self, vocabulary: Vocabulary, *, may_start_in_reasoning: bool = False) -> None:
+    def __init__(self, tools: Tools, *, may_start_in_reasoning: bool = False) -> None:
         self.start = Step("answer", answers=not may_start_in_reasoning)
-        self._vocabulary = vocabulary
+        self._tools = tools
         self._at: dict[Place, tuple[int, Step]] = {"outside": (0, self.start)}
         self._last_kind: Kind | None = None
         self._drops = not may_start_in_reasoning
@@ -148,7 +142,7 @@ class Readings:
                 self._reach("opened", cost, step.then("open", tag))
             case "hermes":
                 self._reach("outside", cost + self._unknown(tag), step.then("call", tag))
-            case "<function>" if self._vocabulary.has_function(tag.name) and (
+            case "<function>" if self._tools.has_function(tag.name) and (
                 tag.starts_line or tag.ends_line
             ):
                 cost_here = cost + Cost.NO_TOOL_CALL + (0 if tag.starts_line else Cost.UNEVEN)
@@ -238,10 +232,10 @@ class Readings:
         return 2 * Cost.STRAY if is_in_list else Cost.STRAY
 
     def _unknown(self, tag: Tag) -> int:
-        return 0 if self._vocabulary.has_function(tag.name) else Cost.UNKNOWN
+        return 0 if self._tools.has_function(tag.name) else Cost.UNKNOWN
 
     def _unlikely(self, parameter: Tag, step: Step) -> int:
-        is_known = self._vocabulary.has_parameter(step.function, parameter.name)
+        is_known = self._tools.has_parameter(step.function, parameter.name)
         return 0 if is_known and not step.has_given(parameter.name) else Cost.UNLIKELY
 
     def _is_one_of_several(self, parameter: Tag, step: Step) -> bool:
@@ -249,7 +243,7 @@ class Readings:
         names = [parameter.name]
         if step.does == "value" and step.before and step.before.tag:
             names.append(step.before.tag.name)
-        known = [self._vocabulary.has_parameter(step.function, name) for name in names]
+        known = [self._tools.has_parameter(step.function, name) for name in names]
         return known == [False, False] and not step.has_given(parameter.name)
 
 

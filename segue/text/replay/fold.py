@@ -16,13 +16,13 @@ from segue.api.types import Message
 from segue.text.conversation import Json, JsonObject, read_message
 
 
-class Accepts(Protocol):
+class MessageRules(Protocol):
     """How a template handles messages."""
 
-    def __call__(self, role: str, is_first: bool, /) -> bool:
+    def accepts(self, role: str, is_first: bool) -> bool:
         """Whether it writes a message with this role, as the first or a later message."""
 
-    def mark_answer(self, message: JsonObject, /) -> JsonObject:
+    def mark_answer(self, message: JsonObject) -> JsonObject:
         """Marks the control tokens of an assistant message (`assistant_text.py`)."""
 
 
@@ -34,15 +34,15 @@ _BEFORE: JsonObject = {"role": "assistant", "content": ""}
 _RESULT_END = "</tool_response>"
 
 
-def fold_instructions(messages: list[JsonObject], accepts: Accepts) -> list[JsonObject]:
+def fold_instructions(messages: list[JsonObject], rules: MessageRules) -> list[JsonObject]:
     """The messages for the template. Does not change the input."""
-    messages = [accepts.mark_answer(message) for message in messages]
+    messages = [rules.mark_answer(message) for message in messages]
     if not any(message["role"] in INSTRUCTIONS for message in messages):
         return messages
     folded: list[JsonObject] = []
     waiting: list[str] = []
     for index, message in enumerate(messages):
-        role = _accepted_role(cast("str", message["role"]), index == 0, accepts)
+        role = _accepted_role(cast("str", message["role"]), index == 0, rules)
         if role is not None:
             message = message if role == message["role"] else {**message, "role": role}
             if waiting:
@@ -58,12 +58,12 @@ def fold_instructions(messages: list[JsonObject], accepts: Accepts) -> list[Json
     return folded
 
 
-def _accepted_role(role: str, is_first: bool, accepts: Accepts) -> str | None:
+def _accepted_role(role: str, is_first: bool, rules: MessageRules) -> str | None:
     """The role to write the message with; None if it must be folded."""
-    if role not in INSTRUCTIONS or accepts(role, is_first):
+    if role not in INSTRUCTIONS or rules.accepts(role, is_first):
         return role
     # For a first message, system is always a better role than developer.
-    return "system" if is_first or accepts("system", False) else None
+    return "system" if is_first or rules.accepts("system", False) else None
 
 
 def _comes_before_input(messages: list[JsonObject], index: int) -> bool:
@@ -108,13 +108,13 @@ class FoldedMessages:
     def __init__(
         self,
         messages: Sequence[Message],
-        accepts: Accepts,
+        rules: MessageRules,
         known: Sequence[Place] = (),
         num_same: int = 0,
     ) -> None:
         """`known` are the places of an earlier turn with the same first `num_same` messages."""
         self._messages = messages
-        self._accepts = accepts
+        self._rules = rules
         self._read: dict[int, JsonObject] = {}
         self.places = _until(known, self._clean_cut(min(num_same, len(messages))))
         # Earlier, if the earlier turn folded a message across the cut.
@@ -155,8 +155,8 @@ class FoldedMessages:
     def _fold(self, first: int, end: int) -> list[JsonObject]:
         group = [read_message(index, self._messages[index]) for index in range(first, end)]
         if first == 0:
-            return fold_instructions(group, self._accepts)
-        return fold_instructions([_BEFORE, *group], self._accepts)[1:]
+            return fold_instructions(group, self._rules)
+        return fold_instructions([_BEFORE, *group], self._rules)[1:]
 
 
 def _until(places: Sequence[Place], end: int) -> list[Place]:

@@ -153,14 +153,10 @@ class Moving:
         return self.exactly() >= exact(other)
 
     def __lt__(self, other: Any) -> Any:
-        if type(other) is int:
-            return not self._is_above(other - 1)
-        return self.exactly() < exact(other)
+        return not self >= other
 
     def __le__(self, other: Any) -> Any:
-        if type(other) is int:
-            return not self._is_above(other)
-        return self.exactly() <= exact(other)
+        return not self > other
 
     def __eq__(self, other: object) -> Any:
         if type(other) is int and other != self._value:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import jinja2
 
@@ -16,21 +15,6 @@ from segue.text.template.local import LocalTemplate
 from segue.text.template.shield import ControlMarks
 
 _NOTE = "a note"
-
-
-@dataclass(frozen=True, slots=True)
-class MessageRules:
-    """How a template handles messages (`fold.py`)."""
-
-    _accepted: Mapping[tuple[str, bool], bool]
-    _assistant_text: AssistantText
-
-    def __call__(self, role: str, is_first: bool, /) -> bool:
-        """Whether a message with this role is written, as the first or a later message."""
-        return self._accepted.get((role, is_first), True)
-
-    def mark_answer(self, message: JsonObject, /) -> JsonObject:
-        return self._assistant_text.mark(message)
 
 
 class TemplateProgram:
@@ -59,12 +43,19 @@ class TemplateProgram:
         text = "a\n" + "".join(f"{token} b\n" for token in sorted(marks.answer_tokens)) + "c"
         assistant_text.searches_beside_reasoning = changes(_assistant_message(text, thinks=True))
         _learn_harmless(assistant_text, changes, written)
-        accepted = {
+        self._accepted = {
             (role, is_first): self._writes(role, is_first)
             for role in ("system", "developer")
             for is_first in (True, False)
         }
-        self.accepts_role = MessageRules(accepted, assistant_text)
+        self._assistant_text = assistant_text
+
+    def accepts(self, role: str, is_first: bool) -> bool:
+        """Whether a message with this role is written, as the first or a later message."""
+        return self._accepted.get((role, is_first), True)
+
+    def mark_answer(self, message: JsonObject) -> JsonObject:
+        return self._assistant_text.mark(message)
 
     def _changes(
         self,
