@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from decode_worker.engine.events import Left
+from decode_worker.engine.events import TurnReleased
 from segue.api.turn import TurnSpec
 from segue.process.telemetry import Clock
 from segue.process.tracing.tracer import Happened, Span, Stage, Tracer, Value
@@ -24,7 +24,7 @@ class TurnTimes:
     """A prefill worker computes the prompt."""
     started_at: float = 0.0
     """The sequence went to the engine."""
-    left: Left | None = None
+    left: TurnReleased | None = None
 
 
 @contextlib.contextmanager

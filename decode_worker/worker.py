@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from decode_worker.config import DecodeConfig
 from decode_worker.engine.engine import DecodeEngine
-from decode_worker.engine.events import Command, Event, Left, NewTokens
+from decode_worker.engine.events import Command, Event, NewTokens, TurnReleased
 from decode_worker.engine.sequence import DecodeSequence
 from decode_worker.memory.adoption import Adoptions
 from decode_worker.memory.moving import move_away
@@ -206,7 +206,7 @@ class DecodeWorker(HandoffWorker[DecodeTurn, Command]):
                 turn.emit(SegueError(f"turn {event.turn_id}: {type(error).__name__}: {error}"))
             self._forget(event.turn_id)
 
-    def _leave(self, turn: DecodeTurn, event: Left) -> None:
+    def _leave(self, turn: DecodeTurn, event: TurnReleased) -> None:
         """Caches the computed pages and states, unless the turn failed."""
         assert turn.own_pages is not None, "the engine had it"
         turn.times.left = event

@@ -14,7 +14,7 @@ from segue.api.errors import InvalidRequest, Overloaded
 from segue.api.prompt import Prompt
 from segue.api.turn import PrefixHolder, TurnSpec
 from segue.api.types import PageId, SlotId
-from segue.cache.host.copying import NOTHING, Wanted, up_to_a_state
+from segue.cache.host.copying import NOTHING, CopyRequest, up_to_a_state
 from segue.cache.host.tier import HostTier
 from segue.cache.layout import CacheLayout
 from segue.cache.memory import Memory
@@ -134,7 +134,7 @@ class PromptMemory:
         """Whether the turn may continue from a cached prefix."""
         return self._config.prefix_cache and not turn.scores_prompt
 
-    def _up_to_a_state_that_pays(self, there: Match, here: Match) -> Wanted:
+    def _up_to_a_state_that_pays(self, there: Match, here: Match) -> CopyRequest:
         wanted = up_to_a_state(there, here)
         resume = here.checkpoint.num_tokens if here.checkpoint else 0
         num_pages = max(wanted.num_tokens - here.num_tokens, 0) // self._layout.page_tokens

@@ -37,7 +37,7 @@ from segue.v1.documents_pb2_grpc import add_DocumentsServicer_to_server
 from segue.v1.session_pb2_grpc import add_SessionsServicer_to_server
 from segue.wire.addresses import Hosts
 from segue.wire.server import RunningServer, Services, metrics_endpoint, serving
-from segue.worker.drain import Deadline, Draining, MoveSessions
+from segue.worker.drain import Deadline, MoveSessions, WorkerDrain
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class RunningRouter:
     router: Router
     address: str
     metrics_address: str
-    draining: Draining
+    draining: WorkerDrain
     """When the drain has ended, the process should exit."""
 
 
@@ -107,7 +107,7 @@ async def running(
         """At the deadline, running turns are cut: their clients continue them on another router."""
         return await router.drain(until.left_s)
 
-    draining = Draining(
+    draining = WorkerDrain(
         drain,
         _leave_all,
         default_s=config.drain_s,

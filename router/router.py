@@ -23,14 +23,14 @@ from router.placement.placing import Placing, TurnPlacing
 from router.sessions.calls import SessionDesk, TokenDesk
 from router.sessions.finding import SessionFinder
 from router.sessions.history import Completed, characters_before, complete
-from router.sessions.prompt import Built, PromptBuilder
+from router.sessions.prompt import EncodedTurn, PromptBuilder
 from router.sessions.table import SessionTable
 from router.status import StatusDesk
 from router.telemetry.recent import Entry, RecentTurns
 from router.telemetry.traces import TurnTrace
 from router.tenants.accounts import TenantAccounts
 from router.tenants.tenant import OPEN, Tenant
-from router.turn.answered import Answered
+from router.turn.answered import AnsweredTokens
 from router.turn.dispatch import TurnContext
 from router.turn.links import Links
 from router.turn.meter import TurnMeter, log_end
@@ -164,7 +164,7 @@ class Router:
                 meter.has_whole(completed.request.input)
                 await self._workers_joined(ongoing, deadline_at)
                 built = await self._prompts.make(completed, self.placing.pools.now)
-                answered = Answered.of(request.resume, built.spec, self._prompts)
+                answered = AnsweredTokens.of(request.resume, built.spec, self._prompts)
                 trace.built(admitted_at, built.spec, tenant.shown(built.spec.session_id))
             placing = self.placing.turn(built.spec, known=completed.known, num_kept=built.num_kept)
             turn = Turn(
@@ -224,7 +224,7 @@ class Router:
         return replace(complete(request, known), keeps_answer=keeps_answer)
 
     def _context(
-        self, placing: TurnPlacing, meter: TurnMeter, built: Built, tenant: Tenant
+        self, placing: TurnPlacing, meter: TurnMeter, built: EncodedTurn, tenant: Tenant
     ) -> TurnContext:
         return TurnContext(
             placing=placing,
@@ -240,7 +240,7 @@ class Router:
             parsers=self._prompts.parsers,
         )
 
-    def _with_reasoning(self, end: TurnEnd, turn: Turn, built: Built) -> TurnEnd:
+    def _with_reasoning(self, end: TurnEnd, turn: Turn, built: EncodedTurn) -> TurnEnd:
         num = self._prompts.encoder.thinking.num_in(turn.answer, is_open=built.starts_in_reasoning)
         return replace(end, usage=replace(end.usage, reasoning_tokens=num)) if num else end
 

@@ -29,7 +29,7 @@ from segue.wire.convert.request import request_from_wire, tokenized_from_wire
 from segue.wire.convert.same_names import message_of, value_of
 from segue.wire.convert.worker import cluster_to_wire
 from segue.wire.streams.generate_many import generate_many
-from segue.worker.drain import Draining
+from segue.worker.drain import WorkerDrain
 
 MAX_DEADLINE_S = 86_400.0
 """Longest deadline of a turn: no client waits longer."""
@@ -45,7 +45,7 @@ class Sessions(SessionsServicer):
         self,
         router: Router,
         keys: Keyring,
-        draining: Draining,
+        draining: WorkerDrain,
         *,
         address: str,
         metrics_address: str,

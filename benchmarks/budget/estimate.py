@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from benchmarks.budget.facts import CAPTURED_S, EAGER_S, EXCHANGE_S, Gpu
 from benchmarks.budget.launches import sum_launches
 from benchmarks.budget.work import RankModel, Work
-from segue.engine.budget import Room, WorkerNeed
+from segue.engine.budget import MemoryForWorkers, WorkerNeed
 from segue.engine.config import EngineConfig
 from segue.engine.host_memory import MachineMemory
 
@@ -79,7 +79,7 @@ def memory_of(model: RankModel, gpu: Gpu, *, context: int, num_drafts: int) -> M
         max_drafts=num_drafts,
     )
     machine = MachineMemory(place=f"a {gpu.name}", total_bytes=total, free_bytes=total)
-    left = Room.on_gpu(machine, share=1.0).left_bytes(need, EngineConfig(device="cuda"))
+    left = MemoryForWorkers.on_gpu(machine, share=1.0).left_bytes(need, EngineConfig(device="cuda"))
     session = model.context_bytes(context, num_slots=2 + num_drafts)
     return Memory(
         total_bytes=total,

@@ -11,7 +11,7 @@ from benchmarks.harness.samples import Answered
 from benchmarks.harness.turns import turn_of
 from benchmarks.serving.workload import Prompt
 from router.turn.calls import NamedTurn, TurnReserved
-from router.turn.links import DecodeLink, Link
+from router.turn.links import DecodeLink, WorkerLink
 from segue import Client, StopConditions, TokenDelta, TokenInput, TurnEnd
 from segue.api.cluster.status import ClusterStatus
 from segue.api.types import Role
@@ -58,7 +58,7 @@ class WithoutRouter:
     def __init__(self, status: ClusterStatus, security: Security) -> None:
         by_role = {worker.role: worker for worker in status.workers}
         self._writer = by_role[Role.PREFILL]
-        self._prefill = Link(self._writer, security)
+        self._prefill = WorkerLink(self._writer, security)
         self._decode = DecodeLink(by_role[Role.DECODE], security)
 
     async def answer(self, prompt: Prompt, num_tokens: int) -> Answered:

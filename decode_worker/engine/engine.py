@@ -9,8 +9,8 @@ ended in n still takes part in n + 1. That result is dropped, and the sequence l
 with it is in flight. The device advances every sequence by itself; the host follows when it reads
 the results.
 
-The thread owns a sequence from its submission until it publishes the sequence's `Left`; until then
-the sequence's pages and slots are in use.
+The thread owns a sequence, with its pages and slots, from its submission until it publishes the
+sequence's `TurnReleased`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,14 @@ from typing import NamedTuple
 
 from decode_worker.config import DecodeConfig
 from decode_worker.engine.drafting import DraftCount, Verified, next_batch
-from decode_worker.engine.events import Command, Event, Left, NewTokens, prefilled_here, result_of
+from decode_worker.engine.events import (
+    Command,
+    Event,
+    NewTokens,
+    TurnReleased,
+    prefilled_here,
+    result_of,
+)
 from decode_worker.engine.sequence import DecodeSequence
 from decode_worker.engine.stepper import DeviceStepper, HostStepper, Stepper
 from decode_worker.metrics import DecodeMetrics
@@ -69,7 +76,7 @@ class DecodeEngine:
         """Steps the answers. The host computes prompt suffixes in any case."""
         self._running: list[DecodeSequence] = []
         self._in_flight: deque[_Step] = deque()
-        self._leaving: dict[TurnId, Left] = {}
+        self._leaving: dict[TurnId, TurnReleased] = {}
         """Turns that have ended or were dropped, while a step with them is in flight."""
         self._failures = Failures()
 
@@ -221,11 +228,11 @@ class DecodeEngine:
         error: SegueError | None = None,
     ) -> list[Event]:
         turn_id = sequence.turn.turn_id
-        self._leaving[turn_id] = Left(turn_id, result, sequence, error)
+        self._leaving[turn_id] = TurnReleased(turn_id, result, sequence, error)
         return self._let_go(sequence)
 
     def _let_go(self, sequence: DecodeSequence) -> list[Event]:
-        """Frees the sequence's row and returns its `Left`, unless a step with it is in flight."""
+        """Frees the row and returns a `TurnReleased`, unless a step with the sequence is in flight."""
         if sequence.in_flight:
             return []
         self._running.remove(sequence)

@@ -20,7 +20,7 @@ class NewTokens:
 
 
 @dataclass(frozen=True, slots=True)
-class Left:
+class TurnReleased:
     """The engine has released a turn. A turn that was dropped has no result."""
 
     turn_id: TurnId
@@ -32,7 +32,7 @@ class Left:
 
 
 Command = DecodeSequence | Drop
-Event = NewTokens | Left
+Event = NewTokens | TurnReleased
 
 
 def prefilled_here(sequence: DecodeSequence, *, started_at: float, ended_at: float) -> ShipReport:

@@ -18,7 +18,7 @@ from decode_worker.config import DecodeConfig
 from decode_worker.engine.sequence import DecodeSequence
 from segue.api.types import SampledToken, TurnId
 from segue.engine.device.buffers import RowStart
-from segue.engine.device.launcher import Done, Launched, Launcher, StepRequest
+from segue.engine.device.launcher import CompletedStep, Launched, Launcher, StepRequest
 from segue.engine.device.result import Stepped
 from segue.engine.runner import ModelRunner
 from segue.engine.sampler import sample, sample_ids
@@ -79,7 +79,7 @@ class HostStepper:
         for sequence in constrained:
             sequence.take_drafts_back()
         targets = iter(sample(logits_RV, list(chain.from_iterable(rows))))
-        return Done(
+        return CompletedStep(
             [
                 self._accept(sequence, list(islice(targets, len(of_sequence))))
                 for sequence, of_sequence in zip(batch, rows, strict=True)

@@ -21,10 +21,10 @@ from kv_transfer.ticket import Checksums
 from kv_transfer.transport.cache_memory import CacheMemory, combine
 from kv_transfer.transport.transport import Transport
 from kv_transfer.writing.lane import Lane
-from kv_transfer.writing.plan import Fragment, Piece, Route, batches, plan_units
+from kv_transfer.writing.plan import Fragment, Piece, UnitRoute, batches, plan_units
 from kv_transfer.writing.shipment import (
     AllQueued,
-    Draining,
+    AwaitingWrites,
     Failed,
     PieceArrived,
     PieceFailed,
@@ -89,7 +89,7 @@ class ShippingTools:
 class Outgoing:
     """Made by `HandoffWriter.start`. Any thread may call its methods."""
 
-    def __init__(self, route: Route, tools: ShippingTools, on_end: Callable[[], None]) -> None:
+    def __init__(self, route: UnitRoute, tools: ShippingTools, on_end: Callable[[], None]) -> None:
         self.state: WriterState = Shipping()
         self.outcome: PrefillOutcome | None = None
         """Sent with the commit."""
@@ -115,7 +115,7 @@ class Outgoing:
     @property
     def is_open(self) -> bool:
         """False once it has failed, stopped or completed: there is no point in computing more."""
-        return isinstance(self.state, Shipping | Draining)
+        return isinstance(self.state, Shipping | AwaitingWrites)
 
     def layer_ready(self, layer: int, *, pages: range, with_slot: bool = False) -> None:
         """Ships these pages of the sequence (0 is the prompt's first), complete in this layer.

@@ -18,7 +18,7 @@ from kv_transfer.ticket import Ticket
 from segue.api.errors import InvalidRequest
 from segue.api.types import PageId, SlotId
 from segue.cache.layout import CacheField, Unit
-from segue.cache.parts import Span, spans
+from segue.cache.parts import ByteSpan, spans
 from segue.parallel.rank import FIRST_OF_ONE, Rank
 
 
@@ -35,14 +35,14 @@ def plan_units(
     source: FieldRegion,
     target: FieldRegion,
     pairs: Iterable[tuple[int, int]],
-    parts: Sequence[Span] = (),
+    parts: Sequence[ByteSpan] = (),
 ) -> list[Fragment]:
     """Fragments that copy each source unit to its target unit, in order of source address: whole
     units, or these parts of them.
 
     Raises ValueError if two sources have the same target, IndexError if a unit does not exist.
     """
-    parts = parts or (Span(0, 0, source.unit_bytes),)
+    parts = parts or (ByteSpan(0, 0, source.unit_bytes),)
     fragments: list[Fragment] = []
     ordered = sorted(pairs)
     if len({to for _, to in ordered}) != len(ordered):
@@ -107,7 +107,7 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Route:
+class UnitRoute:
     """The source and the target of a turn's units."""
 
     ticket: Ticket
@@ -140,7 +140,7 @@ class Route:
     def num_pages(self) -> int:
         return len(self.ticket.page_ids)
 
-    def parts(self, field_index: int) -> Iterator[tuple[Rank, Sequence[Span]]]:
+    def parts(self, field_index: int) -> Iterator[tuple[Rank, Sequence[ByteSpan]]]:
         """The target's ranks that get a part of a field's units from here, with these parts."""
         layout = self.source.layout
         for target in self.target.ranks:

@@ -25,7 +25,7 @@ class Shipping:
 
 
 @dataclass(frozen=True, slots=True)
-class Draining:
+class AwaitingWrites:
     """The last piece is ready; not all have arrived."""
 
     num_waiting: int
@@ -58,7 +58,7 @@ class Stopped:
     reason: str
 
 
-WriterState = Shipping | Draining | Stopping | Shipped | Failed | Stopped
+WriterState = Shipping | AwaitingWrites | Stopping | Shipped | Failed | Stopped
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ def advance_writer(state: WriterState, event: WriterEvent) -> WriterState:
     match state:
         case Shipping():
             return _from_shipping(state, event)
-        case Draining():
+        case AwaitingWrites():
             return _from_draining(state, event)
         case Stopping():
             return _from_stopping(state, event)
@@ -120,26 +120,26 @@ def _from_shipping(state: Shipping, event: WriterEvent) -> WriterState:
         case AllQueued(), Shipping(0, False):
             return Shipped()
         case AllQueued(), Shipping(num_waiting, is_moving):
-            return Draining(num_waiting, is_moving)
+            return AwaitingWrites(num_waiting, is_moving)
         case _:
             return _ended(state, event)
 
 
-def _from_draining(state: Draining, event: WriterEvent) -> WriterState:
+def _from_draining(state: AwaitingWrites, event: WriterEvent) -> WriterState:
     match event, state:
-        case PieceStarted(), Draining(num_waiting, False) if num_waiting:
-            return Draining(num_waiting - 1, True)
-        case PieceArrived(), Draining(0, True):
+        case PieceStarted(), AwaitingWrites(num_waiting, False) if num_waiting:
+            return AwaitingWrites(num_waiting - 1, True)
+        case PieceArrived(), AwaitingWrites(0, True):
             return Shipped()
-        case PieceArrived(), Draining(num_waiting, True):
-            return Draining(num_waiting, False)
+        case PieceArrived(), AwaitingWrites(num_waiting, True):
+            return AwaitingWrites(num_waiting, False)
         case AllQueued(), _:
             return state
         case _:
             return _ended(state, event)
 
 
-def _ended(state: Shipping | Draining, event: WriterEvent) -> WriterState:
+def _ended(state: Shipping | AwaitingWrites, event: WriterEvent) -> WriterState:
     match event:
         case PieceFailed(reason) if state.is_moving:
             return Failed(reason)

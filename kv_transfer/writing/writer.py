@@ -14,7 +14,7 @@ from kv_transfer.transport.cache_memory import CacheMemory, HostMemory
 from kv_transfer.transport.transport import Transport
 from kv_transfer.writing.lane import Lane
 from kv_transfer.writing.outgoing import Outgoing, ShipLimits, ShippingTools
-from kv_transfer.writing.plan import Route
+from kv_transfer.writing.plan import UnitRoute
 from segue.api.errors import NotFound, StaleEpoch
 from segue.api.types import Epoch, PageId, SlotId, WorkerId
 from segue.parallel.rank import Rank
@@ -84,7 +84,7 @@ class HandoffWriter:
                 f"{ticket.reader.worker_id}, which is in epoch {reader_map.epoch}"
             )
         require_same_layout(self._memory_map, reader_map)
-        route = Route(
+        route = UnitRoute(
             ticket=ticket,
             source=self._memory_map,
             target=reader_map,

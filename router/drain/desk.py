@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from router.drain.move import (
     Arrived,
     Assigned,
-    GivenUp,
-    Left,
+    LeftBehind,
+    MoveAbandoned,
     Moved,
     MoveEvent,
     MoveState,
-    Moving,
+    Pulling,
     Refused,
     Sibling,
     Waiting,
@@ -130,7 +130,7 @@ class _Moves:
                 match await self._move(session):
                     case Moved(_, adopted):
                         moved[session.session_id] = adopted.moved_bytes
-                    case Left(reason):
+                    case LeftBehind(reason):
                         left[session.session_id] = reason
 
         async with asyncio.TaskGroup() as tasks:
@@ -138,33 +138,33 @@ class _Moves:
                 tasks.create_task(move_one_after_another())
         return MoveReport(moved, left)
 
-    async def _move(self, session: HeldSession) -> Moved | Left:
+    async def _move(self, session: HeldSession) -> Moved | LeftBehind:
         state: MoveState = Waiting()
         while True:
             match state:
                 case Waiting():
                     state = advance_move(state, self._assign(session, state))
-                case Moving(target, _):
+                case Pulling(target, _):
                     state = advance_move(state, await self._pull(session, target))
-                case Moved() | Left():
+                case Moved() | LeftBehind():
                     return state
 
     def _assign(self, session: HeldSession, state: Waiting) -> MoveEvent:
         desk, source = self._desk, self._source
         if desk.is_stopping():
-            return GivenUp(LeftReason.STOPPING)
+            return MoveAbandoned(LeftReason.STOPPING)
         if self._left_s() <= 0:
-            return GivenUp(LeftReason.NO_TIME)
+            return MoveAbandoned(LeftReason.NO_TIME)
         now = desk.membership.find(source.worker_id)
         if now is None or now.epoch != source.epoch or now.health is WorkerHealth.LOST:
-            return GivenUp(LeftReason.FAILED)
+            return MoveAbandoned(LeftReason.FAILED)
         if desk.table.of(session.session_id).decode_worker != source.worker_id:
-            return GivenUp(LeftReason.ELSEWHERE)
+            return MoveAbandoned(LeftReason.ELSEWHERE)
         siblings = [s for s in self._siblings(session) if s.worker_id not in state.refused_by]
         num_pages = self._num_pages(session)
         target = choose_target(num_pages, siblings)
         if target is None:
-            return GivenUp(LeftReason.NO_MEMORY if siblings else state.why)
+            return MoveAbandoned(LeftReason.NO_MEMORY if siblings else state.why)
         self._promised_pages[target.worker_id] += num_pages
         return Assigned(target.worker_id)
 
@@ -192,9 +192,9 @@ class _Moves:
             link = self._desk.links.decode(target)
             adopted = await link.adopt(session, self._source, timeout_s=max(self._left_s(), 0.001))
         except NotFound:
-            return GivenUp(LeftReason.NO_STATE)
+            return MoveAbandoned(LeftReason.NO_STATE)
         except DeadlineExceeded:
-            return GivenUp(LeftReason.NO_TIME)
+            return MoveAbandoned(LeftReason.NO_TIME)
         except SegueError as error:
             logger.info(
                 "session not moved",
@@ -213,7 +213,7 @@ class _Moves:
             # The session was released in the meantime.
             with contextlib.suppress(SegueError):
                 await self._desk.links.decode(target).end_lease(session_id)
-            return GivenUp(LeftReason.ELSEWHERE)
+            return MoveAbandoned(LeftReason.ELSEWHERE)
         table.of(session_id).moved(self._source, target, adopted)
         await self._carry_renewal_over(session, target)
         return Arrived(adopted)

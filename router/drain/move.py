@@ -32,7 +32,7 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
-class Moving:
+class Pulling:
     """The target is pulling it."""
 
     target: WorkerId
@@ -46,13 +46,13 @@ class Moved:
 
 
 @dataclass(frozen=True, slots=True)
-class Left:
+class LeftBehind:
     """It stays behind: its next turn computes its prompt."""
 
     reason: LeftReason
 
 
-MoveState = Waiting | Moving | Moved | Left
+MoveState = Waiting | Pulling | Moved | LeftBehind
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,24 +75,24 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
-class GivenUp:
+class MoveAbandoned:
     reason: LeftReason
 
 
-MoveEvent = Assigned | Arrived | Refused | GivenUp
+MoveEvent = Assigned | Arrived | Refused | MoveAbandoned
 
 
 def advance_move(state: MoveState, event: MoveEvent) -> MoveState:
     """Raises IllegalTransition. A target that has refused is not assigned again."""
     match state, event:
         case Waiting(refused_by, _), Assigned(target) if target not in refused_by:
-            return Moving(target, refused_by)
-        case Moving(target, _), Arrived(adopted):
+            return Pulling(target, refused_by)
+        case Pulling(target, _), Arrived(adopted):
             return Moved(target, adopted)
-        case Moving(target, refused_by), Refused(why):
+        case Pulling(target, refused_by), Refused(why):
             return Waiting(refused_by | {target}, why)
-        case ((Waiting() | Moving()), GivenUp(reason)):
-            return Left(reason)
+        case ((Waiting() | Pulling()), MoveAbandoned(reason)):
+            return LeftBehind(reason)
         case _:
             raise IllegalTransition(f"{type(event).__name__} in {type(state).__name__}")
 

@@ -61,7 +61,7 @@ _ANY_POOLS = Pools()
 
 
 @dataclass(frozen=True, slots=True)
-class Built:
+class EncodedTurn:
     """A turn in tokens, and the record that the session's next prompt can be made from."""
 
     spec: TurnSpec
@@ -133,7 +133,7 @@ class PromptBuilder:
             longest_token=self.encoder.longest_token,
         )
 
-    async def make(self, completed: Completed, pools: Pools = _ANY_POOLS) -> Built:
+    async def make(self, completed: Completed, pools: Pools = _ANY_POOLS) -> EncodedTurn:
         """Like `build`, but adds the turn's grammar and does not block the event loop. May also
         raise Overloaded."""
         built = await self._make(completed, pools)
@@ -142,7 +142,9 @@ class PromptBuilder:
         grammar = await self._grammar(completed.request, completed.request.output, built)
         return replace(built, spec=replace(built.spec, grammar=grammar))
 
-    async def _grammar(self, request: TurnRequest, output: OutputFormat, built: Built) -> Grammar:
+    async def _grammar(
+        self, request: TurnRequest, output: OutputFormat, built: EncodedTurn
+    ) -> Grammar:
         if self.grammars is None:
             raise InvalidRequest.at(
                 "output", "needs text, and this model is served without a tokenizer: leave it out"
@@ -167,7 +169,7 @@ class PromptBuilder:
             )
         )
 
-    async def _make(self, completed: Completed, pools: Pools) -> Built:
+    async def _make(self, completed: Completed, pools: Pools) -> EncodedTurn:
         known = completed.known
         num_new = work_of(completed.request.input, first=_first_rendered(completed))
         if num_new <= _INLINE_CHARACTERS:
@@ -204,14 +206,14 @@ class PromptBuilder:
         for helper in self._helpers:
             await helper.close()
 
-    def build(self, completed: Completed, pools: Pools = _ANY_POOLS) -> Built:
+    def build(self, completed: Completed, pools: Pools = _ANY_POOLS) -> EncodedTurn:
         """The turn in tokens, its answer limited by context and memory. Raises InvalidRequest."""
         known = completed.known
         memory = known.memory if known else None
         made = self.encoder.encode_turn(completed.request.input, memory, completed.num_same)
         return self._finish(completed, made, pools)
 
-    def _finish(self, completed: Completed, made: SessionPrompt, pools: Pools) -> Built:
+    def _finish(self, completed: Completed, made: SessionPrompt, pools: Pools) -> EncodedTurn:
         request, known = completed.request, completed.known
         prompt = known.tokens[: made.num_kept] + made.ids if known else Prompt(made.ids)
         prompt = prompt.salted(request.salt)
@@ -234,7 +236,7 @@ class PromptBuilder:
             branch_points=self.encoder.branch_points(prompt.tokens, request.input),
         )
         is_chat = isinstance(request.input, ChatInput)
-        return Built(
+        return EncodedTurn(
             spec,
             made.memory,
             made.num_kept,

@@ -23,7 +23,7 @@ class _Account:
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class LimitReached:
     limit: str
     """The metrics' label: "turns" or "tokens"."""
     message: str
@@ -32,20 +32,20 @@ class Refusal:
 
 def refusal(
     limits: Limits, num_turns: int, empty_for_s: float, num_routers: int = 1
-) -> Refusal | None:
+) -> LimitReached | None:
     """Why a tenant may not have another turn now; None if it may. `limits`: this router's part of
     them. `empty_for_s`: seconds until its token budget is above zero.
     """
     part = f" on this one of {num_routers} routers" if num_routers > 1 else ""
     if limits.max_turns and num_turns >= limits.max_turns:
         in_flight = "1 turn is" if num_turns == 1 else f"{num_turns} turns are"
-        return Refusal(
+        return LimitReached(
             "turns",
             f"{in_flight} of this tenant in flight, and its max_turns is "
             f"{limits.max_turns}{part}: wait for one to end",
         )
     if empty_for_s > 0:
-        return Refusal(
+        return LimitReached(
             "tokens",
             f"this tenant has used its {limits.tokens_per_minute} tokens a minute{part} "
             "(tokens_per_minute): try again after the hinted time",

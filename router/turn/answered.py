@@ -14,7 +14,7 @@ from segue.engine.answer import AnswerState
 from segue.text.tokens.detokenizer import TokenBytes
 
 
-class Answered:
+class AnsweredTokens:
     """One turn owns it."""
 
     def __init__(self, resume: Resume | None = None) -> None:
@@ -31,7 +31,7 @@ class Answered:
         """The prefill and decode worker of the earlier run, as far as the client knows."""
 
     @classmethod
-    def of(cls, resume: Resume | None, spec: TurnSpec, prompts: PromptBuilder) -> Answered:
+    def of(cls, resume: Resume | None, spec: TurnSpec, prompts: PromptBuilder) -> AnsweredTokens:
         """`resume`: what the client of a resumed turn brings back. Raises InvalidRequest if that
         cannot be the start of this turn's answer."""
         if resume is None:

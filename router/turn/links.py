@@ -75,7 +75,7 @@ def worker_calls(stub: Stub, peer: str, worker_id: str) -> TurnCalls:
     return Calls(open_stream, peer, errors, outbox=lambda: Outbox(min_gap_s=_MIN_GAP_S))
 
 
-class Link:
+class WorkerLink:
     """Calls to one epoch of a worker."""
 
     def __init__(self, worker: WorkerStatus, security: Security = OPEN) -> None:
@@ -132,7 +132,7 @@ class Link:
         await self._channel.close()
 
 
-class DecodeLink(Link):
+class DecodeLink(WorkerLink):
     """Calls to one epoch of a decode worker."""
 
     _stub: DecodeWorkerAsyncStub
@@ -208,7 +208,7 @@ class Links:
 
     def __init__(self, security: Security = OPEN) -> None:
         self._security = security
-        self._links: dict[tuple[WorkerId, Epoch], Link] = {}
+        self._links: dict[tuple[WorkerId, Epoch], WorkerLink] = {}
         self._ending: set[asyncio.Task[object]] = set()
 
     def start(
@@ -226,10 +226,10 @@ class Links:
         assert isinstance(link, DecodeLink)
         return link
 
-    def to(self, worker: WorkerStatus) -> Link:
+    def to(self, worker: WorkerStatus) -> WorkerLink:
         key = worker.worker_id, worker.epoch
         if key not in self._links:
-            kind = Link if worker.role is Role.PREFILL else DecodeLink
+            kind = WorkerLink if worker.role is Role.PREFILL else DecodeLink
             self._links[key] = kind(worker, self._security)
         return self._links[key]
 

@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator
 
 from router.placement.estimate import Decision, Mode, Placement
 from router.turn import reported
-from router.turn.answered import Answered
+from router.turn.answered import AnsweredTokens
 from router.turn.calls import TurnCall, next_beat
 from router.turn.dispatch import Dispatch, Started, TurnContext
 from router.turn.lifecycle import (
@@ -58,7 +58,7 @@ class Turn:
         *,
         received_at: float,
         deadline_at: float,
-        answered: Answered,
+        answered: AnsweredTokens,
     ) -> None:
         """`answered`: the part of the answer that the client already has."""
         self.spec = spec

@@ -32,7 +32,7 @@ class Section(NamedTuple):
         return rank.part(self.num_things)
 
 
-class Span(NamedTuple):
+class ByteSpan(NamedTuple):
     """Bytes that move, counted from the start of the unit on either side."""
 
     source_offset: int
@@ -56,19 +56,21 @@ def field_of_rank(layout: CacheLayout, field: CacheField, rank: Rank) -> CacheFi
     return replace(field, shape=_shape_of_rank(layout, field, rank))
 
 
-def spans(layout: CacheLayout, field: CacheField, source: Rank, target: Rank) -> tuple[Span, ...]:
+def spans(
+    layout: CacheLayout, field: CacheField, source: Rank, target: Rank
+) -> tuple[ByteSpan, ...]:
     """The bytes of each unit that rank `source` of a writer sends to rank `target` of a reader.
     `layout` is that of whole units, which both workers share."""
     if source.count == target.count == 1:
-        return (Span(0, 0, field.unit_bytes),)
-    found: list[Span] = []
+        return (ByteSpan(0, 0, field.unit_bytes),)
+    found: list[ByteSpan] = []
     source_start = target_start = 0
     for section in _sections(layout, field):
         ours, theirs = section.part(source), section.part(target)
         first, stop = max(ours.start, theirs.start), min(ours.stop, theirs.stop)
         if first < stop and _sends(section, source, target):
             found.append(
-                Span(
+                ByteSpan(
                     source_start + (first - ours.start) * section.bytes_each,
                     target_start + (first - theirs.start) * section.bytes_each,
                     (stop - first) * section.bytes_each,
@@ -85,7 +87,7 @@ def _sends(section: Section, source: Rank, target: Rank) -> bool:
     return source.index % num_sharing == target.index % num_sharing
 
 
-def _joined(found: list[Span]) -> Iterator[Span]:
+def _joined(found: list[ByteSpan]) -> Iterator[ByteSpan]:
     """Neighbours on both sides as one span."""
     if not found:
         return

@@ -17,7 +17,7 @@ from segue.demo.corpus.conversations import (
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class TrainingStage:
     """Steps with the same row length and topics."""
 
     num_steps: int
@@ -33,10 +33,10 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class TrainingPart:
     """Stages of one run. The learning rate falls over all of them."""
 
-    stages: tuple[Stage, ...]
+    stages: tuple[TrainingStage, ...]
     rate: float
     """A share of the full learning rate."""
     first_step: int
@@ -50,50 +50,50 @@ class Part:
 
 
 # Rows grow during the first part: recall is learnt at short range first.
-PARTS: Mapping[str, Part] = {
-    "first": Part(
+PARTS: Mapping[str, TrainingPart] = {
+    "first": TrainingPart(
         (
-            Stage(1200, 8, 128),
-            Stage(1000, 4, 256),
-            Stage(200, 2, 512, TOOL_WEIGHTS),
-            Stage(1900, 2, 512, LATE_WEIGHTS),
-            Stage(100, 1, 1024, LATE_WEIGHTS),
+            TrainingStage(1200, 8, 128),
+            TrainingStage(1000, 4, 256),
+            TrainingStage(200, 2, 512, TOOL_WEIGHTS),
+            TrainingStage(1900, 2, 512, LATE_WEIGHTS),
+            TrainingStage(100, 1, 1024, LATE_WEIGHTS),
         ),
         rate=1.0,
         first_step=0,
     ),
-    "second": Part(
+    "second": TrainingPart(
         (
-            Stage(360, 4, 256, SPELL_WEIGHTS),
-            Stage(400, 2, 512, LATE_WEIGHTS),
-            Stage(450, 2, 512, LAST_WEIGHTS),
+            TrainingStage(360, 4, 256, SPELL_WEIGHTS),
+            TrainingStage(400, 2, 512, LATE_WEIGHTS),
+            TrainingStage(450, 2, 512, LAST_WEIGHTS),
         ),
         rate=0.35,
         first_step=500_000,
     ),
-    "attention": Part(
+    "attention": TrainingPart(
         (
-            Stage(1500, 4, 256, COPYING_WEIGHTS, 1, looking_weight=0.5),
-            Stage(1500, 2, 512, COPYING_WEIGHTS, looking_weight=0.2),
+            TrainingStage(1500, 4, 256, COPYING_WEIGHTS, 1, looking_weight=0.5),
+            TrainingStage(1500, 2, 512, COPYING_WEIGHTS, looking_weight=0.2),
         ),
         rate=0.5,
         first_step=800_000,
         resets_attention=True,
         holds_memory=True,
     ),
-    "last": Part(
+    "last": TrainingPart(
         (
-            Stage(1200, 4, 256, FINAL_WEIGHTS, 1, copied_weight=5.0, looking_weight=0.3),
-            Stage(700, 3, 512, FINAL_WEIGHTS, 1, copied_weight=5.0, looking_weight=0.3),
+            TrainingStage(1200, 4, 256, FINAL_WEIGHTS, 1, copied_weight=5.0, looking_weight=0.3),
+            TrainingStage(700, 3, 512, FINAL_WEIGHTS, 1, copied_weight=5.0, looking_weight=0.3),
         ),
         rate=0.5,
         first_step=820_000,
         holds_memory=True,
     ),
-    "polish": Part(
+    "polish": TrainingPart(
         (
-            Stage(400, 4, 256, POLISH_WEIGHTS, 1, looking_weight=0.3),
-            Stage(200, 2, 512, POLISH_WEIGHTS, looking_weight=0.2),
+            TrainingStage(400, 4, 256, POLISH_WEIGHTS, 1, looking_weight=0.3),
+            TrainingStage(200, 2, 512, POLISH_WEIGHTS, looking_weight=0.2),
         ),
         rate=0.25,
         first_step=870_000,

@@ -33,7 +33,7 @@ from segue.demo.evaluate import accuracies, held_out
 from segue.demo.looking_back import attention_of, followers, looking_loss, reset_attention, watched
 from segue.demo.mtp import load_trunk
 from segue.demo.network import MAX_POSITIONS, hold_memory, new_network, shorten_memory
-from segue.demo.stages import PARTS, Part, Stage
+from segue.demo.stages import PARTS, TrainingPart, TrainingStage
 from segue.demo.tokenizer import (
     CONTROL_TOKENS,
     END_OF_TEXT,
@@ -61,7 +61,7 @@ class TrainingBatch:
     weight_BT: torch.Tensor
 
 
-def batch(tokenizer: Tokenizer, stage: Stage, step: int) -> TrainingBatch:
+def batch(tokenizer: Tokenizer, stage: TrainingStage, step: int) -> TrainingBatch:
     """A step's batch: every row is a separate conversation, cut at the row's end."""
     ids, weights = [], []
     ordinary = range(NUM_TOKENS - len(CONTROL_TOKENS) - len(MARKERS))
@@ -114,7 +114,7 @@ def learning_rate(step: int, num_steps: int) -> float:
 class Training:
     """A run: the model, its optimizer and the next step, stored together in `training.pt`."""
 
-    def __init__(self, out: Path, part: Part, start: Path | None = None) -> None:
+    def __init__(self, out: Path, part: TrainingPart, start: Path | None = None) -> None:
         """Starts a run in `out`, with the weights in `start` if given, or continues the run
         there."""
         self.out = out

@@ -25,7 +25,7 @@ except ModuleNotFoundError:
 
 from segue.demo.corpus.conversations import LATE_WEIGHTS, TOOL_WEIGHTS
 from segue.demo.mtp import chained, load_head, load_trunk, save_head
-from segue.demo.stages import Stage
+from segue.demo.stages import TrainingStage
 from segue.demo.train import TrainingBatch, batch, learning_rate
 
 logger = logging.getLogger(__name__)
@@ -33,10 +33,10 @@ logger = logging.getLogger(__name__)
 # Each with its chain length. A further step of a chain costs half as much as a batch, and requires
 # that the first step copies.
 STAGES = (
-    (Stage(600, 8, 128), 1),
-    (Stage(500, 4, 256, TOOL_WEIGHTS), 1),
-    (Stage(500, 4, 256, TOOL_WEIGHTS), 3),
-    (Stage(400, 2, 512, LATE_WEIGHTS), 3),
+    (TrainingStage(600, 8, 128), 1),
+    (TrainingStage(500, 4, 256, TOOL_WEIGHTS), 1),
+    (TrainingStage(500, 4, 256, TOOL_WEIGHTS), 3),
+    (TrainingStage(400, 2, 512, LATE_WEIGHTS), 3),
 )
 # The weights of a chain's steps in the loss. Step j counts only if the drafts before it were right.
 STEP_WEIGHTS = (1.0, 0.7, 0.5)

@@ -54,7 +54,7 @@ class WorkerNeed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Room:
+class MemoryForWorkers:
     """Memory shared by a number of workers."""
 
     memory: MachineMemory
@@ -67,7 +67,9 @@ class Room:
     """Or "rank", if workers have several ranks. Each then counts as a worker."""
 
     @classmethod
-    def on_host(cls, memory: MachineMemory, num_workers: int, unit: str = "worker") -> Room:
+    def on_host(
+        cls, memory: MachineMemory, num_workers: int, unit: str = "worker"
+    ) -> MemoryForWorkers:
         """The host also runs Ray and the router."""
         return cls(memory=memory, num_workers=num_workers, common_bytes=CLUSTER_BYTES, unit=unit)
 
@@ -77,7 +79,7 @@ class Room:
         return f"{self.num_workers} {self.unit}{'s' if self.num_workers > 1 else ''}"
 
     @classmethod
-    def on_gpu(cls, memory: MachineMemory, *, share: float) -> Room:
+    def on_gpu(cls, memory: MachineMemory, *, share: float) -> MemoryForWorkers:
         """One worker's share of a GPU's memory."""
         own = replace(memory, free_bytes=min(memory.free_bytes, int(memory.total_bytes * share)))
         return cls(memory=own, num_workers=1, process_bytes=DEVICE_BYTES)
@@ -90,7 +92,7 @@ class Room:
         return self.memory.free_bytes - self.common_bytes - self.num_workers * beside
 
 
-def planned(need: WorkerNeed, engine: EngineConfig, room: Room) -> EngineConfig:
+def planned(need: WorkerNeed, engine: EngineConfig, room: MemoryForWorkers) -> EngineConfig:
     """`engine` with a number for `cache_bytes`. With "auto", `max_running` is lowered if its slots
     do not fit. Raises InvalidConfig, with numbers.
     """
@@ -116,12 +118,12 @@ def planned_alone(need: WorkerNeed, engine: EngineConfig, memory: MachineMemory)
     """For a worker on a host with an unknown number of others. Leaves room for a second worker of
     the same kind, if two fit.
     """
-    pair = Room(memory=memory, num_workers=2)
+    pair = MemoryForWorkers(memory=memory, num_workers=2)
     fits = pair.left_bytes(need, engine) >= 2 * need.min_cache_bytes
-    return planned(need, engine, pair if fits else Room(memory=memory, num_workers=1))
+    return planned(need, engine, pair if fits else MemoryForWorkers(memory=memory, num_workers=1))
 
 
-def check_host(engine: EngineConfig, room: Room) -> None:
+def check_host(engine: EngineConfig, room: MemoryForWorkers) -> None:
     """Checks host memory for GPU workers: their processes and host tiers must fit.
 
     Raises InvalidConfig.
@@ -136,7 +138,7 @@ def check_host(engine: EngineConfig, room: Room) -> None:
         )
 
 
-def _no_room(need: WorkerNeed, engine: EngineConfig, room: Room, left: int) -> str:
+def _no_room(need: WorkerNeed, engine: EngineConfig, room: MemoryForWorkers, left: int) -> str:
     wanted = room.memory.free_bytes - left + room.num_workers * need.min_cache_bytes
     enough = size(wanted + (1 << 30) - 1)
     ways = ["serve a smaller checkpoint or a quantised one", f"use a machine with {enough} free"]
@@ -152,7 +154,9 @@ def _no_room(need: WorkerNeed, engine: EngineConfig, room: Room, left: int) -> s
     )
 
 
-def _cache_too_large(need: WorkerNeed, engine: EngineConfig, room: Room, left: int) -> str:
+def _cache_too_large(
+    need: WorkerNeed, engine: EngineConfig, room: MemoryForWorkers, left: int
+) -> str:
     assert isinstance(engine.cache_bytes, int)
     fitting = left // room.num_workers >> 20 << 20
     return (

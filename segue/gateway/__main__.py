@@ -23,7 +23,7 @@ from segue.gateway.config import GatewayConfig
 from segue.gateway.http.protocol import Protocol
 from segue.gateway.http.routes import Gateway
 from segue.gateway.metrics import GatewayMetrics
-from segue.gateway.served import ServedModel
+from segue.gateway.served import ServedModelCache
 from segue.gateway.serving.http_server import HttpServer, listening
 from segue.gateway.serving.supervisor import Several, running_several
 from segue.gateway.stored import StoredResponses
@@ -104,7 +104,7 @@ async def running_before(
         gateway = Gateway(
             config=config,
             client=client,
-            served=ServedModel(client),
+            served=ServedModelCache(client),
             turns=Turns(client, metrics),
             stored=StoredResponses(client),
             metrics=metrics,

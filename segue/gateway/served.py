@@ -26,7 +26,7 @@ class ModelCalls(Protocol):
     async def detokenize(self, token_ids: list[int]) -> Detokenized: ...
 
 
-class ServedModel:
+class ServedModelCache:
     def __init__(
         self,
         client: ModelCalls,

@@ -44,7 +44,7 @@ class TurnCalls(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class GenerationRequest:
     """The turns of a request: one for each of `inputs`."""
 
     inputs: tuple[TurnInput, ...]
@@ -63,7 +63,7 @@ class Wanted:
 
 
 @dataclass(slots=True, kw_only=True)
-class Step:
+class AnswerStep:
     """The news of one answer since its previous step."""
 
     choice: int
@@ -85,7 +85,9 @@ class Turns:
         self._client = client
         self._metrics = metrics
 
-    async def steps(self, wanted: Wanted, visit: Visit) -> AsyncGenerator[list[Step], None]:
+    async def steps(
+        self, wanted: GenerationRequest, visit: Visit
+    ) -> AsyncGenerator[list[AnswerStep], None]:
         """Yields what has arrived for all answers. The last step of each answer has its end.
         Leaving the iteration cancels the turns. Raises SegueErrors.
         """
@@ -108,7 +110,7 @@ class _Answers:
     """The answers to one request."""
 
     def __init__(
-        self, client: TurnCalls, metrics: GatewayMetrics, wanted: Wanted, visit: Visit
+        self, client: TurnCalls, metrics: GatewayMetrics, wanted: GenerationRequest, visit: Visit
     ) -> None:
         self._client = client
         self._metrics = metrics
@@ -164,7 +166,7 @@ class _Answers:
             # Raised again by the reader.
             inbox.fail(error)
 
-    async def take(self, arrived: Arrived) -> list[Step]:
+    async def take(self, arrived: Arrived) -> list[AnswerStep]:
         visit, steps = self._visit, []
         for index, events in arrived:
             choice = self._choices[index]
@@ -194,7 +196,7 @@ def _seeded(sampling: SamplingParams, index: int) -> SamplingParams:
 class _Choice:
     """The state of one answer."""
 
-    def __init__(self, wanted: Wanted, index: int) -> None:
+    def __init__(self, wanted: GenerationRequest, index: int) -> None:
         self.is_cut = False
         """It has the one call that it may have; the rest is dropped."""
         self._wanted = wanted
@@ -202,10 +204,10 @@ class _Choice:
         self._parser: AnswerParser | None = None
         """None until the turn has started, and if the answer is only content."""
 
-    def take(self, events: Sequence[TurnEvent]) -> Step:
+    def take(self, events: Sequence[TurnEvent]) -> AnswerStep:
         if len(events) == 1 and isinstance(delta := events[0], TokenDelta):
             # Almost always.
-            return Step(
+            return AnswerStep(
                 choice=self._index,
                 parts=joined(self._up_to_last_call(self._read(delta.text))),
                 token_ids=delta.token_ids,
@@ -235,7 +237,7 @@ class _Choice:
                     if self._parser is not None:
                         parts += self._parser.finish(is_whole=event.is_whole)
         kept = joined(self._up_to_last_call(parts))
-        return Step(
+        return AnswerStep(
             choice=self._index,
             started=started,
             prompt_logprobs=prompt_logprobs,

@@ -36,7 +36,7 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Built:
+class BuiltGrammar:
     grammar: Grammar
     patterns: dict[str, str]
     """Regular expressions in it, by the path that the client knows."""
@@ -44,7 +44,7 @@ class Built:
     """The field that it was built from."""
 
 
-def build(asked: Asked) -> Built:
+def build(asked: Asked) -> BuiltGrammar:
     """Raises InvalidRequest with the path of the part that cannot be served."""
     output = asked.output
     patterns: dict[str, str] = {}
@@ -70,7 +70,7 @@ def build(asked: Asked) -> Built:
     grammar_of = Grammar(
         text=text, after_reasoning=asked.after_reasoning, without_controls=without_controls
     )
-    return Built(grammar_of, patterns, field)
+    return BuiltGrammar(grammar_of, patterns, field)
 
 
 def _form_of(

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from segue.api.errors import InvalidRequest
-from segue.grammar.schema import Prepared, read_schema
+from segue.grammar.schema import PreparedSchema, read_schema
 
 Format: TypeAlias = dict[str, Any]
 """A part of a structural tag."""
@@ -40,7 +40,7 @@ class CallGrammars:
     def __init__(self, tools: Sequence[str], call_format: str) -> None:
         """`call_format`: as in `segue.answers.ParserNames`. Raises InvalidRequest."""
         self.has_lengths = False
-        """Some string in JSON has a limited length (`Prepared.without_controls`)."""
+        """Some string in JSON has a limited length (`PreparedSchema.without_controls`)."""
         self.patterns: dict[str, str] = {}
         if call_format == "none":
             raise InvalidRequest.at(
@@ -93,7 +93,7 @@ class CallGrammars:
         begin, content = f"<tool_call>\n<function={name}>\n", self._parameters(prepared, field)
         return _tag(begin, content, "</function>\n</tool_call>")
 
-    def _parameters(self, prepared: Prepared, field: str) -> Format:
+    def _parameters(self, prepared: PreparedSchema, field: str) -> Format:
         schema = prepared.schema
         if "$ref" in schema:
             schema = prepared.schema["$defs"][schema["$ref"].rpartition("/")[2]]
@@ -120,7 +120,7 @@ class CallGrammars:
             return {"type": "const_string", "value": ""}
         return parts[0] if len(parts) == 1 else {"type": "sequence", "elements": parts}
 
-    def _value(self, schema: Any, prepared: Prepared, field: str) -> Format:
+    def _value(self, schema: Any, prepared: PreparedSchema, field: str) -> Format:
         """A value as templates write it: a string as it is, anything else as JSON."""
         defs = prepared.schema.get("$defs", {})
         branches = _flattened(schema, defs)

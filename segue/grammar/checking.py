@@ -15,7 +15,7 @@ from pathlib import Path
 
 from segue.api.errors import InvalidRequest
 from segue.api.types import Grammar
-from segue.grammar.build import Asked, Built, build
+from segue.grammar.build import Asked, BuiltGrammar, build
 from segue.grammar.compiler import GrammarCompiler, plain_message
 from segue.grammar.library import xgrammar
 from segue.text.helper_process import serve_jobs
@@ -44,7 +44,7 @@ def checker(folder: Path, vocab_size: int) -> Callable[[Asked], Grammar]:
     return check
 
 
-def _check_patterns(built: Built) -> None:
+def _check_patterns(built: BuiltGrammar) -> None:
     """Checks them separately: an error in a whole grammar does not name the pattern."""
     for field, pattern in built.patterns.items():
         try:

@@ -19,7 +19,7 @@ from segue.api.errors import SegueError, Unavailable
 from segue.api.types import Role
 from segue.launch.config import Config
 from segue.launch.drain import draining_words, leave_in_order, stop_routers
-from segue.launch.prepare import Prepared, Report, consecutive, most_threads, prepare
+from segue.launch.prepare import PreparedCluster, Report, consecutive, most_threads, prepare
 from segue.launch.ray.actors import GatewayActor, RouterActor
 from segue.launch.ray.demand import Demand, demands_of
 from segue.launch.ray.room import NodeRequest
@@ -100,7 +100,7 @@ def running_cluster(config: Config, report: Report) -> Iterator[Cluster]:
 
 @contextlib.contextmanager
 def running_prepared(
-    prepared: Prepared, report: Report, hurry: threading.Event | None = None
+    prepared: PreparedCluster, report: Report, hurry: threading.Event | None = None
 ) -> Iterator[Cluster]:
     """As `running_cluster`, with the result of `prepare`. Setting `hurry` ends draining."""
     config = prepared.config
@@ -132,7 +132,7 @@ def finish_turns(cluster: Cluster, report: Report, hurry: threading.Event) -> No
 
 
 def _start(
-    prepared: Prepared,
+    prepared: PreparedCluster,
     demands: Sequence[Demand],
     report: Report,
     nodes: NodeRequest,
@@ -196,7 +196,7 @@ def _start(
     )
 
 
-def _router_configs(prepared: Prepared) -> Iterator[Config]:
+def _router_configs(prepared: PreparedCluster) -> Iterator[Config]:
     """The configuration of each router, which has its own ports."""
     config = prepared.config
     metrics_ports = consecutive(config.router.metrics_port, config.cluster.routers)

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from segue.api.errors import InvalidConfig, SegueError
-from segue.engine.budget import Room, WorkerNeed, check_host, planned, size
+from segue.engine.budget import MemoryForWorkers, WorkerNeed, check_host, planned, size
 from segue.engine.config import MAX_RANKS, EngineConfig, pool_sizes
 from segue.engine.host_memory import MachineMemory, read_gpu_memory, read_host_memory
 from segue.engine.served_model import ServedModel
@@ -109,7 +109,7 @@ def check_more_workers(
     host = (machine or Machine.here("cpu")).host
     if host is not None:
         need = _check(Path(model), config)
-        planned(need, config.engine, Room(memory=host, num_workers=num_workers))
+        planned(need, config.engine, MemoryForWorkers(memory=host, num_workers=num_workers))
 
 
 def _check(folder: Path, config: Config) -> WorkerNeed:
@@ -169,13 +169,13 @@ def _settle(need: WorkerNeed, config: Config, machine: Machine) -> EngineConfig:
     engine, processes = config.engine, (config.num_worker_processes, _unit(config))
     if engine.device == "cuda":
         if machine.host is not None:
-            check_host(engine, Room.on_host(machine.host, *processes))
+            check_host(engine, MemoryForWorkers.on_host(machine.host, *processes))
         if machine.gpu is None:
             return engine
-        return planned(need, engine, Room.on_gpu(machine.gpu, share=engine.gpu_share))
+        return planned(need, engine, MemoryForWorkers.on_gpu(machine.gpu, share=engine.gpu_share))
     if machine.host is None:
         return engine
-    return planned(need, engine, Room.on_host(machine.host, *processes))
+    return planned(need, engine, MemoryForWorkers.on_host(machine.host, *processes))
 
 
 def _judge_hub(model: str, config: Config, machine: Machine, report: Report) -> None:

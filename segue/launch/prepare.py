@@ -23,7 +23,7 @@ Report = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Prepared:
+class PreparedCluster:
     """`config` has no open values; the processes load `model`. `router_ports` and `gateway_ports`
     have one port for each; `config` has the first ones too. `security` has a secret.
     """
@@ -35,7 +35,7 @@ class Prepared:
     security: Security
 
 
-def prepare(config: Config, report: Report) -> Prepared:
+def prepare(config: Config, report: Report) -> PreparedCluster:
     """Raises InvalidCheckpoint, InvalidConfig, and Unavailable if Ray cannot be reached."""
     # Only processes of this cluster need the secret, so a random one suffices.
     security = config.security.security().with_secret()
@@ -58,7 +58,7 @@ def prepare(config: Config, report: Report) -> Prepared:
     config = _with_cores(config)
     num_front = config.cluster.routers + config.cluster.num_gateways
     require_surroundings(address, num_front + config.num_worker_processes)
-    return Prepared(
+    return PreparedCluster(
         model=model,
         config=config,
         router_ports=router_ports,

@@ -20,7 +20,7 @@ from segue.api.errors import InvalidCheckpoint, InvalidRequest
 from segue.api.types import ChatInput
 from segue.text.conversation import Conversation, Json, JsonObject, read_conversation
 from segue.text.replay.fold import fold_instructions
-from segue.text.template.environment import RESERVED_NAMES, Refusal, bounded
+from segue.text.template.environment import RESERVED_NAMES, TemplateRaised, bounded
 from segue.text.template.program import TemplateProgram
 from segue.text.template.shield import END_MARK, ControlMarks
 from segue.text.template.source import TemplateSource, read_template_source
@@ -110,7 +110,7 @@ class ChatTemplate:
             return "".join(bounded(program.template.root_render_func(context)))
         except InvalidRequest:
             raise
-        except Refusal as refusal:
+        except TemplateRaised as refusal:
             raise InvalidRequest(
                 "the checkpoint's chat template refuses these messages: "
                 f"{self.marks.expand(str(refusal)):.500}"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from segue.api.errors import InvalidRequest
 
 
-class Kind(enum.IntEnum):
+class ProcessKind(enum.IntEnum):
     """In the order in which they restart: callees before callers."""
 
     PREFILL = 0
@@ -29,12 +29,12 @@ class Kind(enum.IntEnum):
 class Member:
     """A process of the cluster and its successors."""
 
-    kind: Kind
+    kind: ProcessKind
     name: str
     """A worker's id; the address of a router or a gateway."""
 
     def __str__(self) -> str:
-        return self.name if self.kind < Kind.ROUTER else f"{self.kind} {self.name}"
+        return self.name if self.kind < ProcessKind.ROUTER else f"{self.kind} {self.name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,15 +102,15 @@ def _require_siblings(old: Sequence[Member], members: Collection[Member]) -> Non
             )
 
 
-def _plural(kind: Kind) -> str:
-    return f"{kind}s" if kind >= Kind.ROUTER else f"{kind} workers"
+def _plural(kind: ProcessKind) -> str:
+    return f"{kind}s" if kind >= ProcessKind.ROUTER else f"{kind} workers"
 
 
-def _advice(kind: Kind) -> str:
+def _advice(kind: ProcessKind) -> str:
     match kind:
-        case Kind.ROUTER:
+        case ProcessKind.ROUTER:
             return "start two (--routers 2) and name both with --target"
-        case Kind.GATEWAY:
+        case ProcessKind.GATEWAY:
             return "start two (--gateways 2) and name both with --gateway"
         case _:
             return f"start two (--{kind} 2)"

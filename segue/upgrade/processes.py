@@ -11,9 +11,9 @@ from segue.api.errors import DeadlineExceeded, Unavailable
 from segue.api.types import Role
 from segue.sdk.client import Client
 from segue.upgrade.gateway import GatewayCalls
-from segue.upgrade.plan import Kind, Member, ProcessView
+from segue.upgrade.plan import Member, ProcessKind, ProcessView
 
-_KIND_OF = {Role.PREFILL: Kind.PREFILL, Role.DECODE: Kind.DECODE}
+_KIND_OF = {Role.PREFILL: ProcessKind.PREFILL, Role.DECODE: ProcessKind.DECODE}
 View = TypeVar("View")
 _AWAY = (Unavailable, DeadlineExceeded)
 
@@ -32,8 +32,8 @@ class ServedProcesses:
         """`cluster`: a client of all routers. `routers`: one client for each. `drain_s`: time limit
         of each worker's and router's drain; by default its own `drain_s`."""
         self._cluster = cluster
-        self._routers = {Member(Kind.ROUTER, router.target): router for router in routers}
-        self._gateways = {Member(Kind.GATEWAY, gateway.url): gateway for gateway in gateways}
+        self._routers = {Member(ProcessKind.ROUTER, router.target): router for router in routers}
+        self._gateways = {Member(ProcessKind.GATEWAY, gateway.url): gateway for gateway in gateways}
         self._drain_s = drain_s
         self._reached: set[Member] = set()
 
@@ -52,10 +52,10 @@ class ServedProcesses:
         return seen
 
     async def drain(self, member: Member) -> str:
-        if member.kind is Kind.GATEWAY:
+        if member.kind is ProcessKind.GATEWAY:
             await self._gateways[member].drain()
             return "it finishes its requests and takes no new ones"
-        if member.kind is Kind.ROUTER:
+        if member.kind is ProcessKind.ROUTER:
             ended, cut = await self._routers[member].drain_router(timeout_s=self._drain_s)
             return f"{ended} turns ended, {cut} went on elsewhere"
         return str(await self._cluster.drain_worker(member.name, timeout_s=self._drain_s))

@@ -52,7 +52,7 @@ class Deadline:
         return True
 
 
-class Draining:
+class WorkerDrain:
     """The drain of one worker. The event loop owns it."""
 
     def __init__(

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from segue.api.errors import InvalidConfig
-from segue.engine.budget import Room, WorkerNeed, planned, planned_alone
+from segue.engine.budget import MemoryForWorkers, WorkerNeed, planned, planned_alone
 from segue.engine.config import EngineConfig, PoolSizes, pool_sizes
 from segue.engine.host_memory import MachineMemory, read_host_memory
 from segue.engine.runner import ModelRunner
@@ -113,7 +113,7 @@ def _settled(need: WorkerNeed, engine: EngineConfig) -> EngineConfig:
     if engine.device != "cpu":
         free, total = torch.cuda.mem_get_info()
         memory = MachineMemory(place="the GPU", total_bytes=total, free_bytes=free)
-        return planned(need, engine, Room.on_gpu(memory, share=engine.gpu_share))
+        return planned(need, engine, MemoryForWorkers.on_gpu(memory, share=engine.gpu_share))
     host = read_host_memory()
     if host is None:
         raise InvalidConfig(

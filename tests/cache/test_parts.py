@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from segue.cache.layout import CacheField, CacheLayout
-from segue.cache.parts import Span, layout_of_rank, spans
+from segue.cache.parts import ByteSpan, layout_of_rank, spans
 from segue.model.cache_layout import cache_layout
 from segue.model.ranks.config import config_of_rank
 from segue.parallel.rank import Rank
@@ -82,7 +82,7 @@ def test_equal_ranks_exchange_whole_units() -> None:
     for field in FIELDS.values():
         for count in (1, 2):
             for source, target in itertools.product(ranks(count), repeat=2):
-                whole = (Span(0, 0, unit_bytes(field, source)),)
+                whole = (ByteSpan(0, 0, unit_bytes(field, source)),)
                 is_hidden_of_other = field.group == "hidden" and source != target
                 expected = whole if source == target and not is_hidden_of_other else ()
                 assert spans(LAYOUT, field, source, target) == expected
@@ -97,9 +97,9 @@ def test_ranks_that_share_a_head_alternate() -> None:
 
     # Ranks 0 to 3 of the writer have the first head, which ranks 0 and 1 of the reader want.
     assert senders == {0: [0], 1: [1], 2: [6], 3: [7]}
-    assert spans(LAYOUT, kv, ranks(8)[6], ranks(4)[2]) == (Span(0, 0, 2 * HEAD),)
+    assert spans(LAYOUT, kv, ranks(8)[6], ranks(4)[2]) == (ByteSpan(0, 0, 2 * HEAD),)
     # Of one writer with both heads, a reader's rank takes its head's keys and values.
     assert spans(LAYOUT, kv, ranks(1)[0], ranks(4)[3]) == (
-        Span(HEAD, 0, HEAD),
-        Span(3 * HEAD, HEAD, HEAD),
+        ByteSpan(HEAD, 0, HEAD),
+        ByteSpan(3 * HEAD, HEAD, HEAD),
     )

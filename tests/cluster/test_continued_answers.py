@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from router.turn.calls import NamedTurn, TurnReserved
-from router.turn.links import DecodeLink, Link
+from router.turn.links import DecodeLink, WorkerLink
 from segue.api.cluster.status import ClusterStatus
 from segue.api.errors import InvalidRequest
 from segue.api.prompt import Prompt
@@ -44,7 +44,7 @@ class Workers:
         by_role = {worker.role: worker for worker in status.workers}
         self._cluster = cluster
         self._writer = by_role[Role.PREFILL]
-        self._prefill = Link(self._writer)
+        self._prefill = WorkerLink(self._writer)
         self._decode = DecodeLink(by_role[Role.DECODE])
         self._names = iter(range(1000))
 

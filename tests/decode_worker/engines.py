@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from decode_worker.engine.engine import DecodeEngine
-from decode_worker.engine.events import Command, Event, Left, NewTokens
+from decode_worker.engine.events import Command, Event, NewTokens, TurnReleased
 from decode_worker.engine.sequence import DecodeSequence
 from segue.api.prompt import Prompt
 from segue.api.turn import FinishReason, ShipReport, TurnSpec
@@ -161,7 +161,7 @@ class Turns:
             else:
                 self._leave(number, became, event)
 
-    def _leave(self, number: int, became: TurnOutcome, event: Left) -> None:
+    def _leave(self, number: int, became: TurnOutcome, event: TurnReleased) -> None:
         sequence = event.sequence
         ring = sequence.ring
         self._left.add(number)

@@ -10,7 +10,7 @@ import pytest
 
 from decode_worker.config import DecodeConfig
 from decode_worker.engine.engine import DecodeEngine
-from decode_worker.engine.events import Left
+from decode_worker.engine.events import TurnReleased
 from decode_worker.engine.sequence import DecodeSequence
 from decode_worker.metrics import DecodeMetrics
 from segue.api.errors import SegueError, Unavailable
@@ -68,7 +68,7 @@ class Observed(Turns):
             sequence.answer._take = take_or_break  # type: ignore[method-assign]
         return sequence
 
-    def _leave(self, number: int, became: TurnOutcome, event: Left) -> None:
+    def _leave(self, number: int, became: TurnOutcome, event: TurnReleased) -> None:
         if event.error is not None:
             self.errors[number] = event.error
         super()._leave(number, became, event)

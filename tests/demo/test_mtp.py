@@ -16,7 +16,7 @@ from segue.demo import checkpoint_dir
 from segue.demo.acceptance import acceptance
 from segue.demo.evaluate import held_out
 from segue.demo.mtp import chained, has_head, load_head, load_trunk, save_head
-from segue.demo.stages import Stage
+from segue.demo.stages import TrainingStage
 from segue.demo.train import batch
 from segue.demo.train_mtp import loss_of
 
@@ -107,7 +107,7 @@ def test_saving_a_layer_changes_nothing_else(tmp_path: Path, trunk: Qwen3_5ForCa
 def test_only_the_draft_layer_is_trained(trunk: Qwen3_5ForCausalLM, tokenizer: Tokenizer) -> None:
     head = MtpModel(trunk, 1)
 
-    loss = loss_of(trunk, head, batch(tokenizer, Stage(1, 2, 64), 0), num_chained=3)
+    loss = loss_of(trunk, head, batch(tokenizer, TrainingStage(1, 2, 64), 0), num_chained=3)
     loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
     assert all(weight.grad is not None for weight in head.layers.parameters())

@@ -11,7 +11,7 @@ from segue.cache.layout import CacheField, CacheLayout, Unit
 from segue.engine.budget import (
     CLUSTER_BYTES,
     PROCESS_BYTES,
-    Room,
+    MemoryForWorkers,
     WorkerNeed,
     check_host,
     planned,
@@ -59,11 +59,11 @@ TINY = WorkerNeed(
 )
 
 
-def host(free: float, total: float | None = None, num_workers: int = 2) -> Room:
+def host(free: float, total: float | None = None, num_workers: int = 2) -> MemoryForWorkers:
     memory = MachineMemory(
         place="this host", total_bytes=int((total or free) * GIB), free_bytes=int(free * GIB)
     )
-    return Room.on_host(memory, num_workers)
+    return MemoryForWorkers.on_host(memory, num_workers)
 
 
 def slots_of(need: WorkerNeed, engine: EngineConfig) -> int:
@@ -159,15 +159,15 @@ def test_a_gpu_is_used_up_to_the_configured_share() -> None:
     gpu = MachineMemory(place="the GPU", total_bytes=80 * GIB, free_bytes=79 * GIB)
     cuda = EngineConfig(device="cuda")
 
-    alone = planned(SMALL, cuda, Room.on_gpu(gpu, share=1.0)).cache_bytes
-    half = planned(SMALL, cuda, Room.on_gpu(gpu, share=0.5)).cache_bytes
+    alone = planned(SMALL, cuda, MemoryForWorkers.on_gpu(gpu, share=1.0)).cache_bytes
+    half = planned(SMALL, cuda, MemoryForWorkers.on_gpu(gpu, share=0.5)).cache_bytes
 
     assert isinstance(alone, int)
     assert isinstance(half, int)
     assert 60 * GIB < alone < 70 * GIB
     assert 30 * GIB < half < 35 * GIB
     with pytest.raises(InvalidConfig, match="weights 738 GiB × 1 worker, the GPU has 80 GiB"):
-        planned(LARGE, cuda, Room.on_gpu(gpu, share=1.0))
+        planned(LARGE, cuda, MemoryForWorkers.on_gpu(gpu, share=1.0))
 
 
 def test_gpu_workers_need_host_memory_for_processes_and_the_host_tier() -> None:

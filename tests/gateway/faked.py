@@ -14,7 +14,7 @@ from segue.gateway.app import make_app
 from segue.gateway.config import GatewayConfig
 from segue.gateway.http.routes import Gateway
 from segue.gateway.metrics import GatewayMetrics
-from segue.gateway.served import ServedModel
+from segue.gateway.served import ServedModelCache
 from segue.gateway.stored import StoredResponses
 from segue.gateway.turns import Turns
 from segue.gateway.ui.feed import Feed
@@ -53,7 +53,7 @@ def faked(
     gateway = Gateway(
         config=config,
         client=cast(Client, client),
-        served=ServedModel(client),
+        served=ServedModelCache(client),
         turns=Turns(client, metrics),
         stored=StoredResponses(client),
         metrics=metrics,

@@ -12,14 +12,14 @@ from segue.api.errors import InvalidRequest
 from segue.api.types import ChatInput
 from segue.gateway.http.door import Visit
 from segue.gateway.openai.chat_request import ChatRequest
-from segue.gateway.turns import Wanted
+from segue.gateway.turns import GenerationRequest
 
 HELLO = {"role": "user", "content": "Hello"}
 LOOK = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
 VISIT = Visit(request_id="r", turn_id="t", arrived_at=0.0, headers=Headers({}))
 
 
-def wanted(visit: Visit = VISIT, **fields: Any) -> Wanted:
+def wanted(visit: Visit = VISIT, **fields: Any) -> GenerationRequest:
     body = ChatRequest.model_validate({"messages": [HELLO], **fields})
     return body.wanted(visit, max_choices=4)
 

@@ -25,7 +25,7 @@ from segue.gateway.openai.chat_request import ChatRequest
 from segue.gateway.openai.completion_request import CompletionRequest
 from segue.gateway.openai.responses.request import ResponseRequest
 from segue.gateway.openai.responses.tools import read_tools
-from segue.gateway.turns import Wanted
+from segue.gateway.turns import GenerationRequest
 
 VISIT = Visit(request_id="r", turn_id="t", arrived_at=0.0, headers=Headers({}))
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -34,16 +34,16 @@ LOOK = {"type": "function", "function": {"name": "look", "parameters": {"type": 
 CALL = {"type": "function", "function": {"name": "look"}}
 
 
-def chat(**fields: Any) -> Wanted:
+def chat(**fields: Any) -> GenerationRequest:
     return ChatRequest.model_validate({"messages": HELLO, **fields}).wanted(VISIT, 4)
 
 
-def response(**fields: Any) -> Wanted:
+def response(**fields: Any) -> GenerationRequest:
     body = ResponseRequest.model_validate({"input": "Hello", **fields})
     return body.wanted(VISIT, read_tools(body.tools or ()))
 
 
-def messages(**fields: Any) -> Wanted:
+def messages(**fields: Any) -> GenerationRequest:
     body = MessagesRequest.model_validate({"messages": HELLO, "max_tokens": 5, **fields})
     return body.wanted(VISIT)
 

@@ -12,7 +12,7 @@ from segue.api.errors import InvalidRequest
 from segue.api.types import ChatInput, Message, ToolCall
 from segue.gateway.anthropic.request import MessagesRequest
 from segue.gateway.http.door import Visit
-from segue.gateway.turns import Wanted
+from segue.gateway.turns import GenerationRequest
 
 VISIT = Visit(request_id="r", turn_id="t", arrived_at=0.0, headers=Headers({}))
 LOOK = {"name": "look", "description": "Looks.", "input_schema": {"type": "object"}}
@@ -34,7 +34,7 @@ def result(content: Any = "seen") -> dict[str, Any]:
     return {"type": "tool_result", "tool_use_id": "c1", "content": content}
 
 
-def wanted(*messages: Any, **fields: Any) -> Wanted:
+def wanted(*messages: Any, **fields: Any) -> GenerationRequest:
     body = {"max_tokens": 9, "messages": list(messages) or [user(text("Hello"))], **fields}
     return MessagesRequest.model_validate(body).wanted(VISIT)
 

@@ -12,7 +12,7 @@ import pytest
 
 from segue.api.turn import PromptLogprobs, TurnEvent
 from segue.api.types import Detokenized
-from segue.gateway.served import ServedModel
+from segue.gateway.served import ServedModelCache
 from tests.gateway.fake_client import MODEL, FakeClient, delta, ended, says, started
 from tests.gateway.faked import faked
 
@@ -173,7 +173,7 @@ async def test_the_texts_of_many_tokens_are_asked_for_in_parts() -> None:
             return await super().detokenize(token_ids)
 
     client = Counting(says("a"), model_info=replace(MODEL, max_context=8))
-    texts = await ServedModel(client).token_bytes(range(20))
+    texts = await ServedModelCache(client).token_bytes(range(20))
 
     assert texts == {token_id: bytes([token_id]) for token_id in range(20)}
     assert sizes == [8, 8, 4]

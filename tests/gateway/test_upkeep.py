@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from segue.api.errors import Unavailable
 from segue.gateway.app import ROUTES
-from segue.gateway.served import ServedModel
+from segue.gateway.served import ServedModelCache
 from tests.gateway.fake_client import MODEL, FakeClient, says
 from tests.gateway.faked import faked
 
@@ -109,7 +109,7 @@ async def test_the_description_has_every_route_and_field() -> None:
 async def test_the_model_is_asked_for_once_in_a_while() -> None:
     now = 0.0
     client = FakeClient(says())
-    served = ServedModel(client, clock=lambda: now)
+    served = ServedModelCache(client, clock=lambda: now)
     assert (await served.info()).name == "demo"
     client.model_info = replace(MODEL, name="other", model_id="f")
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from kv_transfer.ticket import Fence, PeerIdentity, Ticket, TicketId
 from kv_transfer.writing.shipment import (
-    Draining,
+    AwaitingWrites,
     Failed,
     PieceArrived,
     PieceFailed,
@@ -38,7 +38,7 @@ class Writing:
 
     @property
     def is_moving(self) -> bool:
-        if isinstance(self.state, Shipping | Draining):
+        if isinstance(self.state, Shipping | AwaitingWrites):
             return self.state.is_moving
         return isinstance(self.state, Stopping)
 
@@ -48,7 +48,7 @@ class Writing:
                 return isinstance(self.state, Shipping)
             case PieceStarted():
                 return (
-                    isinstance(self.state, Shipping | Draining)
+                    isinstance(self.state, Shipping | AwaitingWrites)
                     and not self.state.is_moving
                     and self.state.num_waiting > 0
                 )

@@ -6,7 +6,7 @@ import pytest
 
 from kv_transfer.writing.shipment import (
     AllQueued,
-    Draining,
+    AwaitingWrites,
     Failed,
     PieceArrived,
     PieceFailed,
@@ -26,9 +26,9 @@ from segue.api.errors import IllegalTransition
 IDLE = Shipping(0, False)
 WAITING = Shipping(2, False)
 MOVING = Shipping(1, True)
-DRAINING = Draining(1, False)
-DRAINING_MOVING = Draining(1, True)
-LAST = Draining(0, True)
+DRAINING = AwaitingWrites(1, False)
+DRAINING_MOVING = AwaitingWrites(1, True)
+LAST = AwaitingWrites(0, True)
 STOPPING = Stopping("fenced")
 SHIPPED = Shipped()
 FAILED = Failed("peer gone")
@@ -61,7 +61,7 @@ TABLE: dict[tuple[WriterState, WriterEvent], WriterState] = {
     (IDLE, STOP): STOPPED,
     (WAITING, QUEUE): Shipping(3, False),
     (WAITING, START): MOVING,
-    (WAITING, CLOSE): Draining(2, False),
+    (WAITING, CLOSE): AwaitingWrites(2, False),
     (WAITING, STOP): STOPPED,
     (MOVING, QUEUE): Shipping(2, True),
     (MOVING, ARRIVE): Shipping(1, False),

@@ -10,7 +10,7 @@ from segue.gateway.config import GatewayConfig
 from segue.launch import prepare
 from segue.launch.cluster import _router_configs
 from segue.launch.config import ClusterConfig, Config
-from segue.launch.prepare import Prepared, consecutive
+from segue.launch.prepare import PreparedCluster, consecutive
 from segue.launch.ray.demand import demands_of
 from segue.security.config import OPEN
 from segue.wire.server import free_port
@@ -54,7 +54,7 @@ def test_a_port_that_is_taken_is_refused_for_any_router() -> None:
 
 
 def test_each_router_has_its_own_ports() -> None:
-    prepared = Prepared(
+    prepared = PreparedCluster(
         model="m",
         config=config_of(2, 7411, metrics_port=9100),
         router_ports=(7411, 7412),

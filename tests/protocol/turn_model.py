@@ -32,7 +32,7 @@ from kv_transfer.handoff import (
 )
 from kv_transfer.writing.shipment import (
     AllQueued,
-    Draining,
+    AwaitingWrites,
     Failed,
     PieceArrived,
     PieceFailed,
@@ -74,7 +74,9 @@ class State:
 
     @property
     def may_write(self) -> bool:
-        return not self.writer_died and isinstance(self.writer, Shipping | Draining | Stopping)
+        return not self.writer_died and isinstance(
+            self.writer, Shipping | AwaitingWrites | Stopping
+        )
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,7 @@ def _writer(s: State) -> Iterator[State]:
 
 def _shipment(s: State) -> Iterator[State]:
     match s.writer:
-        case Shipping(num_waiting, is_moving) | Draining(num_waiting, is_moving):
+        case Shipping(num_waiting, is_moving) | AwaitingWrites(num_waiting, is_moving):
             if isinstance(s.writer, Shipping):
                 yield (
                     _write(s, AllQueued())

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from router.config import RouterConfig
-from router.turn.answered import Answered
+from router.turn.answered import AnsweredTokens
 from router.turn.dispatch import TurnContext
 from router.turn.turn import Turn
 from segue.api.cluster.status import WorkerStatus
@@ -81,7 +81,7 @@ class World:
             context,
             received_at=clock(),
             deadline_at=clock() + 3_600,
-            answered=Answered(resume) if self.num_brought else Answered(),
+            answered=AnsweredTokens(resume) if self.num_brought else AnsweredTokens(),
         )
         self.client = asyncio.ensure_future(self._read())
 

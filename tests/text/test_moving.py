@@ -10,7 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segue.text.replay.moving import LENGTH, Bound, Conclusion, Exactly, Key, Moving, NotLocal, both
+from segue.text.replay.moving import (
+    LENGTH,
+    Bound,
+    Conclusion,
+    Exactly,
+    Key,
+    NotLocal,
+    VaryingInt,
+    both,
+)
 
 OPERATORS = (
     *(operator.lt, operator.le, operator.gt, operator.ge, operator.eq, operator.ne),
@@ -29,13 +38,13 @@ def tried(
         assert key == LENGTH
         concluded.append(conclusion)
 
-    moving = Moving(report, LENGTH, base, sign=sign, offset=offset)
+    moving = VaryingInt(report, LENGTH, base, sign=sign, offset=offset)
     pair = (other, moving) if swap else (moving, other)
     try:
         result = operation(*pair)
     except ZeroDivisionError:
         return ZeroDivisionError, concluded
-    return (result.peek() if isinstance(result, Moving) else result), concluded
+    return (result.peek() if isinstance(result, VaryingInt) else result), concluded
 
 
 @given(
@@ -64,7 +73,7 @@ def test_if_a_conclusion_holds_the_result_is_the_same(
 
 
 def test_the_difference_of_two_moving_numbers_of_a_kind_is_certain() -> None:
-    length = Moving(lambda key, conclusion: pytest.fail("nothing was concluded"), LENGTH, 9)
+    length = VaryingInt(lambda key, conclusion: pytest.fail("nothing was concluded"), LENGTH, 9)
 
     assert (length - 1) - (length - 1 - 4) == 4
     assert type((length - 1) - (length - 1 - 4)) is int
@@ -77,7 +86,7 @@ def test_the_difference_of_two_moving_numbers_of_a_kind_is_certain() -> None:
 )
 def test_an_operation_that_needs_the_number_concludes_its_value(use: Callable[[Any], Any]) -> None:
     concluded: list[Conclusion] = []
-    moving = Moving(lambda key, conclusion: concluded.append(conclusion), LENGTH, 7)
+    moving = VaryingInt(lambda key, conclusion: concluded.append(conclusion), LENGTH, 7)
 
     assert use(moving) == use(7)
     assert set(concluded) == {Exactly(7)}
@@ -85,7 +94,7 @@ def test_an_operation_that_needs_the_number_concludes_its_value(use: Callable[[A
 
 def test_an_unexpected_operation_is_not_local() -> None:
     with pytest.raises(NotLocal, match="bit_length"):
-        Moving(lambda key, conclusion: None, LENGTH, 7).bit_length()
+        VaryingInt(lambda key, conclusion: None, LENGTH, 7).bit_length()
 
 
 def test_conclusions_about_one_number_are_combined() -> None:

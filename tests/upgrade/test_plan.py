@@ -5,12 +5,21 @@ from __future__ import annotations
 import pytest
 
 from segue.api.errors import InvalidRequest
-from segue.upgrade.plan import Done, Kind, Member, ProcessView, Restart, Step, Wait, next_step
+from segue.upgrade.plan import (
+    Done,
+    Member,
+    ProcessKind,
+    ProcessView,
+    Restart,
+    Step,
+    Wait,
+    next_step,
+)
 
-P0, P1 = (Member(Kind.PREFILL, f"prefill-{n}") for n in range(2))
-D0, D1 = (Member(Kind.DECODE, f"decode-{n}") for n in range(2))
-R0, R1 = (Member(Kind.ROUTER, f"r{n}:7411") for n in range(2))
-G0, G1 = (Member(Kind.GATEWAY, f"http://g{n}") for n in range(2))
+P0, P1 = (Member(ProcessKind.PREFILL, f"prefill-{n}") for n in range(2))
+D0, D1 = (Member(ProcessKind.DECODE, f"decode-{n}") for n in range(2))
+R0, R1 = (Member(ProcessKind.ROUTER, f"r{n}:7411") for n in range(2))
+G0, G1 = (Member(ProcessKind.GATEWAY, f"http://g{n}") for n in range(2))
 ALL = (P0, P1, D0, D1, R0, R1, G0, G1)
 AGE_S = 100.0
 

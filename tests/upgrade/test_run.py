@@ -10,10 +10,10 @@ import pytest
 
 from segue.api.errors import DeadlineExceeded, InvalidRequest, Unavailable
 from segue.upgrade import run
-from segue.upgrade.plan import Kind, Member, ProcessView
+from segue.upgrade.plan import Member, ProcessKind, ProcessView
 from segue.upgrade.run import Upgrade
 
-MEMBERS = [Member(kind, f"{kind}-{number}") for kind in Kind for number in range(2)]
+MEMBERS = [Member(kind, f"{kind}-{number}") for kind in ProcessKind for number in range(2)]
 
 
 @dataclass
@@ -45,7 +45,7 @@ class FakeProcesses:
         return [
             ProcessView(member, member not in away, self.now - self.born_at.get(member, 0.0))
             for member in self.members
-            if member not in away or member.kind >= Kind.ROUTER
+            if member not in away or member.kind >= ProcessKind.ROUTER
         ]
 
     async def drain(self, member: Member) -> str:

@@ -24,7 +24,7 @@ from segue.cache.prefix.eviction_cost import cost_to_prefill
 from segue.cache.tensors import CacheTensors, copy_units
 from segue.engine.config import EngineConfig
 from segue.wire.membership_calls import move_sessions
-from segue.worker.drain import Draining
+from segue.worker.drain import WorkerDrain
 from segue.worker.membership.identity import Identity
 from segue.worker.membership.joining import stay_joined_to
 from segue.worker.process.serving import Presence, audit_when_idle, exit_on_failure
@@ -89,7 +89,7 @@ class WorkerLife:
         for _, add in self.worker.services():
             add(server)  # type: ignore[arg-type]  # what adding a service uses of a server
         network.serve(process, server)
-        self._draining = Draining(
+        self._draining = WorkerDrain(
             self.worker.drain,
             functools.partial(move_sessions, [ROUTER], identity.worker_id, identity.epoch),
             default_s=5.0,

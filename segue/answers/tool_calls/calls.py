@@ -20,8 +20,8 @@ from segue.answers.parts import (
 from segue.answers.tool_calls.hermes import OpenCall
 from segue.answers.tool_calls.markup import Tag, TagReader
 from segue.answers.tool_calls.reading import Readings
-from segue.answers.tool_calls.steps import Step
-from segue.answers.tool_calls.values import Tools
+from segue.answers.tool_calls.steps import ReadingStep
+from segue.answers.tool_calls.values import ToolValues
 from segue.answers.tool_calls.writers import CallWriter, Content, JsonCallWriter
 
 
@@ -34,7 +34,7 @@ def end_of_reasoning(text: str, tools: Sequence[str]) -> int:
     if not tools:
         return text.index("</think>") + len("</think>")
     tags = TagReader()
-    readings = Readings(Tools(tools), may_start_in_reasoning=True)
+    readings = Readings(ToolValues(tools), may_start_in_reasoning=True)
     for tag in tags.push(text, is_end=True):
         readings.step(tag)
     step = readings.end(tags.end_of_words)
@@ -52,7 +52,7 @@ class CallReader:
         self._has_calls = bool(tools and formats)
         self._tags = TagReader(has_markup="qwen3_coder" in formats, has_hermes="hermes" in formats)
         self._text = self._tags.text
-        self._tools = Tools(tools)
+        self._tools = ToolValues(tools)
         self._readings = Readings(self._tools)
         self._done = self._readings.start
         """The last step that is certain."""
@@ -111,7 +111,7 @@ class CallReader:
         if step := self._readings.certain:
             yield from self._follow(step, is_over=self._readings.is_outside)
 
-    def _follow(self, last: Step, *, is_over: bool) -> Iterator[AnswerPart]:
+    def _follow(self, last: ReadingStep, *, is_over: bool) -> Iterator[AnswerPart]:
         """The steps up to `last` are certain. `is_over`: no call continues after it."""
         for step in last.since(self._done):
             tag = step.tag
@@ -125,7 +125,7 @@ class CallReader:
         if is_over:
             yield from self._end_call()
 
-    def _take(self, step: Step, tag: Tag) -> Iterator[AnswerPart]:
+    def _take(self, step: ReadingStep, tag: Tag) -> Iterator[AnswerPart]:
         match step.does:
             case "open":
                 self._opened = tag

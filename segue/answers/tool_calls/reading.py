@@ -28,8 +28,8 @@ from collections.abc import Callable, Iterator
 from typing import Literal, TypeAlias
 
 from segue.answers.tool_calls.markup import Kind, Tag
-from segue.answers.tool_calls.steps import Cost, Step
-from segue.answers.tool_calls.values import Tools
+from segue.answers.tool_calls.steps import Cost, ReadingStep
+from segue.answers.tool_calls.values import ToolValues
 
 Place: TypeAlias = (
     Literal["outside", "reasoning", "opened", "function", "parameters", "closed"] | int
@@ -46,13 +46,13 @@ class Readings:
     reasoning.
     """
 
-    def __init__(self, tools: Tools, *, may_start_in_reasoning: bool = False) -> None:
-        self.start = Step("answer", answers=not may_start_in_reasoning)
+    def __init__(self, tools: ToolValues, *, may_start_in_reasoning: bool = False) -> None:
+        self.start = ReadingStep("answer", answers=not may_start_in_reasoning)
         self._tools = tools
-        self._at: dict[Place, tuple[int, Step]] = {"outside": (0, self.start)}
+        self._at: dict[Place, tuple[int, ReadingStep]] = {"outside": (0, self.start)}
         self._last_kind: Kind | None = None
         self._drops = not may_start_in_reasoning
-        self._do: dict[Place, Callable[[Tag, int, Step], None]] = {
+        self._do: dict[Place, Callable[[Tag, int, ReadingStep], None]] = {
             "outside": self._outside,
             "reasoning": self._in_reasoning,
             "opened": self._opened,
@@ -62,7 +62,7 @@ class Readings:
         }
 
     @property
-    def certain(self) -> Step | None:
+    def certain(self) -> ReadingStep | None:
         """The last step of all readings, if it is the same: the text after it is certain too."""
         first, *others = (step for _, step in self._at.values())
         return first if all(step is first for step in others) else None
@@ -73,7 +73,7 @@ class Readings:
         return self._at.keys() <= {"outside", "reasoning"}
 
     @property
-    def only_outside(self) -> Step | None:
+    def only_outside(self) -> ReadingStep | None:
         """The last step, if all readings are outside of calls and reasoning: a Hermes call is one
         in all of them. A <tool_call> before it has no function.
         """
@@ -96,12 +96,12 @@ class Readings:
         """Words follow the last tag: a call that this tag opened would have its function here."""
         self._at.pop("opened", None)
 
-    def end(self, at: int) -> Step:
+    def end(self, at: int) -> ReadingStep:
         """The last step of the text, which ends at `at`, except for whitespace."""
         left = [self._at["outside"]] if "outside" in self._at else []
         return min((*left, *self._unended(at)), key=lambda one: one[0])[1]
 
-    def cut_off(self, certain: Step) -> Step:
+    def cut_off(self, certain: ReadingStep) -> ReadingStep:
         """The last step of a text that was cut off: a call whose end is missing does not count,
         except for what is `certain`.
         """
@@ -117,7 +117,7 @@ class Readings:
         if step.tag is tag and min(others, default=least) >= least + Cost.CERTAIN:
             self._at = {place: (least, step)}
 
-    def _unended(self, at: int) -> Iterator[tuple[int, Step]]:
+    def _unended(self, at: int) -> Iterator[tuple[int, ReadingStep]]:
         """Readings in which the text ends in the middle of a call."""
         no_end = Cost.NO_FUNCTION_END + Cost.NO_TOOL_CALL_END
         for place, (cost, step) in self._at.items():
@@ -132,11 +132,11 @@ class Readings:
                     value = step.then("value", tag, at)
                     yield cost + Cost.NO_END, value.then("end", tag, at)
 
-    def _reach(self, place: Place, cost: int, step: Step) -> None:
+    def _reach(self, place: Place, cost: int, step: ReadingStep) -> None:
         if place not in self._at or cost < self._at[place][0]:
             self._at[place] = cost, step
 
-    def _outside(self, tag: Tag, cost: int, step: Step) -> None:
+    def _outside(self, tag: Tag, cost: int, step: ReadingStep) -> None:
         match tag.kind:
             case "<tool_call>":
                 self._reach("opened", cost, step.then("open", tag))
@@ -151,21 +151,21 @@ class Readings:
                 self._reach("reasoning", cost, step)
             case "</think>" if not step.answers:
                 # Everything before it was reasoning, whatever calls it holds.
-                self._reach("outside", Cost.REASONING, Step("answer", tag, answers=True))
+                self._reach("outside", Cost.REASONING, ReadingStep("answer", tag, answers=True))
                 return
         self._reach("outside", cost + _cost_outside(tag), step)
 
-    def _in_reasoning(self, tag: Tag, cost: int, step: Step) -> None:
+    def _in_reasoning(self, tag: Tag, cost: int, step: ReadingStep) -> None:
         if tag.kind == "</think>":
-            self._reach("outside", cost, Step("answer", None, step, answers=True))
+            self._reach("outside", cost, ReadingStep("answer", None, step, answers=True))
         else:
             self._reach("reasoning", cost, step)
 
-    def _opened(self, tag: Tag, cost: int, step: Step) -> None:
+    def _opened(self, tag: Tag, cost: int, step: ReadingStep) -> None:
         if tag.kind == "<function>" and tag.is_next:
             self._reach("function", cost + self._unknown(tag), step.then("function", tag))
 
-    def _in_function(self, tag: Tag, cost: int, step: Step) -> None:
+    def _in_function(self, tag: Tag, cost: int, step: ReadingStep) -> None:
         if not tag.is_next:
             # A function without parameters is only text if it contains other words.
             if step.does == "function" and tag.kind != "<parameter>":
@@ -184,13 +184,13 @@ class Readings:
             case "<tool_call>" | "hermes" if step.does == "value":
                 self._outside(tag, cost + Cost.NO_FUNCTION_END + Cost.NO_TOOL_CALL_END, step)
 
-    def _closed(self, tag: Tag, cost: int, step: Step) -> None:
+    def _closed(self, tag: Tag, cost: int, step: ReadingStep) -> None:
         if tag.kind == "</tool_call>" and tag.is_next:
             self._reach("outside", cost, step.then("end", tag, tag.end))
         else:
             self._outside(tag, cost + Cost.NO_TOOL_CALL_END, step)
 
-    def _in_value(self, depth: int, tag: Tag, cost: int, step: Step) -> None:
+    def _in_value(self, depth: int, tag: Tag, cost: int, step: ReadingStep) -> None:
         assert step.tag is not None
         if depth == 0:
             self._end_value(tag, cost, step)
@@ -202,7 +202,7 @@ class Readings:
             self._reach(depth - 1, cost, step)
         self._reach(depth, cost + self._cost_in_value(tag), step)
 
-    def _end_value(self, tag: Tag, cost: int, step: Step) -> None:
+    def _end_value(self, tag: Tag, cost: int, step: ReadingStep) -> None:
         """The value may end here, with its own tag or without."""
         assert step.tag is not None
         if step.tag.ends_line and not tag.starts_line:
@@ -234,11 +234,11 @@ class Readings:
     def _unknown(self, tag: Tag) -> int:
         return 0 if self._tools.has_function(tag.name) else Cost.UNKNOWN
 
-    def _unlikely(self, parameter: Tag, step: Step) -> int:
+    def _unlikely(self, parameter: Tag, step: ReadingStep) -> int:
         is_known = self._tools.has_parameter(step.function, parameter.name)
         return 0 if is_known and not step.has_given(parameter.name) else Cost.UNLIKELY
 
-    def _is_one_of_several(self, parameter: Tag, step: Step) -> bool:
+    def _is_one_of_several(self, parameter: Tag, step: ReadingStep) -> bool:
         """Whether the function lacks it and the one before: invented names come in lists."""
         names = [parameter.name]
         if step.does == "value" and step.before and step.before.tag:

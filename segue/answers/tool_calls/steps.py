@@ -52,25 +52,25 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Step:
+class ReadingStep:
     """A tag that counts as markup in a reading, and the step before it."""
 
     does: Does
     tag: Tag | None = None
-    before: Step | None = None
+    before: ReadingStep | None = None
     at: int = 0
     """The end of what this step ends."""
     function: str = ""
     answers: bool = False
     """The reasoning is over: a further </think> means nothing."""
 
-    def then(self, does: Does, tag: Tag, at: int = 0) -> Step:
+    def then(self, does: Does, tag: Tag, at: int = 0) -> ReadingStep:
         function = tag.name if does == "function" else self.function
-        return Step(does, tag, self, at, function, self.answers)
+        return ReadingStep(does, tag, self, at, function, self.answers)
 
     def has_given(self, parameter: str) -> bool:
         """Whether the call already has it; only the last parameters are searched."""
-        step: Step | None = self
+        step: ReadingStep | None = self
         for _ in range(_NUM_REMEMBERED):
             if step is None or step.does == "function":
                 return False
@@ -79,16 +79,16 @@ class Step:
             step = step.before
         return False
 
-    def since(self, before: Step) -> list[Step]:
+    def since(self, before: ReadingStep) -> list[ReadingStep]:
         """The steps after `before` up to this one, in order."""
-        steps: list[Step] = []
-        step: Step | None = self
+        steps: list[ReadingStep] = []
+        step: ReadingStep | None = self
         while step is not None and step is not before:
             steps.append(step)
             step = step.before
         return steps[::-1]
 
-    def without_last_call(self, until: Step) -> Step:
+    def without_last_call(self, until: ReadingStep) -> ReadingStep:
         """The step before the last call was opened, or `until` if that comes later."""
         step = self
         while step is not until and step.before and step.does not in ("function", "open"):

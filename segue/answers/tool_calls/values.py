@@ -24,7 +24,7 @@ _LENIENT = (read_json, read_python, read_number)
 _MAX_EXACT = 2**53
 
 
-class Tools:
+class ToolValues:
     """A turn's functions by name."""
 
     def __init__(self, tools: Sequence[str]) -> None:

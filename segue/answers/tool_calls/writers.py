@@ -10,7 +10,7 @@ from segue.answers.parts import CallArguments
 from segue.answers.tool_calls.hermes import OpenCall
 from segue.answers.tool_calls.literals import Json
 from segue.answers.tool_calls.markup import Tag
-from segue.answers.tool_calls.values import Tools
+from segue.answers.tool_calls.values import ToolValues
 
 
 class Content:
@@ -71,7 +71,9 @@ class CallWriter:
     awaits_end = False
     """The call ends where the next element starts."""
 
-    def __init__(self, index: int, tag: Tag, start: int, text: GrowingText, tools: Tools) -> None:
+    def __init__(
+        self, index: int, tag: Tag, start: int, text: GrowingText, tools: ToolValues
+    ) -> None:
         self.index = index
         self.start = start
         self.end = tag.end

@@ -24,7 +24,7 @@ from segue.cache.unit_pool import UntilKept
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class CopyRequest:
     """The parts of a prefix to copy: pages up to `num_tokens`, and states."""
 
     num_tokens: int
@@ -34,9 +34,9 @@ class Wanted:
     """Pages are useless without a state."""
 
 
-NOTHING = Wanted(num_tokens=0, checkpoints=())
+NOTHING = CopyRequest(num_tokens=0, checkpoints=())
 
-Choose = Callable[[Match, Match], Wanted]
+Choose = Callable[[Match, Match], CopyRequest]
 """Chooses what to copy, given the matches there and here."""
 
 _numbers = itertools.count(1)
@@ -113,7 +113,7 @@ def start(
 
 
 def _room_for(
-    wanted: Wanted, here: Match, target: Memory, make_room: MakeRoom
+    wanted: CopyRequest, here: Match, target: Memory, make_room: MakeRoom
 ) -> tuple[int, list[Checkpoint]]:
     """The number of pages, and the states, that there is room for now."""
     first, page_tokens = len(here.pages), target.cache.tree.page_tokens
@@ -155,21 +155,21 @@ def abandon(copying: Copying) -> None:
     _let_go(copying)
 
 
-def all_pages(there: Match, here: Match) -> Wanted:
+def all_pages(there: Match, here: Match) -> CopyRequest:
     """For a worker that can use a page without a state. Adds the deepest state if it is deeper than
     those here.
     """
-    return Wanted(num_tokens=there.num_tokens, checkpoints=_deeper(there, here))
+    return CopyRequest(num_tokens=there.num_tokens, checkpoints=_deeper(there, here))
 
 
-def up_to_a_state(there: Match, here: Match) -> Wanted:
+def up_to_a_state(there: Match, here: Match) -> CopyRequest:
     """For a worker that computes: the deepest state, and the pages before it."""
     deeper = _deeper(there, here)
     num_tokens = deeper[-1].num_tokens if deeper else 0
-    return Wanted(num_tokens=num_tokens, checkpoints=deeper, only_with_state=True)
+    return CopyRequest(num_tokens=num_tokens, checkpoints=deeper, only_with_state=True)
 
 
-def what_is_new(there: Match, here: Match) -> Wanted:
+def what_is_new(there: Match, here: Match) -> CopyRequest:
     """All pages, and the states on pages that are not here yet; the deepest state in any case.
 
     Other missing states have been evicted here for something better.
@@ -177,7 +177,7 @@ def what_is_new(there: Match, here: Match) -> Wanted:
     on_the_way = [node.checkpoint for node in there.node.upwards() if node.checkpoint]
     new = [checkpoint for checkpoint in on_the_way if checkpoint.num_tokens > here.num_tokens]
     wanted = {checkpoint.num_tokens: checkpoint for checkpoint in (*new, *_deeper(there, here))}
-    return Wanted(
+    return CopyRequest(
         num_tokens=there.num_tokens, checkpoints=tuple([wanted[at] for at in sorted(wanted)])
     )
 

@@ -70,7 +70,7 @@ class Launched(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class CompletedStep:
     """A step that the host computed."""
 
     stepped: list[Stepped]

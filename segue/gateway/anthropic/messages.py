@@ -16,18 +16,18 @@ from segue.answers import (
     ReasoningText,
 )
 from segue.api.turn import FinishReason, TurnEnd
-from segue.gateway.http.answer import Answer
+from segue.gateway.http.answer import GatewayAnswer
 from segue.gateway.http.errors import Failure, Json
 from segue.gateway.http.stream import TextEvents, event
-from segue.gateway.turns import Step
+from segue.gateway.turns import AnswerStep
 
 _SIGNATURE = "segue"
 """Clients send it back with the thinking. It is never read, but some clients require one."""
 
 
-class MessagesAnswer(Answer):
+class MessagesAnswer(GatewayAnswer):
     def __init__(
-        self, steps: AsyncGenerator[list[Step], None], *, model: str, request_id: str
+        self, steps: AsyncGenerator[list[AnswerStep], None], *, model: str, request_id: str
     ) -> None:
         super().__init__(steps)
         self._model = model
@@ -48,7 +48,7 @@ class MessagesAnswer(Answer):
             "usage": _usage(step.end),
         }
 
-    async def _events_of(self, steps: list[Step]) -> list[bytes]:
+    async def _events_of(self, steps: list[AnswerStep]) -> list[bytes]:
         events: list[bytes] = []
         for step in steps:
             if step.started is not None:

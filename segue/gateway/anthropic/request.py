@@ -17,7 +17,7 @@ from segue.gateway.forms import Form, form_of, json_format
 from segue.gateway.http.door import Visit
 from segue.gateway.http.fields import Body, TurnBody, honoured, ignored, member, refused
 from segue.gateway.openai.options import EFFORTS
-from segue.gateway.turns import Wanted
+from segue.gateway.turns import GenerationRequest
 from segue.sdk.chat_json import to_json
 
 
@@ -121,11 +121,11 @@ class MessagesRequest(TurnBody, CountRequest):
     speed: Any = ignored("")
     container: Any = refused("code is not run here: leave it out")
 
-    def wanted(self, visit: Visit) -> Wanted:
+    def wanted(self, visit: Visit) -> GenerationRequest:
         """Raises InvalidRequest."""
         chat = self.chat()
         form = self.form()
-        return Wanted(
+        return GenerationRequest(
             inputs=(chat,),
             sampling=SamplingParams(
                 temperature=self.temperature, top_p=self.top_p, top_k=self.top_k

@@ -16,11 +16,11 @@ from segue.api.types import SampledToken
 from segue.gateway.http.errors import Failure, Json
 from segue.gateway.http.routes import Gateway, json_response
 from segue.gateway.http.stream import PING, EventStream
-from segue.gateway.turns import Step
+from segue.gateway.turns import AnswerStep
 
 
-class Answer(ABC):
-    def __init__(self, steps: AsyncGenerator[list[Step], None]) -> None:
+class GatewayAnswer(ABC):
+    def __init__(self, steps: AsyncGenerator[list[AnswerStep], None]) -> None:
         """Either `whole` or `events` reads the steps, once."""
         self._steps = steps
 
@@ -29,7 +29,7 @@ class Answer(ABC):
         """Raises SegueErrors."""
 
     @abstractmethod
-    async def _events_of(self, steps: list[Step]) -> list[bytes]: ...
+    async def _events_of(self, steps: list[AnswerStep]) -> list[bytes]: ...
 
     @abstractmethod
     def failed(self, failure: Failure) -> bytes:
@@ -46,7 +46,7 @@ class Answer(ABC):
                 if events := await self._events_of(steps):
                     yield b"".join(events)
 
-    async def _all_steps(self) -> list[Step]:
+    async def _all_steps(self) -> list[AnswerStep]:
         """One step for each choice, with everything that came for it."""
         collected: dict[int, _Collected] = {}
         async with aclosing(self._steps) as batches:
@@ -56,7 +56,7 @@ class Answer(ABC):
         return [collected[choice].step(choice) for choice in sorted(collected)]
 
 
-async def respond(gateway: Gateway, answer: Answer, *, stream: bool | None) -> ASGIApp:
+async def respond(gateway: Gateway, answer: GatewayAnswer, *, stream: bool | None) -> ASGIApp:
     if not stream:
         return json_response(await answer.whole())
     return EventStream(
@@ -72,15 +72,15 @@ class _Collected:
     prompt_logprobs: PromptLogprobs | None = None
     end: TurnEnd | None = None
 
-    def add(self, step: Step) -> None:
+    def add(self, step: AnswerStep) -> None:
         self.parts += step.parts
         self.token_ids += step.token_ids
         self.logprobs += step.logprobs
         self.prompt_logprobs = step.prompt_logprobs or self.prompt_logprobs
         self.end = step.end or self.end
 
-    def step(self, choice: int) -> Step:
-        return Step(
+    def step(self, choice: int) -> AnswerStep:
+        return AnswerStep(
             choice=choice,
             parts=joined(self.parts),
             token_ids=tuple(self.token_ids),

@@ -36,7 +36,7 @@ def refused(why: str, *neutral: Any) -> Any:
     return Field(None, description=why, json_schema_extra=extra)
 
 
-class Row(NamedTuple):
+class FieldRow(NamedTuple):
     name: str
     status: str
     note: str
@@ -69,11 +69,11 @@ class Body(BaseModel):
         return self
 
     @classmethod
-    def table(cls) -> Iterator[Row]:
+    def table(cls) -> Iterator[FieldRow]:
         for name, field in cls.model_fields.items():
             extra = field.json_schema_extra
             assert isinstance(extra, dict), f"{cls.__name__}.{name} has no description"
-            yield Row(name, str(extra[_STATUS]), field.description or "")
+            yield FieldRow(name, str(extra[_STATUS]), field.description or "")
 
 
 class TurnBody(Body):

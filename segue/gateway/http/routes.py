@@ -21,7 +21,7 @@ from segue.gateway.http.door import visit_of
 from segue.gateway.http.errors import Failure
 from segue.gateway.http.fields import Body, Kind, read
 from segue.gateway.metrics import GatewayMetrics
-from segue.gateway.served import ServedModel
+from segue.gateway.served import ServedModelCache
 from segue.gateway.stored import StoredResponses
 from segue.gateway.turns import Turns
 from segue.gateway.ui.feed import Feed
@@ -35,7 +35,7 @@ class Gateway:
 
     config: GatewayConfig
     client: Client
-    served: ServedModel
+    served: ServedModelCache
     turns: Turns
     stored: StoredResponses
     metrics: GatewayMetrics
@@ -57,7 +57,7 @@ class Gateway:
         return replace(
             self,
             client=client,
-            served=ServedModel(client, texts=self.served.texts),
+            served=ServedModelCache(client, texts=self.served.texts),
             turns=Turns(client, self.metrics),
             stored=StoredResponses(client),
         )

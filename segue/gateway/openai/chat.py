@@ -18,18 +18,18 @@ from segue.gateway.http.errors import Json
 from segue.gateway.openai.chat_request import ChatRequest
 from segue.gateway.openai.chunked import ChunkedAnswer
 from segue.gateway.openai.objects import chat_logprobs, ids_in, new_call_id, vllm_prompt_logprobs
-from segue.gateway.served import ServedModel
-from segue.gateway.turns import Step
+from segue.gateway.served import ServedModelCache
+from segue.gateway.turns import AnswerStep
 
 
 class ChatAnswer(ChunkedAnswer):
     def __init__(
         self,
         request: ChatRequest,
-        steps: AsyncGenerator[list[Step], None],
+        steps: AsyncGenerator[list[AnswerStep], None],
         *,
         model: ModelInfo,
-        served: ServedModel,
+        served: ServedModelCache,
         prompt_ids: Iterable[int] | None,
         request_id: str,
     ) -> None:
@@ -49,7 +49,7 @@ class ChatAnswer(ChunkedAnswer):
         if prompt_ids is not None:
             self._beside["prompt_token_ids"] = list(prompt_ids)
 
-    async def _whole_choice(self, step: Step) -> Json:
+    async def _whole_choice(self, step: AnswerStep) -> Json:
         answer = gather(step.parts)
         message: Json = {
             "role": "assistant",
@@ -66,7 +66,7 @@ class ChatAnswer(ChunkedAnswer):
             self._beside["prompt_logprobs"] = shown
         return await self._shown(step, {"message": message}, has_calls=bool(answer.tool_calls))
 
-    async def _chunk(self, step: Step) -> Json | None:
+    async def _chunk(self, step: AnswerStep) -> Json | None:
         choice = self._choices[step.choice]
         for part in step.parts:
             # A client that streams has the fragments of an abandoned call already.
@@ -99,7 +99,7 @@ class ChatAnswer(ChunkedAnswer):
             delta["tool_calls"] = list(calls.values())
         return {"delta": delta} if delta else {}
 
-    async def _logprobs(self, step: Step) -> Json | None:
+    async def _logprobs(self, step: AnswerStep) -> Json | None:
         if not step.logprobs:
             return None
         return chat_logprobs(step.logprobs, await self._served.token_bytes(ids_in(step.logprobs)))

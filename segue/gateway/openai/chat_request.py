@@ -10,7 +10,7 @@ from segue.gateway.forms import form_of
 from segue.gateway.http.door import Visit
 from segue.gateway.http.fields import honoured, ignored, refused
 from segue.gateway.openai.options import CallOptions, Options, effort_kwargs
-from segue.gateway.turns import Wanted
+from segue.gateway.turns import GenerationRequest
 from segue.sdk.chat_json import read_message, read_tools, to_json
 
 
@@ -51,12 +51,12 @@ class ChatRequest(Options, CallOptions):
     prediction: Any = ignored("The model drafts by itself.")
     verbosity: Any = ignored("")
 
-    def wanted(self, visit: Visit, max_choices: int, max_turns: int = 0) -> Wanted:
+    def wanted(self, visit: Visit, max_choices: int, max_turns: int = 0) -> GenerationRequest:
         """Raises InvalidRequest."""
         max_tokens = self.max_completion_tokens or self.max_tokens
         chat = self.chat()
         form = form_of(self.formats(), self.calls(), has_tools=bool(chat.tools))
-        return Wanted(
+        return GenerationRequest(
             inputs=(chat,) * self.num_choices(1, max_choices, max_turns),
             sampling=self.sampling(self._num_logprobs()),
             stop=self.stop_conditions(max_tokens),

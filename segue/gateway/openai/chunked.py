@@ -10,19 +10,19 @@ from dataclasses import dataclass, replace
 from segue.answers import AnswerPart, CallArguments, ContentText, ReasoningText
 from segue.api.cluster.status import ModelInfo
 from segue.api.turn import TurnEnd
-from segue.gateway.http.answer import Answer
+from segue.gateway.http.answer import GatewayAnswer
 from segue.gateway.http.errors import Failure, Json
 from segue.gateway.http.stream import TextEvents, data
 from segue.gateway.openai.objects import finish_reason, total_usage, usage_object
 from segue.gateway.openai.options import Options
-from segue.gateway.served import ServedModel, fingerprint
-from segue.gateway.turns import Step
+from segue.gateway.served import ServedModelCache, fingerprint
+from segue.gateway.turns import AnswerStep
 
 _DONE = b"data: [DONE]\n\n"
 
 
 @dataclass(slots=True)
-class Choice:
+class ChunkedChoice:
     """How much of one choice was sent."""
 
     is_started: bool = False
@@ -31,16 +31,16 @@ class Choice:
     """Where the text of the next token starts. Some text before it may not be sent yet."""
 
 
-class ChunkedAnswer(Answer):
+class ChunkedAnswer(GatewayAnswer):
     def __init__(
         self,
         request: Options,
-        steps: AsyncGenerator[list[Step], None],
+        steps: AsyncGenerator[list[AnswerStep], None],
         *,
         kind: str,
         answer_id: str,
         model: ModelInfo,
-        served: ServedModel,
+        served: ServedModelCache,
         num_choices: int,
         has_logprobs: bool,
     ) -> None:
@@ -62,7 +62,7 @@ class ChunkedAnswer(Answer):
             self._head["usage"] = None
         self._beside: Json = {}
         """Members beside `choices`, of the whole answer or of the first chunk."""
-        self._choices = [Choice() for _ in range(num_choices)]
+        self._choices = [ChunkedChoice() for _ in range(num_choices)]
         self._ends: dict[int, TurnEnd] = {}
         self._texts: dict[tuple[int, type[AnswerPart], int], TextEvents] = {}
         """By choice, kind of text, and call."""
@@ -72,14 +72,14 @@ class ChunkedAnswer(Answer):
         """The member of a chunk that adds these parts; empty if they are not shown."""
 
     @abstractmethod
-    async def _chunk(self, step: Step) -> Json | None:
+    async def _chunk(self, step: AnswerStep) -> Json | None:
         """The choice in a chunk; None if there is nothing to send."""
 
     @abstractmethod
-    async def _whole_choice(self, step: Step) -> Json: ...
+    async def _whole_choice(self, step: AnswerStep) -> Json: ...
 
     @abstractmethod
-    async def _logprobs(self, step: Step) -> Json | None: ...
+    async def _logprobs(self, step: AnswerStep) -> Json | None: ...
 
     async def whole(self) -> Json:
         choices = [await self._whole_choice(step) for step in await self._all_steps()]
@@ -88,7 +88,7 @@ class ChunkedAnswer(Answer):
     def failed(self, failure: Failure) -> bytes:
         return data(failure.openai()) + _DONE
 
-    async def _events_of(self, steps: list[Step]) -> list[bytes]:
+    async def _events_of(self, steps: list[AnswerStep]) -> list[bytes]:
         events = []
         for step in steps:
             if (event := self._text_event(step)) is not None:
@@ -109,7 +109,7 @@ class ChunkedAnswer(Answer):
         ends = [self._ends[index] for index in sorted(self._ends)]
         return usage_object(total_usage(ends, per_prompt=self._per_prompt))
 
-    def _text_event(self, step: Step) -> bytes | None:
+    def _text_event(self, step: AnswerStep) -> bytes | None:
         """The event of a step that only adds to one text: nothing but this text differs from the
         previous event. None for other steps.
         """
@@ -134,7 +134,7 @@ class ChunkedAnswer(Answer):
     def _shows_tokens(self) -> bool:
         return self._has_token_ids or self._has_logprobs
 
-    async def _shown(self, step: Step, body: Json, *, has_calls: bool = False) -> Json:
+    async def _shown(self, step: AnswerStep, body: Json, *, has_calls: bool = False) -> Json:
         shown = _bare(step.choice, body)
         if self._has_logprobs:
             shown["logprobs"] = await self._logprobs(step)

@@ -12,7 +12,7 @@ from segue.gateway.forms import form_of
 from segue.gateway.http.door import Visit
 from segue.gateway.http.fields import honoured, ignored, refused
 from segue.gateway.openai.options import Options
-from segue.gateway.turns import Wanted
+from segue.gateway.turns import GenerationRequest
 
 _EXPECTED = "expected a text, token ids, or a list of texts or of lists of token ids"
 _DEFAULT_MAX_TOKENS = 16
@@ -53,7 +53,7 @@ class CompletionRequest(Options):
         visit: Visit,
         max_choices: int,
         max_turns: int = 0,
-    ) -> Wanted:
+    ) -> GenerationRequest:
         """Raises InvalidRequest."""
         if self.is_prompt_alone and not self.echo:
             raise InvalidRequest.at(
@@ -63,7 +63,7 @@ class CompletionRequest(Options):
         # An answer has at least one token; CompletionAnswer drops it.
         max_tokens = 1 if self.is_prompt_alone else self.max_tokens or _DEFAULT_MAX_TOKENS
         num = self.num_choices(len(prompts), max_choices, max_turns)
-        return Wanted(
+        return GenerationRequest(
             inputs=tuple(prompt for prompt in prompts for _ in range(num)),
             sampling=self.sampling(self.logprobs),
             stop=self.stop_conditions(max_tokens),

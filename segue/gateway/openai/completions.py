@@ -18,8 +18,8 @@ from segue.gateway.openai.objects import (
     token_text,
     vllm_prompt_logprobs,
 )
-from segue.gateway.served import ServedModel
-from segue.gateway.turns import Step
+from segue.gateway.served import ServedModelCache
+from segue.gateway.turns import AnswerStep
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +34,10 @@ class CompletionAnswer(ChunkedAnswer):
     def __init__(
         self,
         request: CompletionRequest,
-        steps: AsyncGenerator[list[Step], None],
+        steps: AsyncGenerator[list[AnswerStep], None],
         *,
         model: ModelInfo,
-        served: ServedModel,
+        served: ServedModelCache,
         prompts: Sequence[ShownPrompt],
         request_id: str,
     ) -> None:
@@ -54,15 +54,15 @@ class CompletionAnswer(ChunkedAnswer):
         self._request = request
         self._prompts = prompts
 
-    async def _whole_choice(self, step: Step) -> Json:
+    async def _whole_choice(self, step: AnswerStep) -> Json:
         return await self._piece(self._kept(step))
 
-    async def _chunk(self, step: Step) -> Json | None:
+    async def _chunk(self, step: AnswerStep) -> Json | None:
         step = self._kept(step)
         is_empty = not (step.parts or step.token_ids or step.prompt_logprobs or step.end)
         return None if is_empty else await self._piece(step)
 
-    async def _piece(self, step: Step) -> Json:
+    async def _piece(self, step: AnswerStep) -> Json:
         choice = self._choices[step.choice]
         if choice.is_started:
             return await self._shown(step, self._added(step.parts))
@@ -88,7 +88,7 @@ class CompletionAnswer(ChunkedAnswer):
     def _shows_tokens(self) -> bool:
         return super()._shows_tokens or self._request.is_prompt_alone
 
-    def _kept(self, step: Step) -> Step:
+    def _kept(self, step: AnswerStep) -> AnswerStep:
         """Drops the token that was generated although only the prompt is wanted."""
         if not self._request.is_prompt_alone:
             return step
@@ -102,7 +102,7 @@ class CompletionAnswer(ChunkedAnswer):
             end = replace(end, usage=usage, finish_reason=FinishReason.LENGTH, stop_match="")
         return replace(step, parts=(), token_ids=(), logprobs=(), end=end)
 
-    async def _logprobs(self, step: Step) -> Json | None:
+    async def _logprobs(self, step: AnswerStep) -> Json | None:
         """Those of the prompt come first, with the first piece."""
         choice = self._choices[step.choice]
         num_top, pieces = self._request.logprobs or 0, []

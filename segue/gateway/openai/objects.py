@@ -10,7 +10,7 @@ from typing import TypeVar
 from segue.api.turn import FinishReason, PromptLogprobs, TurnEnd, Usage
 from segue.api.types import SampledToken
 from segue.gateway.http.errors import Json
-from segue.gateway.served import ServedModel
+from segue.gateway.served import ServedModelCache
 
 Shown = TypeVar("Shown")
 
@@ -138,7 +138,7 @@ def total_usage(ends: Sequence[TurnEnd], *, per_prompt: int) -> Usage:
 
 
 async def legacy_prompt_logprobs(
-    logprobs: PromptLogprobs, num_top: int, served: ServedModel
+    logprobs: PromptLogprobs, num_top: int, served: ServedModelCache
 ) -> Json:
     """For completions with `echo`: the prompt's text starts at 0."""
     return await _built(
@@ -147,14 +147,16 @@ async def legacy_prompt_logprobs(
 
 
 async def vllm_prompt_logprobs(
-    logprobs: PromptLogprobs, num_top: int, served: ServedModel
+    logprobs: PromptLogprobs, num_top: int, served: ServedModelCache
 ) -> list[Json | None]:
     """By token id: the prompt's own token, and `num_top` alternatives."""
     return await _built(lambda texts: _vllm_form(logprobs, num_top, texts), logprobs, served)
 
 
 async def _built(
-    build: Callable[[Mapping[int, bytes]], Shown], logprobs: PromptLogprobs, served: ServedModel
+    build: Callable[[Mapping[int, bytes]], Shown],
+    logprobs: PromptLogprobs,
+    served: ServedModelCache,
 ) -> Shown:
     """There may be 250,000 of them: they are built in a thread, while other requests go on."""
     texts = await served.token_bytes({*logprobs.token_ids, *logprobs.top_ids})

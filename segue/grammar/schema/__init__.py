@@ -13,6 +13,6 @@ values.py    whether a schema has values, and whether at most one branch of oneO
 from __future__ import annotations
 
 from segue.grammar.schema.kinds import check_pattern
-from segue.grammar.schema.read import MAX_DEPTH, Prepared, parse_schema, read_schema
+from segue.grammar.schema.read import MAX_DEPTH, PreparedSchema, parse_schema, read_schema
 
-__all__ = ["MAX_DEPTH", "Prepared", "check_pattern", "parse_schema", "read_schema"]
+__all__ = ["MAX_DEPTH", "PreparedSchema", "check_pattern", "parse_schema", "read_schema"]

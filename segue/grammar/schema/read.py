@@ -36,7 +36,7 @@ _ASSERTING = frozenset().union(*KEYWORDS.values())
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class PreparedSchema:
     schema: Any
     """For xgrammar: a dictionary, or a boolean."""
     without_controls: bool
@@ -45,7 +45,7 @@ class Prepared:
     """Regular expressions in it, by their path."""
 
 
-def read_schema(schema: Any, field: str) -> Prepared:
+def read_schema(schema: Any, field: str) -> PreparedSchema:
     """`field`: the schema's own path in errors. Raises InvalidRequest with the path of a keyword
     that cannot be enforced.
     """
@@ -81,7 +81,7 @@ class _Reader:
         self._has_lengths = False
         self._patterns: dict[str, str] = {}
 
-    def read_all(self) -> Prepared:
+    def read_all(self) -> PreparedSchema:
         read = self._read(self._root, self._field)
         while self._waiting:
             name, schema, where = self._waiting.pop()
@@ -89,7 +89,7 @@ class _Reader:
         self._require_end(read)
         if self._defs:
             read = {**read, "$defs": self._defs}
-        return Prepared(read, self._has_lengths, self._patterns)
+        return PreparedSchema(read, self._has_lengths, self._patterns)
 
     def _read(self, schema: Any, where: str) -> Any:
         self._num_schemas += 1

@@ -45,7 +45,7 @@ class LaunchedRouter(Protocol):
     def send(self, report: LauncherReport) -> None: ...
 
 
-class Room(Protocol):
+class CapacityCheck(Protocol):
     """Whether machines have room for more workers."""
 
     def missing(self, config: Config, now: WorkerCounts, wanted: WorkerCounts) -> str:
@@ -68,7 +68,7 @@ class Controller:
         config: Config,
         fleet: Fleet,
         routers: Sequence[LaunchedRouter],
-        room: Room,
+        room: CapacityCheck,
         *,
         reload: Reload,
         report: Callable[[str], None],

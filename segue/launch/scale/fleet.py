@@ -9,7 +9,7 @@ from typing import Protocol
 from segue.api.cluster.status import ClusterStatus, WorkerHealth, WorkerStatus
 from segue.api.errors import SegueError
 from segue.api.types import Role
-from segue.launch.scale.plan import Action, Cancel, Retire, Stage, Start, WorkerView, name_of
+from segue.launch.scale.plan import Action, Cancel, Retire, Start, WorkerStage, WorkerView, name_of
 from segue.process.telemetry import Clock
 
 Report = Callable[[str], None]
@@ -39,7 +39,7 @@ class _Worker:
     role: Role
     index: int
     process: WorkerProcess
-    stage: Stage
+    stage: WorkerStage
     since: float
     failure: str = ""
     """The error of its last failed start."""
@@ -59,16 +59,16 @@ class Fleet:
         self._start = start
         self._report = report
         self._workers = {
-            name_of(*key): _Worker(*key, process, Stage.SERVING, clock())
+            name_of(*key): _Worker(*key, process, WorkerStage.SERVING, clock())
             for key, process in serving.items()
         }
 
     def look(self, view: ClusterStatus | None) -> list[WorkerView]:
         """The current workers. `view`: a router's view of them; None if no router answers."""
         for name, worker in list(self._workers.items()):
-            if worker.stage is Stage.STARTING:
+            if worker.stage is WorkerStage.STARTING:
                 self._look_at_start(name, worker)
-            elif worker.stage is Stage.LEAVING and (words := worker.process.has_left()):
+            elif worker.stage is WorkerStage.LEAVING and (words := worker.process.has_left()):
                 worker.process.end()
                 del self._workers[name]
                 self._report(f"{name} left: {words}")
@@ -82,7 +82,7 @@ class Fleet:
                 case Start(role, index):
                     process = self._start(role, index)
                     self._workers[name] = _Worker(
-                        role, index, process, Stage.STARTING, self._clock()
+                        role, index, process, WorkerStage.STARTING, self._clock()
                     )
                     self._report(f"{name} starts")
                 case Cancel():
@@ -91,7 +91,7 @@ class Fleet:
                 case Retire():
                     worker = self._workers[name]
                     worker.process.retire()
-                    worker.stage, worker.since = Stage.LEAVING, self._clock()
+                    worker.stage, worker.since = WorkerStage.LEAVING, self._clock()
                     self._report(f"{name} leaves: its turns end and its sessions move")
 
     def changes(self, view: ClusterStatus | None) -> Iterator[str]:
@@ -100,10 +100,10 @@ class Fleet:
         for name, worker in self._workers.items():
             since_s = self._clock() - worker.since
             seen = shown.get(name)
-            if worker.stage is Stage.STARTING:
+            if worker.stage is WorkerStage.STARTING:
                 why = f" and does not come up: {worker.failure}" if worker.failure else ""
                 yield f"{name} starts, for {since_s:.0f} s{why}"
-            elif worker.stage is Stage.LEAVING:
+            elif worker.stage is WorkerStage.LEAVING:
                 load = seen.load if seen else None
                 left = f"; {load.running_turns} turns and " if load else ""
                 left += f"{load.leased_sessions} sessions are there" if load else ""
@@ -120,7 +120,7 @@ class Fleet:
                 worker.failure = str(error)
                 self._report(f"{name} does not start, and tries again: {error}")
             return
-        worker.stage = Stage.SERVING
+        worker.stage = WorkerStage.SERVING
         self._report(f"{name} serves after {self._clock() - worker.since:.1f} s")
 
     def _seen(self, worker: _Worker, shown: WorkerStatus | None) -> WorkerView:

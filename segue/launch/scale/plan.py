@@ -15,7 +15,7 @@ from segue.api.cluster.fleet import WorkerCounts
 from segue.api.types import Role
 
 
-class Stage(enum.Enum):
+class WorkerStage(enum.Enum):
     STARTING = enum.auto()
     """Its process starts, loads the model or warms up."""
     SERVING = enum.auto()
@@ -29,7 +29,7 @@ class WorkerView:
 
     role: Role
     index: int
-    stage: Stage
+    stage: WorkerStage
     is_ready: bool = False
     """A router considers it ready."""
     turns: int = 0
@@ -78,7 +78,7 @@ def next_actions(wanted: WorkerCounts, workers: Sequence[WorkerView]) -> list[Ac
 
 
 def _of_role(wanted: int, role: Role, workers: Sequence[WorkerView]) -> Iterator[Action]:
-    staying = [worker for worker in workers if worker.stage is not Stage.LEAVING]
+    staying = [worker for worker in workers if worker.stage is not WorkerStage.LEAVING]
     missing = wanted - len(staying)
     if missing >= 0:
         # The name of a leaving worker is not free yet.
@@ -86,9 +86,9 @@ def _of_role(wanted: int, role: Role, workers: Sequence[WorkerView]) -> Iterator
         free = (index for index in itertools.count() if index not in taken)
         yield from (Start(role, index) for index in itertools.islice(free, missing))
         return
-    starting = sorted(worker.index for worker in staying if worker.stage is Stage.STARTING)
+    starting = sorted(worker.index for worker in staying if worker.stage is WorkerStage.STARTING)
     yield from (Cancel(role, index) for index in starting[missing:])
-    serving = [worker for worker in staying if worker.stage is Stage.SERVING]
+    serving = [worker for worker in staying if worker.stage is WorkerStage.SERVING]
     if len(serving) <= wanted or len(serving) != len(staying) or len(workers) > len(staying):
         return
     leaving = min(serving, key=_load)

@@ -3,7 +3,7 @@ them.
 
 Most values stay the same when messages are added: the messages themselves, their positions, the
 tools. Two kinds do not: the number of messages, and values that the template stored in a namespace
-(such as the position of the last question). A `Moving` is a number that
+(such as the position of the last question). A `VaryingInt` is a number that
 depends on one of these. It acts as its current value and reports each conclusion drawn from it: "at
 least 7" for a comparison with 6, "exactly 9" if it is printed.
 
@@ -71,7 +71,7 @@ def both(one: Conclusion, other: Conclusion) -> Conclusion:
     return other if isinstance(other, Exactly) else one.narrowed(other)
 
 
-class Moving:
+class VaryingInt:
     """An integer, `sign * base + offset`, whose `base` may change in the next turn.
 
     It is not an `int`, so that every use is noticed: other operations either ask for the number
@@ -104,8 +104,8 @@ class Moving:
         self._report(self._key, Exactly(self._base))
         return self._value
 
-    def _moved(self, sign: int, offset: int) -> Moving:
-        return Moving(
+    def _moved(self, sign: int, offset: int) -> VaryingInt:
+        return VaryingInt(
             self._report,
             self._key,
             self._base,
@@ -123,7 +123,7 @@ class Moving:
     def __sub__(self, other: Any) -> Any:
         if type(other) is int:
             return self._moved(1, -other)
-        if isinstance(other, Moving) and (other._key, other._sign) == (self._key, self._sign):
+        if isinstance(other, VaryingInt) and (other._key, other._sign) == (self._key, self._sign):
             return self._offset - other._offset
         return self.exactly() - exact(other)
 
@@ -192,7 +192,7 @@ class Moving:
     def __format__(self, spec: str) -> str:
         return format(self.exactly(), spec)
 
-    def __neg__(self) -> Moving:
+    def __neg__(self) -> VaryingInt:
         return self._moved(-1, 0)
 
     def __getattr__(self, name: str) -> NoReturn:
@@ -204,10 +204,10 @@ class Moving:
 def _through(operation: Callable[[Any, Any], Any]) -> tuple[Any, Any]:
     """An operator and its reflection, on the plain numbers."""
 
-    def plain(self: Moving, other: Any) -> Any:
+    def plain(self: VaryingInt, other: Any) -> Any:
         return operation(self.exactly(), exact(other))
 
-    def reflected(self: Moving, other: Any) -> Any:
+    def reflected(self: VaryingInt, other: Any) -> Any:
         return operation(exact(other), self.exactly())
 
     return plain, reflected
@@ -215,15 +215,15 @@ def _through(operation: Callable[[Any, Any], Any]) -> tuple[Any, Any]:
 
 for _name in ("mul", "truediv", "floordiv", "mod", "pow"):
     _plain, _reflected = _through(getattr(operator, _name))
-    setattr(Moving, f"__{_name}__", _plain)
-    setattr(Moving, f"__r{_name}__", _reflected)
+    setattr(VaryingInt, f"__{_name}__", _plain)
+    setattr(VaryingInt, f"__r{_name}__", _reflected)
 
 
 def exact(value: Any) -> Any:
     """The plain value; reports that it was used as it is."""
-    return value.exactly() if isinstance(value, Moving) else value
+    return value.exactly() if isinstance(value, VaryingInt) else value
 
 
 def now(value: Any) -> Any:
     """The plain value; reports no conclusion."""
-    return value.peek() if isinstance(value, Moving) else value
+    return value.peek() if isinstance(value, VaryingInt) else value

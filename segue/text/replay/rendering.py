@@ -26,8 +26,8 @@ from segue.text.replay.moving import (
     Conclusions,
     Exactly,
     Key,
-    Moving,
     NotLocal,
+    VaryingInt,
     both,
     now,
 )
@@ -75,7 +75,7 @@ class Replay:
         self.loops: list[LoopMemory] = []
         self.emitted: Emitted | None = None
         self.round: Round | None = None
-        self.length = Moving(self.conclude, LENGTH, num_messages)
+        self.length = VaryingInt(self.conclude, LENGTH, num_messages)
         self._known = known
         self._num_same = num_same
         self._trace: list[tuple[Key, Conclusion]] = []
@@ -156,11 +156,11 @@ class _Noted(Namespace):
         if name not in values:
             raise NotLocal(f"a namespace without {name!r}")
         value = values[name]
-        if replay.round is None and isinstance(value, Moving):
+        if replay.round is None and isinstance(value, VaryingInt):
             return value
         plain = now(value)
         if replay.round is not None and type(plain) is int:
-            return Moving(replay.conclude, (number, name), plain)
+            return VaryingInt(replay.conclude, (number, name), plain)
         replay.conclude((number, name), Exactly(plain))
         return plain
 
@@ -169,7 +169,7 @@ class _Noted(Namespace):
         value = _scalar(value)
         if replay.round is not None:
             old = values.get(name, _NOTHING)
-            if isinstance(value, Moving) or not Exactly(value).holds(now(old)):
+            if isinstance(value, VaryingInt) or not Exactly(value).holds(now(old)):
                 replay.round.can_skip = False
             else:
                 replay.conclude((number, name), Exactly(value))
@@ -181,7 +181,7 @@ _NOTHING = object()
 
 def _scalar(value: Any) -> Any:
     """The values that a namespace may hold: cheap to compare and immutable."""
-    if isinstance(value, Moving):
+    if isinstance(value, VaryingInt):
         return value if value.depends_on(LENGTH) else value.exactly()
     if value is None or isinstance(value, str | int | float):
         return value

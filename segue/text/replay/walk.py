@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 from jinja2.runtime import Undefined
 
 from segue.text.conversation import JsonObject
-from segue.text.replay.moving import Moving, NotLocal, exact
+from segue.text.replay.moving import NotLocal, VaryingInt, exact
 from segue.text.replay.rendering import Emitted, Replay, Round
 from segue.text.replay.segments import Segment
 
@@ -26,7 +26,7 @@ class Messages:
     def __bool__(self) -> bool:
         return self._replay.num_messages > 0
 
-    def num(self) -> Moving:
+    def num(self) -> VaryingInt:
         return self._replay.length
 
     def __getitem__(self, key: Any) -> Any:
@@ -184,7 +184,7 @@ class Loop:
         return self.index0 + 1
 
     @property
-    def length(self) -> Moving:
+    def length(self) -> VaryingInt:
         return self._walk.replay.length
 
     @property

@@ -26,7 +26,7 @@ MAX_CHARACTERS = 1 << 26
 _LOOK_EVERY = 64
 
 
-class Refusal(jinja2.TemplateError):
+class TemplateRaised(jinja2.TemplateError):
     """A template called `raise_exception`."""
 
 
@@ -101,7 +101,7 @@ def _to_json(
 
 
 def _raise_refusal(message: str) -> NoReturn:
-    raise Refusal(message)
+    raise TemplateRaised(message)
 
 
 def _format_now(pattern: str) -> str:

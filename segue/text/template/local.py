@@ -20,7 +20,7 @@ from jinja2.runtime import LoopContext
 
 from segue.api.errors import InvalidRequest
 from segue.text.conversation import JsonObject
-from segue.text.replay.moving import Moving, NotLocal, exact
+from segue.text.replay.moving import NotLocal, VaryingInt, exact
 from segue.text.replay.rendering import Replay, Round
 from segue.text.replay.segments import LoopMemory
 from segue.text.replay.walk import Loop, Messages, Walk
@@ -144,7 +144,7 @@ def _refuse(name: str) -> Callable[..., Any]:
 def _watched(
     function: Callable[..., Any], *, is_length: bool = False, is_type_test: bool = False
 ) -> Callable[..., Any]:
-    """`function`, called with plain numbers in place of `Moving`, and with the messages only to
+    """`function`, called with plain numbers in place of `VaryingInt`, and with the messages only to
     count them.
     """
 
@@ -158,7 +158,7 @@ def _watched(
                 if not (is_type_test and isinstance(one, Messages)):
                     raise NotLocal("the messages, in a filter or test")
                 args = tuple([] if each is one else each for each in args)
-            elif isinstance(one, Moving):
+            elif isinstance(one, VaryingInt):
                 args = tuple(exact(each) for each in args)
         kwargs = {name: exact(one) for name, one in kwargs.items()}
         result = function(*args, **kwargs)

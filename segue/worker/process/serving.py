@@ -23,7 +23,7 @@ from segue.cache.inventory import Inventory
 from segue.cache.memory import Strays
 from segue.wire.membership_calls import move_sessions
 from segue.wire.server import RunningServer, Services, metrics_endpoint, serving
-from segue.worker.drain import Deadline, Draining, MoveSessions
+from segue.worker.drain import Deadline, MoveSessions, WorkerDrain
 from segue.worker.membership.identity import Identity
 from segue.worker.membership.joining import stay_joined_to
 from segue.worker.process.options import WorkerOptions
@@ -45,7 +45,7 @@ class Presence:
     address: str
     metrics_address: str
     health: WorkerHealth = WorkerHealth.READY
-    draining: Draining | None = None
+    draining: WorkerDrain | None = None
     """Set once the worker serves."""
     operators: Callable[[], str] = str
     """See `WorkerStatus`, also for the next two."""
@@ -72,7 +72,7 @@ class Presence:
         )
 
     async def drain(self, timeout_s: float | None, *, move_sessions: bool) -> DrainReport:
-        """Takes the worker out of service. See `Draining.ask`."""
+        """Takes the worker out of service. See `WorkerDrain.ask`."""
         if self.draining is None:
             raise Unavailable(f"{self.identity.worker_id} starts; drain it once it serves")
         return await self.draining.ask(timeout_s, move_sessions=move_sessions)
@@ -101,7 +101,7 @@ class Worker(Protocol):
 class RunningWorker:
     worker: Worker
     address: str
-    draining: Draining
+    draining: WorkerDrain
 
 
 @contextlib.asynccontextmanager
@@ -147,7 +147,7 @@ async def serving_worker(
                     worker.presence.health = WorkerHealth.DRAINING
                 await server.set_serving(False)
 
-            draining = worker.presence.draining = Draining(
+            draining = worker.presence.draining = WorkerDrain(
                 worker.drain,
                 functools.partial(
                     move_sessions,

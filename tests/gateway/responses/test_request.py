@@ -13,7 +13,7 @@ from segue.api.types import ChatInput
 from segue.gateway.http.door import Visit
 from segue.gateway.openai.responses.request import ResponseRequest
 from segue.gateway.openai.responses.tools import read_tools
-from segue.gateway.turns import Wanted
+from segue.gateway.turns import GenerationRequest
 
 SHELL = {"type": "function", "name": "shell", "strict": False, "parameters": {"type": "object"}}
 LOOK = {"type": "function", "name": "look", "description": "Looks.", "parameters": {}}
@@ -81,7 +81,7 @@ CODEX: dict[str, Any] = {
 }
 
 
-def wanted(visit: Visit = VISIT, **fields: Any) -> Wanted:
+def wanted(visit: Visit = VISIT, **fields: Any) -> GenerationRequest:
     body = ResponseRequest.model_validate({"input": "Hello", **fields})
     return body.wanted(visit, read_tools(body.tools or ()))
 

@@ -14,8 +14,8 @@ from segue.launch.scale.plan import (
     Action,
     Cancel,
     Retire,
-    Stage,
     Start,
+    WorkerStage,
     WorkerView,
     next_actions,
 )
@@ -28,20 +28,25 @@ def counts(prefill: int, decode: int) -> WorkerCounts:
 
 
 def worker(
-    role: Role, index: int, stage: Stage = Stage.SERVING, *, turns: int = 0, sessions: int = 0
+    role: Role,
+    index: int,
+    stage: WorkerStage = WorkerStage.SERVING,
+    *,
+    turns: int = 0,
+    sessions: int = 0,
 ) -> WorkerView:
-    is_ready = stage is Stage.SERVING
+    is_ready = stage is WorkerStage.SERVING
     return WorkerView(
         role=role, index=index, stage=stage, is_ready=is_ready, turns=turns, sessions=sessions
     )
 
 
 def starting(role: Role, index: int) -> WorkerView:
-    return worker(role, index, Stage.STARTING)
+    return worker(role, index, WorkerStage.STARTING)
 
 
 def leaving(role: Role, index: int) -> WorkerView:
-    return worker(role, index, Stage.LEAVING)
+    return worker(role, index, WorkerStage.LEAVING)
 
 
 def lost(role: Role, index: int) -> WorkerView:
@@ -107,15 +112,15 @@ class World:
                     assert key not in self.workers
                     self.workers[key] = starting(*key)
                 case Cancel():
-                    assert self.workers.pop(key).stage is Stage.STARTING
+                    assert self.workers.pop(key).stage is WorkerStage.STARTING
                 case Retire():
-                    assert self.workers[key].stage is Stage.SERVING
+                    assert self.workers[key].stage is WorkerStage.SERVING
                     self.workers[key] = leaving(*key)
                     assert any(self.is_ready(role=action.role)), "no worker is left to take turns"
         return actions
 
     def is_ready(self, role: Role) -> list[bool]:
-        return [w.is_ready and w.stage is Stage.SERVING for w in self.of(role)]
+        return [w.is_ready and w.stage is WorkerStage.SERVING for w in self.of(role)]
 
     def of(self, role: Role) -> list[WorkerView]:
         return [w for w in self.workers.values() if w.role is role]
@@ -123,7 +128,7 @@ class World:
     def all_go_on(self) -> None:
         """Starts and drains end, and who was lost is back."""
         for key, seen in list(self.workers.items()):
-            if seen.stage is Stage.LEAVING:
+            if seen.stage is WorkerStage.LEAVING:
                 del self.workers[key]
             else:
                 self.workers[key] = worker(*key)
@@ -142,7 +147,7 @@ def test_any_sequence_of_wishes_ends_with_the_last_one(
         world.look(wanted)
         if goes_on:
             world.all_go_on()
-        keys = [key for key, seen in world.workers.items() if seen.stage is Stage.SERVING]
+        keys = [key for key, seen in world.workers.items() if seen.stage is WorkerStage.SERVING]
         if victim < len(keys):
             world.workers[keys[victim]] = lost(*keys[victim])
 

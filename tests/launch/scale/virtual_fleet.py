@@ -30,7 +30,15 @@ from segue.api.cluster.status import (
 from segue.api.types import Epoch, Role, WorkerId
 from segue.launch.scale.autoscale import State, decide, signals_of
 from segue.launch.scale.config import AutoscaleConfig
-from segue.launch.scale.plan import Cancel, Retire, Stage, Start, WorkerView, name_of, next_actions
+from segue.launch.scale.plan import (
+    Cancel,
+    Retire,
+    Start,
+    WorkerStage,
+    WorkerView,
+    name_of,
+    next_actions,
+)
 
 TRACES = Path("/work/shared/data/traces")
 TICK_S = 0.25
@@ -94,7 +102,7 @@ class VirtualWorker:
     role: Role
     index: int
     ready_at: float
-    stage: Stage = Stage.STARTING
+    stage: WorkerStage = WorkerStage.STARTING
     free_at: float = 0.0
     queue: deque[Running] = field(default_factory=deque)
     turns: list[Running] = field(default_factory=list)
@@ -115,9 +123,9 @@ class VirtualWorker:
             epoch=Epoch(1 + int(self.ready_at * 1e3)),
             address=f"{self.name}:1",
             health={
-                Stage.STARTING: WorkerHealth.WARMING,
-                Stage.SERVING: WorkerHealth.READY,
-                Stage.LEAVING: WorkerHealth.DRAINING,
+                WorkerStage.STARTING: WorkerHealth.WARMING,
+                WorkerStage.SERVING: WorkerHealth.READY,
+                WorkerStage.LEAVING: WorkerHealth.DRAINING,
             }[self.stage],
             uptime_s=max(now - self.ready_at, 0.0),
             load=WorkerLoad(
@@ -177,7 +185,7 @@ class VirtualFleet:
         self._cluster = ClusterModel(slow_start_s=30.0)
         self._rules = Rules(min_tokens_per_s=TOKENS_PER_S)
         self._workers = {
-            (role, index): VirtualWorker(role, index, 0.0, Stage.SERVING)
+            (role, index): VirtualWorker(role, index, 0.0, WorkerStage.SERVING)
             for role in Role
             for index in range(counts.of(role))
         }
@@ -205,9 +213,9 @@ class VirtualFleet:
                 self._computed(worker.queue.popleft())
             if worker.turns:
                 self._step(worker)
-            if worker.stage is Stage.STARTING and worker.ready_at <= self.now:
-                worker.stage = Stage.SERVING
-            elif worker.stage is Stage.LEAVING and not (worker.queue or worker.turns):
+            if worker.stage is WorkerStage.STARTING and worker.ready_at <= self.now:
+                worker.stage = WorkerStage.SERVING
+            elif worker.stage is WorkerStage.LEAVING and not (worker.queue or worker.turns):
                 self._cluster.gone(worker.status(self.now))
                 del self._workers[role, worker.index]
 
@@ -290,7 +298,7 @@ class VirtualFleet:
                 case Cancel():
                     self._cluster.gone(self._workers.pop(key).status(self.now))
                 case Retire():
-                    self._workers[key].stage = Stage.LEAVING
+                    self._workers[key].stage = WorkerStage.LEAVING
 
     def _seen(self) -> Iterator[WorkerView]:
         for worker in self._workers.values():
@@ -299,7 +307,7 @@ class VirtualFleet:
                 role=worker.role,
                 index=worker.index,
                 stage=worker.stage,
-                is_ready=worker.stage is Stage.SERVING,
+                is_ready=worker.stage is WorkerStage.SERVING,
                 turns=load.running_turns,
             )
 

@@ -8,27 +8,27 @@ from typing import Any
 
 from segue.api.turn import FinishReason, TurnEnd
 from segue.api.types import SampledToken
-from segue.gateway.http.answer import Answer
+from segue.gateway.http.answer import GatewayAnswer
 from segue.gateway.http.errors import Failure, Json
 from segue.gateway.http.stream import PING, event
 from segue.gateway.openai.objects import chat_logprobs, ids_in, total_usage
 from segue.gateway.openai.responses.output import Output, TextDelta
 from segue.gateway.openai.responses.request import ResponseRequest
-from segue.gateway.openai.responses.tools import Tools
-from segue.gateway.served import ServedModel
-from segue.gateway.turns import Step
+from segue.gateway.openai.responses.tools import ResponseTools
+from segue.gateway.served import ServedModelCache
+from segue.gateway.turns import AnswerStep
 
 _FIRST = ("created", "in_progress")
 
 
-class ResponseAnswer(Answer):
+class ResponseAnswer(GatewayAnswer):
     def __init__(
         self,
         request: ResponseRequest,
-        steps: AsyncGenerator[list[Step], None],
+        steps: AsyncGenerator[list[AnswerStep], None],
         *,
-        tools: Tools,
-        served: ServedModel,
+        tools: ResponseTools,
+        served: ServedModelCache,
         model: str,
         request_id: str,
         keep: Callable[[Json], Awaitable[None]],
@@ -65,7 +65,7 @@ class ResponseAnswer(Answer):
         await self._keep(self._response)
         return self._response
 
-    async def _events_of(self, steps: list[Step]) -> list[bytes]:
+    async def _events_of(self, steps: list[AnswerStep]) -> list[bytes]:
         events: list[bytes] = []
         if not self._is_started and any(step.parts or step.end for step in steps):
             events.append(self.waiting())

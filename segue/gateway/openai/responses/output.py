@@ -22,7 +22,7 @@ from segue.gateway.http.errors import Json
 from segue.gateway.http.stream import TextEvents
 from segue.gateway.openai.objects import new_call_id
 from segue.gateway.openai.responses.items import encrypted
-from segue.gateway.openai.responses.tools import Tools
+from segue.gateway.openai.responses.tools import ResponseTools
 
 _PARTS = {"reasoning": "reasoning_text", "message": "output_text"}
 """The type of an item's only content part, by the item's type."""
@@ -47,7 +47,7 @@ class Output:
     next one is generated.
     """
 
-    def __init__(self, tools: Tools, *, is_encrypted: bool) -> None:
+    def __init__(self, tools: ResponseTools, *, is_encrypted: bool) -> None:
         """`is_encrypted`: reasoning has `encrypted_content`."""
         self._tools = tools
         self._is_encrypted = is_encrypted

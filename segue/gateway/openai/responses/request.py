@@ -14,8 +14,8 @@ from segue.gateway.http.door import Visit
 from segue.gateway.http.fields import honoured, ignored, refused
 from segue.gateway.openai.options import CallOptions, effort_kwargs
 from segue.gateway.openai.responses.items import Item, chat_messages
-from segue.gateway.openai.responses.tools import Tools
-from segue.gateway.turns import Wanted
+from segue.gateway.openai.responses.tools import ResponseTools
+from segue.gateway.turns import GenerationRequest
 from segue.sdk.chat_json import to_json
 
 _LOGPROBS = "message.output_text.logprobs"
@@ -90,11 +90,13 @@ class ResponseRequest(CallOptions):
     def is_stored(self) -> bool:
         return self.store is not False
 
-    def wanted(self, visit: Visit, tools: Tools, before: Sequence[Item] = ()) -> Wanted:
+    def wanted(
+        self, visit: Visit, tools: ResponseTools, before: Sequence[Item] = ()
+    ) -> GenerationRequest:
         """`before`: the items of earlier responses in the conversation. Raises InvalidRequest."""
         formats = [json_format(self._format, "text.format")]
         form = form_of(formats, self.calls(), has_tools=bool(tools.texts))
-        return Wanted(
+        return GenerationRequest(
             inputs=(self._chat(tools, before),),
             sampling=SamplingParams(
                 temperature=self.temperature, top_p=self.top_p, logprobs=self._num_logprobs()
@@ -134,7 +136,7 @@ class ResponseRequest(CallOptions):
             "user": self.user,
         }
 
-    def _chat(self, tools: Tools, before: Sequence[Item]) -> ChatInput:
+    def _chat(self, tools: ResponseTools, before: Sequence[Item]) -> ChatInput:
         first = [Message(role="system", content=self.instructions)] if self.instructions else []
         kwargs = effort_kwargs((self.reasoning or {}).get("effort"), "reasoning.effort")
         return ChatInput(

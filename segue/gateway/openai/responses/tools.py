@@ -16,7 +16,7 @@ _BETWEEN = "__"
 
 
 @dataclass(frozen=True, slots=True)
-class Tools:
+class ResponseTools:
     texts: tuple[str, ...] = ()
     """Each as JSON in the form that templates render."""
     namespaced: Mapping[str, dict[str, str]] = field(default_factory=dict)
@@ -34,7 +34,7 @@ def seen_name(name: str, namespace: str) -> str:
     return f"{namespace.removesuffix(_BETWEEN)}{_BETWEEN}{name}"
 
 
-def read_tools(tools: Sequence[Json]) -> Tools:
+def read_tools(tools: Sequence[Json]) -> ResponseTools:
     """Skips tools that are not functions, such as web_search: only OpenAI can run them, and Codex
     sends some to every server. Raises InvalidRequest.
     """
@@ -49,7 +49,7 @@ def read_tools(tools: Sequence[Json]) -> Tools:
             namespaced.setdefault(seen, {"namespace": namespace, "name": name})
         else:
             plain.add(seen)
-    return Tools(
+    return ResponseTools(
         tuple(texts), {seen: names for seen, names in namespaced.items() if seen not in plain}
     )
 

@@ -34,7 +34,7 @@ _LOOK_EVERY_S = 0.1
 _ASK_AGAIN_S = 0.5
 
 
-class Call(Protocol):
+class RankCall(Protocol):
     """See `PendingCall`."""
 
     @property
@@ -50,13 +50,13 @@ class Connections(Protocol):
 
 @dataclass(slots=True)
 class _Attempt:
-    call: Call
+    call: RankCall
     at: float
 
 
 def gathered(
     connections: Connections,
-    ask: Callable[[int], Call],
+    ask: Callable[[int], RankCall],
     num_followers: int,
     *,
     timeout_s: float = GATHER_TIMEOUT_S,
@@ -91,7 +91,7 @@ def gathered(
     return [came[rank] for rank in sorted(came)]
 
 
-def _log_end(rank: int, call: Call) -> None:
+def _log_end(rank: int, call: RankCall) -> None:
     try:
         call.result()
     except RayError as error:
