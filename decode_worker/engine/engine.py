@@ -232,7 +232,7 @@ class DecodeEngine:
         return self._let_go(sequence)
 
     def _let_go(self, sequence: DecodeSequence) -> list[Event]:
-        """Frees the row and returns a `TurnReleased`, unless a step with the sequence is in flight."""
+        """Frees the row and returns `TurnReleased`, unless a step of the sequence is in flight."""
         if sequence.in_flight:
             return []
         self._running.remove(sequence)

@@ -142,7 +142,7 @@ def test_all_that_is_compiled_ahead_is_compared_with_float64(
     with monkeypatch.context() as cut:
         cut.setattr(triton_prefill, "cut_for", lambda *_, **__: Cut(BLOCKS_V[0], 3))
         few_heads = replace(MIDDLE, num_k_heads=2, num_v_heads=8)
-        for make in gdn.gdn_cases(few_heads, replace(SIZES, gdn_prefill=(150,)), DEVICE, DTYPE):
+        for make in gdn.gdn_cases(setup_of(few_heads, replace(SIZES, gdn_prefill=(150,)))):
             assert_right(make())
     assert_same_codes(attention_input, DTYPE, heads=16, kv_heads=4, width=256)
     assert_routed(num_tokens=20, rows=STREAMING.rows)
