@@ -27,7 +27,7 @@ def test_a_sessions_cost_does_not_grow_and_a_large_message_is_refused() -> None:
     assert last < 2 * first
     assert "served" in result["prompt of 20000 words"]["outcome"]
     large = result[f"message of {20 << 20} bytes"]
-    assert "InvalidRequest" in large["outcome"]
+    assert "ContextOverflow" in large["outcome"]
     # The text itself, and a few bytes for the rest of the message.
     stated = re.search(r"the message has (\d+) bytes", large["outcome"])
     assert stated is not None
