@@ -154,7 +154,8 @@ def test_the_last_line_is_one_json_object_with_every_number(tmp_path: Path) -> N
         assert len(mode["alone"]) == 4
         row = mode["turns"][1]
         assert row["first_token_s"].keys() == {"p50", "p90", "p99"}
-        assert row["shipped_bytes"] > 0
+        # With everything on, decode computes a suffix of four tokens itself.
+        assert row["shipped_bytes"] > 0 or mode["mode"] == Mode.EVERYTHING.value
         assert row["computed_tokens"] + row["cached_tokens"] + row[
             "pulled_tokens"
         ] == pytest.approx(row["prompt_tokens"])
