@@ -96,6 +96,7 @@ def test_missing_resources_are_reported_at_once(head: Head, tmp_path: Path) -> N
     assert "it needs 16 CPU, but the Ray cluster has 2 CPU on 1 node" in error
 
 
+@pytest.mark.slow
 def test_workers_are_placed_by_label_and_resource_and_reachable_where_they_announce(
     head: Head, tmp_path: Path
 ) -> None:
