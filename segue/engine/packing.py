@@ -11,7 +11,7 @@ from torch import Tensor
 
 from segue.engine.batch import MAX_VERIFY_TOKENS, Chunk, DecodeChunk, PrefillChunk
 from segue.kernels import NO_SLOT
-from segue.kernels.paged_attention.flashinfer.page_lists import Span
+from segue.kernels.paged_attention.flashinfer.page_lists import PageSpan
 from segue.kernels.paged_attention.flashinfer.prompts import Attend
 from segue.model.batch import (
     Batch,
@@ -22,7 +22,7 @@ from segue.model.batch import (
     PrefillSegments,
 )
 
-PlanPrompts = Callable[[Sequence[Span]], Attend | None]
+PlanPrompts = Callable[[Sequence[PageSpan]], Attend | None]
 
 
 def pack(
@@ -127,10 +127,10 @@ class _Rows:
             yield _Piece(prefill, row, 0, len(prefill.token_ids))
             row += len(prefill.token_ids)
 
-    def spans(self) -> list[Span]:
+    def spans(self) -> list[PageSpan]:
         """Of the prefill chunks."""
         return [
-            Span(start=chunk.start, num_tokens=len(chunk.token_ids), page_ids=chunk.page_ids)
+            PageSpan(start=chunk.start, num_tokens=len(chunk.token_ids), page_ids=chunk.page_ids)
             for chunk in self.prefill
         ]
 

@@ -23,7 +23,7 @@ from segue.parallel.rank import FIRST_OF_ONE, Rank, RanksLost
 from segue.parallel.symmetric import open_exchange
 
 if TYPE_CHECKING:
-    from segue.kernels.rank_sum.triton import Exchange
+    from segue.kernels.rank_sum.triton import RankSums
 
 TIMEOUT_S = 60.0
 """A rank that takes longer to reach the others counts as lost. Ranks wait for each other's slowest
@@ -57,12 +57,12 @@ class Ranks(Group):
     machine, else over NCCL. Used by one thread."""
 
     def __init__(
-        self, rank: Rank, backend: c10d.Backend, exchange: tuple[Exchange, Any] | None = None
+        self, rank: Rank, backend: c10d.Backend, exchange: tuple[RankSums, Any] | None = None
     ) -> None:
         """`exchange`: see `open_exchange`."""
         super().__init__(rank)
         self._backend = backend
-        self._exchange: Exchange | None = None
+        self._exchange: RankSums | None = None
         if exchange is not None:
             self._exchange, self._kept = exchange
 

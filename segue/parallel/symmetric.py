@@ -12,7 +12,7 @@ from torch._C import _distributed_c10d as c10d
 from segue.parallel.rank import Rank
 
 if TYPE_CHECKING:
-    from segue.kernels.rank_sum.triton import Exchange
+    from segue.kernels.rank_sum.triton import RankSums
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ _GROUP = "segue"
 _YES, _NO = "yes", "no"
 
 
-def open_exchange(store: c10d.Store, rank: Rank) -> tuple[Exchange, Any] | None:
+def open_exchange(store: c10d.Store, rank: Rank) -> tuple[RankSums, Any] | None:
     """The exchange of this rank, and the objects that must live as long. None on all ranks if they
     are on several machines, or if one of them cannot access the others' memory: sums are then
     computed by all-gather."""
@@ -40,18 +40,18 @@ def open_exchange(store: c10d.Store, rank: Rank) -> tuple[Exchange, Any] | None:
     return None if _NO in answers else opened
 
 
-def _opened(store: c10d.Store, rank: Rank) -> tuple[Exchange, Any]:
-    from segue.kernels.rank_sum.triton import Exchange
+def _opened(store: c10d.Store, rank: Rank) -> tuple[RankSums, Any]:
+    from segue.kernels.rank_sum.triton import RankSums
 
     memory: Any = c10d._SymmetricMemory
     own = c10d.PrefixStore("symmetric", store)
     memory.set_group_info(_GROUP, rank.index, rank.count, own)
-    num_bytes = Exchange.block_bytes(rank.count)
+    num_bytes = RankSums.block_bytes(rank.count)
     device = torch.device("cuda", torch.cuda.current_device())
     block = memory.empty_strided_p2p((num_bytes,), (1,), torch.uint8, device, _GROUP).zero_()
     torch.cuda.synchronize()
     reached = memory.rendezvous(block, _GROUP)
-    return Exchange(block, list(reached.buffer_ptrs), rank.index), (block, reached)
+    return RankSums(block, list(reached.buffer_ptrs), rank.index), (block, reached)
 
 
 def _from_all(store: c10d.Store, what: str, rank: Rank, own: str) -> list[str]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from segue.kernels.paged_attention.flashinfer import prompts
-from segue.kernels.paged_attention.flashinfer.page_lists import PageLists, Span
+from segue.kernels.paged_attention.flashinfer.page_lists import PageLists, PageSpan
 from segue.kernels.paged_attention.flashinfer.prompts import PromptAttention
 from segue.kernels.paged_attention.flashinfer.suitable import AttentionShape, Gpu, fills, why_not
 from segue.kernels.paged_attention.flashinfer.trial import by_reference, trial_spans, try_out
@@ -42,9 +42,9 @@ def attention(monkeypatch: pytest.MonkeyPatch) -> PromptAttention:
 
 def test_lists_of_several_sequences() -> None:
     spans = [
-        Span(start=0, num_tokens=8, page_ids=[5, 9, 9]),
-        Span(start=8, num_tokens=1, page_ids=[2, 7]),
-        Span(start=3, num_tokens=20, page_ids=[1, 0, 4]),
+        PageSpan(start=0, num_tokens=8, page_ids=[5, 9, 9]),
+        PageSpan(start=8, num_tokens=1, page_ids=[2, 7]),
+        PageSpan(start=3, num_tokens=20, page_ids=[1, 0, 4]),
     ]
 
     lists = PageLists.of(spans, page_tokens=8)
@@ -79,7 +79,7 @@ def test_what_it_is_given_means_our_batch(
     )
     q = randn(sum(lengths), heads[0], shape.head_dim, seed=5, dtype=torch.float16)
     spans = [
-        Span(start=start, num_tokens=length, page_ids=row)
+        PageSpan(start=start, num_tokens=length, page_ids=row)
         for start, length, row in zip(starts, lengths, pool.table.tolist(), strict=True)
     ]
     pool.pages = pool.pages.cpu()
@@ -137,7 +137,7 @@ def test_few_rows_are_left_to_our_kernel_unless_all_are_wanted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(prompts, "package", lambda: PACKAGE)
-    few, many = ([Span(start=0, num_tokens=n, page_ids=range(999))] for n in (20, 8192))
+    few, many = ([PageSpan(start=0, num_tokens=n, page_ids=range(999))] for n in (20, 8192))
     where = (SMALL, torch.device("cpu"), H200)
     chosen, always = PromptAttention(*where), PromptAttention(*where, always=True)
 
@@ -212,7 +212,7 @@ def test_the_package_equals_the_reference(heads: tuple[int, int]) -> None:
     pool = Pool(ends, page_tokens=64, dtype=torch.bfloat16, head_dim=256, num_kv_heads=heads[1])
     q = randn(1001, heads[0], 256, seed=5, dtype=torch.bfloat16).to(DEVICE)
     spans = [
-        Span(start=start, num_tokens=length, page_ids=row)
+        PageSpan(start=start, num_tokens=length, page_ids=row)
         for start, length, row in zip(starts, lengths, pool.table.tolist(), strict=True)
     ]
     together = attention.planned(spans)(q, pool.pages)

@@ -16,7 +16,7 @@ from segue.kernels.native import build, library
 from segue.kernels.paged_attention import native as native_attention
 from segue.kernels.paged_attention import reference as attention
 from segue.kernels.product import choice, native, product
-from segue.kernels.product.choice import Way, ways
+from segue.kernels.product.choice import ProductPath, ways
 from tests.kernels.closeness import assert_close, cumulative, ints, randn
 from tests.kernels.delta_inputs import inputs_of
 from tests.kernels.paged_pool import Pool, sizes_of
@@ -61,12 +61,14 @@ def test_more_inputs_than_a_block_of_a_panel_has() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_row_has_the_same_bits_beside_any_others_and_on_any_threads(dtype: torch.dtype) -> None:
     x, weight = randn(24, 1024, dtype=dtype), randn(700, 1024, seed=1, dtype=dtype)
-    whole = native.product_by(Way.STREAMED, x, weight)
+    whole = native.product_by(ProductPath.STREAMED, x, weight)
 
     for num_rows in (1, 2, 3, 4, 7, 23):
-        assert torch.equal(native.product_by(Way.STREAMED, x[:num_rows], weight), whole[:num_rows])
+        assert torch.equal(
+            native.product_by(ProductPath.STREAMED, x[:num_rows], weight), whole[:num_rows]
+        )
     torch.set_num_threads(1)
-    assert torch.equal(native.product_by(Way.STREAMED, x, weight), whole)
+    assert torch.equal(native.product_by(ProductPath.STREAMED, x, weight), whole)
 
 
 def test_what_the_library_cannot_take_goes_to_the_reference() -> None:
@@ -218,7 +220,9 @@ def test_the_choice_is_measured_once_and_kept(
     measured = []
     plain = choice._measure
 
-    def counted(dtype: torch.dtype, options: list[Way], *, is_few: bool) -> dict[Way, float]:
+    def counted(
+        dtype: torch.dtype, options: list[ProductPath], *, is_few: bool
+    ) -> dict[ProductPath, float]:
         measured.append(dtype)
         return plain(dtype, options, is_few=is_few)
 
@@ -234,9 +238,9 @@ def test_the_choice_is_measured_once_and_kept(
 
 
 def test_noise_does_not_choose(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
-    for torchs_time, chosen in ((0.95, Way.STREAMED), (0.5, Way.TORCH)):
+    for torchs_time, chosen in ((0.95, ProductPath.STREAMED), (0.5, ProductPath.TORCH)):
         monkeypatch.setenv("XDG_CACHE_HOME", f"{tmp_path}/{torchs_time}")
-        times = {Way.STREAMED: 1.0, Way.TORCH: torchs_time}
+        times = {ProductPath.STREAMED: 1.0, ProductPath.TORCH: torchs_time}
         monkeypatch.setattr(choice, "_measure", lambda *_, is_few, times=times: times)
         choice.way_for.cache_clear()
         assert choice.way_for(torch.float32, is_few=True) is chosen

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from segue.kernels.rank_sum import reference, triton
-from segue.kernels.rank_sum.triton import ADD, WRITE, Exchange
+from segue.kernels.rank_sum.triton import ADD, WRITE, RankSums
 from tests.kernels.closeness import randn
 from tests.kernels.device import DEVICE, DTYPES
 
@@ -30,10 +30,10 @@ class Machine:
     """All ranks of a machine in one process, on one GPU or none."""
 
     def __init__(self, num_ranks: int) -> None:
-        num_bytes = Exchange.block_bytes(num_ranks)
+        num_bytes = RankSums.block_bytes(num_ranks)
         self._blocks = torch.zeros(num_ranks, num_bytes, dtype=torch.uint8, device=DEVICE)
         addresses = [block.data_ptr() for block in self._blocks]
-        self.ranks = [Exchange(b, addresses, rank) for rank, b in enumerate(self._blocks)]
+        self.ranks = [RankSums(b, addresses, rank) for rank, b in enumerate(self._blocks)]
 
     def sum(self, parts: Tensor) -> Tensor:
         """[R, …]: each rank's result. No rank adds before all have written."""
@@ -105,4 +105,4 @@ def test_a_round_leaves_what_the_round_before_wrote() -> None:
 def test_only_what_fits_a_buffer_is_taken(
     num_elements: int, dtype: torch.dtype, is_taken: bool
 ) -> None:
-    assert Exchange.takes(torch.empty(num_elements, dtype=dtype, device=DEVICE)) == is_taken
+    assert RankSums.takes(torch.empty(num_elements, dtype=dtype, device=DEVICE)) == is_taken

@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from segue.kernels.product.reference import Epilogue
 from segue.kernels.quantized_product.reference import Format, fp8_values, nvfp4_values
 from segue.kernels.scaled_product import library, reference
-from segue.kernels.scaled_product.ways import Way, way_of
+from segue.kernels.scaled_product.ways import ScaledPath, way_of
 from tests.kernels.closeness import assert_close, randn
 from tests.kernels.test_quantized_product_triton import weight
 from tests.model.quantized_inputs import as_fp8, as_nvfp4
@@ -83,21 +83,21 @@ HOPPER, BLACKWELL = (9, 0), (10, 0)
     ("how", "capability", "shape", "way"),
     [
         # N, K, B: gate and up of 9B in blocks of FP8, of 27B in NVFP4, of 27B's mixer with one.
-        (Format.FP8, HOPPER, (24576, 4096, 32), Way.LIBRARY),
-        (Format.FP8, BLACKWELL, (24576, 4096, 32), Way.TRITON),
-        (Format.FP8, HOPPER, (16384, 5120, 1), Way.LIBRARY),
-        (Format.FP8, BLACKWELL, (16384, 5120, 1), Way.LIBRARY),
-        (Format.NVFP4, HOPPER, (34816, 5120, 320), Way.PLAIN),
-        (Format.NVFP4, BLACKWELL, (34816, 5120, 320), Way.LIBRARY),
+        (Format.FP8, HOPPER, (24576, 4096, 32), ScaledPath.LIBRARY),
+        (Format.FP8, BLACKWELL, (24576, 4096, 32), ScaledPath.TRITON),
+        (Format.FP8, HOPPER, (16384, 5120, 1), ScaledPath.LIBRARY),
+        (Format.FP8, BLACKWELL, (16384, 5120, 1), ScaledPath.LIBRARY),
+        (Format.NVFP4, HOPPER, (34816, 5120, 320), ScaledPath.PLAIN),
+        (Format.NVFP4, BLACKWELL, (34816, 5120, 320), ScaledPath.LIBRARY),
         # What cuBLAS has no kernel for, and an Ampere.
-        (Format.FP8, HOPPER, (24570, 4096, 32), Way.TRITON),
-        (Format.FP8, HOPPER, (64, 96, 1), Way.TRITON),
-        (Format.NVFP4, BLACKWELL, (64, 48, 3), Way.TRITON),
-        (Format.FP8, (8, 0), (24576, 4096, 32), Way.PLAIN),
+        (Format.FP8, HOPPER, (24570, 4096, 32), ScaledPath.TRITON),
+        (Format.FP8, HOPPER, (64, 96, 1), ScaledPath.TRITON),
+        (Format.NVFP4, BLACKWELL, (64, 48, 3), ScaledPath.TRITON),
+        (Format.FP8, (8, 0), (24576, 4096, 32), ScaledPath.PLAIN),
     ],
 )
 def test_the_way_of_a_served_matrix(
-    how: Format, capability: tuple[int, int], shape: tuple[int, int, int], way: Way
+    how: Format, capability: tuple[int, int], shape: tuple[int, int, int], way: ScaledPath
 ) -> None:
     assert way_of(how, capability, *shape) is way
 

@@ -17,7 +17,7 @@ from benchmarks.gpu.models import Shape
 from benchmarks.gpu.operators import Case
 from segue.kernels.paged_attention import triton_decode, triton_prefill
 from segue.kernels.paged_attention.e4m3 import E4M3, UNSCALED, Scales, as_bytes
-from segue.kernels.paged_attention.flashinfer.page_lists import Span
+from segue.kernels.paged_attention.flashinfer.page_lists import PageSpan
 
 MAX_POOL_BYTES = 40 << 30
 _CHECKED_QUERIES = 16
@@ -98,7 +98,7 @@ def _prefill(setup: Setup, start: int, num_tokens: int, *, by_flashinfer: bool =
 
     run: Callable[[], Tensor]
     if by_flashinfer:
-        span = Span(start=start, num_tokens=num_tokens, page_ids=table_1P[0].tolist())
+        span = PageSpan(start=start, num_tokens=num_tokens, page_ids=table_1P[0].tolist())
         attention = prompt_attention(shape, setup.sizes.page_tokens, setup.device, setup.dtype)
         run = partial(attention.planned([span]), q_TQX, pages)
     else:

@@ -18,7 +18,7 @@ from benchmarks.gpu.operators import Case
 from segue.kernels import quantized_product
 from segue.kernels.quantized_product.reference import Format
 from segue.kernels.scaled_product import reference, triton, ways
-from segue.kernels.scaled_product.ways import FIRST, Way
+from segue.kernels.scaled_product.ways import FIRST, ScaledPath
 
 FLOPS_OF_BFLOAT16 = {FP8: 2.0, NVFP4: 4.0}
 """The FLOPs that tensor cores compute in the time of one in bfloat16, with which floors are
@@ -101,7 +101,7 @@ def _product(setup: Setup, stored: str, num_rows: int, matrix: Matrix) -> Case:
         "torch, plain": partial(F.linear, x_TK, plain_NK),
         "plain inputs": partial(quantized_product.quantized_product, x_TK, weight, epilogue),
     }
-    if ways.way_on(x_TK, weight) is Way.LIBRARY:
+    if ways.way_on(x_TK, weight) is ScaledPath.LIBRARY:
         peers["torch, quantised"] = partial(ways.scaled_product, x_TK, weight, scale, epilogue)
     return Case(
         operator=f"product in {stored} of quantised inputs, {name}",

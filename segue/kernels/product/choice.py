@@ -26,10 +26,10 @@ _FEW_SHAPE = (1, 8192, 1024)
 _MANY_SHAPE = (512, 1024, 1024)
 
 
-_chosen: dict[str, Way] = {}
+_chosen: dict[str, ProductPath] = {}
 
 
-class Way(StrEnum):
+class ProductPath(StrEnum):
     STREAMED = "streamed"
     """C++ that reads each weight once, for few rows."""
     PAIRS = "pairs"
@@ -39,22 +39,22 @@ class Way(StrEnum):
     TORCH = "torch"
 
 
-def ways(dtype: torch.dtype, *, is_few: bool) -> list[Way]:
+def ways(dtype: torch.dtype, *, is_few: bool) -> list[ProductPath]:
     """The ways that this processor supports, the preferred one first."""
     if is_few:
-        return [Way.STREAMED, Way.TORCH]
+        return [ProductPath.STREAMED, ProductPath.TORCH]
     has_pairs = dtype is torch.bfloat16 and library.variant() == "avx512_bf16"
-    return [*([Way.PAIRS] if has_pairs else []), Way.FLOATS, Way.TORCH]
+    return [*([ProductPath.PAIRS] if has_pairs else []), ProductPath.FLOATS, ProductPath.TORCH]
 
 
 @lru_cache
-def way_for(dtype: torch.dtype, *, is_few: bool) -> Way:
+def way_for(dtype: torch.dtype, *, is_few: bool) -> ProductPath:
     """The fastest way on this machine, with the threads that PyTorch has now."""
     options = ways(dtype, is_few=is_few)
     key = f"{str(dtype).removeprefix('torch.')} {'few' if is_few else 'many'} rows"
     known = _read()
     if known.get(key) in options:
-        _chosen[key] = Way(known[key])
+        _chosen[key] = ProductPath(known[key])
         return _chosen[key]
     seconds = _measure(dtype, options, is_few=is_few)
     best = min(options, key=seconds.__getitem__)
@@ -78,7 +78,9 @@ def described() -> str:
     return ", ".join([library.variant() or "reference", *chosen])
 
 
-def _measure(dtype: torch.dtype, options: list[Way], *, is_few: bool) -> dict[Way, float]:
+def _measure(
+    dtype: torch.dtype, options: list[ProductPath], *, is_few: bool
+) -> dict[ProductPath, float]:
     """The shortest time of each way, measured alternately."""
     from segue.kernels.product.native import product_by
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from segue.kernels.native.library import operators
 from segue.kernels.product import reference
-from segue.kernels.product.choice import Way, way_for
+from segue.kernels.product.choice import ProductPath, way_for
 from segue.kernels.product.reference import Epilogue, finished
 
 FEW_ROWS = 24
@@ -30,22 +30,22 @@ def _product(x_TK: Tensor, weight_NK: Tensor) -> Tensor:
     num_rows = x_TK.shape[0]
     way = way_for(x_TK.dtype, is_few=num_rows <= FEW_ROWS)
     is_odd = x_TK.dtype is torch.bfloat16 and x_TK.shape[1] % 2
-    if way is Way.TORCH or not num_rows or is_odd or not weight_NK.is_contiguous():
+    if way is ProductPath.TORCH or not num_rows or is_odd or not weight_NK.is_contiguous():
         return reference.product(x_TK, weight_NK)
     return product_by(way, x_TK.contiguous(), weight_NK)
 
 
-def product_by(way: Way, x_TK: Tensor, weight_NK: Tensor) -> Tensor:
+def product_by(way: ProductPath, x_TK: Tensor, weight_NK: Tensor) -> Tensor:
     """In this way, whatever is faster. Both contiguous; K is even for many rows in bfloat16."""
-    if way is Way.TORCH:
+    if way is ProductPath.TORCH:
         return reference.product(x_TK, weight_NK)
     num_outputs, num_inputs = weight_NK.shape
     num_rows = x_TK.shape[0]
     out_TN = x_TK.new_empty(num_rows, num_outputs)
     pointers = (x_TK.data_ptr(), weight_NK.data_ptr(), out_TN.data_ptr())
     sizes = (num_rows, num_outputs, num_inputs)
-    if way is Way.STREAMED:
+    if way is ProductPath.STREAMED:
         _few(x_TK.dtype)(*pointers, *sizes)
     else:
-        _many(x_TK.dtype)(*pointers, *sizes, way is Way.PAIRS)
+        _many(x_TK.dtype)(*pointers, *sizes, way is ProductPath.PAIRS)
     return out_TN

@@ -133,7 +133,7 @@ def sum_parts(parts: Tensor) -> Tensor:
     return out
 
 
-class Exchange:
+class RankSums:
     """Sums through memory that all ranks reach. All ranks make the same calls, on one stream."""
 
     def __init__(self, block: Tensor, addresses: Sequence[int], rank: int) -> None:

@@ -20,7 +20,7 @@ FIRST: Mapping[Format, Capability] = {Format.FP8: (8, 9), Format.NVFP4: (10, 0)}
 """The first GPUs whose tensor cores multiply such codes: Ada and Blackwell."""
 
 
-class Way(StrEnum):
+class ScaledPath(StrEnum):
     LIBRARY = "torch"
     """`torch.nn.functional.scaled_mm`."""
     TRITON = "triton"
@@ -30,29 +30,39 @@ class Way(StrEnum):
 
 def way_of(
     how: Format, capability: Capability, num_outputs: int, num_columns: int, num_scales: int
-) -> Way:
+) -> ScaledPath:
     """For a weight [N, K] with `num_scales` scales for each row."""
     if capability < FIRST[how]:
-        return Way.PLAIN
+        return ScaledPath.PLAIN
     if num_outputs % 16 or not hasattr(F, "scaled_mm"):
-        return Way.TRITON
+        return ScaledPath.TRITON
     if how is Format.NVFP4:
-        return Way.LIBRARY if num_columns % 32 == 0 else Way.TRITON
+        return ScaledPath.LIBRARY if num_columns % 32 == 0 else ScaledPath.TRITON
     if num_scales == 1 and num_columns > FP8_COLUMNS:
-        return Way.LIBRARY if capability >= HOPPER and num_columns % 16 == 0 else Way.TRITON
+        return (
+            ScaledPath.LIBRARY
+            if capability >= HOPPER and num_columns % 16 == 0
+            else ScaledPath.TRITON
+        )
     # cuBLAS has float32 scales of blocks on Hopper only.
-    return Way.LIBRARY if capability[0] == 9 and num_columns % FP8_COLUMNS == 0 else Way.TRITON
+    return (
+        ScaledPath.LIBRARY
+        if capability[0] == 9 and num_columns % FP8_COLUMNS == 0
+        else ScaledPath.TRITON
+    )
 
 
-def way_on(x_TK: Tensor, stored: Stored) -> Way:
+def way_on(x_TK: Tensor, stored: Stored) -> ScaledPath:
     """For the GPU of these inputs. Inputs on a CPU are for Triton's interpreter."""
     if not x_TK.is_cuda:
-        return Way.TRITON
+        return ScaledPath.TRITON
     capability = torch.cuda.get_device_capability(x_TK.device)
     sizes = stored[0].shape[-2], x_TK.shape[1], stored[1].shape[-1]
     way = way_of(format_of(stored), capability, *sizes)
     # Some of cuBLAS's kernels write no other dtype.
-    return Way.TRITON if way is Way.LIBRARY and x_TK.dtype is not torch.bfloat16 else way
+    return (
+        ScaledPath.TRITON if way is ScaledPath.LIBRARY and x_TK.dtype is not torch.bfloat16 else way
+    )
 
 
 def scaled_product(
@@ -63,9 +73,9 @@ def scaled_product(
 ) -> Tensor:
     """As the reference's, or as that of `segue.kernels.quantized_product`."""
     way = way_on(x_TK, stored)
-    if way is Way.PLAIN:
+    if way is ScaledPath.PLAIN:
         return quantized_product.quantized_product(x_TK, stored, epilogue)
-    if way is Way.TRITON:
+    if way is ScaledPath.TRITON:
         return triton.scaled_product(x_TK, stored, input_scale, epilogue)
     # Older versions of torch do not have what it imports.
     from segue.kernels.scaled_product import library
@@ -85,7 +95,7 @@ def routed_experts(
     first_expert: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """As the reference's, or as that of `segue.kernels.quantized_product`."""
-    if Way.PLAIN in (way_on(x_TH, gate_up), way_on(x_TH, down)):
+    if ScaledPath.PLAIN in (way_on(x_TH, gate_up), way_on(x_TH, down)):
         return quantized_product.routed_experts(
             x_TH,
             router_logits_TE,

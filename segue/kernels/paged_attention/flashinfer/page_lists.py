@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Span:
+class PageSpan:
     """A part of one sequence that a pass computes."""
 
     start: int
@@ -40,7 +40,7 @@ class PageLists:
     """Tokens in its last page, at least one. Its queries are its last tokens."""
 
     @classmethod
-    def of(cls, spans: Sequence[Span], page_tokens: int) -> PageLists:
+    def of(cls, spans: Sequence[PageSpan], page_tokens: int) -> PageLists:
         counts = [-(-span.end // page_tokens) for span in spans]
         pages = (span.page_ids[:count] for span, count in zip(spans, counts, strict=True))
         return cls(

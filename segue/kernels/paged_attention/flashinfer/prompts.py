@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segue.kernels.paged_attention.flashinfer.page_lists import PageLists, Span
+from segue.kernels.paged_attention.flashinfer.page_lists import PageLists, PageSpan
 from segue.kernels.paged_attention.flashinfer.suitable import (
     BLACKWELL,
     AttentionShape,
@@ -63,7 +63,7 @@ class PromptAttention:
     def __str__(self) -> str:
         return f"FlashInfer {self._version} ({self._gpu.backend})"
 
-    def plan(self, spans: Sequence[Span]) -> Attend | None:
+    def plan(self, spans: Sequence[PageSpan]) -> Attend | None:
         """For a pass with these prompts, one after the other; None: our kernel should compute them.
 
         The passes before must be done: the plan is copied from host memory that is written again,
@@ -74,7 +74,7 @@ class PromptAttention:
             return self.planned(spans)
         return None
 
-    def planned(self, spans: Sequence[Span]) -> Attend:
+    def planned(self, spans: Sequence[PageSpan]) -> Attend:
         """As `plan`, but never None."""
         shape = self.shape
         lists = PageLists.of(spans, shape.page_tokens)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from segue.kernels.paged_attention import reference
-from segue.kernels.paged_attention.flashinfer.page_lists import PageLists, Span
+from segue.kernels.paged_attention.flashinfer.page_lists import PageLists, PageSpan
 from segue.kernels.paged_attention.flashinfer.prompts import PromptAttention
 
 MAX_ERROR = 0.02
@@ -41,18 +41,18 @@ def try_out(attention: PromptAttention) -> None:
         raise RuntimeError(f"its attention differs from the reference by {error:.2g}")
 
 
-def trial_spans(page_tokens: int) -> list[Span]:
+def trial_spans(page_tokens: int) -> list[PageSpan]:
     """A prompt and the end of another, with pages in no order, and partly full last ones."""
     ends = (131 + page_tokens, 141 + 2 * page_tokens)
     counts = [-(-end // page_tokens) for end in ends]
     ids = list(range(sum(counts)))[::-1]
     return [
-        Span(start=0, num_tokens=ends[0], page_ids=ids[: counts[0]]),
-        Span(start=page_tokens + 3, num_tokens=138 + page_tokens, page_ids=ids[counts[0] :]),
+        PageSpan(start=0, num_tokens=ends[0], page_ids=ids[: counts[0]]),
+        PageSpan(start=page_tokens + 3, num_tokens=138 + page_tokens, page_ids=ids[counts[0] :]),
     ]
 
 
-def by_reference(q_TQX: Tensor, pages: Tensor, spans: Sequence[Span]) -> Tensor:
+def by_reference(q_TQX: Tensor, pages: Tensor, spans: Sequence[PageSpan]) -> Tensor:
     device, bounds = q_TQX.device, [0]
     for span in spans:
         bounds.append(bounds[-1] + span.num_tokens)
