@@ -46,7 +46,6 @@ _NEARLY_EQUAL_S = 0.01
 # Exclusion, then total_s.
 _PREFERENCE = itemgetter(0, 1)
 _SERIOUSNESS = attrgetter("excluded")
-_DEPTH = attrgetter("held.checkpoint_tokens")
 
 
 def place(
@@ -194,12 +193,12 @@ def _deepest(
     sides: Iterable[Side], cluster: ClusterModel, avoid: Collection[WorkerId]
 ) -> Side | None:
     """The worker to pull a prefix from."""
-    able = [
-        side
-        for side in sides
-        if side.held.checkpoint_tokens and _may_give(side.worker_id, cluster, avoid)
-    ]
-    return max(able, key=_DEPTH, default=None)
+    deepest, most_tokens = None, 0
+    for side in sides:
+        depth = side.held.checkpoint_tokens
+        if depth > most_tokens and _may_give(side.worker_id, cluster, avoid):
+            deepest, most_tokens = side, depth
+    return deepest
 
 
 def _may_give(worker_id: WorkerId, cluster: ClusterModel, avoid: Collection[WorkerId]) -> bool:
