@@ -15,7 +15,7 @@ from cachetools import LRUCache
 from router.sessions.helper import Helper
 from segue.api.errors import InvalidRequest, Overloaded
 from segue.api.types import Grammar
-from segue.grammar.build import Asked
+from segue.grammar.build import GrammarSpec
 
 MAX_JOB_S = 5.0
 """Large schemas take a second. Each worker then spends the same time once."""
@@ -38,24 +38,24 @@ class GrammarDesk(Helper):
                 "example with fewer alternatives, and smaller limits of lengths and counts"
             ),
         )
-        self._made: LRUCache[Asked, Grammar] = LRUCache(
+        self._made: LRUCache[GrammarSpec, Grammar] = LRUCache(
             _CACHE_BYTES, getsizeof=lambda grammar: 2 * len(grammar.text)
         )
-        self._making: dict[Asked, asyncio.Task[Grammar]] = {}
+        self._making: dict[GrammarSpec, asyncio.Task[Grammar]] = {}
 
-    async def make(self, asked: Asked) -> Grammar:
+    async def make(self, spec: GrammarSpec) -> Grammar:
         """Raises InvalidRequest with the path of the part that cannot be served, Overloaded and
         Unavailable."""
-        made = self._made.get(asked)
+        made = self._made.get(spec)
         if made is not None:
             return made
-        making = self._making.get(asked)
+        making = self._making.get(spec)
         if making is None:
             if len(self._making) >= _MAX_WAITING:
                 raise Overloaded(f"{_MAX_WAITING} grammars wait to be compiled: try again later")
             # Other turns may wait for the same grammar, so cancelling this one does not stop it.
-            making = self._making[asked] = asyncio.create_task(self.do(asked))
-            making.add_done_callback(lambda task: self._done(asked, task))
+            making = self._making[spec] = asyncio.create_task(self.do(spec))
+            making.add_done_callback(lambda task: self._done(spec, task))
         try:
             return await asyncio.shield(making)
         except InvalidRequest as error:
@@ -64,9 +64,9 @@ class GrammarDesk(Helper):
             own.field = error.field or "output"
             raise own from None
 
-    def _done(self, asked: Asked, task: asyncio.Task[Grammar]) -> None:
-        del self._making[asked]
+    def _done(self, spec: GrammarSpec, task: asyncio.Task[Grammar]) -> None:
+        del self._making[spec]
         if not task.cancelled() and task.exception() is None:
             # A grammar that exceeds the cache is not cached.
             with contextlib.suppress(ValueError):
-                self._made[asked] = task.result()
+                self._made[spec] = task.result()

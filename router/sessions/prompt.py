@@ -35,7 +35,7 @@ from segue.api.types import (
     TurnInput,
     TurnRequest,
 )
-from segue.grammar.build import Asked
+from segue.grammar.build import GrammarSpec
 from segue.model.checkpoint.generation import GenerationDefaults
 from segue.model.checkpoint.model_id import model_id
 from segue.model.checkpoint.source import AS_PUBLISHED, CheckpointConfig
@@ -160,7 +160,7 @@ class PromptBuilder:
         chat = request.input if isinstance(request.input, ChatInput) else None
         named = self.parsers.tool_calls
         return await self.grammars.make(
-            Asked(
+            GrammarSpec(
                 output=output,
                 tools=chat.tools if chat and may_call else (),
                 # "auto" here means that the template writes calls in no known format.

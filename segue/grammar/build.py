@@ -21,8 +21,8 @@ from segue.grammar.schema import check_pattern, parse_schema, read_schema
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """The inputs of a grammar."""
+class GrammarSpec:
+    """What a grammar is built from."""
 
     output: OutputFormat
     tools: tuple[str, ...] = ()
@@ -44,15 +44,15 @@ class BuiltGrammar:
     """The field that it was built from."""
 
 
-def build(asked: Asked) -> BuiltGrammar:
+def build(spec: GrammarSpec) -> BuiltGrammar:
     """Raises InvalidRequest with the path of the part that cannot be served."""
-    output = asked.output
+    output = spec.output
     patterns: dict[str, str] = {}
     without_controls = False
     calls = None
-    may_call = output.or_tool_calls and asked.tools and asked.call_format != "none"
+    may_call = output.or_tool_calls and spec.tools and spec.call_format != "none"
     if isinstance(output, ToolCalls) or may_call:
-        calls = CallGrammars(asked.tools, asked.call_format)
+        calls = CallGrammars(spec.tools, spec.call_format)
     if isinstance(output, ToolCalls):
         assert calls is not None
         field, form = "output.tool_calls", calls.of(output.name, is_single=output.is_single)
@@ -63,12 +63,12 @@ def build(asked: Asked) -> BuiltGrammar:
             form = _one_of([calls.of("", is_single=False), form])
         patterns = {**patterns, **calls.patterns}
         without_controls |= calls.has_lengths
-    if asked.after_reasoning:
+    if spec.after_reasoning:
         # Templates write an empty line after the reasoning.
         form = {"type": "sequence", "elements": [{"type": "regex", "pattern": "\\n{0,2}"}, form]}
     text = json.dumps({"type": "structural_tag", "format": form}, ensure_ascii=False)
     grammar_of = Grammar(
-        text=text, after_reasoning=asked.after_reasoning, without_controls=without_controls
+        text=text, after_reasoning=spec.after_reasoning, without_controls=without_controls
     )
     return BuiltGrammar(grammar_of, patterns, field)
 

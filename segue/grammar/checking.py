@@ -15,7 +15,7 @@ from pathlib import Path
 
 from segue.api.errors import InvalidRequest
 from segue.api.types import Grammar
-from segue.grammar.build import Asked, BuiltGrammar, build
+from segue.grammar.build import BuiltGrammar, GrammarSpec, build
 from segue.grammar.compiler import GrammarCompiler, plain_message
 from segue.grammar.library import xgrammar
 from segue.text.helper_process import serve_jobs
@@ -25,13 +25,13 @@ _MAX_BYTES = 4 << 30
 _CACHE_BYTES = 32 << 20
 
 
-def checker(folder: Path, vocab_size: int) -> Callable[[Asked], Grammar]:
+def checker(folder: Path, vocab_size: int) -> Callable[[GrammarSpec], Grammar]:
     """Returns the function that checks a form. Raises InvalidCheckpoint."""
     compiler = GrammarCompiler(Tokenizer.from_folder(folder), vocab_size, cache_bytes=_CACHE_BYTES)
 
-    def check(asked: Asked) -> Grammar:
+    def check(spec: GrammarSpec) -> Grammar:
         """Raises InvalidRequest with the path of the mistake."""
-        built = build(asked)
+        built = build(spec)
         _check_patterns(built)
         try:
             compiled = compiler.compile(built.grammar)

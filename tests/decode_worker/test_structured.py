@@ -17,7 +17,7 @@ from segue.api.types import JsonSchema, Regex, Sampling, StopRules
 from segue.demo import checkpoint_dir
 from segue.engine.device.launcher import Launcher
 from segue.engine.runner import ModelRunner
-from segue.grammar.build import Asked, build
+from segue.grammar.build import GrammarSpec, build
 from segue.grammar.compiler import CompiledGrammar, GrammarCompiler
 from segue.text.tokens.tokenizer import Tokenizer
 from tests.decode_worker.engines import (
@@ -50,7 +50,7 @@ def compiler(tokenizer: Tokenizer, runner: ModelRunner) -> GrammarCompiler:
 
 
 def compiled(compiler: GrammarCompiler, output: JsonSchema | Regex) -> CompiledGrammar:
-    return compiler.compile(build(Asked(output=output)).grammar)
+    return compiler.compile(build(GrammarSpec(output=output)).grammar)
 
 
 def end_id(tokenizer: Tokenizer) -> int:
@@ -193,7 +193,7 @@ def test_a_grammar_starts_after_the_reasoning(
 ) -> None:
     """A full stop stands for </think>, which the demo model never writes."""
     output = Regex("[0-9]{2}")
-    grammar = compiler.compile(build(Asked(output=output, after_reasoning=True)).grammar)
+    grammar = compiler.compile(build(GrammarSpec(output=output, after_reasoning=True)).grammar)
     (full_stop,) = tokenizer.encode(".")
     text = "What is the router?"
     free = answers(runner, [case(tokenizer, None, text=text)], max_drafts=0)[0].token_ids

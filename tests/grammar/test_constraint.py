@@ -8,7 +8,7 @@ import pytest
 
 from segue.api.errors import InvalidRequest
 from segue.api.types import Choice, Regex
-from segue.grammar.build import Asked, build
+from segue.grammar.build import GrammarSpec, build
 from segue.grammar.compiler import GrammarCompiler
 from segue.grammar.constraint import Constraint
 from segue.text.tokens.tokenizer import Tokenizer
@@ -24,12 +24,12 @@ def constraint(
     min_tokens: int = 0,
     reasoning_end: int | None = None,
 ) -> Constraint:
-    asked = None if output is None else Asked(output=output)
+    spec = None if output is None else GrammarSpec(output=output)
     return Constraint(
         vocab_size=VOCAB_SIZE,
         end_ids=[end_of(tokenizer)],
         min_tokens=min_tokens,
-        grammar=None if asked is None else compiler.compile(build(asked).grammar),
+        grammar=None if spec is None else compiler.compile(build(spec).grammar),
         reasoning_end=reasoning_end,
     )
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from segue.api.types import JsonSchema, ToolCalls
-from segue.grammar.build import Asked, build
+from segue.grammar.build import GrammarSpec, build
 from segue.grammar.compiler import GrammarCompiler
 from segue.grammar.constraint import Constraint
 from segue.text.tokens.tokenizer import Tokenizer
@@ -46,11 +46,13 @@ def test_answers_as_models_write_them_follow_their_grammars(
     think_end = tokenizer.token_id("</think>")
     assert think_end is not None
     for output, text in answers:
-        asked = Asked(output=output, tools=(tool,), call_format="qwen3_coder", after_reasoning=True)
+        spec = GrammarSpec(
+            output=output, tools=(tool,), call_format="qwen3_coder", after_reasoning=True
+        )
         constraint = Constraint(
             vocab_size=VOCAB_SIZE,
             end_ids=[IM_END],
-            grammar=compiler.compile(build(asked).grammar),
+            grammar=compiler.compile(build(spec).grammar),
             reasoning_end=think_end,
         )
         constraint.take([*tokenizer.encode("Let me see: {"), think_end])

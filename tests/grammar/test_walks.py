@@ -11,7 +11,7 @@ import pytest
 from segue.answers import AnswerParser, gather
 from segue.api.errors import InvalidRequest
 from segue.api.types import JsonObject, JsonSchema, ToolCalls
-from segue.grammar.build import Asked, build
+from segue.grammar.build import GrammarSpec, build
 from segue.grammar.compiler import GrammarCompiler
 from segue.text.tokens.tokenizer import Tokenizer
 from tests.grammar.conftest import VOCAB_SIZE
@@ -50,7 +50,9 @@ def test_walks_through_random_schemas_are_valid(
     num = 0
     for seed in seeds:
         schema = random_schema(seed)
-        grammar = compiler.compile(build(Asked(output=JsonSchema(json.dumps(schema)))).grammar)
+        grammar = compiler.compile(
+            build(GrammarSpec(output=JsonSchema(json.dumps(schema)))).grammar
+        )
 
         text = random_answer(grammar, tokenizer, VOCAB_SIZE, seed)
 
@@ -65,8 +67,8 @@ def test_walks_through_random_schemas_are_valid(
 def test_forced_calls_are_valid_by_their_schemas(
     call_format: str, is_single: bool, tokenizer: Tokenizer, compiler: GrammarCompiler
 ) -> None:
-    asked = Asked(output=ToolCalls(is_single=is_single), tools=TOOLS, call_format=call_format)
-    grammar = compiler.compile(build(asked).grammar)
+    spec = GrammarSpec(output=ToolCalls(is_single=is_single), tools=TOOLS, call_format=call_format)
+    grammar = compiler.compile(build(spec).grammar)
     schemas = {"look": LOOK, "stop": {"maxProperties": 0}, "go": {"type": "object"}}
     nums = []
     for seed in range(30):
@@ -93,8 +95,8 @@ def test_forced_calls_of_random_schemas_are_valid(
     for seed in range(25):
         schema = random_schema(seed)
         tools = (tool("look", schema),)
-        asked = Asked(output=ToolCalls("look"), tools=tools, call_format=call_format)
-        grammar = compiler.compile(build(asked).grammar)
+        spec = GrammarSpec(output=ToolCalls("look"), tools=tools, call_format=call_format)
+        grammar = compiler.compile(build(spec).grammar)
         text = random_answer(grammar, tokenizer, VOCAB_SIZE, seed)
         if text is not None:
             parser = AnswerParser(tools=tools, tool_calls=call_format)
@@ -108,8 +110,8 @@ def test_forced_calls_of_random_schemas_are_valid(
 
 def test_an_answer_may_be_calls_or_json(tokenizer: Tokenizer, compiler: GrammarCompiler) -> None:
     output = JsonObject(or_tool_calls=True)
-    asked = Asked(output=output, tools=TOOLS, call_format="qwen3_coder")
-    grammar = compiler.compile(build(asked).grammar)
+    spec = GrammarSpec(output=output, tools=TOOLS, call_format="qwen3_coder")
+    grammar = compiler.compile(build(spec).grammar)
 
     texts = [random_answer(grammar, tokenizer, VOCAB_SIZE, seed) for seed in range(30)]
 
@@ -129,28 +131,31 @@ def test_an_answer_may_be_calls_or_json(tokenizer: Tokenizer, compiler: GrammarC
 def test_parameters_that_no_call_can_have_are_refused_with_their_path(
     parameters: Any, path: str
 ) -> None:
-    asked = Asked(
+    spec = GrammarSpec(
         output=ToolCalls(), tools=(TOOLS[1], tool("a", parameters)), call_format="qwen3_coder"
     )
 
     with pytest.raises(InvalidRequest) as raised:
-        build(asked)
+        build(spec)
 
     assert raised.value.field == ".".join(filter(None, ("tools[1].function.parameters", path)))
 
 
 @pytest.mark.parametrize(
-    ("asked", "says"),
+    ("spec", "says"),
     [
-        (Asked(output=ToolCalls(), call_format="hermes"), "a chat with tools"),
-        (Asked(output=ToolCalls("x"), tools=TOOLS, call_format="hermes"), "one of look, stop, go"),
-        (Asked(output=ToolCalls(), tools=TOOLS), "in a known format"),
+        (GrammarSpec(output=ToolCalls(), call_format="hermes"), "a chat with tools"),
         (
-            Asked(output=ToolCalls(), tools=(tool("a>b", {}),), call_format="qwen3_coder"),
+            GrammarSpec(output=ToolCalls("x"), tools=TOOLS, call_format="hermes"),
+            "one of look, stop, go",
+        ),
+        (GrammarSpec(output=ToolCalls(), tools=TOOLS), "in a known format"),
+        (
+            GrammarSpec(output=ToolCalls(), tools=(tool("a>b", {}),), call_format="qwen3_coder"),
             "rename the tool",
         ),
     ],
 )
-def test_calls_that_cannot_be_made_are_refused(asked: Asked, says: str) -> None:
+def test_calls_that_cannot_be_made_are_refused(spec: GrammarSpec, says: str) -> None:
     with pytest.raises(InvalidRequest, match=says):
-        build(asked)
+        build(spec)

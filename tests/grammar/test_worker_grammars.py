@@ -9,7 +9,7 @@ from segue.api.errors import InvalidRequest
 from segue.api.prompt import Prompt
 from segue.api.turn import TurnSpec
 from segue.api.types import Grammar, Regex, Sampling, SessionId, StopRules, TurnId
-from segue.grammar.build import Asked, build
+from segue.grammar.build import GrammarSpec, build
 from segue.grammar.constraint import Constraint
 from segue.text.tokens.tokenizer import Tokenizer
 from segue.worker.grammars import Grammars
@@ -20,7 +20,7 @@ PROMPT = (5, 6, 7)
 
 
 def grammar() -> Grammar:
-    return build(Asked(output=Regex("[0-9]{4}"), after_reasoning=True)).grammar
+    return build(GrammarSpec(output=Regex("[0-9]{4}"), after_reasoning=True)).grammar
 
 
 def turn(
@@ -65,7 +65,7 @@ def test_a_turn_goes_on_in_its_grammar_wherever_it_stopped(tokenizer: Tokenizer)
 
 def test_an_answer_so_far_that_breaks_its_grammar_is_refused(tokenizer: Tokenizer) -> None:
     grammars = Grammars(tokenizer, VOCAB_SIZE)
-    plain = build(Asked(output=Regex("[0-9]{4}"))).grammar
+    plain = build(GrammarSpec(output=Regex("[0-9]{4}"))).grammar
 
     with pytest.raises(InvalidRequest, match="does not follow"):
         made(grammars, turn(tokenizer, tuple(tokenizer.encode("12a")), plain))

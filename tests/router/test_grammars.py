@@ -17,7 +17,7 @@ from router.sessions.grammars import GrammarDesk
 from segue.api.errors import InvalidRequest
 from segue.api.types import Choice, Ebnf, JsonSchema, Regex
 from segue.demo import checkpoint_dir
-from segue.grammar.build import Asked
+from segue.grammar.build import GrammarSpec
 
 
 @pytest_asyncio.fixture
@@ -36,13 +36,13 @@ def large() -> str:
 
 
 async def test_a_grammar_is_made_once(desk: GrammarDesk) -> None:
-    asked = Asked(output=Choice(("yes", "no")), after_reasoning=True)
+    spec = GrammarSpec(output=Choice(("yes", "no")), after_reasoning=True)
 
-    both = await asyncio.gather(desk.make(asked), desk.make(asked))
+    both = await asyncio.gather(desk.make(spec), desk.make(spec))
     process_id = desk.process_id
     assert process_id is not None
     os.kill(process_id, signal.SIGKILL)
-    again = await desk.make(asked)
+    again = await desk.make(spec)
 
     assert both[0] is both[1] is again
     assert again.after_reasoning
@@ -51,11 +51,11 @@ async def test_a_grammar_is_made_once(desk: GrammarDesk) -> None:
 
 async def test_a_grammar_that_takes_too_long_ends_with_its_process(desk: GrammarDesk) -> None:
     with pytest.raises(InvalidRequest, match=r"could not be compiled within 1 s") as raised:
-        await desk.make(Asked(output=JsonSchema(large())))
+        await desk.make(GrammarSpec(output=JsonSchema(large())))
 
     assert raised.value.field == "output"
     assert desk.process_id is None
-    assert (await desk.make(Asked(output=Regex("a")))).text
+    assert (await desk.make(GrammarSpec(output=Regex("a")))).text
 
 
 @pytest.mark.parametrize(
@@ -77,6 +77,6 @@ async def test_what_is_wrong_is_said_with_its_path(
 ) -> None:
     for _ in range(2):
         with pytest.raises(InvalidRequest, match=message) as raised:
-            await desk.make(Asked(output=output))
+            await desk.make(GrammarSpec(output=output))
         assert raised.value.field == field
         assert "/project/" not in str(raised.value)
