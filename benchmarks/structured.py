@@ -21,7 +21,7 @@ from segue.api.types import JsonSchema
 from segue.demo import checkpoint_dir
 from segue.engine.config import EngineConfig
 from segue.engine.served_model import ServedModel
-from segue.grammar.build import Asked, build
+from segue.grammar.build import GrammarSpec, build
 from segue.grammar.compiler import GrammarCompiler
 from segue.text.tokens.tokenizer import Tokenizer
 
@@ -70,7 +70,7 @@ def measure(num_rounds: int, num_tokens: int) -> list[Row]:
     # Masks may be computed by other threads.
     runner.clock = process_time
     grammar = GrammarCompiler(tokenizer, runner.config.vocab_size).compile(
-        build(Asked(output=JsonSchema(json.dumps(_SCHEMA)))).grammar
+        build(GrammarSpec(output=JsonSchema(json.dumps(_SCHEMA)))).grammar
     )
     prompt_ids = tuple(tokenizer.encode(_PROMPT))
     # It stands for the end token, so that answers have their full length.
