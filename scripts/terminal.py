@@ -14,17 +14,33 @@ import sys
 import termios
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 CTRL_C, CTRL_D, UP = "\x03", "\x04", "\x1b[A"
 _PRESSES_EVERY_S = 6.0
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[=>]")
 
 
+class Process(Protocol):
+    """What is needed of a `subprocess.Popen`."""
+
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def send_signal(self, number: int, /) -> None: ...
+
+
+class Start(Protocol):
+    def __call__(self, command: Sequence[str], *, stream: int, env: Mapping[str, str]) -> Process:
+        """Starts a command in a session of its own, of which `stream` is the terminal."""
+        ...
+
+
 class Terminal:
     """The screen and keyboard of a running program."""
 
-    def __init__(self, process: subprocess.Popen[bytes], descriptor: int) -> None:
+    def __init__(self, process: Process, descriptor: int) -> None:
         self.process = process
         self.screen = ""
         """All output so far, without colours and cursor movements."""
@@ -88,6 +104,20 @@ os.execvp(sys.argv[1], sys.argv[1:])
 """
 
 
+def _start(
+    command: Sequence[str], *, stream: int, env: Mapping[str, str], cwd: Path | None = None
+) -> Process:
+    return subprocess.Popen(
+        [sys.executable, "-c", _TAKE_TERMINAL, *command],
+        stdin=stream,
+        stdout=stream,
+        stderr=stream,
+        env=env,
+        cwd=cwd,
+        start_new_session=True,
+    )
+
+
 @contextlib.contextmanager
 def terminal(
     command: Sequence[str],
@@ -95,19 +125,15 @@ def terminal(
     columns: int = 80,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
+    start: Start | None = None,
 ) -> Iterator[Terminal]:
-    """Starts `command` in its own terminal and terminates it on exit."""
+    """Starts `command` in its own terminal and terminates it on exit. `start`: as a new process in
+    `cwd` if not given."""
     ours, theirs = os.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
-    process = subprocess.Popen(
-        [sys.executable, "-c", _TAKE_TERMINAL, *command],
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        env={**(os.environ if env is None else env), "TERM": "xterm"},
-        cwd=cwd,
-        start_new_session=True,
-    )
+    start = start or partial(_start, cwd=cwd)
+    env = {**(os.environ if env is None else env), "TERM": "xterm"}
+    process = start(command, stream=theirs, env=env)
     os.close(theirs)
     try:
         yield Terminal(process, ours)

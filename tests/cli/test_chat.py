@@ -7,17 +7,22 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from scripts.terminal import CTRL_C, CTRL_D, UP, Terminal, terminal
+from scripts.terminal import CTRL_C, CTRL_D, UP, Start, Terminal, terminal
 from segue.demo import SUGGESTIONS
+from tests.cli.conftest import Command
 from tests.cli.fake_router import BROKEN, ENDLESS, FakeRouter, fake_router
+from tests.forked import Forked, Imported
 
 PROGRAM = Path(sys.executable).parent / "segue"
+Chatting = Callable[..., AbstractContextManager[Terminal]]
+"""`at_terminal` without `start`."""
 CLOSING = "/help lists what can be typed; Ctrl-D or /exit ends the conversation."
 
 
@@ -27,18 +32,44 @@ def router() -> Iterator[FakeRouter]:
         yield router
 
 
-def chatting(
-    router: FakeRouter, state: Path, *options: str, columns: int = 80
+@pytest.fixture(scope="module")
+def chat() -> Iterator[Start]:
+    """Starts `segue` without the half second of its imports."""
+    # Not `segue.cli` itself: what depends on the terminal. pydantic is Typer's.
+    modules = ("segue", "segue.cli.show", "rich.live", "typer", "pydantic.main", "pydantic.fields")
+    with closing(Imported(*modules)) as imported:
+
+        def start(command: Sequence[str], *, stream: int, env: Mapping[str, str]) -> Forked:
+            assert command[0] == str(PROGRAM)
+            streams = (stream, stream, stream)
+            return imported.start("segue.cli.main:main", command[1:], streams=streams, env=env)
+
+        yield start
+
+
+@pytest.fixture
+def chatting(chat: Start) -> Chatting:
+    return partial(at_terminal, start=chat)
+
+
+def at_terminal(
+    router: FakeRouter,
+    state: Path,
+    *options: str,
+    columns: int = 80,
+    start: Start | None = None,
 ) -> AbstractContextManager[Terminal]:
     command = [str(PROGRAM), "chat", "--target", router.address, *options]
     env = {**os.environ, "XDG_STATE_HOME": str(state)}
     # The terminal's width.
     env.pop("COLUMNS", None)
-    return terminal(command, columns=columns, env=env)
+    return terminal(command, columns=columns, env=env, start=start)
 
 
 @pytest.mark.parametrize("ending", [CTRL_C, CTRL_D, "/exit\n", "/quit\n"])
-def test_a_conversation_ends_at_the_prompt(router: FakeRouter, tmp_path: Path, ending: str) -> None:
+def test_a_conversation_ends_at_the_prompt(
+    chatting: Chatting, router: FakeRouter, tmp_path: Path, ending: str
+) -> None:
     with chatting(router, tmp_path) as screen:
         at_prompt = screen.wait_for("you ")
         screen.type("Hello\n")
@@ -52,7 +83,7 @@ def test_a_conversation_ends_at_the_prompt(router: FakeRouter, tmp_path: Path, e
 
 
 def test_ctrl_c_cancels_the_answer_and_the_conversation_continues(
-    router: FakeRouter, tmp_path: Path
+    chatting: Chatting, router: FakeRouter, tmp_path: Path
 ) -> None:
     with chatting(router, tmp_path) as screen:
         screen.wait_for("you ")
@@ -73,7 +104,7 @@ def test_ctrl_c_cancels_the_answer_and_the_conversation_continues(
 
 
 def test_ctrl_c_during_a_single_turn_ends_the_program(router: FakeRouter, tmp_path: Path) -> None:
-    with chatting(router, tmp_path, ENDLESS) as screen:
+    with at_terminal(router, tmp_path, ENDLESS) as screen:
         screen.wait_for("more more ")
         screen.type(CTRL_C)
 
@@ -83,7 +114,7 @@ def test_ctrl_c_during_a_single_turn_ends_the_program(router: FakeRouter, tmp_pa
 
 
 def test_typed_lines_can_be_recalled_in_the_next_conversation(
-    router: FakeRouter, tmp_path: Path
+    chatting: Chatting, router: FakeRouter, tmp_path: Path
 ) -> None:
     for typed in ("a first question\n", f"{UP}\n"):
         with chatting(router, tmp_path) as screen:
@@ -98,7 +129,7 @@ def test_typed_lines_can_be_recalled_in_the_next_conversation(
     assert stat.S_IMODE(history.stat().st_mode) == 0o600
 
 
-def test_a_line_can_be_edited(router: FakeRouter, tmp_path: Path) -> None:
+def test_a_line_can_be_edited(chatting: Chatting, router: FakeRouter, tmp_path: Path) -> None:
     with chatting(router, tmp_path) as screen:
         screen.wait_for("you ")
         # Two characters back, one deleted, one typed.
@@ -110,7 +141,7 @@ def test_a_line_can_be_edited(router: FakeRouter, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("option", ["--no-history", ""])
 def test_an_unwanted_or_unwritable_history_is_not_kept(
-    router: FakeRouter, tmp_path: Path, option: str
+    chatting: Chatting, router: FakeRouter, tmp_path: Path, option: str
 ) -> None:
     state = tmp_path / "state"
     if not option:
@@ -127,7 +158,7 @@ def test_an_unwanted_or_unwritable_history_is_not_kept(
 
 
 def test_questions_that_the_demo_model_can_answer_are_suggested(
-    router: FakeRouter, tmp_path: Path
+    chatting: Chatting, router: FakeRouter, tmp_path: Path
 ) -> None:
     with chatting(router, tmp_path) as screen:
         screen.wait_for("you ")
@@ -136,7 +167,7 @@ def test_questions_that_the_demo_model_can_answer_are_suggested(
         assert CLOSING in screen.screen
 
 
-def test_nothing_is_suggested_for_another_model(tmp_path: Path) -> None:
+def test_nothing_is_suggested_for_another_model(chatting: Chatting, tmp_path: Path) -> None:
     with fake_router("Qwen/Qwen3.5-0.8B") as router, chatting(router, tmp_path) as screen:
         screen.wait_for("you ")
 
@@ -146,7 +177,7 @@ def test_nothing_is_suggested_for_another_model(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("columns", [60, 80, 200])
 def test_the_timings_under_an_answer_fit_the_terminal(
-    router: FakeRouter, tmp_path: Path, columns: int
+    chatting: Chatting, router: FakeRouter, tmp_path: Path, columns: int
 ) -> None:
     with chatting(router, tmp_path, "Hello", columns=columns) as screen:
         assert screen.wait_for_end(timeout_s=20) == 0
@@ -160,7 +191,7 @@ def test_the_timings_under_an_answer_fit_the_terminal(
 
 
 def test_an_empty_line_prompts_again_and_help_lists_the_commands(
-    router: FakeRouter, tmp_path: Path
+    chatting: Chatting, router: FakeRouter, tmp_path: Path
 ) -> None:
     with chatting(router, tmp_path) as screen:
         asked = screen.wait_for("you ")
@@ -173,7 +204,8 @@ def test_an_empty_line_prompts_again_and_help_lists_the_commands(
             screen.type(line)
             asked = screen.wait_for("you ", since=screen.wait_for(answer, since=asked))
         screen.type("/usr/bin is a folder\n")
-        screen.wait_for("answer 1", since=asked)
+        answered = screen.wait_for("answer 1", since=asked)
+        screen.wait_for("you ", since=answered)
 
         assert screen.wait_for_end(timeout_s=20, pressing=CTRL_D) == 0
     assert router.asked == ["/usr/bin is a folder"]
@@ -209,8 +241,8 @@ def test_with_output_into_a_pipe_prompts_go_to_stderr(router: FakeRouter, tmp_pa
 
 
 @pytest.mark.parametrize("message", ["", "  "])
-def test_an_empty_message_is_refused(router: FakeRouter, message: str) -> None:
-    refused = piped(router, "", message)
+def test_an_empty_message_is_refused(run_here: Command, router: FakeRouter, message: str) -> None:
+    refused = run_here("chat", "--target", router.address, message)
 
     assert refused.returncode == 1
     assert refused.stderr == (
@@ -228,7 +260,9 @@ with fake_router() as router:
 """
 
 
-def test_a_router_that_dies_during_an_answer_is_waited_for_until_ctrl_c(tmp_path: Path) -> None:
+def test_a_router_that_dies_during_an_answer_is_waited_for_until_ctrl_c(
+    chatting: Chatting, tmp_path: Path
+) -> None:
     root = Path(__file__).parents[2]
     command = [sys.executable, "-c", ROUTER_PROGRAM]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root) as process:
@@ -247,7 +281,7 @@ def test_a_router_that_dies_during_an_answer_is_waited_for_until_ctrl_c(tmp_path
 
 
 def test_the_error_that_ends_an_answer_is_on_its_own_line(
-    router: FakeRouter, tmp_path: Path
+    chatting: Chatting, router: FakeRouter, tmp_path: Path
 ) -> None:
     with chatting(router, tmp_path, columns=200) as screen:
         screen.wait_for("you ")

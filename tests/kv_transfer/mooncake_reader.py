@@ -1,6 +1,5 @@
-"""A reader in a separate process: `python -m tests.kv_transfer.mooncake_reader`.
-
-Allocates, registers, then answers one JSON command per line on stdin.
+"""A reader in a separate process. Allocates, registers, then answers one JSON command per line on
+stdin. Arguments: its name, its layout and its number of pages.
 """
 
 from __future__ import annotations
@@ -101,7 +100,11 @@ def _text(message: pb.MemoryMap | pb.Ticket) -> str:
     return base64.b64encode(message.SerializeToString()).decode()
 
 
-async def main() -> None:
+def main() -> None:
+    asyncio.run(_run())
+
+
+async def _run() -> None:
     # Mooncake also logs to stdout, so the answers get their own descriptor.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
@@ -114,7 +117,3 @@ async def main() -> None:
         except SegueError as error:
             answer = {"error": f"{type(error).__name__}: {error}"}
         answers.write(json.dumps(answer) + "\n")
-
-
-if __name__ == "__main__":
-    asyncio.run(main())

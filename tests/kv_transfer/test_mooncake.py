@@ -8,8 +8,6 @@ import hashlib
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -33,6 +31,7 @@ from segue.api.types import Epoch, PageId, SlotId, WorkerId
 from segue.cache.layout import CacheField, CacheLayout, Unit
 from segue.cache.tensors import CacheTensors
 from segue.internal.v1 import transfer_pb2 as pb
+from tests.forked import Imported
 from tests.kv_transfer.world import LAYOUT, NUM_LAYERS
 
 CONFIG = TransferConfig(progress_timeout_s=1, transfer_timeout_s=5)
@@ -51,40 +50,55 @@ TINY = CacheLayout(
 )
 
 
+READER = "tests.kv_transfer.mooncake_reader"
+
+
+@pytest.fixture(scope="module")
+def readers() -> Iterator[Imported]:
+    with contextlib.closing(Imported(READER)) as imported:
+        yield imported
+
+
 class ReaderProcess:
     """A process of `tests.kv_transfer.mooncake_reader`, which the test starts and kills."""
 
-    def __init__(self, layout: CacheLayout, num_pages: int, name: str = "decode-0") -> None:
+    def __init__(
+        self, readers: Imported, layout: CacheLayout, num_pages: int, name: str = "decode-0"
+    ) -> None:
         wire = base64.b64encode(layout_to_wire(layout).SerializeToString()).decode()
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.kv_transfer.mooncake_reader", name, wire, str(num_pages)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
+        theirs_in, ours_in = os.pipe()
+        ours_out, theirs_out = os.pipe()
+        with open(os.devnull, "wb") as nothing:
+            self._process = readers.start(
+                f"{READER}:main",
+                [name, wire, str(num_pages)],
+                streams=(theirs_in, theirs_out, nothing.fileno()),
+            )
+        os.close(theirs_in)
+        os.close(theirs_out)
+        self._commands = os.fdopen(ours_in, "w", buffering=1)
+        self._answers = os.fdopen(ours_out)
         encoded = self.ask("map")
         self.memory_map: MemoryMap = memory_map_from_wire(
             pb.MemoryMap.FromString(base64.b64decode(encoded))
         )
 
     def ask(self, command: str, **arguments: object) -> Any:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps({"command": command, **arguments}) + "\n")
-        self._process.stdin.flush()
-        return json.loads(self._process.stdout.readline())["ok"]
+        self._commands.write(json.dumps({"command": command, **arguments}) + "\n")
+        return json.loads(self._answers.readline())["ok"]
 
     def reserve(self, turn: str, num_tokens: int) -> Ticket:
         encoded = self.ask("reserve", turn=turn, num_tokens=num_tokens)
         return ticket_from_wire(pb.Ticket.FromString(base64.b64decode(encoded)))
 
     def send(self, signal_number: signal.Signals) -> None:
-        os.kill(self._process.pid, signal_number)
+        self._process.send_signal(signal_number)
 
     def close(self) -> None:
         self._process.kill()
-        self._process.communicate()
+        self._process.wait()
+        self._commands.close()
+        self._answers.close()
 
 
 class Writer:
@@ -150,16 +164,18 @@ def ship(outgoing: Outgoing, num_pages: int, num_layers: int = 1) -> None:
 
 
 @contextlib.contextmanager
-def started(layout: CacheLayout, num_pages: int) -> Iterator[tuple[Writer, ReaderProcess]]:
+def started(
+    readers: Imported, layout: CacheLayout, num_pages: int
+) -> Iterator[tuple[Writer, ReaderProcess]]:
     with (
-        contextlib.closing(ReaderProcess(layout, num_pages)) as reader,
+        contextlib.closing(ReaderProcess(readers, layout, num_pages)) as reader,
         contextlib.closing(Writer(layout, num_pages)) as writer,
     ):
         yield writer, reader
 
 
-async def test_another_process_holds_the_bytes_that_were_sent() -> None:
-    with started(LAYOUT, 16) as (writer, reader):
+async def test_another_process_holds_the_bytes_that_were_sent(readers: Imported) -> None:
+    with started(readers, LAYOUT, 16) as (writer, reader):
         writer.fill(random_bytes)
         ticket = reader.reserve("turn-a", num_tokens=27)
         pages = [9, 2, 3, 4, 15, 0, 1]
@@ -174,10 +190,12 @@ async def test_another_process_holds_the_bytes_that_were_sent() -> None:
         assert digest == writer.digest(pages, slot=1)
 
 
-async def test_a_reader_killed_during_a_handoff_fails_it_and_not_the_next() -> None:
+async def test_a_reader_killed_during_a_handoff_fails_it_and_not_the_next(
+    readers: Imported,
+) -> None:
     with (
-        started(LARGE, 96) as (writer, victim),
-        contextlib.closing(ReaderProcess(LARGE, 8, "decode-1")) as other,
+        started(readers, LARGE, 96) as (writer, victim),
+        contextlib.closing(ReaderProcess(readers, LARGE, 8, "decode-1")) as other,
     ):
         writer.fill(random_bytes)
         outgoing = writer.start(victim.reserve("turn-a", num_tokens=96), victim, range(96))
@@ -198,9 +216,9 @@ async def test_a_reader_killed_during_a_handoff_fails_it_and_not_the_next() -> N
         assert digest == writer.digest(range(5), slot=1)
 
 
-def test_no_write_after_a_failure_reaches_a_reader_that_only_hung() -> None:
+def test_no_write_after_a_failure_reaches_a_reader_that_only_hung(readers: Imported) -> None:
     """The write fails while the reader is stopped; then its source is reused."""
-    with started(LARGE, 128) as (writer, reader):
+    with started(readers, LARGE, 128) as (writer, reader):
         writer.fill(torch.zeros_like)
         fragments = [
             fragment
@@ -224,8 +242,8 @@ def test_no_write_after_a_failure_reaches_a_reader_that_only_hung() -> None:
         assert reader.ask("count", value=7) == slot_bytes
 
 
-def test_more_fragments_than_mooncake_can_queue_arrive_in_batches() -> None:
-    with started(TINY, 6000) as (writer, reader):
+def test_more_fragments_than_mooncake_can_queue_arrive_in_batches(readers: Imported) -> None:
+    with started(readers, TINY, 6000) as (writer, reader):
         writer.fill(random_bytes)
         ticket = reader.reserve("turn-a", num_tokens=6000)
         backwards = list(enumerate(reversed(ticket.page_ids)))
@@ -249,8 +267,8 @@ def test_an_unknown_peer_is_named_in_the_error() -> None:
     assert "64 bytes in 1 fragments to 127.0.0.1:1 " in str(failed.value)
 
 
-def test_memory_that_the_reader_did_not_register_stays_unchanged() -> None:
-    with started(TINY, 8) as (writer, reader):
+def test_memory_that_the_reader_did_not_register_stays_unchanged(readers: Imported) -> None:
+    with started(readers, TINY, 8) as (writer, reader):
         address = writer.memory_map.region(0).address(0)
         past_the_end = reader.memory_map.region(0).base_address + 8 * 64
         with pytest.raises(TransferFailed, match="has not registered that memory"):
