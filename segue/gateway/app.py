@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 from typing import Any
 
 from fastapi import FastAPI
@@ -20,6 +19,7 @@ from segue.gateway.http.routes import Endpoint, Gateway, Route, failure_response
 from segue.gateway.openai.routes import ROUTES as OPENAI
 from segue.gateway.ui.routes import ROUTES as UI
 from segue.gateway.upkeep import ROUTES as UPKEEP
+from segue.process.metrics_endpoint import version
 
 # Keys whose gateway is remembered, and with it the model's name, which each request needs.
 _MAX_KEYS = 1024
@@ -30,7 +30,7 @@ ROUTES: list[Route] = [*OPENAI, *ANTHROPIC, *UPKEEP, *UI]
 def make_app(gateway: Gateway) -> ASGIApp:
     app = FastAPI(
         title="Segue",
-        version=importlib.metadata.version("segue"),
+        version=version(),
         redoc_url=None,
         exception_handlers={HTTPException: _refused_by_a_route},
         # Routes read bodies themselves: FastAPI would accept one of any size.
@@ -84,6 +84,7 @@ async def _refused_by_a_route(request: Request, error: Exception) -> Response:
     return response
 
 
+@functools.cache
 def _request_body(kind: type[Body]) -> dict[str, Any]:
     content = {"application/json": {"schema": kind.model_json_schema()}}
     return {"requestBody": {"required": True, "content": content}}

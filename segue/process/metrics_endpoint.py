@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import importlib.metadata
 import ssl
 import threading
@@ -53,6 +54,7 @@ def new_registry() -> CollectorRegistry:
     return registry
 
 
+@functools.cache  # Each look-up parses the package's metadata, with its whole README.
 def version() -> str:
     """The version of this package."""
     try:
