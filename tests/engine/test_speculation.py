@@ -114,10 +114,10 @@ def test_a_ring_reads_valid_states_and_never_writes_its_checkpoint(
 
 def test_simulated_acceptance_has_the_requested_rate_and_is_repeatable() -> None:
     counts = [num_simulated(4, rate=0.8, seed=7, position=10 * i) for i in range(3000)]
-    again = [num_simulated(4, rate=0.8, seed=7, position=10 * i) for i in range(3000)]
-    other = [num_simulated(4, rate=0.8, seed=8, position=10 * i) for i in range(3000)]
+    again = [num_simulated(4, rate=0.8, seed=7, position=10 * i) for i in range(300)]
+    other = [num_simulated(4, rate=0.8, seed=8, position=10 * i) for i in range(300)]
 
-    assert counts == again != other
+    assert counts[:300] == again != other
     for depth in range(1, 5):
         share = sum(count >= depth for count in counts) / len(counts)
         assert share == pytest.approx(0.8**depth, abs=0.03)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from segue.api.types import SlotId
 from segue.engine.batch import MAX_VERIFY_TOKENS
-from segue.kernels.sampling.noise import uniform
+from segue.kernels.sampling.noise import uniforms
 
 
 def num_accepted(draft_ids: Sequence[int], target_ids: Sequence[int]) -> int:
@@ -30,10 +30,10 @@ def num_simulated(num_drafts: int, *, rate: float, seed: int, position: int) -> 
     Speed depends on the number of accepted drafts, not on their text. So it can be measured with
     untrained weights.
     """
-    for j in range(num_drafts):
-        if uniform(seed, position + j) >= rate:
-            return j
-    return num_drafts
+    if not num_drafts:
+        return 0
+    numbers = uniforms(seed, range(position, position + num_drafts))
+    return next((j for j, number in enumerate(numbers) if number >= rate), num_drafts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,8 @@ Triton's `tl.philox` takes the same key and counter words and returns the same f
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -59,18 +61,17 @@ def gumbel_of_all(seed_R: Tensor, position_R: Tensor, vocab_size: int) -> Tensor
     return _as_gumbel(words_RV[:, :vocab_size])
 
 
-def uniform(seed: int, position: int) -> float:
-    """A number in (0, 1) for a decision about a position other than the choice of its token. No
-    token uses counters whose last word is 1."""
-    counter_4 = [0, position & _WORD, position >> 32, 1]
-    words_41 = philox(
-        torch.tensor(counter_4)[:, None], torch.tensor([seed & _WORD, seed >> 32])[:, None]
-    )
-    return (int(words_41[0, 0]) + 0.5) * 2.0**-32
+def uniforms(seed: int, positions: Sequence[int]) -> list[float]:
+    """Numbers in (0, 1), one for each position, for a decision about it other than the choice of
+    its token. No token uses counters whose last word is 1."""
+    counter_4N = torch.tensor([[0, position & _WORD, position >> 32, 1] for position in positions])
+    words_4N = philox(counter_4N.T, torch.tensor([[seed & _WORD], [seed >> 32]]))
+    return [(word + 0.5) * 2.0**-32 for word in words_4N[0].tolist()]
 
 
 def philox(counter_4B: Tensor, key_2B: Tensor) -> Tensor:
-    """Philox-4x32-10: counter words [4, B] and key words [2, B], int64, to words [4, B]."""
+    """Philox-4x32-10: counter words [4, B] and key words [2, B] or [2, 1], int64, to words
+    [4, B]."""
     even_2B, odd_2B = counter_4B[0::2], counter_4B[1::2]
     multipliers_21 = counter_4B.new_tensor(_MULTIPLIERS)[:, None]
     key_steps_21 = counter_4B.new_tensor(_KEY_STEPS)[:, None]
