@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from array import array
 from dataclasses import dataclass, field
+from typing import Any
 
 from router.turn.calls import NamedTurn, PromptSource, TurnCall
 from segue.api.cluster.status import WorkerStatus
@@ -27,9 +28,14 @@ LOGPROBS = PromptLogprobs(
 
 
 async def settle() -> None:
-    """Lets all tasks run until they wait."""
-    for _ in range(12):
+    """Lets all tasks run until they wait, for longer than the shortest pause."""
+    loop: Any = asyncio.get_running_loop()
+    for _ in range(100):
         await asyncio.sleep(0)
+        # asyncio has no public name for them.
+        is_due = loop._scheduled and loop._scheduled[0].when() <= loop.time() + 1e-3
+        if not loop._ready and not is_due:
+            return
 
 
 @dataclass(eq=False)

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from router.config import RouterConfig
+from router.metrics import RouterMetrics
 from router.turn.answered import AnsweredTokens
 from router.turn.dispatch import TurnContext
 from router.turn.turn import Turn
@@ -42,6 +43,8 @@ from tests.router.placed import ManualClock, placing_of, seats, serve, spec
 ANSWER = (1, 2, 3)
 CONFIG = RouterConfig(lost_worker_wait_s=0.0)
 MAX_ATTEMPTS = CONFIG.max_attempts
+METRICS = RouterMetrics()
+"""Of all worlds: nothing here reads them."""
 
 
 @dataclass
@@ -60,7 +63,9 @@ class World:
 
     def __post_init__(self) -> None:
         clock = self.clock = ManualClock()
-        self.placing = placing_of(clock, local_prefill_max_tokens=256 if self.is_local else 0)
+        self.placing = placing_of(
+            clock, METRICS, local_prefill_max_tokens=256 if self.is_local else 0
+        )
         if self.is_local:
             serve(self.placing)
         turn = spec(6_464 if self.is_local else 6_400)
