@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -56,7 +57,12 @@ INSIDE = {
 }
 
 
-def imports_of(path: Path) -> Iterator[str]:
+@functools.cache
+def imports_of(path: Path) -> frozenset[str]:
+    return frozenset(_imports_of(path))
+
+
+def _imports_of(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -74,7 +80,7 @@ def test_packages_import_only_allowed_packages(package: str) -> None:
     wrong = [
         f"{path.relative_to(ROOT)} imports {name}"
         for path in sources(package)
-        for name in imports_of(path)
+        for name in sorted(imports_of(path))
         if name.split(".")[0] in SEES and name.split(".")[0] not in _allowed(package, path)
     ]
 
@@ -99,7 +105,7 @@ def test_parts_of_segue_import_only_allowed_parts(part: str) -> None:
     wrong = [
         f"{path.relative_to(ROOT)} imports {name}"
         for path in files
-        for name in imports_of(path)
+        for name in sorted(imports_of(path))
         if name.startswith("segue.") and name.split(".")[1] not in INSIDE[part]
     ]
 

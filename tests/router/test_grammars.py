@@ -27,6 +27,14 @@ async def desk() -> AsyncIterator[GrammarDesk]:
     await made.close()
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared_desk() -> AsyncIterator[GrammarDesk]:
+    """Starts its process once."""
+    made = GrammarDesk(Path(checkpoint_dir()), 1536, max_job_s=1.0)
+    yield made
+    await made.close()
+
+
 def large() -> str:
     """Takes some 5 s on an idle machine: thousands of objects, each in two places."""
     schema: Any = {"type": "string"}
@@ -58,6 +66,7 @@ async def test_a_grammar_that_takes_too_long_ends_with_its_process(desk: Grammar
     assert (await desk.make(GrammarSpec(output=Regex("a")))).text
 
 
+@pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize(
     ("output", "field", "message"),
     [
@@ -73,10 +82,10 @@ async def test_a_grammar_that_takes_too_long_ends_with_its_process(desk: Grammar
     ],
 )
 async def test_what_is_wrong_is_said_with_its_path(
-    desk: GrammarDesk, output: Any, field: str, message: str
+    shared_desk: GrammarDesk, output: Any, field: str, message: str
 ) -> None:
     for _ in range(2):
         with pytest.raises(InvalidRequest, match=message) as raised:
-            await desk.make(GrammarSpec(output=output))
+            await shared_desk.make(GrammarSpec(output=output))
         assert raised.value.field == field
         assert "/project/" not in str(raised.value)

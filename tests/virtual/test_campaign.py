@@ -13,10 +13,10 @@ from tests.virtual.faults import FAULTS
 def test_random_faults_leave_nothing_and_change_no_token() -> None:
     seed = random.randrange(2**32)
 
-    report = campaign(80, seed)
+    report = campaign(50, seed)
 
     assert report.wrongs == []
-    assert report.faults.total() == 80
+    assert report.faults.total() == 50
     # The turns are not all victims.
     assert report.ends["length"] > report.ends.total() / 4, str(report)
 
