@@ -17,6 +17,7 @@ import torch
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
+from segue.text.tokens.tokenizer import Tokenizer
 from tests.checkpoints import Variant, add_mtp_layer, publish, save_checkpoint
 from tests.real_vocabulary import MakeReal, save_real_checkpoint, save_text_side, template
 
@@ -132,6 +133,12 @@ def make_real_text(real_cache: Path, tmp_path_factory: pytest.TempPathFactory) -
             tmp_path_factory.mktemp("real-text"), chat_template, cache=real_cache
         )
     )
+
+
+@pytest.fixture(scope="session")
+def real_tokenizer(make_real_text: MakeReal) -> Tokenizer:
+    """The real vocabulary's; reading it takes a second."""
+    return Tokenizer.from_folder(make_real_text(template("3.5")))
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import fcntl
+import functools
 import json
 import os
 import shutil
@@ -23,6 +24,10 @@ from tokenizers import AddedToken, normalizers
 from tokenizers import Tokenizer as Pipeline
 from transformers.convert_slow_tokenizer import TikTokenConverter
 
+from segue.text.chat import ChatTemplate
+from segue.text.prompt import PromptEncoder
+from segue.text.template.source import TemplateSource
+from segue.text.tokens.tokenizer import Tokenizer
 from tests.checkpoints import Variant, save_checkpoint
 from tests.real_templates import KINDS, template
 
@@ -30,6 +35,7 @@ __all__ = [
     "KINDS",
     "VOCAB_SIZE",
     "MakeReal",
+    "encoder_of",
     "published_template",
     "save_real_checkpoint",
     "save_text_side",
@@ -64,6 +70,13 @@ def published_template(kind: str) -> str:
     if not path.is_file():
         pytest.skip(f"needs a copy of the published chat template: {path} does not exist")
     return path.read_text("utf-8")
+
+
+@functools.cache
+def encoder_of(tokenizer: Tokenizer, source: str) -> PromptEncoder:
+    """Compiles a chat template, once for all tests: an encoder only remembers what it computed."""
+    chat_template = ChatTemplate(TemplateSource(plain=source, with_tools=source), tokenizer.marks)
+    return PromptEncoder(tokenizer, chat_template)
 
 
 def save_text_side(folder: Path, chat_template: str, *, cache: Path) -> Path:

@@ -10,21 +10,8 @@ from benchmarks.reuse.prefill_side import PrefillSide
 from benchmarks.reuse.pressure import press
 from benchmarks.reuse.sweep import PAGE_TOKENS, Reuse, follow, sweep_chats, sweep_ids
 from segue.api.types import ChatInput, Message
-from segue.text.chat import ChatTemplate
-from segue.text.prompt import PromptEncoder
-from segue.text.template.source import TemplateSource
 from segue.text.tokens.tokenizer import Tokenizer
-from tests.real_vocabulary import KINDS, MakeReal, published_template, template
-
-
-@pytest.fixture(scope="module")
-def real_tokenizer(make_real_text: MakeReal) -> Tokenizer:
-    return Tokenizer.from_folder(make_real_text(template("3.5")))
-
-
-def encoder_of(tokenizer: Tokenizer, source: str) -> PromptEncoder:
-    template_source = TemplateSource(plain=source, with_tools=source)
-    return PromptEncoder(tokenizer, ChatTemplate(template_source, tokenizer.marks))
+from tests.real_vocabulary import KINDS, encoder_of, published_template, template
 
 
 def check(turns: list[Reuse]) -> None:

@@ -104,8 +104,3 @@ def tokenizer(text_folder: Path) -> Tokenizer:
 def real_folder(make_real_text: MakeReal) -> Path:
     """The real vocabulary, with a template like Qwen3.5's."""
     return make_real_text(template("3.5"))
-
-
-@pytest.fixture(scope="session")
-def real_tokenizer(real_folder: Path) -> Tokenizer:
-    return Tokenizer.from_folder(real_folder)

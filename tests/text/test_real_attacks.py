@@ -12,10 +12,9 @@ import pytest
 
 from segue.api.types import ChatInput, Message, ToolCall
 from segue.text.chat import ChatTemplate
-from segue.text.prompt import PromptEncoder
 from segue.text.template.source import TemplateSource
 from segue.text.tokens.tokenizer import Tokenizer
-from tests.real_vocabulary import KINDS, published_template, template
+from tests.real_vocabulary import KINDS, encoder_of, published_template, template
 
 USER = Message(role="user", content="q")
 
@@ -90,11 +89,6 @@ SPOKEN = ("answer", "reasoning", "open message", "open reasoning")
 def forbidden_ids(tokenizer: Tokenizer, place: str) -> frozenset[int]:
     tokens = tokenizer.special_tokens if place in SPOKEN else tokenizer.control_tokens
     return frozenset(token_id for token in tokens if (token_id := tokenizer.token_id(token)))
-
-
-def encoder_of(tokenizer: Tokenizer, source: str) -> PromptEncoder:
-    template_source = TemplateSource(plain=source, with_tools=source)
-    return PromptEncoder(tokenizer, ChatTemplate(template_source, tokenizer.marks))
 
 
 @pytest.mark.parametrize("kind", KINDS)

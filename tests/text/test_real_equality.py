@@ -11,11 +11,8 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from segue.sdk.chat_json import read_chat
-from segue.text.chat import ChatTemplate
-from segue.text.prompt import PromptEncoder
-from segue.text.template.source import TemplateSource
 from segue.text.tokens.tokenizer import Tokenizer
-from tests.real_vocabulary import KINDS, published_template, template
+from tests.real_vocabulary import KINDS, encoder_of, published_template, template
 from tests.text.conversations import Drawn, draw
 
 NUM_CONVERSATIONS = 60
@@ -27,10 +24,6 @@ class Both:
 
     tokenizer: Tokenizer
     oracle: PreTrainedTokenizerFast
-
-    def encoder(self, source: str) -> PromptEncoder:
-        template_source = TemplateSource(plain=source, with_tools=source)
-        return PromptEncoder(self.tokenizer, ChatTemplate(template_source, self.tokenizer.marks))
 
     def expected(self, source: str, drawn: Drawn) -> tuple[str, list[int]]:
         def apply(*, tokenize: bool) -> Any:
@@ -58,7 +51,7 @@ def source_of(origin: str, kind: str) -> str:
 @pytest.mark.parametrize("origin", ["ours", "published"])
 def test_text_and_ids_are_those_of_transformers(both: Both, origin: str, kind: str) -> None:
     source = source_of(origin, kind)
-    encoder = both.encoder(source)
+    encoder = encoder_of(both.tokenizer, source)
     assert encoder.template is not None
 
     for seed in range(NUM_CONVERSATIONS):

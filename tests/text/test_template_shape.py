@@ -6,11 +6,9 @@ import pytest
 
 from benchmarks.reuse.sweep import num_shared
 from segue.api.types import ChatInput, Message, TextInput, TokenInput, ToolCall
-from segue.text.chat import ChatTemplate
 from segue.text.prompt import PromptEncoder
-from segue.text.template.source import TemplateSource
 from segue.text.tokens.tokenizer import Tokenizer
-from tests.real_vocabulary import KINDS, MakeReal, published_template, template
+from tests.real_vocabulary import KINDS, encoder_of, published_template, template
 
 CALL = ToolCall(name="look", arguments='{"city": "Paris"}', call_id="c1")
 SYSTEM = Message(role="system", content="You look things up.")
@@ -20,16 +18,6 @@ GIVEN = Message(role="tool", content="At noon.", tool_call_id="c1")
 SAID = Message(role="assistant", reasoning="So it is.", content="At noon.")
 FIRST = (SYSTEM, ASKED)
 IN_A_RUN = (SYSTEM, ASKED, CALLED, GIVEN, CALLED, GIVEN)
-
-
-@pytest.fixture(scope="module")
-def real_tokenizer(make_real_text: MakeReal) -> Tokenizer:
-    return Tokenizer.from_folder(make_real_text(template("3.5")))
-
-
-def encoder_of(tokenizer: Tokenizer, source: str) -> PromptEncoder:
-    template_source = TemplateSource(plain=source, with_tools=source)
-    return PromptEncoder(tokenizer, ChatTemplate(template_source, tokenizer.marks))
 
 
 def check_partings(encoder: PromptEncoder, *, enable_thinking: bool) -> None:

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import pytest
 
 from segue.api.types import ChatInput, Message
-from segue.text.prompt import PromptEncoder, ThinkingTokens
-from tests.real_vocabulary import MakeReal, template
+from segue.text.prompt import ThinkingTokens
+from segue.text.tokens.tokenizer import Tokenizer
+from tests.real_vocabulary import encoder_of, template
 
 _START, _END, _MESSAGE = 7, 8, 9
 TOKENS = ThinkingTokens(start=_START, end=_END, message_start=_MESSAGE)
@@ -63,9 +64,9 @@ def test_without_the_tokens_nothing_is_reasoning() -> None:
     ],
 )
 def test_what_a_real_template_leaves_open(
-    make_real_text: MakeReal, kind: str, thinks: bool | None, is_open: bool
+    real_tokenizer: Tokenizer, kind: str, thinks: bool | None, is_open: bool
 ) -> None:
-    encoder = PromptEncoder.from_folder(make_real_text(template(kind)))
+    encoder = encoder_of(real_tokenizer, template(kind))
     chat = ChatInput(
         messages=(
             Message(role="user", content="Hello"),
@@ -79,9 +80,9 @@ def test_what_a_real_template_leaves_open(
 
 
 def test_continued_reasoning_is_open_and_continued_content_is_not(
-    make_real_text: MakeReal,
+    real_tokenizer: Tokenizer,
 ) -> None:
-    encoder = PromptEncoder.from_folder(make_real_text(template("3.5")))
+    encoder = encoder_of(real_tokenizer, template("3.5"))
     messages = (
         Message(role="user", content="Hello"),
         Message(role="assistant", content="Hi", reasoning="A greeting."),
@@ -96,8 +97,8 @@ def test_continued_reasoning_is_open_and_continued_content_is_not(
     assert encoder.thinking.is_open(encoder.encode(reasoning))
 
 
-def test_a_prompt_may_end_after_its_last_message(make_real_text: MakeReal) -> None:
-    encoder = PromptEncoder.from_folder(make_real_text(template("3.5")))
+def test_a_prompt_may_end_after_its_last_message(real_tokenizer: Tokenizer) -> None:
+    encoder = encoder_of(real_tokenizer, template("3.5"))
     chat = ChatInput(messages=(Message(role="user", content="Hello"),))
     bare = ChatInput(messages=chat.messages, add_generation_prompt=False)
     asked, unasked = encoder.encode(chat), encoder.encode(bare)
