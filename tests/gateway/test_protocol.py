@@ -160,13 +160,13 @@ def torrent(answers: list[str]) -> Callable[[int], AsyncGenerator[TurnEvent, Non
 async def test_a_client_that_reads_nothing_is_given_up_and_a_slow_one_is_not(
     monkeypatch: pytest.MonkeyPatch, reads: bool
 ) -> None:
-    monkeypatch.setattr(Protocol, "unread_s", 1.0)
+    monkeypatch.setattr(Protocol, "unread_s", 0.5)
     answers: list[str] = []
     body = BODY[:-1] + b', "stream": true}'
     async with running_before(Cluster(torrent(answers)), CONFIG) as gateway:  # type: ignore[arg-type]  # behaves as a client
         reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port, limit=4096)
         writer.write(CHAT + b"Content-Length: %d\r\n\r\n" % len(body) + body)
-        ends_at = time.monotonic() + (2.5 if reads else 10.0)
+        ends_at = time.monotonic() + (1.25 if reads else 10.0)
         while not answers and time.monotonic() < ends_at:
             if reads:
                 await reader.read(1 << 20)

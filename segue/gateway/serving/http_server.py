@@ -16,7 +16,9 @@ from segue.gateway.config import GatewayConfig
 
 logger = logging.getLogger(__name__)
 
-_LOOK_S = 0.1
+_TICK_S = 1.0
+_LOOK_S = 0.01
+_STOPPED_S = 0.2
 _LAST_WORDS_S = 1.0
 _BACKLOG = 2048
 # Of an answer, in the kernel's buffer.
@@ -24,6 +26,13 @@ _UNSENT_BYTES = 64 << 10
 
 
 class HttpServer(uvicorn.Server):
+    """uvicorn looks ten times a second whether it should end, and whether it has: it would take
+    0.2 s to end even without a connection."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._is_asked = asyncio.Event()
+
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         """Leaves signals to the process, which may run more than a gateway."""
@@ -33,6 +42,7 @@ class HttpServer(uvicorn.Server):
         """Accepts no more connections, and waits for `serve` to return. Requests that do not end in
         time are cancelled, and connections that are still open a second later are aborted."""
         self.should_exit = True
+        self._is_asked.set()
         if not await _ends(serving, within_s):
             if tasks := list(self.server_state.tasks):
                 logger.warning("requests did not end in time", extra={"cancelled": len(tasks)})
@@ -43,6 +53,26 @@ class HttpServer(uvicorn.Server):
                     connection.transport.abort()
         await serving
 
+    async def main_loop(self) -> None:
+        # With 0, it updates the time in the headers.
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._is_asked.wait(), _TICK_S)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        for listener in sockets or []:
+            listener.close()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        # At least once: a connection that was just accepted is not among them yet.
+        await asyncio.sleep(_LOOK_S)
+        while self.server_state.connections or self.server_state.tasks:
+            await asyncio.sleep(_LOOK_S)
+        for server in self.servers:
+            await server.wait_closed()
+
 
 async def _ends(task: asyncio.Task[None], within_s: float) -> bool:
     """Whether it ends in time. Time in which this process was stopped does not count: it still has
@@ -50,8 +80,8 @@ async def _ends(task: asyncio.Task[None], within_s: float) -> bool:
     left_s = within_s
     while left_s > 0 and not task.done():
         started_at = monotonic()
-        await asyncio.wait([task], timeout=min(_LOOK_S, left_s))
-        left_s -= min(monotonic() - started_at, 2 * _LOOK_S)
+        await asyncio.wait([task], timeout=min(_STOPPED_S / 2, left_s))
+        left_s -= min(monotonic() - started_at, _STOPPED_S)
     return task.done()
 
 
