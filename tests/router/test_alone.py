@@ -26,7 +26,10 @@ def get(address: str, path: str) -> tuple[int, str]:
         connection.close()
 
 
-async def test_it_is_alive_but_not_ready_and_counts_the_turns_that_it_refuses() -> None:
+async def test_it_is_alive_but_not_ready_and_counts_the_turns_that_it_refuses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("router.router._JOINED_WITHIN_S", 0.0)
     turn_input: TurnInput = TextInput("Hello")
     async with running(RouterConfig(port=0, metrics_port=0), "demo") as router:
         async with Client(router.address) as client:
@@ -50,7 +53,10 @@ async def test_it_is_alive_but_not_ready_and_counts_the_turns_that_it_refuses() 
     assert values["segue_turn_seconds_count", "failed"] == 1
 
 
-async def test_a_turn_waits_for_the_workers_of_a_router_that_has_just_started() -> None:
+async def test_a_turn_waits_for_the_workers_of_a_router_that_has_just_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("router.router._JOINED_WITHIN_S", 1.2)
     async with (
         running(RouterConfig(port=0, metrics_port=0), "demo") as router,
         Client(router.address) as client,

@@ -174,7 +174,7 @@ _stopping: set[asyncio.Future[Any]] = set()
 
 
 @contextlib.asynccontextmanager
-async def coming_back(router: FakeRouter, *, after_s: float = 0.1) -> AsyncIterator[str]:
+async def coming_back(router: FakeRouter, *, after_s: float = 0.02) -> AsyncIterator[str]:
     """A router that is started again on its port each time that it dies."""
     async with serving_on(router) as address:
         port = int(address.rpartition(":")[2])

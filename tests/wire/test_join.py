@@ -63,7 +63,7 @@ async def recording_router(
             )
         ]
 
-    async with serving("127.0.0.1", 0, services_at) as server:
+    async with serving("127.0.0.1", 0, services_at, grace_s=0.05) as server:
         yield router, server.address
 
 
