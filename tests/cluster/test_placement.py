@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,9 @@ from tests.cluster.oracle import Oracle
 from tests.cluster.waiting import wait_until_idle
 
 LONG = [random.Random(5).randrange(5, 290) for _ in range(800)]
-ONLY_PREFILL = Config(engine=ENGINE, router=RouterConfig(local_prefill_max_tokens=0))
+# Room for the prompt of 18,000 tokens below.
+ROOMY = replace(ENGINE, cache_bytes=64 << 20)
+ONLY_PREFILL = Config(engine=ROOMY, router=RouterConfig(local_prefill_max_tokens=0))
 
 
 async def say(cluster: LocalCluster, prompt: list[int], session_id: str = "agent") -> Answer:

@@ -15,7 +15,7 @@ async def wait_until_ready(client: Client, num_workers: int) -> None:
             ready = [w for w in status.workers if w.health is WorkerHealth.READY]
             if status.ready and len(ready) >= num_workers:
                 return
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.01)
 
 
 async def wait_until_idle(client: Client, timeout_s: float = 20.0) -> ClusterStatus:
@@ -25,7 +25,7 @@ async def wait_until_idle(client: Client, timeout_s: float = 20.0) -> ClusterSta
     status = await client.status()
     with_deadline = asyncio.get_running_loop().time() + timeout_s
     while not is_idle(status) and asyncio.get_running_loop().time() < with_deadline:
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.01)
         status = await client.status()
     return status
 
