@@ -23,7 +23,7 @@ from segue.demo.corpus.exchanges import TOOLS
 from segue.text.conversation import read_conversation
 from segue.v1 import session_pb2 as pb
 from tests.cluster.conftest import LocalCluster
-from tests.cluster.oracle import Oracle
+from tests.cluster.oracle import oracle_of
 
 SYSTEM = "Be brief."
 DEMO_TOOLS = tuple(json.dumps(tool) for tool in TOOLS.values())
@@ -126,12 +126,10 @@ async def wrong_turns(turns: Sequence[TurnRecord], folder: Path) -> list[int]:
     """The turns whose answers differ from what `transformers` computes for all messages."""
 
     def look() -> list[int]:
-        oracle, tokenizer = Oracle(folder), PreTrainedTokenizerFast.from_pretrained(folder)
-        return [
-            index
-            for index, turn in enumerate(turns)
-            if not oracle.would_say(rendered(tokenizer, turn.messages), turn.answer)
-        ]
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+        return oracle_of(folder).wrong(
+            [(rendered(tokenizer, turn.messages), turn.answer) for turn in turns]
+        )
 
     # In a thread: the cluster in this process must keep sending heartbeats.
     return await asyncio.to_thread(look)

@@ -25,12 +25,12 @@ from segue.api.types import (
 )
 from segue.launch.config import Config
 from tests.cluster.conftest import ENGINE, LocalCluster, local_cluster
-from tests.cluster.oracle import Oracle
+from tests.cluster.oracle import oracle_of
 from tests.real_vocabulary import MakeReal, template
 
 PAGE = 16
 SPLIT = Config(engine=ENGINE, router=RouterConfig(local_prefill_max_tokens=0))
-REAL = Config(engine=replace(ENGINE, cache_bytes=256 << 20))
+REAL = Config(engine=replace(ENGINE, cache_bytes=64 << 20))
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +69,7 @@ async def check_tokens(demo: Path, records: Sequence[TurnRecord]) -> None:
     """The tokens equal those of `transformers`, which computes each prompt from its first token."""
 
     def wrong() -> list[int]:
-        oracle = Oracle(demo)
-        return [i for i, s in enumerate(records) if not oracle.would_say(s.prompt, s.answer)]
+        return oracle_of(demo).wrong([(one.prompt, one.answer) for one in records])
 
     assert await asyncio.to_thread(wrong) == []
 
