@@ -14,9 +14,9 @@ from pathlib import Path
 from segue.api.turn import TurnEnd, Usage
 from segue.api.types import StopConditions, TokenInput
 from tests.cluster.conftest import LocalCluster
-from tests.cluster.oracle import Oracle
+from tests.cluster.oracle import oracle_of
 
-NUM_TURNS = 12
+NUM_TURNS = 9
 FIRST_TOKENS = 200
 NEW_TOKENS = 41
 ANSWER_TOKENS = 37
@@ -71,12 +71,7 @@ async def wrong_turns(turns: Sequence[TurnRecord], folder: Path) -> list[int]:
     """The turns whose answers differ from what `transformers` computes for the whole history."""
 
     def look() -> list[int]:
-        oracle = Oracle(folder)
-        return [
-            index
-            for index, turn in enumerate(turns)
-            if not oracle.would_say(turn.prompt, turn.answer)
-        ]
+        return oracle_of(folder).wrong([(turn.prompt, turn.answer) for turn in turns])
 
     # In a thread: the cluster in this process must keep sending heartbeats.
     return await asyncio.to_thread(look)

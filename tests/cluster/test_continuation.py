@@ -134,7 +134,7 @@ async def test_scarce_memory_changes_no_token(thinking: Path) -> None:
     )
 
     async with local_cluster(thinking, Config(engine=engine)) as cluster:
-        turns = [turn for name in ("a", "b", "c") for turn in await converse(cluster, name)]
+        turns = [turn for name in ("a", "b") for turn in await converse(cluster, name)]
         evicted = num_evicted(*cluster.prefill, *cluster.decode)
 
     assert evicted > 0
@@ -146,11 +146,11 @@ async def test_sessions_that_evict_each_other_every_turn_answer_the_same(
     random_thinking: Path, page_tokens: int
 ) -> None:
     # One session fits, with its longest turn.
-    engine = memory_for(random_thinking, 1600, page_tokens=page_tokens)
+    engine = memory_for(random_thinking, 1360, page_tokens=page_tokens)
 
     async with local_cluster(random_thinking, Config(engine=engine)) as cluster:
         by_session = await asyncio.gather(
-            *(converse(cluster, name, system=f"You are {name}. " * 80) for name in ("a", "b"))
+            *(converse(cluster, name, system=f"You are {name}. " * 20) for name in ("a", "b"))
         )
         evicted = num_evicted(cluster.decode[0])
         status = await wait_until_idle(cluster.client)

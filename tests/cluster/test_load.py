@@ -14,7 +14,7 @@ from tests.cluster.conftest import ENGINE, local_cluster
 from tests.cluster.waiting import is_idle, wait_until_idle
 
 # Turns by number of concurrent sessions: a few one after the other, and many at once.
-LOADS = {1: 30, 4: 50, 32: 100}
+LOADS = {1: 20, 4: 30, 32: 80}
 
 
 @pytest.mark.parametrize(

@@ -19,10 +19,10 @@ from segue.launch.config import Config
 from segue.sdk.client import Answer
 from tests.cluster.conftest import ENGINE, LocalCluster, local_cluster
 from tests.cluster.moving_placement import moving_place, pull_always
-from tests.cluster.oracle import Oracle
+from tests.cluster.oracle import oracle_of
 from tests.cluster.waiting import is_idle, wait_until_idle
 
-NUM_SAMPLED = 100
+NUM_SAMPLED = 60
 
 
 def drafting(max_drafts: int, *, local_tokens: int = 256) -> Config:
@@ -91,12 +91,7 @@ async def test_greedy_answers_are_those_of_transformers(
     turns = [turn for of_session in records for turn in of_session]
 
     def wrong() -> list[int]:
-        oracle = Oracle(folder)
-        return [
-            index
-            for index, (prompt, answer) in enumerate(turns)
-            if not oracle.would_say(prompt, answer.token_ids)
-        ]
+        return oracle_of(folder).wrong([(prompt, answer.token_ids) for prompt, answer in turns])
 
     assert await asyncio.to_thread(wrong) == []
     assert is_idle(status), status
@@ -165,11 +160,11 @@ async def test_sampled_turns_are_the_same_with_and_without_drafts(demo: Path) ->
 
 
 async def conversation(cluster: LocalCluster) -> list[Answer]:
-    """Twelve sampled turns."""
+    """Eight sampled turns."""
     source = random.Random(2)
     history = [source.randrange(5, 290) for _ in range(120)]
     answers = []
-    for _ in range(12):
+    for _ in range(8):
         answer = await cluster.client.generate(
             TokenInput(tuple(history)),
             session_id="agent",

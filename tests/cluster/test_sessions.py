@@ -74,7 +74,7 @@ async def test_a_session_with_a_fork_answers_like_transformers(
 
 async def test_only_new_tokens_are_computed_and_shipped(demo: Path) -> None:
     async with local_cluster(demo, without_local()) as cluster:
-        turns = await converse(cluster)
+        turns = await converse(cluster, 12)
         layout = cluster.decode[0].layout
 
     later = [turn.usage for turn in turns[1:]]
