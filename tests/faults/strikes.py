@@ -15,6 +15,7 @@ from tests.faults.moments import Where
 
 FAULT_S = 5.0
 """How long a network or a disk fails."""
+_AT_ONCE = (Fault.RESET, Fault.DUPLICATE)
 LATE_S = 0.3
 STOPPED_S = {Fault.STOP_3: 3.0, Fault.STOP_20: 20.0}
 # After SIGTERM, and after a process's birth: in the middle of its drain or start.
@@ -61,6 +62,8 @@ def strike(cell: Cell, cluster: ProcessCluster, where: Where) -> asyncio.Task[No
     victim = cluster[victim_of(cell, where)]
     if cell.fault in NETWORK:
         _break_network(cell.fault, cluster.network, _pair(cell, where))
+        if cell.fault in _AT_ONCE:
+            return asyncio.create_task(asyncio.sleep(0))
         return asyncio.create_task(_mend(cluster.network, _pair(cell, where)))
     match cell.fault:
         case Fault.KILL:

@@ -25,7 +25,6 @@ from tests.faults.cluster.worker import Hold
 CLIENT, ROUTER, GATEWAY, SIBLING = "client", "router", "gateway", "gateway-1"
 
 _RESTART_AFTER_S = 0.2
-_STOP_S = 15.0
 _LOOK_EVERY_S = 0.05
 
 
@@ -185,13 +184,8 @@ class ProcessCluster:
             self._watch.cancel()
         alive = [one for one in self.processes.values() if one.is_alive]
         for one in alive:
-            one.hold.clear()
-            one.signal(signal.SIGCONT)
-            one.signal(signal.SIGTERM)
-        ends_at = time.monotonic() + _STOP_S
-        while any(one.is_alive for one in alive) and time.monotonic() < ends_at:
+            # After SIGTERM they would try for seconds to move their sessions to each other.
+            one.signal(signal.SIGKILL)
+        while any(one.is_alive for one in alive):
             await asyncio.sleep(_LOOK_EVERY_S)
-        for one in alive:
-            if one.is_alive:
-                one.signal(signal.SIGKILL)
         await self.network.close()
