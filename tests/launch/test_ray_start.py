@@ -43,6 +43,7 @@ class FakeRay:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
     fake = FakeRay(lambda: None)
+    monkeypatch.setattr(ray_start, "_LOOK_EVERY_S", 0.05)
     for name in ("init", "nodes", "available_resources"):
         monkeypatch.setattr(ray, name, getattr(fake, name))
     return fake
@@ -103,7 +104,7 @@ def test_a_hanging_start_is_given_up(fake: FakeRay, monkeypatch: pytest.MonkeyPa
 def test_a_slow_start_is_reported_once(fake: FakeRay, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_start, "_SLOW_AFTER_S", 0.1)
     is_up = threading.Event()
-    threading.Timer(0.5, is_up.set).start()
+    threading.Timer(0.3, is_up.set).start()
 
     (line,) = start(fake, is_up.wait, timeout_s=60.0)
 

@@ -27,6 +27,7 @@ _JOIN_TIMEOUT_S = 10.0
 # On a busy machine Ray takes about 15 s to start; it gives up on its own parts after 30 s.
 _START_TIMEOUT_S = 60.0
 _SLOW_AFTER_S = 10.0
+_LOOK_EVERY_S = 0.25
 _INTERRUPTED_GRACE_S = 5.0
 _OBJECT_STORE_BYTES = 100 << 20
 _ENDED = "A worker died or was killed"
@@ -203,7 +204,7 @@ def require_room(demands: Sequence[Demand], timeout_s: float, report: Report) ->
                 "--decode or [cluster] gpus_per_…, cpus_per_worker, …_on, or wait longer for nodes "
                 "that start ([cluster] room_timeout_s)"
             )
-        time.sleep(0.25)
+        time.sleep(_LOOK_EVERY_S)
 
 
 def nodes_in_all() -> list[NodeRoom]:
