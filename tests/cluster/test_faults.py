@@ -23,7 +23,7 @@ from tests.cluster.oracle import Oracle
 from tests.cluster.waiting import is_idle, wait_until_idle
 
 LONG_PROMPT = tuple(5 + index * 7 % 900 for index in range(6000))
-LONG_ANSWER = StopConditions(max_tokens=1500, ignore_eos=True)
+LONG_ANSWER = StopConditions(max_tokens=700, ignore_eos=True)
 
 
 async def pid_of(client: Client, worker_id: str) -> int:

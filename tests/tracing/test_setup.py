@@ -85,6 +85,8 @@ def refused(monkeypatch: pytest.MonkeyPatch) -> Iterator[Tracer]:
     monkeypatch.setenv(ENDPOINT, f"http://127.0.0.1:{port}")
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
     monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "600")
+    # It tries again within a second, by default within ten.
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
     tracer = tracer_of("decode", "decode-0")
     yield tracer
     tracer.close()
