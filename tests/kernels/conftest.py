@@ -10,9 +10,13 @@ import torch
 
 from segue.kernels import dispatch
 from segue.kernels.native import library
+from tests.kernels import interpreter
 
 # What the mode below asks of matrix products on a GPU, before the first of them.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+if not torch.cuda.is_available():
+    interpreter.speed_up()
 
 
 @pytest.fixture(autouse=True)
