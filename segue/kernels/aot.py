@@ -124,8 +124,9 @@ def compile_for(case: CompileCase, chip: str) -> Compiled:
 def compile_all(num_processes: int) -> Iterator[Compiled]:
     """Every compile case on each of its chips, in order."""
     todo = [(i, chip) for i, case in enumerate(compile_cases()) for chip in case.chips]
-    # Spawned, not forked: compilers keep threads, which a forked child would not have.
-    with ProcessPoolExecutor(num_processes, mp_context=get_context("spawn")) as pool:
+    # Forked, so that only this process imports torch and the kernels. It must not have compiled
+    # any: compilers keep threads, which a forked child would not have.
+    with ProcessPoolExecutor(num_processes, mp_context=get_context("fork")) as pool:
         yield from pool.map(_compile_one, todo)
 
 
