@@ -54,8 +54,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest_asyncio.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def prompts(folder: Path) -> AsyncIterator[PromptBuilder]:
+    """Starts its helper once."""
     prompts = PromptBuilder.from_folder(folder)
     yield prompts
     await prompts.close()
@@ -131,7 +132,7 @@ def test_tokenizing_a_text_that_grows_too_long_stops_early(
     assert 0 < sum(encoded) < 500_000
 
 
-@pytest.mark.asyncio
+@pytest.mark.asyncio(loop_scope="module")
 async def test_a_long_prompt_is_the_same_on_each_of_the_three_paths(
     prompts: PromptBuilder,
 ) -> None:
@@ -144,7 +145,7 @@ async def test_a_long_prompt_is_the_same_on_each_of_the_three_paths(
         assert tuple(await prompts.encode(chat)) == tuple(made.spec.context)
 
 
-@pytest.mark.asyncio
+@pytest.mark.asyncio(loop_scope="module")
 async def test_the_helper_refuses_like_the_router(
     prompts: PromptBuilder,
 ) -> None:
@@ -157,7 +158,7 @@ async def test_the_helper_refuses_like_the_router(
         await prompts.make(Completed(asked(chat_of("a1" * 100_000))))
 
 
-@pytest.mark.asyncio
+@pytest.mark.asyncio(loop_scope="module")
 async def test_a_request_of_megabytes_costs_the_router_next_to_nothing(
     prompts: PromptBuilder,
 ) -> None:

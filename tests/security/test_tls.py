@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import shutil
 from collections.abc import AsyncIterator
@@ -17,6 +16,7 @@ from segue.api.errors import InvalidConfig, SegueError, Unauthenticated, Unavail
 from segue.internal.v1 import worker_pb2
 from segue.internal.v1.worker_pb2_grpc import MembershipStub
 from segue.sdk.client import Client
+from segue.security import tls as tls_files
 from segue.security.config import OPEN, Security, SecurityConfig
 from segue.security.tls import Tls
 from segue.wire.channel import channel_to, is_serving
@@ -134,9 +134,12 @@ async def test_a_certificate_of_another_host_needs_its_name(
     assert "certificate" in str(error)
 
 
-async def test_new_files_are_used_for_new_connections(tmp_path: Path) -> None:
+async def test_new_files_are_used_for_new_connections(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The old authority's client is served before the files change, and refused after it. A client
     whose own files changed too is served, on the channel that it had."""
+    monkeypatch.setattr(tls_files, "LOOK_EVERY_S", 0.0)
     old, new = Authority.make("ca"), Authority.make("ca")
     old.write(tmp_path)
     for name in ("server", "client"):
@@ -160,7 +163,6 @@ async def test_new_files_are_used_for_new_connections(tmp_path: Path) -> None:
         new.write(tmp_path)
         for name in ("server", "client"):
             new.issue(tmp_path, name)
-        await asyncio.sleep(1.1)
         await client.status()
         error = await refusal(started.address, client_of(kept))
 
@@ -168,8 +170,9 @@ async def test_new_files_are_used_for_new_connections(tmp_path: Path) -> None:
 
 
 async def test_files_that_cannot_be_used_leave_the_old_ones_in_use(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(tls_files, "LOOK_EVERY_S", 0.0)
     authority = Authority.make("ca")
     authority.write(tmp_path)
     for name in ("server", "client"):
@@ -184,7 +187,6 @@ async def test_files_that_cannot_be_used_leave_the_old_ones_in_use(
             await client.status()
         for name in ("server.key", "client.key"):
             (tmp_path / name).write_text("not a key")
-        await asyncio.sleep(1.1)
         # Also for a client that is made just now: a worker joins again in the middle of a rotation.
         async with Client(started.address, tls=tls) as client:
             await client.status()
