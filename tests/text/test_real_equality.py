@@ -1,4 +1,4 @@
-"""Sixty conversations through templates like Qwen's, and the published ones if available: text and
+"""Forty conversations through templates like Qwen's, and the published ones if available: text and
 token ids equal those of transformers."""
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from segue.text.tokens.tokenizer import Tokenizer
 from tests.real_vocabulary import KINDS, encoder_of, published_template, template
 from tests.text.conversations import Drawn, draw
 
-NUM_CONVERSATIONS = 60
+NUM_CONVERSATIONS = 40
 
 
 @dataclass(frozen=True)
