@@ -125,6 +125,8 @@ def _quick_start() -> Iterator[None]:
         patch.setattr("segue.worker.process.serving._HEARTBEAT_S", _HEARTBEAT_S)
         patch.setattr(ChatTemplate, "_compile", _compile_once)
         patch.setattr(Tokenizer, "from_folder", _read_once)
+        # Memory of this size is not faster in huge pages, and the kernel takes long to find them.
+        patch.setattr("segue.cache.tensors.on_huge_pages", lambda tensor: tensor)
         yield
 
 
