@@ -120,9 +120,9 @@ def _tokenizer_in(folder: Path, _: int) -> Tokenizer:
 
 
 @contextlib.contextmanager
-def _quick_start() -> Iterator[None]:
+def _quick_start(heartbeat_s: float) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("segue.worker.process.serving._HEARTBEAT_S", _HEARTBEAT_S)
+        patch.setattr("segue.worker.process.serving._HEARTBEAT_S", heartbeat_s)
         patch.setattr(ChatTemplate, "_compile", _compile_once)
         patch.setattr(Tokenizer, "from_folder", _read_once)
         # Memory of this size is not faster in huge pages, and the kernel takes long to find them.
@@ -140,6 +140,7 @@ async def local_cluster(
     decode_engine: EngineConfig | None = None,
     open_transport: OpenTransport | None = None,
     api_key: str | None = None,
+    heartbeat_s: float = _HEARTBEAT_S,
 ) -> AsyncIterator[LocalCluster]:
     """`decode_engine`: set if the decode workers' engine differs from the prefill workers'.
     `open_transport`: loopback if not given. `api_key`: the client's.
@@ -147,7 +148,7 @@ async def local_cluster(
     open_transport = open_transport or LoopbackNetwork().open
     config = config or Config(engine=ENGINE)
     async with contextlib.AsyncExitStack() as stack:
-        with _quick_start():
+        with _quick_start(heartbeat_s):
             router_config = replace(config.router, port=0, drain_s=1.0)
             router = await stack.enter_async_context(
                 running_router(router_config, str(model), checkpoint=config.checkpoint)

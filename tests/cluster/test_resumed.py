@@ -66,7 +66,9 @@ class Seen:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def cluster(demo: Path) -> AsyncIterator[LocalCluster]:
-    async with local_cluster(demo, Config(engine=ENGINE), prefill=2, decode=2) as cluster:
+    # A lost worker must not be back before its turn has moved.
+    config = Config(engine=ENGINE)
+    async with local_cluster(demo, config, prefill=2, decode=2, heartbeat_s=0.5) as cluster:
         yield cluster
 
 
