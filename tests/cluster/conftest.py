@@ -125,8 +125,6 @@ def _quick_start(heartbeat_s: float) -> Iterator[None]:
         patch.setattr("segue.worker.process.serving._HEARTBEAT_S", heartbeat_s)
         patch.setattr(ChatTemplate, "_compile", _compile_once)
         patch.setattr(Tokenizer, "from_folder", _read_once)
-        # Memory of this size is not faster in huge pages, and the kernel takes long to find them.
-        patch.setattr("segue.cache.tensors.on_huge_pages", lambda tensor: tensor)
         yield
 
 
