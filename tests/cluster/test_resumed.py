@@ -129,16 +129,20 @@ async def test_the_client_sees_the_same_answer(
     cluster: LocalCluster, sampling: SamplingParams, lost_after: list[int]
 ) -> None:
     whole = await answered(cluster, sampling=sampling)
-    resumed = await answered(cluster, sampling=sampling, lost_after=lost_after)
+    for _ in range(5):
+        resumed = await answered(cluster, sampling=sampling, lost_after=lost_after)
+        assert resumed.answer == whole.answer
+        assert resumed.end is not None
+        # On busy cores the last tokens may come together, and the worker is lost too late.
+        if resumed.end.usage.resumed == len(lost_after):
+            break
 
-    assert resumed.answer == whole.answer
     assert len(resumed.started) == 1
     assert [token.token_id for token in resumed.logprobs] == [
         token.token_id for token in whole.logprobs
     ]
     for one, other in zip(resumed.logprobs, whole.logprobs, strict=True):
         assert one.logprob == pytest.approx(other.logprob, abs=1e-3)
-    assert resumed.end is not None
     assert whole.end is not None
     assert (whole.end.usage.resumed, resumed.end.usage.resumed) == (0, len(lost_after))
     assert is_idle(await wait_until_idle(cluster.client))

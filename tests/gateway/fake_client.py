@@ -218,7 +218,7 @@ def says(*texts: str, **how: Any) -> Callable[[int], AsyncGenerator[TurnEvent, N
 
     async def answer(number: int) -> AsyncGenerator[TurnEvent, None]:
         yield first
-        await asyncio.sleep(wait_s)
+        await _silence(wait_s)
         for text in texts:
             yield delta(text, logprobs=logprobs)
             # So that the events do not come together.
@@ -232,13 +232,19 @@ def fails(
     error: Exception, *texts: str, wait_s: float = 0.0
 ) -> Callable[[int], AsyncGenerator[TurnEvent, None]]:
     async def answer(number: int) -> AsyncGenerator[TurnEvent, None]:
-        await asyncio.sleep(wait_s)
+        await _silence(wait_s)
         for text in texts:
             yield delta(text)
             await asyncio.sleep(0)
         raise error
 
     return answer
+
+
+async def _silence(wait_s: float) -> None:
+    """In parts: a single one could pass while the loop does something else."""
+    for _ in range(20):
+        await asyncio.sleep(wait_s / 20)
 
 
 def endless() -> Callable[[int], AsyncGenerator[TurnEvent, None]]:

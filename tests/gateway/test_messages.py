@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
@@ -17,9 +15,9 @@ from segue.api.errors import (
     TransferFailed,
     Unavailable,
 )
-from segue.api.turn import FinishReason, TurnEvent
+from segue.api.turn import FinishReason
 from segue.gateway.anthropic.request import MessagesRequest
-from tests.gateway.fake_client import delta, ended, fails, says, started
+from tests.gateway.fake_client import fails, says
 from tests.gateway.faked import Faked, faked
 
 PATH = "/v1/messages?beta=true"
@@ -109,13 +107,7 @@ async def test_a_stream_opens_and_closes_each_block_in_turn() -> None:
 
 
 async def test_a_silent_stream_is_kept_alive() -> None:
-    async def slow(number: int) -> AsyncGenerator[TurnEvent, None]:
-        yield started()
-        await asyncio.sleep(0.1)
-        yield delta("a")
-        yield ended()
-
-    names = [name for name, _ in await events(faked(slow, ping_s=0.02))]
+    names = [name for name, _ in await events(faked(says("a", wait_s=0.1), ping_s=0.02))]
 
     assert names[:3] == ["message_start", "ping", "ping"]
 

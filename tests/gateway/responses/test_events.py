@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -144,13 +143,7 @@ async def test_tokens_that_wait_share_an_event() -> None:
 
 
 async def test_a_silent_stream_starts_and_is_kept_alive() -> None:
-    async def slow(number: int) -> AsyncGenerator[TurnEvent, None]:
-        yield started()
-        await asyncio.sleep(0.1)
-        yield delta("a")
-        yield ended()
-
-    response = await faked(slow, ping_s=0.02).post(PATH, {**BODY, "stream": True})
+    response = await faked(says("a", wait_s=0.1), ping_s=0.02).post(PATH, {**BODY, "stream": True})
     first, second, third, *_ = response.text.split("\n\n")
 
     assert first.startswith("event: response.created\n")
