@@ -41,6 +41,10 @@ def prepare() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     _context.set_forkserver_preload(list(_IMPORTED))
+    server = forkserver._forkserver
+    if server._forkserver_pid is not None and not _is_marked(server._forkserver_pid):
+        # Other tests have started it: its processes would not be found.
+        server._stop()
 
 
 def start(kind: str, arguments: Sequence[str], *, log: Path, folder: Path) -> ForkServerProcess:
@@ -59,7 +63,6 @@ def mark() -> str:
 
 def marked() -> dict[int, str]:
     """Command lines of the processes that were started here, and of theirs, by process id."""
-    wanted = f"{MARK}={mark()}".encode()
     servants = {os.getpid(), forkserver._forkserver._forkserver_pid, _tracker_pid()}
     found = {}
     for process in Path("/proc").iterdir():
@@ -67,12 +70,16 @@ def marked() -> dict[int, str]:
         with contextlib.suppress(OSError):
             if not process.name.isdecimal() or int(process.name) in servants:
                 continue
-            if wanted in (process / "environ").read_bytes().split(b"\0"):
+            if _is_marked(int(process.name)):
                 command = (process / "cmdline").read_text().replace("\0", " ")
                 # A process that has ended but was not waited for has none.
                 if command:
                     found[int(process.name)] = command
     return found
+
+
+def _is_marked(pid: int) -> bool:
+    return f"{MARK}={mark()}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
 
 
 def with_ancestors(pid: int) -> list[int]:
