@@ -102,8 +102,19 @@ async def test_requests_may_wait_behind_each_other(wire: Wire) -> None:
         (HEALTH + b"X: " + b"a" * MAX_HEAD_BYTES, 431, "at most 65536 bytes"),
         (HEALTH + b"X: a\r\n" * (MAX_HEAD_BYTES // 6), 431, "at most 65536 bytes"),
         (b"GET /" + b"a" * MAX_HEAD_BYTES, 431, "at most 65536 bytes"),
+        (HEALTH + b"X: " + b"a" * MAX_HEAD_BYTES + b"\r\n\r\n", 431, "at most 65536 bytes"),
+        (HEALTH + b"X: a\r\n" * (MAX_HEAD_BYTES // 6) + b"\r\n", 431, "at most 65536 bytes"),
+        (
+            b"GET /" + b"a" * MAX_HEAD_BYTES + b" HTTP/1.1\r\nHost: a\r\n\r\n",
+            431,
+            "at most 65536 bytes",
+        ),
+        (b"GET http://[ HTTP/1.1\r\nHost: a\r\n\r\n", 400, "nvalid"),
     ],
-    ids=["TLS", "negative length", "bad chunk", "one header", "many headers", "path"],
+    ids=[
+        *("TLS", "negative length", "bad chunk", "one header", "many headers", "path"),
+        *("one whole header", "many whole headers", "whole path", "no URL"),
+    ],
 )
 async def test_what_is_no_request_ends_the_connection(
     wire: Wire, sent: bytes, status: int, says: str

@@ -88,6 +88,10 @@ class JoiningTransport:
         return getattr(self._transport, name)
 
 
+class HeadTooLarge(Exception):
+    pass
+
+
 class Protocol(HttpToolsProtocol):
     stall_s = STALL_S
     unread_s = UNREAD_S
@@ -117,15 +121,23 @@ class Protocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         try:
             self._parse(data)
+            if self._is_in_head:
+                _check_head(self._num_head_bytes)
         except httptools.HttpParserError as error:
-            self._refuse(400, f"expected a request in HTTP/1.1, got something else ({error})")
-        if self._is_in_head and self._num_head_bytes > MAX_HEAD_BYTES:
-            self._refuse(
-                431,
-                f"expected a request line and headers of at most {MAX_HEAD_BYTES} bytes: send less",
-            )
+            # Of an error in a method below, the parser says only that there was one.
+            if isinstance(reason := error.__context__ or error, HeadTooLarge):
+                self._refuse(431, str(reason))
+            else:
+                self._refuse(
+                    400, f"expected a request in HTTP/1.1, got something else ({reason!s:.200})"
+                )
+        except HeadTooLarge as error:
+            self._refuse(431, str(error))
 
     def on_headers_complete(self) -> None:
+        # A whole head may have come at once.
+        lines = sum(len(b": \r\n") + len(name) + len(value) for name, value in self.headers)
+        _check_head(len(self.url) + lines)
         if not self.parser.should_upgrade():
             self._is_in_head, self._num_head_bytes = False, 0
             self._own.is_receiving = True
@@ -219,6 +231,13 @@ class Protocol(HttpToolsProtocol):
             )
             self.transport.write(head.encode() + body)
         self._own.close_now()
+
+
+def _check_head(num_bytes: int) -> None:
+    if num_bytes > MAX_HEAD_BYTES:
+        raise HeadTooLarge(
+            f"expected a request line and headers of at most {MAX_HEAD_BYTES} bytes: send less"
+        )
 
 
 def _send_without_chunks(cycle: RequestResponseCycle) -> None:
