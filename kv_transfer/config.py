@@ -37,7 +37,9 @@ class TransferConfig:
     def __post_init__(self) -> None:
         """Raises InvalidConfig."""
         if self.protocol not in PROTOCOLS:
-            raise InvalidConfig(f"protocol must be one of {PROTOCOLS}, got {self.protocol!r}")
+            raise InvalidConfig(
+                f"protocol must be one of {', '.join(PROTOCOLS)}, got {self.protocol!r}"
+            )
         if self.transfer_timeout_s < MIN_TRANSFER_TIMEOUT_S:
             raise InvalidConfig(
                 f"transfer_timeout_s must be >= {MIN_TRANSFER_TIMEOUT_S}, "

@@ -114,7 +114,7 @@ class TokenDesk:
             )
         tokenizer = self.prompts.encoder.tokenizer
         if token_ids:
-            validate_prompt(token_ids, self.prompts.config.vocab_size)
+            validate_prompt(token_ids, self.prompts.config.vocab_size, "tokens")
         return Detokenized(
             text=tokenizer.decode(token_ids),
             tokens=tuple(map(tokenizer.token_name, token_ids)),

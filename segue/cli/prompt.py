@@ -52,7 +52,7 @@ class TerminalPrompt:
         while (line := self._next_line()) is not None:
             if line in _ENDINGS:
                 return
-            if line == "/help":
+            if self.has_person and line == "/help":
                 self.show(_HELP)
             elif self.has_person and re.fullmatch("/[a-z]*", line):
                 self.show(f"unknown command {line}; /help lists the commands")

@@ -85,8 +85,8 @@ def _is_id(response_id: str) -> bool:
 def _require(is_known: bool, response_id: str) -> None:
     if not is_known:
         raise UnknownResponse(
-            f"no response {response_id!r:.200} is stored: it may be too long ago, or of another "
-            "key; to go on, send the whole input"
+            f"there is no stored response {response_id!r:.200}: it may have expired, or belong to "
+            "another key; send the whole input instead"
         )
 
 

@@ -38,7 +38,7 @@ def checker(folder: Path, vocab_size: int) -> Callable[[GrammarSpec], Grammar]:
         except InvalidRequest as error:
             raise InvalidRequest.at(built.field, f"cannot be enforced: {error}") from None
         if not compiled.allows_a_token(vocab_size):
-            raise InvalidRequest.at(built.field, "expected a form that some text has")
+            raise InvalidRequest.at(built.field, "expected a grammar that matches some text")
         return built.grammar
 
     return check

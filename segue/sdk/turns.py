@@ -148,7 +148,7 @@ class TurnRunner:
             return
         if turn.lost_at is not None and now - turn.lost_at >= self._reconnect_s:
             raise Unavailable(
-                f"{error}; the turn was sent again for {self._reconnect_s:g} s"
+                f"{error}; gave up after retrying the turn for {self._reconnect_s:g} s"
             ) from error
         # The clients of a lost router must not all return at once.
         wait_s = turn.next_wait_s() * random.uniform(0.5, 1.0)

@@ -83,8 +83,8 @@ def read_message(index: int, message: Message) -> JsonObject:
     """Raises InvalidRequest."""
     where = f"messages[{index}]"
     if message.role not in ROLES:
-        raise InvalidRequest(
-            f"{where} has the unknown role {message.role!r:.80}: use one of {', '.join(ROLES)}"
+        raise InvalidRequest.at(
+            f"{where}.role", f"expected one of {', '.join(ROLES)}, got {message.role!r:.80}"
         )
     content: Json = message.content
     if message.content_parts:

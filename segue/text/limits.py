@@ -97,17 +97,17 @@ def validate_against_vocab(
 ) -> None:
     """Raises InvalidRequest for token ids that the model does not have."""
     for token_id in params.logit_bias:
-        _require_in_vocab("logit_bias names", token_id, vocab_size)
+        _require_in_vocab("logit_bias", token_id, vocab_size)
     for token_id in stop.stop_token_ids:
-        _require_in_vocab("stop_token_ids has", token_id, vocab_size)
+        _require_in_vocab("stop_token_ids", token_id, vocab_size)
 
 
-def validate_prompt(token_ids: Sequence[int], vocab_size: int) -> None:
+def validate_prompt(token_ids: Sequence[int], vocab_size: int, field: str = "prompt") -> None:
     """Raises InvalidRequest for ids outside the vocabulary."""
     # Two passes in C; the position is only searched for when there is an error.
     if min(token_ids) < 0 or max(token_ids) >= vocab_size:
         index = next(i for i, token_id in enumerate(token_ids) if not 0 <= token_id < vocab_size)
-        _require_in_vocab(f"the prompt has at index {index}", token_ids[index], vocab_size)
+        _require_in_vocab(f"{field}[{index}]", token_ids[index], vocab_size)
 
 
 def validate_prompt_logprobs(num_tokens: int, params: Sampling) -> None:
@@ -126,7 +126,7 @@ def validate_prompt_logprobs(num_tokens: int, params: Sampling) -> None:
 def validate_length(num_tokens: int, max_context: int) -> None:
     """Raises InvalidRequest if empty, ContextOverflow if there is no room for an answer token."""
     if not num_tokens:
-        raise InvalidRequest("expected a prompt of at least one token, got an empty one")
+        raise InvalidRequest.at("prompt", "expected at least one token, got none")
     if num_tokens + 1 > max_context:
         raise ContextOverflow(
             f"the prompt has {num_tokens} tokens and its answer at least one, but the model's "
@@ -134,8 +134,8 @@ def validate_length(num_tokens: int, max_context: int) -> None:
         )
 
 
-def _require_in_vocab(what: str, token_id: int, vocab_size: int) -> None:
+def _require_in_vocab(field: str, token_id: int, vocab_size: int) -> None:
     if not 0 <= token_id < vocab_size:
-        raise InvalidRequest(
-            f"{what} token id {token_id}, but the model's ids go from 0 to {vocab_size - 1}"
+        raise InvalidRequest.at(
+            field, f"expected ids of the model's tokens, 0 to {vocab_size - 1}, got {token_id}"
         )

@@ -93,13 +93,16 @@ def next_step(
 def _require_siblings(old: Sequence[Member], members: Collection[Member]) -> None:
     """Checked before the first restart, so that a refusal leaves nothing half done."""
     kinds = [member.kind for member in members]
-    for member in old:
-        if kinds.count(member.kind) == 1:
-            raise InvalidRequest(
-                f"expected at least two {_plural(member.kind)}, so that one serves while the other "
-                f"restarts, got {member.name} alone: {_advice(member.kind)}, or accept an "
-                "interruption with --may-interrupt"
-            )
+    alone = [member for member in old if kinds.count(member.kind) == 1]
+    if alone:
+        two = " and ".join(f"two {_plural(member.kind)}" for member in alone)
+        names = " and ".join(member.name for member in alone)
+        advice = ", ".join(_advice(member.kind) for member in alone)
+        raise InvalidRequest(
+            f"expected at least {two}, so that one serves while the other restarts, got only "
+            f"{names}: {advice}, wait if another upgrade is restarting one, or accept an "
+            "interruption with --may-interrupt"
+        )
 
 
 def _plural(kind: ProcessKind) -> str:
@@ -109,8 +112,8 @@ def _plural(kind: ProcessKind) -> str:
 def _advice(kind: ProcessKind) -> str:
     match kind:
         case ProcessKind.ROUTER:
-            return "start two (--routers 2) and name both with --target"
+            return "start two with --routers 2 and name both with --target"
         case ProcessKind.GATEWAY:
-            return "start two (--gateways 2) and name both with --gateway"
+            return "start two with --gateways 2 and name both with --gateway"
         case _:
-            return f"start two (--{kind} 2)"
+            return f"start two with --{kind} 2"

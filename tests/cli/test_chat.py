@@ -217,13 +217,13 @@ def piped(router: FakeRouter, text: str, *options: str) -> subprocess.CompletedP
 
 
 def test_input_from_a_pipe_gets_answers_and_no_prompts(router: FakeRouter) -> None:
-    done = piped(router, "one\n\ntwo\n/exit\nthree\n")
+    done = piped(router, "one\n\n/help\n/exit\nthree\n")
 
     assert (done.returncode, done.stderr) == (0, "")
     answers = [line for line in done.stdout.splitlines() if "answer" in line or "you" in line]
     assert answers == ["answer 1", "answer 3"]
     assert done.stdout.startswith("answer 1\n")
-    assert router.asked == ["one", "two"]
+    assert router.asked == ["one", "/help"]
 
 
 def test_with_output_into_a_pipe_prompts_go_to_stderr(router: FakeRouter, tmp_path: Path) -> None:

@@ -305,7 +305,7 @@ def test_a_drains_report_is_one_line() -> None:
     )
     assert str(report) == (
         "1 turn ended, 2 turns went on elsewhere, 1 session moved (2 KiB), "
-        "3 sessions left behind (2 no memory elsewhere, 1 went on elsewhere)"
+        "3 sessions not moved (2 no memory elsewhere, 1 went on elsewhere)"
     )
     assert json.loads(report_json(report))["left"] == {"no_memory": 2, "elsewhere": 1}
 

@@ -42,13 +42,16 @@ USER = pb.Message(role=pb.MESSAGE_ROLE_USER, content="Hello")
 
 BAD: dict[str, tuple[pb.GenerateRequest, str]] = {
     "no input": (pb.GenerateRequest(), "a turn needs an input"),
-    "no tokens": (pb.GenerateRequest(token_ids=ids()), "prompt of at least one token"),
-    "empty text": (pb.GenerateRequest(text=""), "prompt of at least one token"),
+    "no tokens": (pb.GenerateRequest(token_ids=ids()), "prompt: expected at least one token"),
+    "empty text": (pb.GenerateRequest(text=""), "prompt: expected at least one token"),
     "no messages": (chat(), "message"),
-    "no role": (chat(pb.Message(content="x")), "messages[0] has the unknown role 0: use one of"),
+    "no role": (
+        chat(pb.Message(content="x")),
+        "messages[0].role: expected one of system",
+    ),
     "unknown role": (
         chat(USER, pb.Message(role=99, content="x")),  # type: ignore[arg-type]  # of the future
-        "messages[1] has the unknown role 99: use one of system, developer, user",
+        "messages[1].role: expected one of system, developer, user",
     ),
     "nothing to go on from": (
         pb.GenerateRequest(
@@ -80,7 +83,7 @@ BAD: dict[str, tuple[pb.GenerateRequest, str]] = {
         chat(pb.Message(role=pb.MESSAGE_ROLE_USER, content="a", content_parts=["b"])),
         "content or content_parts",
     ),
-    "token id too large": (pb.GenerateRequest(token_ids=ids(1, 10**6)), "at index 1"),
+    "token id too large": (pb.GenerateRequest(token_ids=ids(1, 10**6)), "prompt[1]: expected ids"),
     "prompt too long": (pb.GenerateRequest(token_ids=ids(*[1] * 9000)), "context is"),
     "negative temperature": (
         pb.GenerateRequest(text="x", sampling=pb.Sampling(temperature=-1)),
@@ -108,7 +111,7 @@ BAD: dict[str, tuple[pb.GenerateRequest, str]] = {
     ),
     "bias for a token that is not there": (
         pb.GenerateRequest(text="x", sampling=pb.Sampling(logit_bias={10**6: 1.0})),
-        "logit_bias names token id 1000000",
+        "logit_bias: expected ids of the model's tokens, 0 to 1535, got 1000000",
     ),
     "too many logprobs": (
         pb.GenerateRequest(text="x", sampling=pb.Sampling(logprobs=99)),
@@ -124,7 +127,7 @@ BAD: dict[str, tuple[pb.GenerateRequest, str]] = {
     ),
     "stop token that is not there": (
         pb.GenerateRequest(text="x", stop=pb.Stop(token_ids=[10**6])),
-        "stop_token_ids has token id 1000000",
+        "stop_token_ids: expected ids of the model's tokens, 0 to 1535, got 1000000",
     ),
     "tools that are no JSON": (chat(USER, tools=("{not json",)), "tool"),
     "tools that are no functions": (chat(USER, tools=('{"type": "function"}',)), "function"),

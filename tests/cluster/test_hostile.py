@@ -121,16 +121,16 @@ def spec(**changed: Any) -> worker_pb2.TurnSpec:
 BAD_SPECS = {
     "a token that the model does not have": (
         spec(context=pack_tokens([1_000_000])),
-        "token id 1000000",
+        "0 to 1535, got 1000000",
     ),
     "no prompt": (spec(context=b""), "prompt of at least one token"),
     "a bias for a token that the model does not have": (
         spec(sampling=pb.Sampling(logit_bias={10**6: 1.0}, repetition_penalty=1.5)),
-        "logit_bias names token id 1000000",
+        "logit_bias: expected ids of the model's tokens, 0 to",
     ),
     "a stop token that the model does not have": (
         spec(stop=pb.Stop(max_tokens=8, token_ids=[10**6])),
-        "stop_token_ids has token id 1000000",
+        "stop_token_ids: expected ids of the model's tokens, 0 to",
     ),
     "an answer beyond the context": (spec(stop=pb.Stop(max_tokens=2**31 - 1)), "has room for"),
     "branch points from behind": (spec(branch_points=[9, 3]), "must be ascending"),

@@ -292,7 +292,11 @@ async def test_tokens_come_and_go(live: Live) -> None:
     [
         ({"model": "gpt-5"}, openai.NotFoundError, "'demo'"),
         ({"temperature": -1}, openai.BadRequestError, "temperature must be between 0 and 100"),
-        ({"messages": [{"role": "boss", "content": "a"}]}, openai.BadRequestError, "unknown role"),
+        (
+            {"messages": [{"role": "boss", "content": "a"}]},
+            openai.BadRequestError,
+            "expected one of",
+        ),
         (
             {"messages": [{"role": "user", "content": "word " * 9000}]},
             openai.BadRequestError,
@@ -301,7 +305,7 @@ async def test_tokens_come_and_go(live: Live) -> None:
         ({"tools": [{"type": "function", "function": {}}]}, openai.BadRequestError, "tools[0]"),
         ({"tools": [{"type": "web_search"}]}, openai.BadRequestError, "tools[0] must be"),
         ({"response_format": {"type": "xml"}}, openai.BadRequestError, "json_object"),
-        ({"logit_bias": {"99999": 1}}, openai.BadRequestError, "ids go from 0 to"),
+        ({"logit_bias": {"99999": 1}}, openai.BadRequestError, "ids of the model's tokens"),
         ({"extra_body": {"chat_template_kwargs": {"messages": []}}}, openai.BadRequestError, "set"),
     ],
 )

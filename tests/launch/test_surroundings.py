@@ -67,6 +67,12 @@ def test_a_temporary_folder_that_is_not_writable_is_named() -> None:
         require_temp_dir(Path("/proc/ray"))
 
 
+def test_a_temporary_folder_is_not_made_where_its_parent_is_missing() -> None:
+    with pytest.raises(InvalidConfig, match=r"cannot be written \(No such file or directory\)"):
+        require_temp_dir(Path("/nonexistent/ray"))
+    assert not Path("/nonexistent").exists()
+
+
 def test_a_temporary_folder_whose_socket_paths_would_be_too_long_is_refused() -> None:
     with pytest.raises(InvalidConfig, match=r"is too long for its sockets \(at most \d+ bytes"):
         require_temp_dir(Path("/tmp", "x" * 60, "ray"))

@@ -346,7 +346,7 @@ def test_invalid_token_ids_are_refused(folder: Path) -> None:
     prompts = PromptBuilder.from_folder(folder)
 
     for ids in ((-1,), (1 << 40,), (1 << 31,)):
-        with pytest.raises(InvalidRequest, match="token id"):
+        with pytest.raises(InvalidRequest, match="ids"):
             prompts.build(Completed(asked(TokenInput(ids))))
     built = prompts.build(
         Completed(replace(asked(TokenInput((1, 2))), stop=StopConditions(max_tokens=5)))

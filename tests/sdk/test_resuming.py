@@ -279,7 +279,7 @@ async def test_without_a_router_a_new_client_fails_at_once_and_a_known_one_waits
     ("options", "kind", "message"),
     [
         ({"timeout_s": 0.6}, DeadlineExceeded, "no complete answer within 0.6 s"),
-        ({}, Unavailable, "the turn was sent again for 0.4 s"),
+        ({}, Unavailable, "gave up after retrying the turn for 0.4 s"),
     ],
     ids=["deadline", "patience"],
 )

@@ -63,10 +63,10 @@ def test_it_goes_on_where_another_one_was_interrupted() -> None:
 @pytest.mark.parametrize(
     ("missing", "words"),
     [
-        (P1, r"two prefill workers, .*prefill-0 alone: start two \(--prefill 2\), or accept"),
-        (D1, r"two decode workers, .*decode-0 alone"),
-        (R1, r"two routers, .*r0:7411 alone: .*name both with --target"),
-        (G1, r"two gateways, .*http://g0 alone: .*name both with --gateway"),
+        (P1, r"two prefill workers, .*only prefill-0: start two with --prefill 2, .* or accept"),
+        (D1, r"two decode workers, .*only decode-0"),
+        (R1, r"two routers, .*only r0:7411: .*name both with --target"),
+        (G1, r"two gateways, .*only http://g0: .*name both with --gateway"),
     ],
 )
 def test_the_only_process_of_a_kind_is_not_restarted_unless_that_is_accepted(

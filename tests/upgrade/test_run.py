@@ -131,7 +131,7 @@ async def test_a_lone_process_is_refused_before_anything_restarts() -> None:
     def on_start() -> None:
         starts.append(processes.now)
 
-    with pytest.raises(InvalidRequest, match=r"gateway-0 alone"):
+    with pytest.raises(InvalidRequest, match=r"only gateway-0"):
         await upgrade_of(processes, [], on_start=on_start).run()
     assert processes.drained == starts == []
 

@@ -36,7 +36,7 @@ def test_every_role_and_no_other_value_survives_the_wire() -> None:
         assert chat_from_wire(chat_to_wire(chat)) == chat
     wizard = ChatInput(messages=(Message(role="user"), Message(role="wizard")))
 
-    with pytest.raises(InvalidRequest, match=r"messages\[1\] has the unknown role 'wizard'"):
+    with pytest.raises(InvalidRequest, match=r"messages\[1\].role: .* got 'wizard'"):
         chat_to_wire(wizard)
 
 

@@ -125,5 +125,5 @@ class DrainReport:
         parts.append(f"{counted(self.moved_sessions, 'session')} moved{size}")
         if self.left:
             reasons = ", ".join(f"{count} {reason.value}" for reason, count in self.left.items())
-            parts.append(f"{counted(sum(self.left.values()), 'session')} left behind ({reasons})")
+            parts.append(f"{counted(sum(self.left.values()), 'session')} not moved ({reasons})")
         return ", ".join(parts)

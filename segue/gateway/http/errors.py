@@ -44,6 +44,22 @@ class BodyEncoded(errors.InvalidRequest):
 
 # Values' own checks start with the field's path.
 _NAMED = re.compile(r"([a-z_]+(?:\[\d+\]|\.[a-z_]+)*) must ")
+# pydantic's commonest errors, in the words of our own.
+_EXPECTED = {
+    "string_type": "a text",
+    "list_type": "a list",
+    "dict_type": "an object",
+    "model_type": "an object",
+    "bool_type": "true or false",
+    "int_type": "an integer",
+    "int_from_float": "an integer",
+    "float_type": "a number",
+    "too_short": "at least {min_length} in it",
+    "too_long": "at most {max_length} in it",
+    "greater_than_equal": "at least {ge}",
+    "less_than_equal": "at most {le}",
+    "literal_error": "{expected}",
+}
 _KINDS: tuple[tuple[type[errors.SegueError], int, str | None], ...] = (
     (BodyTooLarge, 413, None),
     (BodyEncoded, 415, None),
@@ -162,7 +178,9 @@ def bad_field(error: ValidationError) -> errors.InvalidRequest:
     first = error.errors(include_url=False)[0]
     message = str(first["msg"])
     if first["type"] == "json_invalid":
-        return errors.InvalidRequest(f"the body must be a JSON object in UTF-8, got {message}")
+        return errors.InvalidRequest(
+            f"the body must be a JSON object in UTF-8: {message[0].lower() + message[1:]}"
+        )
     if isinstance(cause := first.get("ctx", {}).get("error"), errors.InvalidRequest):
         return cause
     path = path_of(first["loc"])
@@ -175,6 +193,8 @@ def bad_field(error: ValidationError) -> errors.InvalidRequest:
     if first["type"] == "value_error":
         return errors.InvalidRequest.at(path, str(first["ctx"]["error"]))
     expected = message[0].lower() + message[1:]
+    if first["type"] in _EXPECTED:
+        expected = "expected " + _EXPECTED[first["type"]].format(**first.get("ctx", {}))
     return errors.InvalidRequest.at(path, f"{expected}, got {what_came(first['input'])}")
 
 

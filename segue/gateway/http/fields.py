@@ -65,7 +65,7 @@ class Body(BaseModel):
         for name in self.model_fields_set & self._refused.keys():
             why, neutral = self._refused[name]
             if (value := getattr(self, name)) not in neutral:
-                raise InvalidRequest.at(name, f"{why}, got {what_came(value)}")
+                raise InvalidRequest.at(name, f"expected none, got {what_came(value)}: {why}")
         return self
 
     @classmethod

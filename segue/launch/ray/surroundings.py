@@ -79,7 +79,7 @@ def require_temp_dir(folder: Path) -> None:
             f"(at most {_MAX_TEMP_DIR_BYTES} bytes); {hint}"
         )
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:

@@ -101,15 +101,15 @@ class Fleet:
             since_s = self._clock() - worker.since
             seen = shown.get(name)
             if worker.stage is WorkerStage.STARTING:
-                why = f" and does not come up: {worker.failure}" if worker.failure else ""
-                yield f"{name} starts, for {since_s:.0f} s{why}"
+                why = f" and did not come up: {worker.failure}" if worker.failure else ""
+                yield f"{name} has been starting for {since_s:.0f} s{why}"
             elif worker.stage is WorkerStage.LEAVING:
                 load = seen.load if seen else None
                 left = f"; {load.running_turns} turns and " if load else ""
                 left += f"{load.leased_sessions} sessions are there" if load else ""
-                yield f"{name} leaves, for {since_s:.0f} s{left}"
+                yield f"{name} has been leaving for {since_s:.0f} s{left}"
             elif view is not None and (seen is None or seen.health is not WorkerHealth.READY):
-                yield f"{name} is {seen.health if seen else 'away'}"
+                yield f"{name} is {seen.health if seen else 'not connected to a router'}"
 
     def _look_at_start(self, name: str, worker: _Worker) -> None:
         try:

@@ -71,9 +71,9 @@ def _download(model: str, patterns: list[str]) -> Path:
     try:
         return Path(snapshot_download(model, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().partition("\n")[0]
+        reason = str(error).strip().removeprefix("Got: ").partition("\n")[0]
         raise InvalidCheckpoint(
-            f"{model!r} is neither a local folder nor a model that the hub provides: {reason}"
+            f"{model!r} is no local folder, and could not be downloaded from the hub: {reason}"
         ) from error
 
 

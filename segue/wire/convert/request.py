@@ -60,8 +60,8 @@ _MAX_SINGLE = 3.4028234e38
 def _role(index: int, table: Mapping[Named, Role], named: Named) -> Role:
     """The role of `messages[index]`. Raises InvalidRequest."""
     if named not in table:
-        raise InvalidRequest(
-            f"messages[{index}] has the unknown role {named!r:.80}: use one of {', '.join(_ROLES)}"
+        raise InvalidRequest.at(
+            f"messages[{index}].role", f"expected one of {', '.join(_ROLES)}, got {named!r:.80}"
         )
     return table[named]
 

@@ -75,7 +75,10 @@ def test_an_order_starts_workers_and_is_reported_to_all_routers() -> None:
     for router in world.routers:
         fleet = router.sent[-1].fleet
         assert (fleet.has_launcher, fleet.counts) == (True, WorkerCounts(prefill=1, decode=3))
-        assert fleet.changes == ("decode-1 starts, for 0 s", "decode-2 starts, for 0 s")
+        assert fleet.changes == (
+            "decode-1 has been starting for 0 s",
+            "decode-2 has been starting for 0 s",
+        )
     world.settle()
     assert world.changes == ()
 
@@ -90,7 +93,7 @@ def test_a_worker_that_leaves_is_drained_first_and_ended_when_it_has_left() -> N
 
     leaving = world.workers.all["decode-1"]
     assert (leaving.is_retiring, leaving.has_ended) == (True, False)
-    assert world.changes == ("decode-1 leaves, for 0 s; 0 turns and 0 sessions are there",)
+    assert world.changes == ("decode-1 has been leaving for 0 s; 0 turns and 0 sessions are there",)
     world.settle()
     assert leaving.has_ended
     assert world.names == ["decode-0", "prefill-0"]
@@ -130,7 +133,7 @@ def test_a_failed_start_is_reported_and_can_be_cancelled() -> None:
     world.look(3)
 
     assert world.changes == (
-        "decode-1 starts, for 3 s and does not come up: no space left on device",
+        "decode-1 has been starting for 3 s and did not come up: no space left on device",
     )
     assert len([line for line in world.lines if "does not start" in line]) == 1
     world.routers[0].give(ScaleOrder(decode=1))

@@ -132,7 +132,7 @@ SECRET = "sk-secret"
         ("[tenants.acme]\nmax_turns = 3", "a tenant has no list of keys"),
         (f'[tenants.acme]\nkeys = ["{SECRET}"]\nburst = 3', "has no 'burst'"),
         (f'[tenants.acme]\nkeys = ["{SECRET}"]\nmax_turns = -1', "max_turns must be >= 0"),
-        (f'[tenants.acme]\nkeys = ["{SECRET}"]\nmax_turns = "3"', "max_turns must be int"),
+        (f'[tenants.acme]\nkeys = ["{SECRET}"]\nmax_turns = "3"', "max_turns must be an integer"),
         (f'[tenants.acme]\nkeys = ["{SECRET} {SECRET}"]', "printable ASCII"),
         (f'[tenants.acme]\nkeys = ["sha256:{SECRET}"]', "64 hex digits"),
         ("[tenants.acme]\nkeys = [3]", "must have texts"),
