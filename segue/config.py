@@ -85,7 +85,7 @@ def _check_type(where: str, value: object, hint: Any) -> None:
     allowed = _allowed(hint)
     # Python's bool is an int, but a configuration file must not mix the two.
     if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
-        wanted = " or ".join(dict.fromkeys(_IN_WORDS.get(kind, str(kind)) for kind in allowed))
+        wanted = " or ".join(dict.fromkeys(_IN_WORDS.get(kind, kind.__name__) for kind in allowed))
         raise InvalidConfig(f"{where} must be {wanted}, got {value!r}")
     # Times and rates: no comparison with nan is true, so nothing after this would refuse it.
     if isinstance(value, float) and not math.isfinite(value):
