@@ -104,18 +104,19 @@ async def test_sampled_tokens_depend_only_on_the_seed(
 
     async with Client(ray_cluster.address) as client:
         alone = [await ask(client, *turn) for turn in turns]
-        together = await in_crowds(client, turns)
-        reversed_ = (await in_crowds(client, turns[::-1]))[::-1]
+        crowds: list[list[Answer]] = []
+        async with asyncio.timeout(60):
+            # Which workers a crowd gets depends on how fast it arrives.
+            while len({a.end.decode_worker for crowd in crowds for a in crowd}) < 2:
+                crowds.append(await in_crowds(client, turns))
+                crowds.append((await in_crowds(client, turns[::-1]))[::-1])
         others = [
             await ask(client, prompt, num_tokens, replace(params, seed=5))
             for prompt, num_tokens, params in turns
         ]
 
-    assert [a.token_ids for a in alone] == [a.token_ids for a in together]
-    assert [a.token_ids for a in alone] == [a.token_ids for a in reversed_]
-    places = {tuple(map(workers, answers)) for answers in (alone, together, reversed_)}
-    assert len(places) > 1, "the same turns must have been answered by different workers"
-    assert len({workers(a) for a in together}) > 1
+    for crowd in crowds:
+        assert [a.token_ids for a in alone] == [a.token_ids for a in crowd]
     differing = [a.token_ids != b.token_ids for a, b in zip(alone, others, strict=True)]
     assert sum(differing) > len(differing) / 2
 
