@@ -5,6 +5,7 @@ tests.
 from __future__ import annotations
 
 import functools
+import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -17,12 +18,22 @@ import torch
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
+from segue.process.heap import settle_heap
 from segue.text.tokens.tokenizer import Tokenizer
 from tests.checkpoints import Variant, add_mtp_layer, publish, save_checkpoint
 from tests.real_vocabulary import MakeReal, save_real_checkpoint, save_text_side, template
 
 # Tiny products gain nothing from a second thread, and wait for it if cores are shared.
 torch.set_num_threads(1)
+
+# Modules and collected tests are a million objects that stay: garbage collections that scan them
+# took each process eight seconds.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.enable()
+    settle_heap()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
