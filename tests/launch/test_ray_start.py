@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import ray
+from ray._private.node import Node
 
 from segue.api.errors import Unavailable
 from segue.api.types import Role
@@ -71,6 +72,20 @@ def test_an_error_of_ray_becomes_one_line(fake: FakeRay) -> None:
     assert str(failed.value) == (
         "Ray did not start here: The current node timed out during startup. This could happen ..."
     )
+
+
+def test_parts_of_ray_that_one_machine_does_not_need_stay_off(fake: FakeRay) -> None:
+    node = Node.__new__(Node)
+    own = Node.start_monitor
+
+    # They would fail: this node has no ports, folders or addresses.
+    def starts_parts() -> None:
+        node.start_monitor()
+        node.start_log_monitor()
+        node.start_api_server(include_dashboard=False, raise_on_failure=False)
+
+    assert start(fake, starts_parts) == []
+    assert Node.start_monitor is own
 
 
 def test_an_error_without_a_message_is_named_by_its_type(fake: FakeRay) -> None:

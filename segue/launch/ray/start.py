@@ -94,13 +94,37 @@ def _local_options(*, has_cpus: bool) -> dict[str, Any]:
     os.environ.setdefault("RAY_worker_niceness", "0")
     # Ray would start one Python process per core, and map a third of the memory, for tasks and
     # objects that we do not use: 8 of the 12 s of its start on two busy cores.
+    num_cores = os.cpu_count() or 1
+    system = {
+        "gcs_rpc_server_reconnect_timeout_s": _WITHOUT_GCS_S,
+        # Without CPUs of its own, it would start our processes one after the other.
+        "worker_maximum_startup_concurrency": num_cores,
+    }
     return {
         "address": "local",
         "include_dashboard": False,
-        "num_cpus": (os.cpu_count() or 1) if has_cpus else 0,
+        "num_cpus": num_cores if has_cpus else 0,
         "object_store_memory": _OBJECT_STORE_BYTES,
-        "_system_config": {"gcs_rpc_server_reconnect_timeout_s": _WITHOUT_GCS_S},
+        "_system_config": system,
     }
+
+
+@contextlib.contextmanager
+def _without_spare_parts() -> Iterator[None]:
+    """In the block, Ray starts without three Python processes that one machine does not need: an
+    autoscaler, the sender of workers' output to the driver, and the dashboard's server, for which
+    Ray's start waits even if there is no dashboard. They take 2 s of a core, and memory.
+    """
+    node = ray._private.node.Node
+    parts = ("start_monitor", "start_log_monitor", "start_api_server")
+    own = {name: getattr(node, name) for name in parts}
+    for name in parts:
+        setattr(node, name, lambda node, **_: None)
+    try:
+        yield
+    finally:
+        for name, start in own.items():
+            setattr(node, name, start)
 
 
 def _init(
@@ -116,7 +140,8 @@ def _init(
 
     def run() -> None:
         try:
-            ray.init(**options)
+            with _without_spare_parts():
+                ray.init(**options)
         except BaseException as error:
             failures.append(error)
         finally:
