@@ -20,12 +20,13 @@ from segue.api.types import Role
 from segue.launch.config import Config
 from segue.launch.drain import draining_words, leave_in_order, stop_routers
 from segue.launch.prepare import PreparedCluster, Report, consecutive, most_threads, prepare
-from segue.launch.ray.actors import GatewayActor, RouterActor
+from segue.launch.ray.actors import GatewayActor, RouterActor, node_address
 from segue.launch.ray.demand import Demand, demands_of
 from segue.launch.ray.room import NodeRequest
 from segue.launch.ray.start import logs_folder, nodes_in_all, require_room, running_ray
 from segue.launch.ray.starting import StartedWorker, actor_of, await_started, start_worker
 from segue.security.config import Security
+from segue.wire.addresses import Hosts
 
 logger = logging.getLogger(__name__)
 
@@ -149,11 +150,22 @@ def _start(
         # Stops last, when its turns have drained and the workers hold nothing.
         cleanup.callback(_kill, actor)
         routers.append(actor)
-    addresses = [
-        await_started(actor, demand.process, timeout_s, report)
-        for actor, demand in zip(routers, router_demands, strict=True)
-    ]
 
+    def await_routers() -> list[str]:
+        return [
+            await_started(actor, demand.process, timeout_s, report)
+            for actor, demand in zip(routers, router_demands, strict=True)
+        ]
+
+    # On this machine their addresses are known, so that the other processes can start meanwhile.
+    addresses = await_routers() if config.cluster.ray_address else _addresses_here(prepared)
+    # Before the gateways: they take longest to start.
+    workers: dict[str, StartedWorker] = {}
+    for demand in demands[len(routers) :]:
+        assert demand.role is not None, "after the routers come workers"
+        worker = start_worker(demand.role, demand.index, config, model, addresses, security)
+        workers[demand.process] = worker
+        cleanup.callback(worker.kill)
     gateways: dict[str, Any] = {}
     for index, port in enumerate(prepared.gateway_ports):
         # On a router's node, where the extra hop costs least.
@@ -165,14 +177,9 @@ def _start(
         )
         cleanup.callback(_kill, gateway)
         gateways[gateway_name(index)] = gateway
-    workers: dict[str, StartedWorker] = {}
-    for demand in demands[len(routers) :]:
-        assert demand.role is not None, "after the routers come workers"
-        worker = start_worker(demand.role, demand.index, config, model, addresses, security)
-        workers[demand.process] = worker
-        cleanup.callback(worker.kill)
     # Runs first: the routers accept no new turns, and the running ones end.
     cleanup.callback(stop_routers, routers, config.router.drain_s, hurry)
+    addresses = await_routers()
     for worker_id, worker in workers.items():
         report(f"loading the model in {worker_id}")
         await_started(worker.actor, worker_id, timeout_s, report)
@@ -194,6 +201,13 @@ def _start(
         nodes=nodes,
         cleanup=cleanup,
     )
+
+
+def _addresses_here(prepared: PreparedCluster) -> list[str]:
+    """The addresses of routers on this machine."""
+    router = prepared.config.router
+    hosts = Hosts.of(router.host, router.announce, node_address)
+    return [hosts.at(port) for port in prepared.router_ports]
 
 
 def _router_configs(prepared: PreparedCluster) -> Iterator[Config]:

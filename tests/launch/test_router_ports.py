@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from router.config import RouterConfig
 from segue.api.errors import InvalidConfig
 from segue.gateway.config import GatewayConfig
 from segue.launch import prepare
-from segue.launch.cluster import _router_configs
+from segue.launch.cluster import _addresses_here, _router_configs
 from segue.launch.config import ClusterConfig, Config
 from segue.launch.prepare import PreparedCluster, consecutive
 from segue.launch.ray.demand import demands_of
@@ -53,19 +55,41 @@ def test_a_port_that_is_taken_is_refused_for_any_router() -> None:
             prepare._with_ports(config_of(2, first))
 
 
-def test_each_router_has_its_own_ports() -> None:
-    prepared = PreparedCluster(
+def prepared(config: Config) -> PreparedCluster:
+    return PreparedCluster(
         model="m",
-        config=config_of(2, 7411, metrics_port=9100),
+        config=config,
         router_ports=(7411, 7412),
         gateway_ports=(),
         security=OPEN,
     )
 
-    configs = list(_router_configs(prepared))
+
+def test_each_router_has_its_own_ports() -> None:
+    configs = list(_router_configs(prepared(config_of(2, 7411, metrics_port=9100))))
 
     ports = [(config.router.port, config.router.metrics_port) for config in configs]
     assert ports == [(7411, 9100), (7412, 9101)]
+
+
+@pytest.mark.parametrize(
+    ("host", "announce", "known"),
+    [
+        ("127.0.0.1", "", "127.0.0.1"),
+        ("127.0.0.1", "gate", "gate"),
+        ("0.0.0.0", "", "10.0.0.7"),
+        ("node", "", "10.0.0.7"),
+    ],
+)
+def test_the_addresses_of_routers_here_are_known_before_they_start(
+    host: str, announce: str, known: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("segue.launch.cluster.node_address", lambda: "10.0.0.7")
+    router = RouterConfig(port=7411, host=host, announce=announce)
+
+    addresses = _addresses_here(prepared(replace(config_of(2), router=router)))
+
+    assert addresses == [f"{known}:7411", f"{known}:7412"]
 
 
 def test_the_first_router_has_no_number_in_its_name() -> None:
