@@ -123,6 +123,10 @@ def compile_for(case: CompileCase, chip: str) -> Compiled:
 
 def compile_all(num_processes: int) -> Iterator[Compiled]:
     """Every compile case on each of its chips, in order."""
+    from triton.runtime.cache import triton_key
+
+    # Reads Triton's libraries, half a gigabyte, once instead of once in each process.
+    triton_key()
     todo = [(i, chip) for i, case in enumerate(compile_cases()) for chip in case.chips]
     # Forked, so that only this process imports torch and the kernels. It must not have compiled
     # any: compilers keep threads, which a forked child would not have.

@@ -97,15 +97,18 @@ def _code(ptx: str) -> tuple[list[_Instruction], dict[str, int]]:
 def _origins(code: list[_Instruction]) -> dict[str, set[int]]:
     """Of each register: the parameters that it is computed from. What was read from memory is not
     an address there."""
+    steps = []
+    for text in (one.text for one in code if not one.is_read):
+        target, *sources = _REGISTER.findall(text) or [""]
+        if target:
+            steps.append((target, sources, {int(at) for at in _PARAMETER.findall(text)}))
     origins: dict[str, set[int]] = {}
     is_new = True
     while is_new:
         is_new = False
-        for text in (one.text for one in code if not one.is_read):
-            given = [int(at) for at in _PARAMETER.findall(text)]
-            target, *sources = _REGISTER.findall(text) or [""]
-            found = set(given).union(*(origins.get(source, ()) for source in sources))
-            if target and not found <= origins.setdefault(target, set()):
+        for target, sources, given in steps:
+            found = given.union(*(origins[source] for source in sources if source in origins))
+            if not found <= origins.setdefault(target, set()):
                 origins[target] |= found
                 is_new = True
     return origins
