@@ -77,7 +77,13 @@ Rule = Callable[[DraftingSequence, Sequence[int], Sequence[int]], Sequence[int]]
 
 @pytest.fixture(scope="module")
 def trunk(make_checkpoint: MakeCheckpoint) -> Path:
-    changes: dict[str, object] = {"vocab_size": VOCAB_SIZE, "initializer_range": 0.1}
+    changes: dict[str, object] = {
+        "vocab_size": VOCAB_SIZE,
+        "initializer_range": 0.1,
+        # One of each kind.
+        "num_hidden_layers": 2,
+        "layer_types": ["linear_attention", "full_attention"],
+    }
     return make_checkpoint(Variant(changes=changes))
 
 
