@@ -201,13 +201,14 @@ def _new_engine(config: TransferConfig, host: str) -> Any:
             f"Mooncake did not start on {host} with {config.protocol}{ports} "
             f"(status {status}): the ports may be in use, or the address not this machine's"
         )
+    # First, since a refused engine is dropped too.
+    _poll_often(engine.get_rpc_port())
     if config.protocol == "rdma" and not _names_devices(engine.get_local_topology()):
         # Mooncake starts anyway, and would move nothing or fall back.
         raise InvalidConfig(
             "protocol is rdma, but Mooncake found no RDMA device "
             f"(devices: {config.devices or 'any'}); use tcp, or check the driver"
         )
-    _poll_often(engine.get_rpc_port())
     return engine
 
 
@@ -228,7 +229,8 @@ def _poll_often(port: int) -> None:
     """Makes the listener on this port of this process check more often whether it should stop.
 
     By default it checks once a second. Dropping an engine waits for that check with the GIL held,
-    which stops all other Python code.
+    which stops all other Python code. A wait that has already started keeps its second, so a
+    connection ends it.
     """
     for name in os.listdir("/proc/self/fd"):
         # Other threads open and close descriptors at the same time, and not all are sockets.
@@ -236,6 +238,8 @@ def _poll_often(port: int) -> None:
             if _waits_on(found, port):
                 interval = _TIMEVAL.pack(0, round(_POLL_PERIOD_S * 1e6))
                 found.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, interval)
+                loopback = "::1" if found.family == socket.AF_INET6 else "127.0.0.1"
+                socket.create_connection((loopback, port), _POLL_PERIOD_S).close()
 
 
 def _waits_on(found: socket.socket, port: int) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from kv_transfer.config import MIN_PORTS, TransferConfig
+from kv_transfer.transport import mooncake
 from kv_transfer.transport.mooncake import MooncakeTransport
 from segue.api.errors import InvalidConfig
 
@@ -74,14 +75,20 @@ def test_without_a_range_mooncake_chooses_the_ports() -> None:
     assert (config.min_port, config.max_port) == (0, 0)
 
 
-def test_dropping_an_engine_blocks_nothing() -> None:
+def test_dropping_an_engine_blocks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Python's lock is held during the end. Mooncake's listener checks only once a second whether
-    to end: here it would have just checked.
+    to end: here it has just checked, when it is made to check more often.
     """
+    poll_often = mooncake._poll_often
+
+    def poll_often_later(port: int) -> None:
+        time.sleep(0.1)
+        poll_often(port)
+
+    monkeypatch.setattr(mooncake, "_poll_often", poll_often_later)
 
     def seconds_to_close() -> float:
         transport = MooncakeTransport(TransferConfig())
-        time.sleep(1.1)
         started_at = time.monotonic()
         transport.close()
         return time.monotonic() - started_at
