@@ -14,7 +14,6 @@ import sys
 import termios
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -32,7 +31,9 @@ class Process(Protocol):
 
 
 class Start(Protocol):
-    def __call__(self, command: Sequence[str], *, stream: int, env: Mapping[str, str]) -> Process:
+    def __call__(
+        self, command: Sequence[str], *, stream: int, env: Mapping[str, str], cwd: Path | None
+    ) -> Process:
         """Starts a command in a session of its own, of which `stream` is the terminal."""
         ...
 
@@ -105,7 +106,7 @@ os.execvp(sys.argv[1], sys.argv[1:])
 
 
 def _start(
-    command: Sequence[str], *, stream: int, env: Mapping[str, str], cwd: Path | None = None
+    command: Sequence[str], *, stream: int, env: Mapping[str, str], cwd: Path | None
 ) -> Process:
     return subprocess.Popen(
         [sys.executable, "-c", _TAKE_TERMINAL, *command],
@@ -127,13 +128,13 @@ def terminal(
     cwd: Path | None = None,
     start: Start | None = None,
 ) -> Iterator[Terminal]:
-    """Starts `command` in its own terminal and terminates it on exit. `start`: as a new process in
-    `cwd` if not given."""
+    """Starts `command` in its own terminal and terminates it on exit. `start`: as a new process if
+    not given."""
     ours, theirs = os.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
-    start = start or partial(_start, cwd=cwd)
+    start = start or _start
     env = {**(os.environ if env is None else env), "TERM": "xterm"}
-    process = start(command, stream=theirs, env=env)
+    process = start(command, stream=theirs, env=env, cwd=cwd)
     os.close(theirs)
     try:
         yield Terminal(process, ours)

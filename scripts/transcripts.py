@@ -18,7 +18,7 @@ from typing import Annotated
 
 import typer
 
-from scripts.terminal import CTRL_D, Terminal, terminal
+from scripts.terminal import CTRL_D, Start, Terminal, terminal
 from scripts.transcript_facts import facts
 
 ROOT = Path(__file__).parents[1]
@@ -87,26 +87,29 @@ def recorded(readme: str, *, with_setup: bool) -> dict[str, str]:
         return blocks
 
 
-def recorded_at(readme: str, ready: str) -> dict[str, str]:
-    """The same on a cluster that has just started and printed the line `ready`."""
+def recorded_at(readme: str, ready: str, start: Start | None = None) -> dict[str, str]:
+    """The same on a cluster that has just started and printed the line `ready`. `start`: starts
+    commands of `segue`; as new processes if not given."""
     found = _READY.match(ready)
     assert found is not None, ready
     target = found[1]
-    greeting = _output(f"segue chat '{GREETING}'", target, ROOT)
-    with terminal(["segue", "chat", "--no-history", "--target", target]) as chat:
+    greeting = _output(f"segue chat '{GREETING}'", target, ROOT, start)
+    with terminal(["segue", "chat", "--no-history", "--target", target], start=start) as chat:
         _converse(chat, 0)
-        start = f"$ ./run\n{ready}\nyou {GREETING}\n{greeting}"
-        blocks = _blocks(readme, target, f"{start}{_since(chat, 0, '')}")
+        shown = f"$ ./run\n{ready}\nyou {GREETING}\n{greeting}"
+        blocks = _blocks(readme, target, f"{shown}{_since(chat, 0, '')}", start)
         chat.type(CTRL_D)
         chat.wait_for_end()
     return blocks
 
 
-def _blocks(readme: str, target: str, conversation: str) -> dict[str, str]:
+def _blocks(
+    readme: str, target: str, conversation: str, start: Start | None = None
+) -> dict[str, str]:
     with tempfile.TemporaryDirectory() as folder:
         for name, content in FILES.items():
             (Path(folder) / name).write_text(content)
-        shown = [f"$ {one}\n{_output(one, target, Path(folder))}" for one in COMMANDS]
+        shown = [f"$ {one}\n{_output(one, target, Path(folder), start)}" for one in COMMANDS]
     blocks = {
         "conversation": conversation,
         "commands": "\n".join(shown),
@@ -130,12 +133,14 @@ def _since(screen: Terminal, start: int, command: str) -> str:
     return f"$ {command}\n{shown}" if command else shown
 
 
-def _output(command: str, target: str, folder: Path) -> str:
+def _output(command: str, target: str, folder: Path, start: Start | None) -> str:
     """A command's output. The router's address is passed, but not shown."""
     words = shlex.split(command)
     if words[0] == "segue":
         words += ["--target", target]
-    with terminal(words, cwd=folder) as screen:
+    else:
+        start = None
+    with terminal(words, cwd=folder, start=start) as screen:
         status = screen.wait_for_end()
     if status:
         raise RuntimeError(f"{command!r} exited with {status}: {screen.screen}")

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import termios
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 _MAX_BYTES = 1 << 20
@@ -74,12 +75,14 @@ class Imported:
         *,
         streams: tuple[int, int, int],
         env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
     ) -> Forked:
         """`function`: "module:name". `streams`: descriptors for stdin, stdout and stderr. If stdin
         is a terminal, it controls the program."""
         env = dict(os.environ if env is None else env)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        request = json.dumps({"function": function, "arguments": list(arguments), "env": env})
+        about = {"function": function, "arguments": list(arguments), "env": env}
+        request = json.dumps({**about, "cwd": str(cwd or Path.cwd())})
         with theirs:
             socket.send_fds(self._ours, [request.encode()], [theirs.fileno(), *streams])
         return Forked(int(ours.recv(_MAX_BYTES)), ours)
@@ -138,6 +141,7 @@ def _become(request: dict[str, Any], streams: Sequence[int]) -> None:
     sys.stdin = os.fdopen(0, closefd=False)
     sys.stdout = os.fdopen(1, "w", closefd=False)
     sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+    os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["env"])
     module, _, name = request["function"].partition(":")

@@ -7,8 +7,8 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +18,6 @@ from scripts.terminal import CTRL_C, CTRL_D, UP, Start, Terminal, terminal
 from segue.demo import SUGGESTIONS
 from tests.cli.conftest import Command
 from tests.cli.fake_router import BROKEN, ENDLESS, FakeRouter, fake_router
-from tests.forked import Forked, Imported
 
 PROGRAM = Path(sys.executable).parent / "segue"
 Chatting = Callable[..., AbstractContextManager[Terminal]]
@@ -32,24 +31,9 @@ def router() -> Iterator[FakeRouter]:
         yield router
 
 
-@pytest.fixture(scope="module")
-def chat() -> Iterator[Start]:
-    """Starts `segue` without the half second of its imports."""
-    # Not `segue.cli` itself: what depends on the terminal. pydantic is Typer's.
-    modules = ("segue", "segue.cli.show", "rich.live", "typer", "pydantic.main", "pydantic.fields")
-    with closing(Imported(*modules)) as imported:
-
-        def start(command: Sequence[str], *, stream: int, env: Mapping[str, str]) -> Forked:
-            assert command[0] == str(PROGRAM)
-            streams = (stream, stream, stream)
-            return imported.start("segue.cli.main:main", command[1:], streams=streams, env=env)
-
-        yield start
-
-
 @pytest.fixture
-def chatting(chat: Start) -> Chatting:
-    return partial(at_terminal, start=chat)
+def chatting(start_segue: Start) -> Chatting:
+    return partial(at_terminal, start=start_segue)
 
 
 def at_terminal(

@@ -20,6 +20,7 @@ from typing import IO
 
 import pytest
 
+from scripts.terminal import Start
 from scripts.transcripts import README, blocks_of, differences, recorded_at, snippet_of
 from segue import Client, SegueError, StopConditions, TokenInput
 from segue.api.types import Message
@@ -83,10 +84,10 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield Served(process, ready, path)
 
 
-def test_the_readmes_transcripts_equal_a_run(served: Served) -> None:
+def test_the_readmes_transcripts_equal_a_run(served: Served, start_segue: Start) -> None:
     readme = README.read_text()
 
-    made = recorded_at(readme, served.ready)
+    made = recorded_at(readme, served.ready, start_segue)
 
     assert differences(blocks_of(readme), made) == []
     assert "Client(" in snippet_of(readme)
