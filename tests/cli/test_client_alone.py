@@ -3,56 +3,44 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import subprocess
-import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
 
 import pytest
 
 from segue.api.errors import InvalidConfig
 from segue.cli.serve import MODULES, require_server_part
 from tests.cli.fake_router import fake_router
-from tests.repo.dependencies import ROOT, blocked_without_extras, required, with_dependencies
+from tests.forked import Imported
+from tests.repo.dependencies import blocked_without_extras, required, with_dependencies
 
-# A module that is blocked cannot be found, as if it were not installed.
-WITHOUT = """
-import importlib.machinery, sys
-
-blocked = set(sys.argv.pop(1).split(","))
-
-class Finder(importlib.machinery.PathFinder):
-    @classmethod
-    def find_spec(cls, name, path=None, target=None):
-        return None if name.partition(".")[0] in blocked else super().find_spec(name, path, target)
-
-sys.meta_path = [one for one in sys.meta_path if one is not importlib.machinery.PathFinder]
-sys.meta_path.append(Finder)
-"""
-COMMAND_LINE = "from segue.cli.main import main; main()"
-SDK = """
-import asyncio, sys
-from segue import Client
-
-async def talk():
-    async with Client(sys.argv[1]) as client:
-        session = client.session(system="Be brief.")
-        async for event in session.turn("Hello"):
-            pass
-        print(session.messages[-1].content, (await client.status()).model)
-
-asyncio.run(talk())
-"""
+PROGRAMS = "tests.cli.without_extras"
+VARIABLE = "SEGUE_TEST_BLOCKED"
+Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Runs Python code as if no extras were installed."""
-    blocked = ",".join(sorted(blocked_without_extras()))
-    return subprocess.run(
-        [sys.executable, "-c", WITHOUT + program, blocked, *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """Runs a program of `without_extras`, forked from a process that has imported the client."""
+    outputs = [tmp_path_factory.mktemp("output") / name for name in ("stdout", "stderr")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(VARIABLE, ",".join(sorted(blocked_without_extras())))
+        imported = Imported(PROGRAMS, "segue", "segue.cli.show", "rich.live", "typer")
+
+    def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        with (
+            open(os.devnull) as nothing,
+            outputs[0].open("w") as stdout,
+            outputs[1].open("w") as stderr,
+        ):
+            streams = (nothing.fileno(), stdout.fileno(), stderr.fileno())
+            status = imported.start(f"{PROGRAMS}:{program}", arguments, streams=streams).wait(60)
+        return subprocess.CompletedProcess(arguments, status, *(one.read_text() for one in outputs))
+
+    with closing(imported):
+        yield run
 
 
 def test_the_server_is_blocked_in_these_tests() -> None:
@@ -67,39 +55,39 @@ def test_the_server_is_blocked_in_these_tests() -> None:
         (["generate", "--help"], "--input-ids"),
     ],
 )
-def test_the_client_commands_start(arguments: list[str], shown: str) -> None:
-    done = run(COMMAND_LINE, *arguments)
+def test_the_client_commands_start(run: Run, arguments: list[str], shown: str) -> None:
+    done = run("command_line", *arguments)
 
     assert (done.returncode, done.stderr) == (0, "")
     assert shown in done.stdout
 
 
-def test_the_command_line_runs_a_turn() -> None:
+def test_the_command_line_runs_a_turn(run: Run) -> None:
     with fake_router() as router:
-        done = run(COMMAND_LINE, "chat", "--target", router.address, "Hello")
+        done = run("command_line", "chat", "--target", router.address, "Hello")
 
     assert (done.returncode, done.stderr) == (0, "")
     assert "answer 1" in done.stdout
 
 
-def test_the_status_command_shows_the_cluster() -> None:
+def test_the_status_command_shows_the_cluster(run: Run) -> None:
     with fake_router() as router:
-        done = run(COMMAND_LINE, "status", "--target", router.address)
+        done = run("command_line", "status", "--target", router.address)
 
     assert (done.returncode, done.stderr) == (0, "")
     assert "ready · demo" in done.stdout
 
 
-def test_the_sdk_runs_a_turn() -> None:
+def test_the_sdk_runs_a_turn(run: Run) -> None:
     with fake_router() as router:
-        done = run(SDK, router.address)
+        done = run("sdk", router.address)
 
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "answer 2 demo\n"
 
 
-def test_serve_names_the_packages_to_install_in_one_line() -> None:
-    done = run(COMMAND_LINE, "serve", "--print-config")
+def test_serve_names_the_packages_to_install_in_one_line(run: Run) -> None:
+    done = run("command_line", "serve", "--print-config")
 
     assert (done.returncode, done.stdout) == (1, "")
     assert len(done.stderr.splitlines()) == 1
