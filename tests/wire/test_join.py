@@ -126,6 +126,26 @@ async def test_a_worker_logs_once_that_its_router_is_away_and_when_it_is_back(
     ]
 
 
+async def test_a_router_that_does_not_start_is_awaited_before_it_is_a_warning(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(join, "REJOIN_AFTER_S", 0.01)
+    monkeypatch.setattr(join, "_ROUTER_STARTS_S", 0.2)
+    leaving = asyncio.Event()
+    with caplog.at_level("INFO", logger=join.__name__):
+        joined = joining("127.0.0.1:1", leaving)
+        async with asyncio.timeout(10):
+            while "cannot reach" not in caplog.text:
+                await asyncio.sleep(0.01)
+            leaving.set()
+            await joined
+
+    assert [(one.levelname, one.getMessage()) for one in caplog.records] == [
+        ("INFO", "waiting for the router"),
+        ("WARNING", "cannot reach the router; retrying"),
+    ]
+
+
 class KeptByTest:
     """Has two pieces at first, and one more whenever a test puts it there."""
 

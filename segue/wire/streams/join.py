@@ -27,6 +27,8 @@ from segue.wire.status import error_from_rpc
 logger = logging.getLogger(__name__)
 
 REJOIN_AFTER_S = 0.5
+# On one machine a router and its workers start together.
+_ROUTER_STARTS_S = 10.0
 # Interval between reports of cache changes: another router may receive a session's next turn as
 # soon as the current one has ended.
 _CHANGES_S = 0.1
@@ -82,7 +84,8 @@ async def stay_joined(
         )
 
     log = _ChangeLog()
-    has_joined = False
+    loop = asyncio.get_running_loop()
+    has_joined, started_at = False, loop.time()
     while not leaving.is_set():
         async with channel_to(router_address, security) as channel:
             with contextlib.closing(kept()) as reader:
@@ -100,7 +103,11 @@ async def stay_joined(
                     is_early = isinstance(error, StaleEpoch) and not has_joined
                     if isinstance(error, LayoutMismatch) or is_early:
                         raise error from None
-                    log.log(logging.WARNING, "cannot reach the router; retrying", error=str(error))
+                    if not has_joined and loop.time() < started_at + _ROUTER_STARTS_S:
+                        log.log(logging.INFO, "waiting for the router", router=router_address)
+                    else:
+                        lost = "cannot reach the router; retrying"
+                        log.log(logging.WARNING, lost, error=str(error))
                 except InvalidRequest as error:
                     logger.error("cannot read the router's view", extra={"error": str(error)})
         on_lost()
