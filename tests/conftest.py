@@ -27,13 +27,14 @@ gc.disable()
 
 
 def pytest_addoption(pluginmanager: pytest.PytestPluginManager) -> None:
-    """Prepares torch. This is the first hook: other conftest.py may import Triton."""
+    """Prepares libraries. This is the first hook: other conftest.py may import Triton."""
     options = pluginmanager.get_plugin("pytestconfig").known_args_namespace
     hands_out_tests = (
         getattr(options, "numprocesses", None) and "PYTEST_XDIST_WORKER" not in os.environ
     )
     if not hands_out_tests:
         _prepare_torch()
+        _prepare_hypothesis()
 
 
 def _prepare_torch() -> None:
@@ -45,6 +46,14 @@ def _prepare_torch() -> None:
         os.environ["TRITON_INTERPRET"] = "1"
     # Tiny products gain nothing from a second thread, and wait for it if cores are shared.
     torch.set_num_threads(1)
+
+
+def _prepare_hypothesis() -> None:
+    from hypothesis import settings
+
+    # How long an example takes says nothing where processes share cores.
+    settings.register_profile("untimed", deadline=None)
+    settings.load_profile("untimed")
 
 
 def pytest_collection_finish() -> None:

@@ -165,4 +165,4 @@ class AccountantMachine(RuleBasedStateMachine):
 
 
 TestAnySequenceOfSteps = AccountantMachine.TestCase
-TestAnySequenceOfSteps.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+TestAnySequenceOfSteps.settings = settings(max_examples=60, stateful_step_count=25)

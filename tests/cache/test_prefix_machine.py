@@ -274,5 +274,5 @@ class DecodeCacheMachine(PrefixCacheMachine):
 TestPrefillCache = PrefixCacheMachine.TestCase
 TestDecodeCache = DecodeCacheMachine.TestCase
 TestPrefillCache.settings = TestDecodeCache.settings = settings(
-    max_examples=35, stateful_step_count=30, deadline=None
+    max_examples=35, stateful_step_count=30
 )

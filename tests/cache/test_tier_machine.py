@@ -179,5 +179,5 @@ class TieredPrefillCacheMachine(TieredCacheMachine):
 TestTieredDecodeCache = TieredCacheMachine.TestCase
 TestTieredPrefillCache = TieredPrefillCacheMachine.TestCase
 TestTieredDecodeCache.settings = TestTieredPrefillCache.settings = settings(
-    max_examples=60, stateful_step_count=30, deadline=None
+    max_examples=60, stateful_step_count=30
 )

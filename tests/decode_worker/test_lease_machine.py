@@ -191,7 +191,6 @@ class LeaseMachine(RuleBasedStateMachine):
 LeaseMachine.TestCase.settings = settings(
     max_examples=40,
     stateful_step_count=30,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
 TestLeases = LeaseMachine.TestCase

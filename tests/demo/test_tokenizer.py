@@ -13,7 +13,7 @@ from segue.demo.tokenizer import CONTROL_TOKENS, MARKERS
 TOKENIZER = Tokenizer.from_file(str(checkpoint_dir() / "tokenizer.json"))
 
 
-@settings(deadline=None, database=None)
+@settings(database=None)
 @given(st.text())
 def test_any_text_survives(text: str) -> None:
     ids = TOKENIZER.encode(text).ids

@@ -185,7 +185,7 @@ def test_pushing_no_token_changes_nothing() -> None:
 short_texts = st.text(alphabet="abEND🦉", max_size=30)
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200, derandomize=True)
 @given(text=short_texts, cuts=st.lists(st.integers(1, 5)), limit=st.integers(1, 60))
 def test_several_tokens_at_once_and_single_tokens_make_the_same_answer(
     text: str, cuts: list[int], limit: int

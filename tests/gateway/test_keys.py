@@ -72,7 +72,7 @@ async def test_where_a_key_may_be(headers: Headers, status: int) -> None:
 FUZZED = keyed()
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     st.lists(
         st.tuples(

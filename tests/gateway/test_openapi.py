@@ -68,7 +68,6 @@ def statuses_of(operation: Any, mode: GenerationMode, url: str, num_requests: in
 
     @settings(
         max_examples=num_requests,
-        deadline=None,
         database=None,
         derandomize=True,
         phases=[Phase.generate],

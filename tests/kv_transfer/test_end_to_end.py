@@ -39,7 +39,7 @@ def ship_in_chunks(outgoing: Outgoing, num_tokens: int, chunk_tokens: int) -> No
     taken=st.sets(st.integers(0, 11), max_size=2),
     slot=st.integers(0, 2),
 )
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 def test_any_prompt_in_any_chunks_into_any_pages_arrives_unchanged(
     num_tokens: int, chunk_tokens: int, pages: list[int], taken: set[int], slot: int
 ) -> None:

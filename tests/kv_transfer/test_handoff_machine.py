@@ -292,7 +292,6 @@ class HandoffMachine(HandoffWorld, RuleBasedStateMachine):
 HandoffMachine.TestCase.settings = settings(
     max_examples=80,
     stateful_step_count=40,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
 TestHandoffs = HandoffMachine.TestCase

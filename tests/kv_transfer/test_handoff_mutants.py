@@ -142,7 +142,6 @@ def test_the_machine_finds(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     first = settings(
         max_examples=300,
         stateful_step_count=40,
-        deadline=None,
         # The smallest example takes long to find, and is not wanted here.
         phases=[Phase.generate],
         database=None,

@@ -146,7 +146,6 @@ def status_of(name: WorkerId, life: int, health: WorkerHealth) -> WorkerStatus:
 MembershipMachine.TestCase.settings = settings(
     max_examples=40,
     stateful_step_count=40,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
 TestMembership = MembershipMachine.TestCase

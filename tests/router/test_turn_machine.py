@@ -176,7 +176,6 @@ class TurnMachine(RuleBasedStateMachine):
 TurnMachine.TestCase.settings = settings(
     max_examples=60,
     stateful_step_count=25,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
 TestTurns = TurnMachine.TestCase

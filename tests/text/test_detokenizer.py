@@ -15,7 +15,7 @@ def pieces_of(tokenizer: Tokenizer, ids: list[int]) -> list[str]:
     return [*(detokenizer.push(token_id) for token_id in ids), detokenizer.flush()]
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300, derandomize=True)
 @given(text=st.text())
 def test_pieces_join_to_the_text_and_none_splits_a_character(
     tokenizer: Tokenizer, text: str
@@ -31,7 +31,7 @@ def test_pieces_join_to_the_text_and_none_splits_a_character(
     )
 
 
-@settings(max_examples=500, deadline=None, derandomize=True)
+@settings(max_examples=500, derandomize=True)
 @given(ids=st.lists(st.integers(0, 620), max_size=40))
 def test_pieces_join_to_the_librarys_text_for_any_ids(
     pipeline: Pipeline, tokenizer: Tokenizer, ids: list[int]
@@ -39,7 +39,7 @@ def test_pieces_join_to_the_librarys_text_for_any_ids(
     assert "".join(pieces_of(tokenizer, ids)) == pipeline.decode(ids, skip_special_tokens=True)
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300, derandomize=True)
 @given(blob=st.binary(max_size=24))
 def test_any_bytes_decode_as_in_the_library(
     pipeline: Pipeline, tokenizer: Tokenizer, blob: bytes

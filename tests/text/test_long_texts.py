@@ -56,7 +56,7 @@ def test_the_ids_are_the_same_in_parts_and_whole(
     monkeypatch.setattr(module, "_PART_CHARACTERS", 5)
     num_parts = 0
 
-    @settings(max_examples=300, deadline=None, derandomize=True)
+    @settings(max_examples=300, derandomize=True)
     @given(st.lists(st.sampled_from(PIECES), max_size=40).map("".join))
     def check(text: str) -> None:
         nonlocal num_parts

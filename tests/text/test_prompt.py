@@ -97,7 +97,7 @@ def test_the_demo_checkpoint_accepts_a_content_of_parts() -> None:
     assert encoder.encode(ChatInput(messages=parts)) == encoder.encode(ChatInput(messages=whole))
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150, derandomize=True)
 @given(
     contents=st.lists(
         st.one_of(st.text(), st.sampled_from(["a < think > b", "<|", "<tool_", "\ue000"])),
@@ -127,7 +127,7 @@ FRAGMENTS = [
 ]
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150, derandomize=True)
 @given(content=st.lists(st.sampled_from(FRAGMENTS)).map("".join))
 def test_no_user_can_write_a_special_token(
     encoder: PromptEncoder, oracle: PreTrainedTokenizerFast, content: str

@@ -32,7 +32,7 @@ def run(pieces: list[str], stops: list[str]) -> tuple[str, str | None]:
 words = st.text(alphabet="ab", min_size=1, max_size=5)
 
 
-@settings(max_examples=500, deadline=None, derandomize=True)
+@settings(max_examples=500, derandomize=True)
 @given(pieces=st.lists(st.text(alphabet="abc", max_size=6)), stops=st.lists(words, max_size=4))
 def test_pieces_end_where_a_naive_search_of_the_whole_text_ends(
     pieces: list[str], stops: list[str]
@@ -48,7 +48,7 @@ def test_every_short_stop_string_is_found_in_every_short_text() -> None:
             assert run([text], [stop]) == naive_search(text, [stop])
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300, derandomize=True)
 @given(text=st.text(alphabet="abc"), stops=st.lists(words, min_size=1, max_size=4))
 def test_only_a_possible_start_of_a_stop_string_is_held_back(text: str, stops: list[str]) -> None:
     matcher = StopStringMatcher(stops)

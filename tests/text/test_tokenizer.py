@@ -41,7 +41,7 @@ def test_added_tokens_that_depend_on_their_neighbours_are_refused(pipeline: Pipe
         Tokenizer(other)
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300, derandomize=True)
 @given(text=texts)
 def test_any_text_gets_the_librarys_ids(
     pipeline: Pipeline, tokenizer: Tokenizer, text: str
@@ -49,7 +49,7 @@ def test_any_text_gets_the_librarys_ids(
     assert tokenizer.encode(text) == pipeline.encode(text, add_special_tokens=False).ids
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100, derandomize=True)
 @given(text=texts)
 def test_plain_text_never_becomes_a_control_token(tokenizer: Tokenizer, text: str) -> None:
     control_ids = {tokenizer.token_id(token) for token in tokenizer.control_tokens}

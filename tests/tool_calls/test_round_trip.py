@@ -209,7 +209,7 @@ CALLS = st.lists(ARGUMENTS, min_size=1, max_size=3)
 
 
 @pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES)
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100, derandomize=True)
 @given(content=CONTENTS, calls=CALLS)
 def test_a_message_written_by_our_templates_is_read_back(
     source: str, content: str, calls: list[dict[str, Typed]]
@@ -218,7 +218,7 @@ def test_a_message_written_by_our_templates_is_read_back(
 
 
 @pytest.mark.parametrize("name", REAL_NAMES)
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100, derandomize=True)
 @given(content=CONTENTS, calls=CALLS)
 def test_a_message_written_by_a_published_template_is_read_back(
     name: str, content: str, calls: list[dict[str, Typed]]

@@ -137,7 +137,7 @@ class World:
 wishes = st.builds(counts, st.integers(1, 4), st.integers(1, 4))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(wishes, st.booleans(), st.integers(0, 8)), min_size=1, max_size=8))
 def test_any_sequence_of_wishes_ends_with_the_last_one(
     steps: list[tuple[WorkerCounts, bool, int]],

@@ -119,7 +119,7 @@ class Model:
             del self.levels[place.priority]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.data())
 def test_it_is_the_plain_model(data: st.DataObject) -> None:
     queue: WaitingTurns[int] = WaitingTurns(1_000, 1_000_000)
