@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from router.turn.calls import NamedTurn, TurnReserved
 from router.turn.links import DecodeLink, WorkerLink
@@ -71,7 +72,11 @@ class Workers:
         await self._decode.close()
 
 
-@pytest.fixture
+# One cluster for all of these tests: each leaves it idle.
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def workers(demo: Path) -> AsyncIterator[Workers]:
     async with local_cluster(demo) as cluster:
         workers = Workers(cluster, await cluster.client.status())

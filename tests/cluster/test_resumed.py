@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,17 @@ async def answered(
     return seen
 
 
+_undisturbed: dict[str, Seen] = {}
+
+
+async def undisturbed(cluster: LocalCluster, sampling: SamplingParams | None = None) -> Seen:
+    """The answer if no worker is lost, computed once. The copy is the caller's."""
+    key = repr(sampling or SamplingParams())
+    if key not in _undisturbed:
+        _undisturbed[key] = await answered(cluster, sampling=sampling)
+    return deepcopy(_undisturbed[key])
+
+
 @contextlib.contextmanager
 def losing_decode(cluster: LocalCluster, lost_after: Sequence[int]) -> Iterator[None]:
     """As when the worker's connection breaks. It comes back with its next heartbeat."""
@@ -128,7 +140,7 @@ def losing_decode(cluster: LocalCluster, lost_after: Sequence[int]) -> Iterator[
 async def test_the_client_sees_the_same_answer(
     cluster: LocalCluster, sampling: SamplingParams, lost_after: list[int]
 ) -> None:
-    whole = await answered(cluster, sampling=sampling)
+    whole = await undisturbed(cluster, sampling)
     for _ in range(5):
         resumed = await answered(cluster, sampling=sampling, lost_after=lost_after)
         assert resumed.answer == whole.answer
@@ -149,7 +161,7 @@ async def test_the_client_sees_the_same_answer(
 
 
 async def test_a_stop_string_ends_an_answer_across_the_seam(cluster: LocalCluster) -> None:
-    whole = await answered(cluster)
+    whole = await undisturbed(cluster)
     half = len(whole.text) // 2
     stop = StopConditions(
         max_tokens=MAX_TOKENS, ignore_eos=True, stop_strings=(whole.text[half : half + 7],)
@@ -164,7 +176,7 @@ async def test_a_stop_string_ends_an_answer_across_the_seam(cluster: LocalCluste
 
 
 async def test_an_answer_that_is_whole_ends_without_its_worker(cluster: LocalCluster) -> None:
-    whole = await answered(cluster)
+    whole = await undisturbed(cluster)
     resumed = await answered(cluster, lost_after=[MAX_TOKENS])
 
     assert resumed.answer == whole.answer
@@ -223,7 +235,7 @@ async def read(stream: Any, seen: Seen, *, up_to: int = MAX_TOKENS + 1) -> None:
 
 async def test_a_resumed_turn_takes_over_from_one_that_still_runs(cluster: LocalCluster) -> None:
     """As after a connection that is half open: the router has not noticed that its client left."""
-    whole = await answered(cluster, sampling=replace(SAMPLED, logprobs=None))
+    whole = await undisturbed(cluster, replace(SAMPLED, logprobs=None))
     async with channel_to(cluster.client.target) as channel:
         stub = SessionsStub(channel)
         for num_tokens in (1, 8, 25):
@@ -247,7 +259,7 @@ async def test_a_resumed_turn_takes_over_from_one_that_still_runs(cluster: Local
 
 
 async def test_a_client_that_does_not_count_how_often_it_resumed(cluster: LocalCluster) -> None:
-    whole = await answered(cluster, sampling=replace(SAMPLED, logprobs=None))
+    whole = await undisturbed(cluster, replace(SAMPLED, logprobs=None))
     seen = replace(whole, token_ids=whole.token_ids[:9], text="", end=None)
     async with channel_to(cluster.client.target) as channel:
         request = turn_request("uncounted", Resume(token_ids=tuple(seen.token_ids)))
@@ -260,7 +272,7 @@ async def test_a_client_that_does_not_count_how_often_it_resumed(cluster: LocalC
 
 async def test_what_a_stopped_turn_left_is_not_computed_again(cluster: LocalCluster) -> None:
     """A worker whose router or client is gone keeps whole pages, and the last state before them."""
-    whole = await answered(cluster, sampling=replace(SAMPLED, logprobs=None))
+    whole = await undisturbed(cluster, replace(SAMPLED, logprobs=None))
     computed = []
     async with channel_to(cluster.client.target) as channel:
         stub = SessionsStub(channel)
@@ -309,7 +321,7 @@ async def test_tokens_that_are_no_start_of_the_answer_are_refused(
 
 
 async def test_a_client_that_has_the_whole_answer_gets_its_end(cluster: LocalCluster) -> None:
-    whole = await answered(cluster, sampling=replace(SAMPLED, logprobs=None))
+    whole = await undisturbed(cluster, replace(SAMPLED, logprobs=None))
     seen = replace(whole, end=None)
     async with channel_to(cluster.client.target) as channel:
         await read(SessionsStub(channel).Generate(resuming(seen, "whole")), seen)
