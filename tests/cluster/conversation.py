@@ -28,6 +28,8 @@ from tests.cluster.oracle import oracle_of
 SYSTEM = "Be brief."
 DEMO_TOOLS = tuple(json.dumps(tool) for tool in TOOLS.values())
 STOP = StopConditions(max_tokens=30)
+BRIEF = StopConditions(max_tokens=18)
+"""For random weights, whose answers do not end: longer than a page of 16 tokens."""
 FORK_AT = 6
 CALL = ToolCall(name="get_weather", arguments='{"city": "Paris"}')
 
@@ -91,9 +93,9 @@ class TurnRecord:
         return self.messages[-1].role == "user"
 
 
-async def say(session: Session, new: str | Message) -> TurnRecord:
+async def say(session: Session, new: str | Message, stop: StopConditions = STOP) -> TurnRecord:
     answer: list[int] = []
-    async for event in session.turn(new, stop=STOP, timeout_s=60):
+    async for event in session.turn(new, stop=stop, timeout_s=60):
         match event:
             case TokenDelta():
                 answer.extend(event.token_ids)
@@ -103,12 +105,17 @@ async def say(session: Session, new: str | Message) -> TurnRecord:
 
 
 async def converse(
-    cluster: LocalCluster, name: str = "parent", *, system: str = SYSTEM
+    cluster: LocalCluster,
+    name: str = "parent",
+    *,
+    system: str = SYSTEM,
+    num_turns: int = len(SCRIPT),
+    stop: StopConditions = STOP,
 ) -> list[TurnRecord]:
     """Runs the script and forks it on the way. At the end the parent continues from the fork."""
     parent = session = cluster.client.session(name, system=system, tools=DEMO_TOOLS)
     turns: list[TurnRecord] = []
-    for index, new in enumerate(SCRIPT):
+    for index, new in enumerate(SCRIPT[:num_turns]):
         if index == FORK_AT:
             session = await parent.fork(f"{name}-child")
         is_edited = isinstance(new, Message) and not session.messages[-1].tool_calls
@@ -117,9 +124,16 @@ async def converse(
             session.messages[-1] = replace(
                 session.messages[-1], reasoning="A tool knows.", tool_calls=(CALL,)
             )
-        turns.append(replace(await say(session, new), follows_an_edit=is_edited))
+        turns.append(replace(await say(session, new, stop), follows_an_edit=is_edited))
         cluster.check_invariants()
-    return [*turns, await say(parent, "What is my city?")]
+    return [*turns, await say(parent, "What is my city?", stop)]
+
+
+async def converse_briefly(
+    cluster: LocalCluster, name: str = "parent", *, system: str = SYSTEM
+) -> list[TurnRecord]:
+    """`converse` for random weights: all kinds of turns, with shorter answers."""
+    return await converse(cluster, name, system=system, num_turns=FORK_AT + 4, stop=BRIEF)
 
 
 async def wrong_turns(turns: Sequence[TurnRecord], folder: Path) -> list[int]:

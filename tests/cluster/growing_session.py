@@ -16,10 +16,11 @@ from segue.api.types import StopConditions, TokenInput
 from tests.cluster.conftest import LocalCluster
 from tests.cluster.oracle import oracle_of
 
-NUM_TURNS = 9
+NUM_TURNS = 7
 FIRST_TOKENS = 200
-NEW_TOKENS = 41
-ANSWER_TOKENS = 37
+# An answer costs a pass for each token, a prompt one pass.
+NEW_TOKENS = 57
+ANSWER_TOKENS = 21
 
 
 @dataclass(frozen=True, slots=True)

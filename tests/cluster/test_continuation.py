@@ -17,7 +17,14 @@ from segue.launch.config import Config
 from segue.sdk.client import Client
 from tests.checkpoints import Variant
 from tests.cluster.conftest import ENGINE, local_cluster, num_evicted
-from tests.cluster.conversation import TurnRecord, Wire, converse, with_thinking, wrong_turns
+from tests.cluster.conversation import (
+    TurnRecord,
+    Wire,
+    converse,
+    converse_briefly,
+    with_thinking,
+    wrong_turns,
+)
 from tests.cluster.moving_placement import moving_place, pull_always
 from tests.cluster.scarce_memory import kinds_and_pages, memory_for
 from tests.cluster.waiting import is_idle, wait_until_idle
@@ -120,7 +127,7 @@ async def test_a_session_with_tools_and_a_fork_answers_like_transformers(
     )
 
     async with local_cluster(random_thinking, config) as cluster:
-        turns = await converse(cluster)
+        turns = await converse_briefly(cluster)
         status = await wait_until_idle(cluster.client)
 
     assert await wrong_turns(turns, random_thinking) == []
@@ -146,11 +153,14 @@ async def test_sessions_that_evict_each_other_every_turn_answer_the_same(
     random_thinking: Path, page_tokens: int
 ) -> None:
     # One session fits, with its longest turn.
-    engine = memory_for(random_thinking, 1360, page_tokens=page_tokens)
+    engine = memory_for(random_thinking, 896, page_tokens=page_tokens)
 
     async with local_cluster(random_thinking, Config(engine=engine)) as cluster:
         by_session = await asyncio.gather(
-            *(converse(cluster, name, system=f"You are {name}. " * 20) for name in ("a", "b"))
+            *(
+                converse_briefly(cluster, name, system=f"You are {name}. " * 20)
+                for name in ("a", "b")
+            )
         )
         evicted = num_evicted(cluster.decode[0])
         status = await wait_until_idle(cluster.client)

@@ -58,7 +58,7 @@ async def test_the_checkpoint_decides_the_fields_that_clients_leave_open(
 ) -> None:
     """Each turn without a seed draws a new one, through the SDK as on the wire."""
     client = sampling.client
-    stop = StopConditions(max_tokens=40)
+    stop = StopConditions(max_tokens=20)
 
     hot = [await client.generate(TokenInput(PROMPT), stop=stop) for _ in range(2)]
     seeded = [
@@ -70,7 +70,7 @@ async def test_the_checkpoint_decides_the_fields_that_clients_leave_open(
         for _ in range(2)
     ]
     async with channel_to(client.target) as channel:
-        request = pb.GenerateRequest(token_ids=pb.TokenIds(ids=PROMPT), stop=pb.Stop(max_tokens=40))
+        request = pb.GenerateRequest(token_ids=pb.TokenIds(ids=PROMPT), stop=pb.Stop(max_tokens=20))
         raw = [await ids_of(SessionsStub(channel).Generate(request)) for _ in range(2)]
 
     assert hot[0].token_ids != hot[1].token_ids
@@ -110,12 +110,12 @@ async def test_an_answer_is_limited_to_a_workers_memory(scarce: LocalCluster) ->
     assert len(PROMPT) + 1024 < held < 8192
 
     asked = await scarce.client.generate(
-        TokenInput(PROMPT * 60), stop=replace(UNENDING, max_tokens=8000), timeout_s=60
+        TokenInput(PROMPT * 70), stop=replace(UNENDING, max_tokens=8000), timeout_s=60
     )
     left_open = await scarce.client.generate(TokenInput(PROMPT), stop=UNENDING, timeout_s=60)
 
     assert asked.end.finish_reason is FinishReason.LENGTH
-    assert len(asked.token_ids) == held - 60 * len(PROMPT) > 0
+    assert len(asked.token_ids) == held - 70 * len(PROMPT) > 0
     assert left_open.end.finish_reason is FinishReason.LENGTH
     assert len(left_open.token_ids) == 1024
     with pytest.raises(ContextOverflow, match=f"holds {held} tokens"):

@@ -14,7 +14,7 @@ from tests.cluster.conftest import ENGINE, local_cluster
 from tests.cluster.waiting import is_idle, wait_until_idle
 
 # Turns by number of concurrent sessions: a few one after the other, and many at once.
-LOADS = {1: 20, 4: 30, 32: 80}
+LOADS = {1: 10, 4: 16, 32: 48}
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ async def test_a_session_with_a_fork_answers_like_transformers(
     config = Config(engine=replace(ENGINE, page_tokens=page_tokens))
 
     async with local_cluster(served, config) as cluster:
-        turns = await converse(cluster, fork_at=6)
+        turns = await converse(cluster, fork_at=4)
         status = await wait_until_idle(cluster.client)
 
     assert await wrong_turns(turns, served) == []
@@ -107,13 +107,13 @@ async def test_sessions_that_evict_each_other_every_turn_answer_the_same(
 ) -> None:
     first_tokens = 700
     # The longest prompt, of the turn before the fork, and its answer; then two shared prefixes.
-    num_tokens = first_tokens + 6 * (NEW_TOKENS + ANSWER_TOKENS)
+    num_tokens = first_tokens + 4 * (NEW_TOKENS + ANSWER_TOKENS)
     engine = memory_for(served, num_tokens, page_tokens=page_tokens)
 
     async with local_cluster(served, Config(engine=engine)) as cluster:
         conversations = await asyncio.gather(
             *(
-                converse(cluster, fork_at=6, name=f"s-{seed}", seed=seed, first_tokens=first_tokens)
+                converse(cluster, fork_at=4, name=f"s-{seed}", seed=seed, first_tokens=first_tokens)
                 for seed in (1, 2)
             )
         )
@@ -127,7 +127,7 @@ async def test_sessions_that_evict_each_other_every_turn_answer_the_same(
 async def test_sessions_that_move_every_turn_answer_the_same(
     demo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    conversations = await moved_every_turn(demo, ENGINE, monkeypatch, num_sessions=2, num_turns=8)
+    conversations = await moved_every_turn(demo, ENGINE, monkeypatch, num_sessions=2, num_turns=6)
 
     assert await wrong_turns([turn for turns in conversations for turn in turns], demo) == []
 

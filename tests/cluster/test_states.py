@@ -120,9 +120,9 @@ async def test_a_re_rendered_history_is_reused_up_to_the_difference(
     config = replace(SPLIT, router=RouterConfig(local_prefill_max_tokens=max_local))
     records: list[TurnRecord] = []
     async with local_cluster(demo, config) as cluster:
-        for number in range(4):
+        for number in range(3):
             turns = [
-                await say(cluster, chat, f"session-{number}", max_tokens=21)
+                await say(cluster, chat, f"session-{number}", max_tokens=17)
                 for chat in chats_of(number)
             ]
             check_reuse(turns)
@@ -145,7 +145,7 @@ async def test_turns_with_the_real_vocabulary_reuse_all_that_the_template_keeps(
 ) -> None:
     async with local_cluster(make_real_checkpoint(template(kind)), REAL) as cluster:
         for more in (0, 5, 11):
-            chats = talk(more, num_more=more, enable_thinking=enable_thinking, num_turns=7)
+            chats = talk(more, num_more=more, enable_thinking=enable_thinking, num_turns=5)
             check_reuse([await say(cluster, chat, f"session-{more}") for chat in chats])
 
 
