@@ -160,11 +160,14 @@ def with_report(known: tuple[Keeping, ...], reported: Keeping) -> tuple[Keeping,
 
     A report that only repeats what a turn here left is ignored, since it has less detail: a lease
     has one state. Of two workers' parts, the longer one is more recent, since conversations grow.
+    Turns shorter than a page may leave equal ones; then what is known stays, as a report may be
+    late.
     """
     if any(replace(one, states=reported.states) == reported for one in known):
         return known
     others = tuple(one for one in known if one.worker_id != reported.worker_id)
-    if others and others[0].tokens > reported.tokens:
+    length = (reported.tokens, reported.checkpoint_tokens)
+    if others and (others[0].tokens, others[0].checkpoint_tokens) >= length:
         return (others[0], reported)
     return (reported, *others[:1])
 

@@ -243,6 +243,10 @@ ZERO, ONE = keeping("d0", 100, 32, 96), keeping("d1", 80, 64)
         # The rest of an earlier turn.
         ((ZERO,), ONE, (ZERO, ONE)),
         ((ZERO, ONE), keeping("d2", 50), (ZERO, keeping("d2", 50))),
+        # Turns shorter than a page: the deeper state is more recent, and a late report is not.
+        ((ZERO,), keeping("d1", 100, 99), (keeping("d1", 100, 99), ZERO)),
+        ((ZERO,), keeping("d1", 100, 96), (ZERO, keeping("d1", 100, 96))),
+        ((ZERO, ONE), keeping("d1", 100, 64), (ZERO, keeping("d1", 100, 64))),
         # A later epoch holds what it reports, and nothing of the earlier one's.
         ((ZERO,), keeping("d0", 100, 96, epoch=2), (keeping("d0", 100, 96, epoch=2),)),
     ],
