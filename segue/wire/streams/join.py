@@ -14,7 +14,7 @@ import grpc
 
 from segue.api.cluster.kept import KeptChanges
 from segue.api.cluster.status import WorkerStatus
-from segue.api.errors import InvalidRequest, LayoutMismatch, StaleEpoch
+from segue.api.errors import InvalidRequest, LayoutMismatch, StaleEpoch, Unavailable
 from segue.internal.v1 import worker_pb2
 from segue.internal.v1.worker_pb2_grpc import MembershipStub
 from segue.process.cancellation import wait_at_most
@@ -100,10 +100,11 @@ async def stay_joined(
                 except grpc.aio.AioRpcError as rpc_error:
                     error = error_from_rpc(rpc_error, f"router {router_address}")
                     # A replaced worker is refused too, and must not come back as the latest.
-                    is_early = isinstance(error, StaleEpoch) and not has_joined
-                    if isinstance(error, LayoutMismatch) or is_early:
+                    is_behind = isinstance(error, StaleEpoch) and not has_joined
+                    if isinstance(error, LayoutMismatch) or is_behind:
                         raise error from None
-                    if not has_joined and loop.time() < started_at + _ROUTER_STARTS_S:
+                    is_early = not has_joined and loop.time() < started_at + _ROUTER_STARTS_S
+                    if is_early and isinstance(error, Unavailable):
                         log.log(logging.INFO, "waiting for the router", router=router_address)
                     else:
                         lost = "cannot reach the router; retrying"
