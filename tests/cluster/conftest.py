@@ -36,9 +36,8 @@ from tests.cluster.waiting import wait_until_ready
 # A worker's status is as old as its last heartbeat, and tests wait for what it reports.
 _HEARTBEAT_S = 0.1
 
-# Small, so that turns wait for memory in tests, and clusters start soon. One thread each, since all
-# share two cores.
-ENGINE = EngineConfig(max_running=8, cache_bytes=20 << 20, num_threads=1)
+# Small, so that turns wait for memory in tests. One thread each, since all share two cores.
+ENGINE = EngineConfig(max_running=8, cache_bytes=32 << 20, num_threads=1)
 
 
 @pytest.fixture(scope="session")
@@ -53,8 +52,7 @@ def ray_cluster() -> Iterator[Cluster]:
         cluster=ClusterConfig(prefill=2, decode=2),
         gateway=GatewayConfig(port=0),
         router=RouterConfig(port=0, drain_s=5.0),
-        # Room for a prompt of 6,000 tokens.
-        engine=replace(ENGINE, cache_bytes=32 << 20),
+        engine=ENGINE,
     )
     with running_cluster(config, lambda stage: None) as cluster:
         yield cluster

@@ -33,7 +33,7 @@ from tests.cluster.waiting import is_idle, wait_until_idle
 
 PROMPT = tuple(range(20, 120))
 CONFIG = Config(
-    engine=replace(ENGINE, max_running=64, cache_bytes=32 << 20),
+    engine=replace(ENGINE, max_running=64),
     # Every prompt is computed by prefill and handed over.
     router=RouterConfig(local_prefill_max_tokens=0),
 )

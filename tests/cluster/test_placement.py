@@ -24,9 +24,9 @@ from tests.cluster.oracle import Oracle
 from tests.cluster.waiting import wait_until_idle
 
 LONG = [random.Random(5).randrange(5, 290) for _ in range(800)]
-ONLY_PREFILL = Config(engine=ENGINE, router=RouterConfig(local_prefill_max_tokens=0))
-# Room for a prompt of 18,000 tokens.
-ROOMY = replace(ONLY_PREFILL, engine=replace(ENGINE, cache_bytes=64 << 20))
+# Room for the prompt of 18,000 tokens below.
+ROOMY = replace(ENGINE, cache_bytes=64 << 20)
+ONLY_PREFILL = Config(engine=ROOMY, router=RouterConfig(local_prefill_max_tokens=0))
 
 
 async def say(cluster: LocalCluster, prompt: list[int], session_id: str = "agent") -> Answer:
@@ -96,7 +96,7 @@ async def test_decisions_are_explained_and_every_estimate_is_compared(demo: Path
 async def test_a_session_returns_to_its_workers_and_leaves_them_if_they_are_overloaded(
     demo: Path,
 ) -> None:
-    async with local_cluster(demo, ROOMY, prefill=2, decode=2) as cluster:
+    async with local_cluster(demo, ONLY_PREFILL, prefill=2, decode=2) as cluster:
         first = workers_of(await say(cluster, LONG[:700]))
         await say(cluster, LONG[:300], "another")
         second = workers_of(await say(cluster, LONG[:720]))

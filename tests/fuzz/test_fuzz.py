@@ -50,7 +50,7 @@ PROMPT = tuple(range(20, 120))
 THREE = StopConditions(max_tokens=3)
 DRAINS = ("Drain", "DrainWorker", "DrainRouter")
 # A stream that its client does not read is given up soon.
-CONFIG = Config(engine=replace(ENGINE, max_running=32, cache_bytes=32 << 20))
+CONFIG = Config(engine=replace(ENGINE, max_running=32))
 
 
 @pytest.fixture(scope="session")
