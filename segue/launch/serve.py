@@ -25,6 +25,7 @@ from segue.security.config import SecurityConfig
 if TYPE_CHECKING:
     from segue.launch.cluster import Cluster
     from segue.launch.scale.controller import Controller
+    from segue.launch.watch import Watch
 
 WITHOUT_GCS = (
     "Ray's gcs_server ended: running processes continue to serve, but those that die are not "
@@ -76,13 +77,15 @@ def serve_until_signal(
         # Ray takes a second to import; errors above should not wait for that.
         from segue.launch.cluster import finish_turns, running_prepared
         from segue.launch.scale.controlled import controller_of
+        from segue.launch.watch import Watch
 
         with running_prepared(prepared, report, hurry) as running:
             controller = controller_of(running, config, read_again, report)
+            watch = Watch(running.processes())
             _show_ready(running, config, monotonic() - started_at, report, out)
             is_ready.set()
             finish = partial(finish_turns, running, report, hurry)
-            _watch(running, controller, report, stop, hang_up, finish, progress)
+            _watch(running, watch, controller, report, stop, hang_up, finish, progress)
     except KeyboardInterrupt:
         report("stopped before it was ready")
         _leave(128 + received[0])
@@ -161,6 +164,7 @@ def http_words(
 
 def _watch(
     running: Cluster,
+    watch: Watch,
     controller: Controller,
     report: Report,
     stop: threading.Event,
@@ -173,9 +177,7 @@ def _watch(
     turn can be served any more.
     """
     from segue.launch.ray.ending import GCS, RAYLET, ended_parts
-    from segue.launch.watch import Watch
 
-    watch = Watch(running.processes())
     has_gcs = True
     while not stop.wait(_LOOK_EVERY_S):
         ended = ended_parts()

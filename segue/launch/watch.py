@@ -9,6 +9,8 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
+_FIRST_ANSWERS_S = 1.0
+
 
 @dataclass(slots=True)
 class Life:
@@ -45,13 +47,15 @@ def role_lost(processes: Iterable[str], dead: Collection[str]) -> str:
 
 
 class Watch:
-    """Polls Ray actors, one call each at a time, and never waits. All of them must serve when it is
-    created."""
+    """Polls Ray actors, one call each at a time, and waits only when it is created: all of them
+    must serve then, and their process ids are known even if one ends before the first look."""
 
     def __init__(self, actors: Mapping[str, Any]) -> None:
         self._actors = dict(actors)
         self._lives = {process: Life(process) for process in actors}
         self._asked = {process: actor.pid.remote() for process, actor in actors.items()}
+        asked = list(self._asked.values())
+        ray.wait(asked, num_returns=len(asked), timeout=_FIRST_ANSWERS_S)
 
     def look(self, report: Callable[[str], None], *, is_restarted: bool = True) -> None:
         """Reports the events since the last look. Call it about once a second. `is_restarted`:
