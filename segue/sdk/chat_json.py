@@ -17,6 +17,9 @@ _REASONING_NAMES = ("reasoning_content", "thinking", "reasoning")
 """The first name present is used, as in transformers."""
 _TEXT_PARTS = ("text", "input_text", "output_text")
 _MEDIA = ("image", "image_url", "video", "video_url", "audio", "input_audio")
+_SPEAKERS = ("system", "developer", "user")
+"""The roles whose messages must have content. Clients omit it in an assistant's calls and for a
+tool that returns nothing."""
 _NAMES: dict[type, str] = {str: "string", bool: "boolean", list: "array", dict: "object"}
 
 _Kind = TypeVar("_Kind")
@@ -57,6 +60,11 @@ def read_message(message: object, where: str) -> Message:
     calls = _optional(message, "tool_calls", list, where) or []
     reasoning = (_optional(message, name, str, where) for name in _REASONING_NAMES)
     content = message.get("content")
+    if content is None and message["role"] in _SPEAKERS:
+        raise InvalidRequest.at(
+            f"{where}.content",
+            "expected a text or a list of parts, got none: send the message's text",
+        )
     return Message(
         role=message["role"],
         content=content if isinstance(content, str) else "",

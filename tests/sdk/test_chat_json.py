@@ -96,6 +96,8 @@ WRONG: list[tuple[object, str]] = [
     ([{"content": "x"}], r"messages\[0\] must be an object with a role"),
     ([{"role": 3}], "with a role"),
     ([ASK, {"role": "user", "content": 5}], r"messages\[1\].content must be a text or a list"),
+    ([{"role": "user"}], r"messages\[0\].content: expected a text or a list of parts, got none"),
+    ([ASK, {"role": "system", "content": None}], r"messages\[1\].content: expected a text"),
     ([{"role": "user", "content": {"text": "a"}}], "must be a text or a list of parts"),
     ([{"role": "user", "content": ["a"]}], r"content\[0\] must be .*got 'a'"),
     (

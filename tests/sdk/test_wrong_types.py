@@ -93,7 +93,8 @@ async def test_a_dictionary_put_into_the_history_is_a_message() -> None:
         (({"role": "user", "content": 5},), r"the message.content must be a text or a list"),
         (("",), "the message is empty"),
         (("hi", " \n"), "message 1 of the turn is empty"),
-        (({"role": "user"},), "the message is empty"),
+        (({"role": "user"},), r"the message.content: expected a text or a list of parts, got none"),
+        (({"role": "user", "content": ""},), "the message is empty"),
         ((Message(role="user"),), "the message is empty"),
     ],
 )
