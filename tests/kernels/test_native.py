@@ -15,8 +15,9 @@ from segue.kernels.gated_delta_rule import native as native_rule
 from segue.kernels.native import build, library
 from segue.kernels.paged_attention import native as native_attention
 from segue.kernels.paged_attention import reference as attention
-from segue.kernels.product import choice, native, product
-from segue.kernels.product.choice import ProductPath, ways
+from segue.kernels.product import choice, product
+from segue.kernels.product.choice import ways
+from segue.kernels.product.paths import ProductPath, product_by
 from tests.kernels.closeness import assert_close, cumulative, ints, randn
 from tests.kernels.delta_inputs import inputs_of
 from tests.kernels.paged_pool import Pool, sizes_of
@@ -46,7 +47,7 @@ def test_every_way_of_multiplying_is_the_product(
     exact = (x.double() @ weight.double().t()).to(dtype)
 
     for way in {*ways(dtype, is_few=True), *ways(dtype, is_few=False)}:
-        assert_close(native.product_by(way, x, weight), exact, dtype)
+        assert_close(product_by(way, x, weight), exact, dtype)
 
 
 def test_more_inputs_than_a_block_of_a_panel_has() -> None:
@@ -54,21 +55,19 @@ def test_more_inputs_than_a_block_of_a_panel_has() -> None:
     exact = (x.double() @ weight.double().t()).to(torch.bfloat16)
 
     for way in ways(torch.bfloat16, is_few=False):
-        assert_close(native.product_by(way, x, weight), exact, torch.bfloat16)
+        assert_close(product_by(way, x, weight), exact, torch.bfloat16)
 
 
 @pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_row_has_the_same_bits_beside_any_others_and_on_any_threads(dtype: torch.dtype) -> None:
     x, weight = randn(24, 1024, dtype=dtype), randn(700, 1024, seed=1, dtype=dtype)
-    whole = native.product_by(ProductPath.STREAMED, x, weight)
+    whole = product_by(ProductPath.STREAMED, x, weight)
 
     for num_rows in (1, 2, 3, 4, 7, 23):
-        assert torch.equal(
-            native.product_by(ProductPath.STREAMED, x[:num_rows], weight), whole[:num_rows]
-        )
+        assert torch.equal(product_by(ProductPath.STREAMED, x[:num_rows], weight), whole[:num_rows])
     torch.set_num_threads(1)
-    assert torch.equal(native.product_by(ProductPath.STREAMED, x, weight), whole)
+    assert torch.equal(product_by(ProductPath.STREAMED, x, weight), whole)
 
 
 def test_what_the_library_cannot_take_goes_to_the_reference() -> None:

@@ -7,6 +7,7 @@ import functools
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -59,11 +60,20 @@ INSIDE = {
 
 @functools.cache
 def imports_of(path: Path) -> frozenset[str]:
-    return frozenset(_imports_of(path))
+    return frozenset(_imports_in(ast.parse(path.read_text())))
 
 
-def _imports_of(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text())):
+def imports_at_run_time(path: Path) -> set[str]:
+    return set(_imports_in(_AtRunTime().visit(ast.parse(path.read_text()))))
+
+
+class _AtRunTime(ast.NodeTransformer):
+    def visit_If(self, node: ast.If) -> ast.If | None:
+        return None if ast.unparse(node.test) == "TYPE_CHECKING" else node
+
+
+def _imports_in(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -142,6 +152,19 @@ def test_only_launch_imports_ray_and_only_its_transport_imports_mooncake() -> No
     assert all(path.startswith("segue/launch/") for path in users["ray"])
     assert users["mooncake"] == {"kv_transfer/transport/mooncake.py"}
     assert all(path.startswith("segue/demo/") for path in users["transformers"])
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Imports inside functions count; those for type checkers alone do not."""
+    files = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts): path
+        for package in SEES
+        for path in sources(package)
+    }
+    known = files.keys() - {name for name in files if name.endswith("__init__")}
+    graph = {name: known & imports_at_run_time(path) for name, path in files.items()}
+
+    TopologicalSorter(graph).prepare()
 
 
 def test_a_folder_has_at_most_ten_modules() -> None:

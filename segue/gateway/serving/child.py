@@ -12,34 +12,17 @@ import os
 import pickle
 import signal
 import sys
-from dataclasses import dataclass
-from pathlib import Path
 
 import uvloop
 
-from segue.gateway.config import GatewayConfig
+from segue.gateway.__main__ import running
+from segue.gateway.serving.http_server import listening
+from segue.gateway.serving.orders import DRAIN, SERVING, Orders
 from segue.process.heap import settle_heap
 from segue.process.telemetry import setup_logging
-from segue.security.config import Security
-
-SERVING = b"serving\n"
-DRAIN = b"drain\n"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Orders:
-    name: str
-    config: GatewayConfig
-    router: str
-    security: Security
-    log: Path | None
-    """None: stderr."""
 
 
 async def _serve(orders: Orders) -> None:
-    from segue.gateway.__main__ import running
-    from segue.gateway.serving.http_server import listening
-
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -80,7 +63,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    # Under its importable name: pickle looks for `Orders` there.
-    from segue.gateway.serving.child import main as imported_main
-
-    imported_main()
+    main()

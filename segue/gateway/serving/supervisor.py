@@ -19,8 +19,8 @@ from prometheus_client.multiprocess import mark_process_dead
 from segue.api.errors import InvalidConfig
 from segue.gateway.config import GatewayConfig
 from segue.gateway.metrics import SHARED_FOLDER
-from segue.gateway.serving.child import DRAIN, SERVING, Orders
 from segue.gateway.serving.http_server import reserved
+from segue.gateway.serving.orders import DRAIN, SERVING, Orders
 from segue.process.cancellation import uninterrupted
 from segue.security.config import Security
 

@@ -10,12 +10,12 @@ import json
 import logging
 import os
 import time
-from enum import StrEnum
 from functools import lru_cache
 
 import torch
 
 from segue.kernels.native import build, library
+from segue.kernels.product.paths import ProductPath, product_by
 
 logger = logging.getLogger(__name__)
 
@@ -27,16 +27,6 @@ _MANY_SHAPE = (512, 1024, 1024)
 
 
 _chosen: dict[str, ProductPath] = {}
-
-
-class ProductPath(StrEnum):
-    STREAMED = "streamed"
-    """C++ that reads each weight once, for few rows."""
-    PAIRS = "pairs"
-    """C++ for many rows with the processor's bfloat16 dot product."""
-    FLOATS = "floats"
-    """C++ for many rows in float32; a bfloat16 weight is converted block by block."""
-    TORCH = "torch"
 
 
 def ways(dtype: torch.dtype, *, is_few: bool) -> list[ProductPath]:
@@ -82,8 +72,6 @@ def _measure(
     dtype: torch.dtype, options: list[ProductPath], *, is_few: bool
 ) -> dict[ProductPath, float]:
     """The shortest time of each way, measured alternately."""
-    from segue.kernels.product.native import product_by
-
     num_rows, num_outputs, num_inputs = _FEW_SHAPE if is_few else _MANY_SHAPE
     # A thread's own time excludes the time that others use its core.
     clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter

@@ -9,16 +9,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from segue.kernels.native.library import operators
 from segue.kernels.product import reference
-from segue.kernels.product.choice import ProductPath, way_for
+from segue.kernels.product.choice import way_for
+from segue.kernels.product.paths import ProductPath, product_by
 from segue.kernels.product.reference import Epilogue, finished
 
 FEW_ROWS = 24
 """Up to here one pass over the weight serves all rows."""
-
-_few = operators("few_rows", "ppplll")
-_many = operators("many_rows", "pppllli")
 
 
 def product(x_TK: Tensor, weight_NK: Tensor, epilogue: Epilogue = Epilogue.NONE) -> Tensor:
@@ -33,19 +30,3 @@ def _product(x_TK: Tensor, weight_NK: Tensor) -> Tensor:
     if way is ProductPath.TORCH or not num_rows or is_odd or not weight_NK.is_contiguous():
         return reference.product(x_TK, weight_NK)
     return product_by(way, x_TK.contiguous(), weight_NK)
-
-
-def product_by(way: ProductPath, x_TK: Tensor, weight_NK: Tensor) -> Tensor:
-    """In this way, whatever is faster. Both contiguous; K is even for many rows in bfloat16."""
-    if way is ProductPath.TORCH:
-        return reference.product(x_TK, weight_NK)
-    num_outputs, num_inputs = weight_NK.shape
-    num_rows = x_TK.shape[0]
-    out_TN = x_TK.new_empty(num_rows, num_outputs)
-    pointers = (x_TK.data_ptr(), weight_NK.data_ptr(), out_TN.data_ptr())
-    sizes = (num_rows, num_outputs, num_inputs)
-    if way is ProductPath.STREAMED:
-        _few(x_TK.dtype)(*pointers, *sizes)
-    else:
-        _many(x_TK.dtype)(*pointers, *sizes, way is ProductPath.PAIRS)
-    return out_TN

@@ -6,34 +6,15 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from segue.api.cluster.fleet import LauncherReport, Ordered
 from segue.api.cluster.status import ClusterStatus
 from segue.api.errors import Unavailable
+from segue.launch.ray.calls import PendingCall
 from segue.launch.ray.starting import StartedWorker, start_error
 
 logger = logging.getLogger(__name__)
-
-
-class PendingCall:
-    """A pending call to an actor."""
-
-    def __init__(self, call: Any) -> None:
-        self._call = call
-
-    @property
-    def is_over(self) -> bool:
-        return self.ends_within(0.0)
-
-    def ends_within(self, timeout_s: float) -> bool:
-        over, _ = ray.wait([self._call], timeout=timeout_s)
-        return bool(over)
-
-    def result(self) -> Any:
-        """The result of a call that is over. Raises RayError."""
-        return ray.get(self._call)
 
 
 class RayWorker:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import ray
 from ray.exceptions import RayError
 
-from segue.launch.ray.workers import PendingCall
+from segue.launch.ray.calls import PendingCall
 from segue.parallel.followers import Followers, Link, OnLost
 from segue.parallel.network import Listener, MessageChannel
 from segue.parallel.rank import RanksLost
