@@ -20,12 +20,18 @@ from segue.api.api_key import METADATA, bearer_key
 from segue.api.cluster.fleet import ReloadOrder, ScaleOrder
 from segue.api.types import SessionId, TurnId, WorkerId
 from segue.process.tracing.context import from_metadata, within
+from segue.text.limits import validate_length
 from segue.v1 import session_pb2 as pb
 from segue.v1.session_pb2_grpc import SessionsServicer
 from segue.wire.convert.drain import drain_report_to_wire
 from segue.wire.convert.events import events_to_wire
 from segue.wire.convert.explanation import explanation_to_wire, recent_to_wire
-from segue.wire.convert.request import request_from_wire, tokenized_from_wire
+from segue.wire.convert.request import (
+    num_items,
+    request_from_wire,
+    require_few_values,
+    tokenized_from_wire,
+)
 from segue.wire.convert.same_names import message_of, value_of
 from segue.wire.convert.worker import cluster_to_wire
 from segue.wire.streams.generate_many import generate_many
@@ -34,8 +40,8 @@ from segue.worker.drain import WorkerDrain
 MAX_DEADLINE_S = 86_400.0
 """Longest deadline of a turn: no client waits longer."""
 
-# Longer requests are read in a thread, since that takes longer than other turns should wait.
-_MANY_MESSAGES = 1_000
+# Converting more takes longer than other turns should wait: it runs in a thread.
+_MANY_ITEMS = 1_000
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -90,15 +96,19 @@ class Sessions(SessionsServicer):
     async def _events(
         self, request: pb.GenerateRequest, deadline_s: float | None, tenant: Tenant
     ) -> AsyncGenerator[pb.GenerateEvent, None]:
-        num_messages = len(request.chat.messages)
-        self._router.limits.validate_num_messages(num_messages)
+        limits = self._router.limits
+        if request.WhichOneof("input") == "token_ids":
+            validate_length(len(request.token_ids.ids), limits.max_context)
+        num = num_items(request.chat)
+        limits.validate_num_items(num)
+        require_few_values(request, limits.max_context)
         read = functools.partial(
             request_from_wire,
             request,
             default_turn_id=TurnId("" if request.turn_id else secrets.token_hex(16)),
             default_seed=secrets.randbits(63),
         )
-        turn = await asyncio.to_thread(read) if num_messages > _MANY_MESSAGES else read()
+        turn = await asyncio.to_thread(read) if num > _MANY_ITEMS else read()
         if deadline_s is not None:
             deadline_s = min(deadline_s, MAX_DEADLINE_S)
         answering = self._router.generate(
@@ -119,7 +129,7 @@ class Sessions(SessionsServicer):
 
     async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
         self._tenant(context)
-        self._router.limits.validate_num_messages(len(request.chat.messages))
+        self._router.limits.validate_num_items(num_items(request.chat))
         token_ids = await self._router.tokens.tokenize(tokenized_from_wire(request))
         return pb.TokenizeResponse(token_ids=token_ids)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from numbers import Integral, Real
 from typing import TypeVar
 
@@ -88,6 +88,10 @@ def _is_number(value: object) -> bool:
 
 def require_count(name: str, value: int, *, low: int = 0, high: int = MAX_COUNT) -> None:
     require(low <= value <= high, f"{name} must be between {low} and {high}, got {value}")
+
+
+def require_few(name: str, values: Sized, most: int) -> None:
+    require(len(values) <= most, f"{name} must have at most {most} items, got {len(values)}")
 
 
 def require_label(name: str, value: str, *, max_chars: int = MAX_NAME_CHARS) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from segue.api.checks import (
     require,
     require_count,
+    require_few,
     require_number,
     require_type,
     require_whole,
@@ -22,6 +23,9 @@ from segue.api.messages import require_text
 MAX_STOP_STRINGS = 16
 MAX_STOP_STRING_CHARS = 1024
 """Every delta of an answer is compared with each stop string."""
+MAX_STOP_TOKEN_IDS = 1024
+"""A client's; the router adds the checkpoint's."""
+MAX_LOGIT_BIAS = 4096
 MAX_LOGPROBS = 20
 MAX_PROMPT_LOGPROBS = 1 << 18
 """Most log-probabilities of one prompt: for each token, its own and those of the alternatives."""
@@ -119,6 +123,7 @@ def _check_sampling(params: SamplingParams | Sampling) -> None:
     for name in ("logprobs", "prompt_logprobs"):
         _require_integer(name, getattr(params, name), high=MAX_LOGPROBS)
     require_type("logit_bias", params.logit_bias, Mapping, "a dictionary from token ids to numbers")
+    require_few("logit_bias", params.logit_bias, MAX_LOGIT_BIAS)
     for token_id, bias in params.logit_bias.items():
         _require_integer("a token id of logit_bias", token_id, high=_MAX_TOKEN_ID)
         require_number(f"logit_bias[{token_id}]", bias, -100.0, 100.0)
@@ -147,6 +152,7 @@ class StopConditions:
 
     def __post_init__(self) -> None:
         _check_stop(self)
+        require_few("stop_token_ids", self.stop_token_ids, MAX_STOP_TOKEN_IDS)
         require_type("ignore_eos", self.ignore_eos, bool, "True or False")
 
 
@@ -176,12 +182,9 @@ def _check_stop(stop: StopConditions | StopRules) -> None:
     for name, example in (("stop_strings", '("\\n",)'), ("stop_token_ids", "(5,)")):
         values = getattr(stop, name)
         require_type(name, values, (list, tuple), f"a tuple or list such as {example}")
+    require_few("stop_strings", stop.stop_strings, MAX_STOP_STRINGS)
     for token_id in stop.stop_token_ids:
         _require_integer("a token id of stop_token_ids", token_id, high=_MAX_TOKEN_ID)
-    require(
-        len(stop.stop_strings) <= MAX_STOP_STRINGS,
-        f"stop_strings must have at most {MAX_STOP_STRINGS} items, got {len(stop.stop_strings)}",
-    )
     for text in stop.stop_strings:
         require_text("a stop string", text)
         require(

@@ -31,9 +31,11 @@ from segue.api.output import JsonSchema as JsonSchema
 from segue.api.output import OutputFormat as OutputFormat
 from segue.api.output import Regex as Regex
 from segue.api.output import ToolCalls as ToolCalls
+from segue.api.sampling import MAX_LOGIT_BIAS as MAX_LOGIT_BIAS
 from segue.api.sampling import MAX_LOGPROBS as MAX_LOGPROBS
 from segue.api.sampling import MAX_PROMPT_LOGPROBS as MAX_PROMPT_LOGPROBS
 from segue.api.sampling import MAX_STOP_STRINGS as MAX_STOP_STRINGS
+from segue.api.sampling import MAX_STOP_TOKEN_IDS as MAX_STOP_TOKEN_IDS
 from segue.api.sampling import Sampling as Sampling
 from segue.api.sampling import SamplingParams as SamplingParams
 from segue.api.sampling import StopConditions as StopConditions

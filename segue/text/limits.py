@@ -45,8 +45,6 @@ class SizeLimits:
         """
         if isinstance(turn_input, TokenInput):
             return
-        if isinstance(turn_input, ChatInput):
-            self.validate_num_messages(len(turn_input.messages))
         num = characters_before + num_characters(turn_input)
         # A short context may have a long history, most of which the template leaves out.
         fitting = max(self.max_context * self.longest_token, _ALWAYS_TRIED_CHARACTERS)
@@ -62,12 +60,13 @@ class SizeLimits:
                 f"{self.max_bytes}: shorten the messages, or raise [router] max_prompt_bytes"
             )
 
-    def validate_num_messages(self, num_messages: int) -> None:
-        """Raises ContextOverflow."""
-        if num_messages > self.max_context:
+    def validate_num_items(self, num_items: int) -> None:
+        """Each needs at least a token, and time to be read. Raises ContextOverflow."""
+        if num_items > self.max_context:
             raise ContextOverflow(
-                f"the request has {num_messages} messages, but the model's context of "
-                f"{self.max_context} tokens has no room for them: leave out the oldest"
+                f"the request has {num_items} messages, parts, tool calls and tools, but the "
+                f"model's context of {self.max_context} tokens has no room for them: leave out the "
+                "oldest"
             )
 
 

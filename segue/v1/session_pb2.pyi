@@ -968,7 +968,9 @@ class Sampling(_message.Message):
     is then computed, whatever of it is cached. Absent: nothing is reported.
     """
     @_builtins.property
-    def logit_bias(self) -> _containers.ScalarMap[_builtins.int, _builtins.float]: ...
+    def logit_bias(self) -> _containers.ScalarMap[_builtins.int, _builtins.float]:
+        """At most 4096."""
+
     def __init__(
         self,
         *,
@@ -1049,10 +1051,12 @@ class Stop(_message.Message):
     min_tokens: _builtins.int
     """Before this many tokens, stop tokens are not drawn and stop strings are ordinary text."""
     @_builtins.property
-    def strings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def strings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """At most 16."""
+
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """In addition to the checkpoint's end tokens. The router sends workers all of them here."""
+        """At most 1024, in addition to the checkpoint's end tokens. The router sends workers all of them here."""
 
     def __init__(
         self,

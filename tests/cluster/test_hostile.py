@@ -18,7 +18,7 @@ from router.turn.calls import TurnCall
 from router.turn.links import worker_calls
 from segue.api.errors import InvalidRequest, NotFound, SegueError, Unavailable
 from segue.api.prompt import pack_tokens
-from segue.api.types import SamplingParams, StopConditions, TokenInput
+from segue.api.types import MAX_STOP_TOKEN_IDS, SamplingParams, StopConditions, TokenInput
 from segue.cache.unit_pool import UnitState
 from segue.internal.v1 import transfer_pb2, worker_pb2
 from segue.internal.v1.transfer_pb2_grpc import HandoffReaderStub, HandoffWriterStub
@@ -26,6 +26,7 @@ from segue.internal.v1.worker_pb2_grpc import DecodeWorkerStub, PrefillWorkerStu
 from segue.launch.config import Config
 from segue.sdk.client import Answer
 from segue.v1 import session_pb2 as pb
+from segue.v1.session_pb2_grpc import SessionsStub
 from segue.wire.channel import channel_to
 from segue.wire.status import rpc_errors
 from tests.cluster.conftest import ENGINE, LocalCluster, local_cluster
@@ -236,12 +237,53 @@ async def test_leases_and_pauses_may_be_shorter_than_a_check(
         await cluster.client.renew_session("s", 10.0)
 
 
+MANY = 300_000
+CROWDED: dict[str, tuple[dict[str, Any], str]] = {
+    "messages": ({"chat": {"messages": [{}] * MANY}}, f"has {MANY} messages, parts"),
+    "parts": ({"chat": {"messages": [{"content_parts": [""] * MANY}]}}, f"has {MANY + 1} messages"),
+    "calls": ({"chat": {"messages": [{"tool_calls": [{}] * MANY}]}}, f"has {MANY + 1} messages"),
+    "tools": ({"chat": {"tools": [""] * MANY}}, f"has {MANY} messages"),
+    "prompt": ({"token_ids": {"ids": [5] * MANY}}, f"the prompt has {MANY} tokens"),
+    "stop ids": ({"stop": {"token_ids": [5] * MANY}}, "stop_token_ids must have at most 1024"),
+    "stops": ({"stop": {"strings": [""] * MANY}}, "stop_strings must have at most 16"),
+    "bias": ({"sampling": {"logit_bias": dict.fromkeys(range(MANY), 1.0)}}, "at most 4096"),
+    "choices": ({"output": {"choice": {"texts": [""] * MANY}}}, "choice.texts must have at most"),
+    "resumed": ({"resume": {"token_ids": [5] * MANY}}, "resume.token_ids must have at most"),
+}
+
+
+@pytest.mark.parametrize("case", CROWDED)
+async def test_a_request_of_too_many_items_is_refused_before_it_is_converted(
+    cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    """Converting millions takes seconds, in which no other turn would go on."""
+    converted: list[object] = []
+    monkeypatch.setattr("router.server.request_from_wire", converted.append)
+    fields, message = CROWDED[case]
+
+    async with channel_to(cluster.client.target) as channel:
+        call = SessionsStub(channel).Generate(pb.GenerateRequest(**{"text": "Hi", **fields}))
+        with pytest.raises(InvalidRequest, match=message), rpc_errors("the router"):
+            await call.read()
+
+    assert converted == []
+
+
 @pytest.mark.parametrize("name", ["", "x" * 257, "two\nlines"])
 async def test_a_forks_name_must_be_a_valid_session_name(cluster: LocalCluster, name: str) -> None:
     await answer(cluster, session_id="s")
 
     with pytest.raises(InvalidRequest, match="session_id"):
         await cluster.client.fork_session("s", name)
+
+
+async def test_as_many_stop_tokens_as_allowed_are_accepted(cluster: LocalCluster) -> None:
+    """The router adds the checkpoint's."""
+    stop = StopConditions(max_tokens=8, stop_token_ids=tuple(range(200, 200 + MAX_STOP_TOKEN_IDS)))
+
+    answer = await cluster.client.generate(TokenInput(PROMPT), stop=stop)
+
+    assert answer.token_ids
 
 
 async def test_a_penalty_at_its_limit_is_accepted(cluster: LocalCluster) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import json
 import re
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from segue.api.errors import TransferFailed
 from segue.gateway.http.door import Door
 from segue.gateway.metrics import GatewayMetrics
+from segue.gateway.openai.chat_request import ChatRequest
 from tests.gateway.fake_client import endless, fails
 from tests.gateway.faked import faked
 
@@ -114,6 +116,26 @@ async def test_a_body_over_the_limit_is_not_read_to_its_end() -> None:
     assert response.status_code == 413
     assert "at most 100000" in response.json()["error"]["message"]
     assert num_sent <= 12
+
+
+@pytest.mark.parametrize(("num_messages", "is_here"), [(100, True), (10_000, False)])
+async def test_a_large_body_is_converted_beside_other_requests(
+    monkeypatch: pytest.MonkeyPatch, num_messages: int, is_here: bool
+) -> None:
+    threads: list[object] = []
+    wanted = ChatRequest.wanted
+
+    def converting(*given: Any) -> Any:
+        threads.append(threading.current_thread())
+        return wanted(*given)
+
+    monkeypatch.setattr(ChatRequest, "wanted", converting)
+    body = {"messages": BODY["messages"] * num_messages}
+
+    response = await faked(max_body_bytes=1 << 20).http.post(CHAT, json=body)
+
+    assert response.status_code == 200
+    assert [thread is threading.current_thread() for thread in threads] == [is_here]
 
 
 async def test_a_compressed_body_is_refused_as_such() -> None:

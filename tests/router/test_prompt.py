@@ -107,8 +107,8 @@ def test_a_text_too_long_for_any_tokenizer_is_refused_with_the_numbers() -> None
         limits.validate(chat_of("x" * 2_000_000))
     with pytest.raises(ContextOverflow, match="2000005 characters"):
         limits.validate(chat_of("x"), characters_before=2_000_000)
-    with pytest.raises(ContextOverflow, match="200001 messages"):
-        limits.validate_num_messages(200_001)
+    with pytest.raises(ContextOverflow, match="200001 messages, parts"):
+        limits.validate_num_items(200_001)
 
 
 def test_tokenizing_a_text_that_grows_too_long_stops_early(

@@ -10,6 +10,7 @@ from segue.gateway.anthropic.messages import MessagesAnswer
 from segue.gateway.anthropic.request import CountRequest, MessagesRequest
 from segue.gateway.http.answer import respond
 from segue.gateway.http.door import visit_of
+from segue.gateway.http.fields import converted
 from segue.gateway.http.routes import Gateway, Route, json_response
 
 
@@ -17,7 +18,8 @@ async def create_message(gateway: Gateway, request: Request) -> ASGIApp:
     """An answer to a chat."""
     body, model = await gateway.read(request, MessagesRequest)
     visit = visit_of(request.scope)
-    steps = gateway.turns.steps(body.wanted(visit), visit)
+    wanted = await converted(body, lambda: body.wanted(visit))
+    steps = gateway.turns.steps(wanted, visit)
     answer = MessagesAnswer(steps, model=model.name, request_id=visit.request_id)
     return await respond(gateway, answer, stream=body.stream)
 
@@ -26,7 +28,8 @@ async def count_tokens(gateway: Gateway, request: Request) -> Response:
     """The number of a chat's tokens."""
     body, _ = await gateway.read(request, CountRequest)
     body.form()
-    return json_response({"input_tokens": len(await gateway.client.tokenize(body.chat()))})
+    chat = await converted(body, body.chat)
+    return json_response({"input_tokens": len(await gateway.client.tokenize(chat))})
 
 
 ROUTES = [

@@ -9,9 +9,11 @@ from pydantic import BeforeValidator
 from segue.api.checks import what_came
 from segue.api.errors import InvalidRequest
 from segue.api.types import (
+    MAX_LOGIT_BIAS,
     MAX_LOGPROBS,
     MAX_PROMPT_LOGPROBS,
     MAX_STOP_STRINGS,
+    MAX_STOP_TOKEN_IDS,
     SamplingParams,
     StopConditions,
     ToolCalls,
@@ -83,12 +85,17 @@ class Options(TurnBody):
     repetition_penalty: float | None = honoured("Over prompt and answer.")
     presence_penalty: float | None = honoured("")
     frequency_penalty: float | None = honoured("")
-    logit_bias: dict[str, float] | None = honoured("From token ids to -100 to 100.")
+    logit_bias: dict[str, float] | None = honoured(
+        f"From up to {MAX_LOGIT_BIAS} token ids to -100 to 100.", max_length=MAX_LOGIT_BIAS
+    )
     seed: int | None = honoured("The same seed and request give the same tokens.")
     stop: Annotated[list[str] | None, BeforeValidator(_as_list)] = honoured(
         f"A text, or up to {MAX_STOP_STRINGS}.", max_length=MAX_STOP_STRINGS
     )
-    stop_token_ids: list[int] | None = honoured("Added to the checkpoint's end tokens.")
+    stop_token_ids: list[int] | None = honoured(
+        f"Up to {MAX_STOP_TOKEN_IDS}, added to the checkpoint's end tokens.",
+        max_length=MAX_STOP_TOKEN_IDS,
+    )
     ignore_eos: bool | None = honoured("Ignores the checkpoint's end tokens.")
     min_tokens: int | None = honoured(
         "Before it, stop tokens are not drawn, and stop texts do not end the answer.", ge=0

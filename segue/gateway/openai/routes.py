@@ -14,6 +14,7 @@ from segue.api.types import TextInput, TokenInput
 from segue.gateway.http.answer import respond
 from segue.gateway.http.door import visit_of
 from segue.gateway.http.errors import Json, UnknownPreviousResponse, UnknownResponse
+from segue.gateway.http.fields import converted
 from segue.gateway.http.routes import Gateway, Route, json_response
 from segue.gateway.openai.chat import ChatAnswer
 from segue.gateway.openai.chat_request import ChatRequest
@@ -67,13 +68,17 @@ async def complete_chat(gateway: Gateway, request: Request) -> ASGIApp:
     """An answer to a chat."""
     body, model = await gateway.read(request, ChatRequest)
     visit = visit_of(request.scope)
-    wanted = body.wanted(visit, gateway.config.max_choices, model.max_turns)
+    limits = (gateway.config.max_choices, model.max_turns)
+    wanted = await converted(body, lambda: body.wanted(visit, *limits))
+    prompt_ids = None
+    if body.return_token_ids:
+        prompt_ids = await gateway.client.tokenize(await converted(body, body.chat))
     answer = ChatAnswer(
         body,
         gateway.turns.steps(wanted, visit),
         model=model,
         served=gateway.served,
-        prompt_ids=await gateway.client.tokenize(body.chat()) if body.return_token_ids else None,
+        prompt_ids=prompt_ids,
         request_id=visit.request_id,
     )
     return await respond(gateway, answer, stream=body.stream)
@@ -83,8 +88,9 @@ async def complete(gateway: Gateway, request: Request) -> ASGIApp:
     """Continues a text, or token ids."""
     body, model = await gateway.read(request, CompletionRequest)
     visit = visit_of(request.scope)
-    prompts = body.prompts()
-    wanted = body.wanted(prompts, visit, gateway.config.max_choices, model.max_turns)
+    limits = (gateway.config.max_choices, model.max_turns)
+    prompts = await converted(body, body.prompts)
+    wanted = body.wanted(prompts, visit, *limits)
     answer = CompletionAnswer(
         body,
         gateway.turns.steps(wanted, visit),
@@ -100,16 +106,17 @@ async def create_response(gateway: Gateway, request: Request) -> ASGIApp:
     """An answer to a conversation, as items."""
     body, model = await gateway.read(request, ResponseRequest)
     visit, owner = visit_of(request.scope), owner_of(request)
-    tools = read_tools(body.tools or ())
+    tools = await converted(body, lambda: read_tools(body.tools or ()))
     before = await _before(gateway, owner, body.previous_response_id or "")
 
     async def keep(response: Json) -> None:
         if body.is_stored:
             await gateway.stored.keep(owner, response, body.input)
 
+    wanted = await converted(body, lambda: body.wanted(visit, tools, before))
     answer = ResponseAnswer(
         body,
-        gateway.turns.steps(body.wanted(visit, tools, before), visit),
+        gateway.turns.steps(wanted, visit),
         tools=tools,
         served=gateway.served,
         model=model.name,

@@ -11,9 +11,13 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from segue.api.checks import one_of, require_count, require_type, require_whole
+from segue.api.checks import one_of, require_count, require_few, require_type, require_whole
 from segue.api.errors import InvalidRequest
+from segue.api.output import MAX_CHOICES
 from segue.api.types import (
+    MAX_LOGIT_BIAS,
+    MAX_STOP_STRINGS,
+    MAX_STOP_TOKEN_IDS,
     ChatInput,
     Continuation,
     Message,
@@ -241,6 +245,22 @@ def _input_from_wire(request: pb.GenerateRequest) -> TurnInput:
             return TokenInput(tuple(request.token_ids.ids))
         case _:
             raise InvalidRequest("a turn needs an input: chat messages, text or token ids")
+
+
+def num_items(chat: pb.ChatInput) -> int:
+    """Messages, their parts and tool calls, and tools: each fills the context. A request of 17 MB
+    may have millions, which take seconds to convert."""
+    inside = sum(len(one.content_parts) + len(one.tool_calls) for one in chat.messages)
+    return len(chat.messages) + len(chat.tools) + inside
+
+
+def require_few_values(request: pb.GenerateRequest, max_context: int) -> None:
+    """The limits of lists, before any of them is converted. Raises InvalidRequest."""
+    require_few("stop_strings", request.stop.strings, MAX_STOP_STRINGS)
+    require_few("stop_token_ids", request.stop.token_ids, MAX_STOP_TOKEN_IDS)
+    require_few("logit_bias", request.sampling.logit_bias, MAX_LOGIT_BIAS)
+    require_few("output.choice.texts", request.output.choice.texts, MAX_CHOICES)
+    require_few("resume.token_ids", request.resume.token_ids, max_context)
 
 
 def tokenized_to_wire(turn_input: ChatInput | TextInput) -> pb.TokenizeRequest:
