@@ -15,6 +15,8 @@ from segue.api.errors import InvalidRequest
 from segue.cli.options import AsJson, Connection, connecting, out
 from segue.cli.show import status_table
 from segue.cli.show_explanation import explanation_tables
+from segue.upgrade.plan import require_others
+from segue.upgrade.processes import workers_in
 
 
 @connecting
@@ -64,13 +66,25 @@ async def drain(
     host: Annotated[
         str, typer.Option(help="Instead of a name: all workers at this address, such as a pod's.")
     ] = "",
+    may_interrupt: Annotated[
+        bool,
+        typer.Option(
+            "--may-interrupt",
+            help="Drain the last ready worker of a role too: new turns are refused until it is "
+            "back.",
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Take a worker out of service without losing a turn; `segue serve` then starts it again."""
     if bool(worker) == bool(host):
         raise InvalidRequest("name one worker, or give --host ADDRESS; `segue status` shows both")
     async with to.client() as client:
-        names = [worker] if worker else workers_at(host, await client.status())
+        cluster = await client.status()
+        names = [worker] if worker else workers_at(host, cluster)
+        if not may_interrupt:
+            ready = {one.member for one in workers_in([cluster]) if one.is_ready}
+            require_others([one for one in ready if one.name in names], ready)
         drains = (
             client.drain_worker(name, move_sessions=move_sessions, timeout_s=timeout)
             for name in names

@@ -1,4 +1,5 @@
-"""The next step of a rolling restart: a pure function of the cluster's state.
+"""The next step of a rolling restart, and whether processes may restart: pure functions of the
+cluster's state.
 
 Only the start time and the set of processes are remembered between two looks, so an interrupted
 restart continues where it stopped.
@@ -7,6 +8,7 @@ restart continues where it stopped.
 from __future__ import annotations
 
 import enum
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -90,30 +92,48 @@ def next_step(
     return Restart(old[0]) if old else Done()
 
 
+def require_others(leaving: Collection[Member], ready: Collection[Member]) -> None:
+    """Raises InvalidRequest if no process of a kind is ready while these restart together."""
+    kinds = {member.kind for member in ready if member not in leaving}
+    _refuse(sorted(one for one in leaving if one in ready and one.kind not in kinds))
+
+
 def _require_siblings(old: Sequence[Member], members: Collection[Member]) -> None:
     """Checked before the first restart, so that a refusal leaves nothing half done."""
     kinds = [member.kind for member in members]
-    alone = [member for member in old if kinds.count(member.kind) == 1]
-    if alone:
-        two = " and ".join(f"two {_plural(member.kind)}" for member in alone)
-        names = " and ".join(member.name for member in alone)
-        advice = ", ".join(_advice(member.kind) for member in alone)
-        raise InvalidRequest(
-            f"expected at least {two}, so that one serves while the other restarts, got only "
-            f"{names}: {advice}, wait if another upgrade is restarting one, or accept an "
-            "interruption with --may-interrupt"
-        )
+    _refuse([member for member in old if kinds.count(member.kind) == 1])
+
+
+def _refuse(alone: Sequence[Member]) -> None:
+    """`alone`: sorted; all processes of their kinds. Raises InvalidRequest if there are any."""
+    if not alone:
+        return
+    wanted = {kind: count + 1 for kind, count in Counter(one.kind for one in alone).items()}
+    enough = " and ".join(f"{_word(num)} {_plural(kind)}" for kind, num in wanted.items())
+    restart = "the other restarts" if max(wanted.values()) == 2 else "the others restart"
+    names = " and ".join(member.name for member in alone)
+    advice = ", ".join(_advice(kind, num) for kind, num in wanted.items())
+    raise InvalidRequest(
+        f"expected at least {enough}, all ready, so that one serves while {restart}, got only "
+        f"{names}: {advice}, wait if one is restarting, or accept an interruption with "
+        "--may-interrupt"
+    )
+
+
+def _word(number: int) -> str:
+    return "two" if number == 2 else str(number)
 
 
 def _plural(kind: ProcessKind) -> str:
     return f"{kind}s" if kind >= ProcessKind.ROUTER else f"{kind} workers"
 
 
-def _advice(kind: ProcessKind) -> str:
+def _advice(kind: ProcessKind, number: int) -> str:
+    start = f"start {_word(number)} with"
     match kind:
         case ProcessKind.ROUTER:
-            return "start two with --routers 2 and name both with --target"
+            return f"{start} --routers {number} and name both with --target"
         case ProcessKind.GATEWAY:
-            return "start two with --gateways 2 and name both with --gateway"
+            return f"{start} --gateways {number} and name both with --gateway"
         case _:
-            return f"start two with --{kind} 2"
+            return f"{start} --{kind} {number}"

@@ -10,11 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from segue.api.cluster.status import ClusterStatus, RouterStatus
+from segue.api.cluster.drain import DrainReport
+from segue.api.cluster.status import ClusterStatus, RouterStatus, WorkerStatus
 from segue.api.errors import Overloaded, TransferFailed
 from segue.api.turn import FinishReason, TokenDelta, TurnEnd, Usage
 from segue.v1 import session_pb2 as pb
 from segue.v1.session_pb2_grpc import SessionsServicer, add_SessionsServicer_to_server
+from segue.wire.convert.drain import drain_report_to_wire
 from segue.wire.convert.events import events_to_wire
 from segue.wire.convert.worker import cluster_to_wire
 from segue.wire.server import serving
@@ -37,6 +39,8 @@ class FakeRouter(SessionsServicer):
     num_cancelled: int = 0
     running_turns: int = 0
     asked: list[str] = field(default_factory=list)
+    workers: tuple[WorkerStatus, ...] = ()
+    drained: list[str] = field(default_factory=list)
 
     async def Generate(
         self, request: pb.GenerateRequest, context: Any
@@ -80,9 +84,15 @@ class FakeRouter(SessionsServicer):
     async def GetStatus(self, request: pb.GetStatusRequest, context: Any) -> pb.GetStatusResponse:
         router = RouterStatus(address=self.address, running_turns=self.running_turns)
         cluster = ClusterStatus(
-            ready=True, model=self.model, model_id="0", workers=(), router=router
+            ready=True, model=self.model, model_id="0", workers=self.workers, router=router
         )
         return pb.GetStatusResponse(cluster=cluster_to_wire(cluster))
+
+    async def DrainWorker(
+        self, request: pb.DrainWorkerRequest, context: Any
+    ) -> pb.DrainWorkerResponse:
+        self.drained.append(request.worker_id)
+        return pb.DrainWorkerResponse(report=drain_report_to_wire(DrainReport()))
 
 
 @contextmanager

@@ -11,7 +11,6 @@ from dataclasses import replace
 import pytest
 from rich.console import Console, RenderableType
 
-from segue.api.cluster.drain import DrainReport, LeftReason
 from segue.api.cluster.explanation import CostLine, Explanation, WeighedCandidate, WorkerSpeed
 from segue.api.cluster.status import (
     ClusterStatus,
@@ -23,7 +22,6 @@ from segue.api.cluster.status import (
 )
 from segue.api.turn import FinishReason, PromptLogprobs, Timings, TurnEnd, Usage
 from segue.api.types import Epoch, Role, SessionId, TurnId, WorkerId
-from segue.cli.operate import report_json, workers_at
 from segue.cli.show import answer_json, lines_of, status_table, timings_lines
 from segue.cli.show_explanation import explanation_tables
 from segue.sdk.client import Answer
@@ -292,47 +290,3 @@ def test_a_worker_that_drains_shows_what_is_left() -> None:
     shown = "\n".join(drawn(status_table(cluster, 100), 100))
 
     assert "0 running, 0 waiting, 3 sessions, 12 s left" in shown
-
-
-def test_a_drains_report_is_one_line() -> None:
-    assert str(DrainReport()) == "0 turns ended, 0 sessions moved"
-    report = DrainReport(
-        ended_turns=1,
-        moved_turns=2,
-        moved_sessions=1,
-        moved_bytes=2048,
-        left={LeftReason.NO_MEMORY: 2, LeftReason.ELSEWHERE: 1},
-    )
-    assert str(report) == (
-        "1 turn ended, 2 turns went on elsewhere, 1 session moved (2 KiB), "
-        "3 sessions not moved (2 no memory elsewhere, 1 went on elsewhere)"
-    )
-    assert json.loads(report_json(report))["left"] == {"no_memory": 2, "elsewhere": 1}
-
-
-def test_a_pods_drain_takes_its_own_ready_workers() -> None:
-    def at(name: str, address: str, health: WorkerHealth = WorkerHealth.READY) -> WorkerStatus:
-        return WorkerStatus(
-            worker_id=WorkerId(name),
-            role=Role.DECODE,
-            epoch=Epoch(1),
-            address=address,
-            health=health,
-        )
-
-    cluster = ClusterStatus(
-        ready=True,
-        model="m",
-        model_id="",
-        workers=(
-            at("decode-0", "10.0.0.1:7430"),
-            at("decode-1", "10.0.0.12:7430"),
-            at("decode-2", "10.0.0.1:7431", WorkerHealth.LOST),
-            at("decode-3", "[fd00::1]:7430"),
-        ),
-        router=RouterStatus(address="r:1"),
-    )
-
-    found = [workers_at(host, cluster) for host in ("10.0.0.1", "fd00::1", "10.0.0.3")]
-
-    assert found == [["decode-0"], ["decode-3"], []]

@@ -37,10 +37,14 @@ def test_segue_drain_restarts_a_worker_and_its_sessions_go_on(tmp_path: Path) ->
         address = cluster.address()
         talks = [Talk(f"s{number}", seed=number) for number in range(4)]
         asyncio.run(turns(address, talks))
+        refused = segue("drain", "prefill-0", "--target", address)
+        assert refused.returncode == 1
+        assert "got only prefill-0" in " ".join(refused.stderr.split())
         for worker in ("decode-0", "decode-1", "prefill-0"):
             pid = cluster.pid(worker)
 
-            done = segue("drain", worker, "--target", address, "--json")
+            accepts = ["--may-interrupt"] if worker == "prefill-0" else []
+            done = segue("drain", worker, *accepts, "--target", address, "--json")
             assert done.returncode == 0, done.stderr
             report = json.loads(done.stdout)
             assert report["left"] == {}

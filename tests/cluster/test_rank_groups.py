@@ -275,7 +275,7 @@ def test_ranks_come_and_go_with_their_worker(demo: Path, tmp_path: Path) -> None
 
         segue("scale", "--decode", "1", "--target", address)
         wait_until_ended(second)
-        segue("drain", "decode-0", "--target", address)
+        segue("drain", "decode-0", "--may-interrupt", "--target", address)
         wait_until_ended(first)
         asyncio.run(answers_again(address, demo, {*first}))
         assert cluster.num_lives("decode-0-rank-1") == 2

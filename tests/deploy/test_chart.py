@@ -174,6 +174,8 @@ def test_a_pod_gets_longer_to_end_than_it_may_drain(recipe: str) -> None:
             options = parsed("drain", command[2:])
             assert command[:2] == ["segue", "drain"]
             assert (options["host"], options["timeout"]) == ("$(POD_IP)", config.decode.drain_s)
+            # The pod leaves anyway, so its drain must not be refused.
+            assert options["may_interrupt"]
             # Ray needs a few seconds after it.
             assert grace_s >= options["timeout"] + 30
         elif component == "launcher":

@@ -135,6 +135,8 @@ template:
                 - {{ include "segue.target" $root }}
                 - --timeout
                 - {{ $root.Values.drainSeconds | quote }}
+                # The pod stops in any case.
+                - --may-interrupt
         volumeMounts:
           - {name: shm, mountPath: /dev/shm}
           - {name: ray, mountPath: /tmp}
