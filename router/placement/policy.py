@@ -43,6 +43,9 @@ _ABOUT_EQUAL = 1.1
 # How much later a new session's first token may come, so that new sessions spread over workers.
 _NEARLY_EQUAL = 1.25
 _NEARLY_EQUAL_S = 0.01
+# A worker restarts in about this time, or more if its model is large. HTTP clients wait for it: by
+# default, those of OpenAI and Anthropic retry twice, which at 1 s each would be too early.
+_RESTART_S = 5.0
 # Exclusion, then total_s.
 _PREFERENCE = itemgetter(0, 1)
 _SERIOUSNESS = attrgetter("excluded")
@@ -68,7 +71,10 @@ def place(
     """
     if not (cluster.ready_prefills and cluster.ready_decodes):
         role = Role.DECODE if cluster.ready_prefills else Role.PREFILL
-        raise Unavailable(f"no {role} worker is ready; see `segue status`, then try again")
+        raise Unavailable.after(
+            f"no {role} worker is ready; see `segue status`, then try again",
+            retry_after_s=_RESTART_S,
+        )
     candidates = _weigh(turn, cluster, residency, rules, avoid)
     chosen = _choose(_spread(candidates, cluster) if is_new else candidates)
     nodes = cluster.nodes

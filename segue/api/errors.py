@@ -28,6 +28,13 @@ class SegueError(Exception):
     retry_after_s: float = 0.0
     """Delay before a retry of an error that passes by itself; 0 for other errors."""
 
+    @classmethod
+    def after(cls, message: str, *, retry_after_s: float) -> Self:
+        error = cls(message)
+        # An instance attribute travels in __dict__, which pickle carries.
+        error.retry_after_s = retry_after_s
+        return error
+
 
 class InvalidRequest(SegueError, ValueError):
     """The caller's input cannot be served as it is. `at` returns an error about one field."""
@@ -84,19 +91,12 @@ class Overloaded(SegueError):
     retry_is_safe = True
     retry_after_s = 1.0
 
-    @classmethod
-    def after(cls, message: str, *, retry_after_s: float) -> Overloaded:
-        error = cls(message)
-        # An instance attribute travels in __dict__, which pickle carries.
-        error.retry_after_s = retry_after_s
-        return error
-
 
 class Unavailable(SegueError):
     """A process is down, starting or draining."""
 
     retry_is_safe = True
-    # A dead process is restarted within a few seconds; a retry costs little.
+    # Another process may serve the retry, and it costs little.
     retry_after_s = 1.0
     is_unreachable = False
     """Nothing answers at the peer's address, or the connection to it broke."""

@@ -268,6 +268,7 @@ async def test_the_stop_string_that_ended_an_answer_is_named() -> None:
         (NotFound("gone"), 404, None, None),
         (Overloaded.after("full", retry_after_s=2.5), 429, "rate_limit_exceeded", "3"),
         (Unavailable("down"), 503, None, "1"),
+        (Unavailable.after("no decode worker is ready", retry_after_s=5.0), 503, None, "5"),
         (TransferFailed("lost"), 503, None, None),
         (DeadlineExceeded("late"), 504, None, None),
         (SegueError("a bug"), 500, None, None),

@@ -98,8 +98,11 @@ def test_a_worker_that_just_failed_is_used_again_if_there_is_no_other() -> None:
 def test_a_cluster_without_a_ready_worker_of_a_role_is_unavailable(role: Role) -> None:
     lost = [worker(f"{role}-{n}", health=WorkerHealth.LOST) for n in range(3)]
 
-    with pytest.raises(Unavailable, match=f"no {role} worker is ready"):
+    with pytest.raises(Unavailable, match=f"no {role} worker is ready") as refused:
         decide(cluster_of(*lost))
+
+    # Clients that retry twice must outlast the restart of a worker.
+    assert refused.value.retry_after_s == 5.0
 
 
 def test_records_of_workers_that_are_gone_are_ignored() -> None:
