@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from router.documents import Document, DocumentStore
-from segue.api.cluster.status import ModelInfo
+from segue.api.cluster.explanation import RecentTurn
+from segue.api.cluster.status import ClusterStatus, ModelInfo, RouterStatus
 from segue.api.errors import SegueError, Unauthenticated
 from segue.api.turn import FinishReason, TokenDelta, TurnEnd, TurnEvent, TurnStarted, Usage
 from segue.api.types import (
@@ -123,6 +124,18 @@ class FakeClient:
 
     async def delete_document(self, group: str, name: str) -> bool:
         return self.kept.delete("", (group, name))
+
+    async def status(self, *, timeout_s: float) -> ClusterStatus:
+        return ClusterStatus(
+            ready=self.is_ready,
+            model=self.model_info.name,
+            model_id=self.model_info.model_id,
+            workers=(),
+            router=RouterStatus(address="router:1"),
+        )
+
+    async def recent_turns(self, max_turns: int, *, timeout_s: float) -> list[RecentTurn]:
+        return []
 
     async def ready(self) -> bool:
         return self.is_ready

@@ -7,7 +7,7 @@ import gzip
 import json
 import re
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -17,7 +17,7 @@ from segue.gateway.http.door import Door
 from segue.gateway.metrics import GatewayMetrics
 from segue.gateway.openai.chat_request import ChatRequest
 from tests.gateway.fake_client import endless, fails
-from tests.gateway.faked import faked
+from tests.gateway.faked import Faked, faked
 
 CHAT = "/v1/chat/completions"
 BODY = {"messages": [{"role": "user", "content": "Hello"}]}
@@ -168,19 +168,21 @@ async def test_what_is_not_there_is_refused_in_the_apis_form(
     )
 
 
-@pytest.mark.parametrize("stream", [False, True])
-async def test_a_client_that_hangs_up_leaves_its_turn(stream: bool) -> None:
-    client = faked(endless())
+async def hang_up(
+    client: Faked, request: tuple[str, str, bytes], is_late: Callable[[list[Any]], bool]
+) -> None:
+    """Sends a request (method, path and body) as a server would, and hangs up once `is_late` of the
+    messages of its answer."""
     app: Any = client.http._transport.app  # type: ignore[attr-defined]  # called as a server would
-    hang_up = asyncio.Event()
+    method, path, body = request
+    has_hung_up = asyncio.Event()
     sent: list[Any] = []
-    body = b'{"messages": [{"role": "user", "content": "Go."}], "stream": %s}'
-    waiting = [{"type": "http.request", "body": body % (b"true" if stream else b"false")}]
+    waiting = [{"type": "http.request", "body": body}]
 
     async def receive() -> Any:
         if waiting:
             return waiting.pop()
-        await hang_up.wait()
+        await has_hung_up.wait()
         return {"type": "http.disconnect"}
 
     async def send(message: Any) -> None:
@@ -188,22 +190,41 @@ async def test_a_client_that_hangs_up_leaves_its_turn(stream: bool) -> None:
 
     scope = {
         "type": "http",
-        "method": "POST",
-        "path": CHAT,
-        "raw_path": CHAT.encode(),
+        "method": method,
+        "path": path,
+        "raw_path": path.encode(),
         "query_string": b"",
         "headers": [],
     }
     async with asyncio.timeout(5):
         serving = asyncio.create_task(app(scope, receive, send))
-        while not client.client.asked or (stream and len(sent) < 3):
+        while not is_late(sent):
             await asyncio.sleep(0.001)
-        hang_up.set()
+        has_hung_up.set()
         await serving
 
-    assert client.client.num_left == 1
-    assert value(client.metrics, "requests_total", route=CHAT, status="499") == 1
+    assert value(client.metrics, "requests_total", route=path, status="499") == 1
     assert value(client.metrics, "requests_in_flight") == 0
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_client_that_hangs_up_leaves_its_turn(stream: bool) -> None:
+    client = faked(endless())
+    body = json.dumps({**BODY, "stream": stream}).encode()
+    await hang_up(
+        client,
+        ("POST", CHAT, body),
+        lambda sent: bool(client.client.asked) and (not stream or len(sent) >= 3),
+    )
+
+    assert client.client.num_left == 1
+
+
+async def test_a_viewer_of_the_status_page_that_hangs_up_leaves_its_place() -> None:
+    client = faked()
+    await hang_up(client, ("GET", "/ui/events", b""), lambda sent: len(sent) >= 2)
+
+    assert client.feed.num_viewers == 0
 
 
 async def test_requests_are_counted_by_route_and_status() -> None:

@@ -15,6 +15,7 @@ import pytest_asyncio
 from segue.api.turn import TurnEvent
 from segue.gateway.__main__ import running_before
 from segue.gateway.http.protocol import MAX_HEAD_BYTES, JoiningTransport, Protocol
+from segue.gateway.ui.feed import MAX_VIEWERS
 from tests.gateway.fake_client import FakeClient, delta, endless, says, started
 from tests.gateway.faked import CONFIG
 
@@ -150,6 +151,19 @@ async def test_a_long_answer_is_no_silence(monkeypatch: pytest.MonkeyPatch) -> N
         writer.close()
         await writer.wait_closed()
     assert statuses(read) == [200]
+
+
+async def test_viewers_of_the_status_page_that_close_leave_their_places() -> None:
+    async with running_before(Cluster(says("Hello")), CONFIG) as gateway:  # type: ignore[arg-type]  # behaves as a client
+        for _ in range(MAX_VIEWERS + 1):
+            reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+            writer.write(b"GET /ui/events HTTP/1.1\r\nHost: x\r\n\r\n")
+            async with asyncio.timeout(10):
+                read = await reader.readuntil(b"event: status\n")
+                writer.close()
+                while gateway.metrics.registry.get_sample_value("segue_http_requests_in_flight"):
+                    await asyncio.sleep(0.001)
+            assert statuses(read) == [200]
 
 
 def torrent(answers: list[str]) -> Callable[[int], AsyncGenerator[TurnEvent, None]]:

@@ -32,6 +32,8 @@ _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _HINTS = ("x-session-id", "x-session-affinity", "session-id", "x-claude-code-session-id")
 _MAX_HINT_CHARS = 256
 _SCOPE_KEY = "segue.visit"
+# No route reads a body of these.
+_WITHOUT_BODY = ("GET", "HEAD")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -146,6 +148,8 @@ class _Passage:
 
     async def run(self, app: ASGIApp, scope: Scope) -> None:
         """Raises Cancelled if the client hung up, after the application has cleaned up."""
+        if scope["method"] in _WITHOUT_BODY:
+            self._is_read.set()
         watch = asyncio.create_task(self._watch())
         try:
             await self._work.run(app(scope, self._read, self._answer))
