@@ -111,19 +111,21 @@ async def test_requests_may_wait_behind_each_other(wire: Wire) -> None:
             "at most 65536 bytes",
         ),
         (b"GET http://[ HTTP/1.1\r\nHost: a\r\n\r\n", 400, "nvalid"),
+        (b"CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n", 405, "got CONNECT"),
     ],
     ids=[
         *("TLS", "negative length", "bad chunk", "one header", "many headers", "path"),
-        *("one whole header", "many whole headers", "whole path", "no URL"),
+        *("one whole header", "many whole headers", "whole path", "no URL", "a proxy's"),
     ],
 )
 async def test_what_is_no_request_ends_the_connection(
-    wire: Wire, sent: bytes, status: int, says: str
+    wire: Wire, sent: bytes, status: int, says: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     answers = await wire.send(sent)
 
     assert statuses(answers) == [status]
     assert says in error_of(answers)["message"]
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 @pytest.mark.parametrize("sent", [b"", HEALTH, CHAT + LENGTH + BODY[:-1]], ids=["", "head", "body"])

@@ -182,6 +182,11 @@ class Protocol(HttpToolsProtocol):
                 self.parser.feed_data(data)
                 return
             except httptools.HttpParserUpgrade as offered:
+                if self.parser.get_method() == b"CONNECT":
+                    self._refuse(
+                        405, "expected a request for a path, got CONNECT: this is no proxy"
+                    )
+                    return
                 head = self._head_without_offer()
                 self.parser = httptools.HttpRequestParser(self)
                 # As in uvicorn: a request after the last one is dropped.
