@@ -81,6 +81,12 @@ class Shell(Generic[Running]):
         """Blocks until it serves. Raises the error of the current start."""
         return self._attempt.result()
 
+    @property
+    def running(self) -> Running | None:
+        """The object that serves; None before it does."""
+        attempt = self._attempt
+        return attempt.result() if attempt.done() and attempt.exception() is None else None
+
     def call(self, work: Callable[[Running], Coroutine[Any, Any, Result]]) -> Result:
         """Runs `work` in the shell's event loop and returns its result."""
         running = self.wait_started()

@@ -1,4 +1,4 @@
-"""Reports when a process of the cluster has ended, and when it runs again."""
+"""Reports when a process of the cluster has ended, and when it serves again."""
 
 from __future__ import annotations
 
@@ -14,24 +14,28 @@ _FIRST_ANSWERS_S = 1.0
 
 @dataclass(slots=True)
 class Life:
-    """One process, observed by polling its process id."""
+    """One process, observed by polling its process id and whether it serves."""
 
     process: str
     pid: int = 0
     """The last known process id; 0 until it has answered."""
     is_dead: bool = False
+    is_away: bool = False
+    """Its end has been reported, and its return has not."""
 
-    def answered(self, pid: int) -> Iterator[str]:
+    def answered(self, pid: int, *, serves: bool) -> Iterator[str]:
         if self.pid and pid != self.pid:
             # It may have died and started between two polls.
             yield from self.died()
-        if self.is_dead:
-            yield f"{self.process} runs again (pid {pid})"
+        if self.is_away and serves:
+            self.is_away = False
+            yield f"{self.process} serves again (pid {pid})"
         self.pid, self.is_dead = pid, False
 
     def died(self, *, is_restarted: bool = True) -> Iterator[str]:
-        if not self.is_dead:
-            self.is_dead = True
+        self.is_dead = True
+        if not self.is_away:
+            self.is_away = True
             which = f" (pid {self.pid})" if self.pid else ""
             then = "Ray starts it again" if is_restarted else "it is not started again"
             yield f"{self.process} has ended{which}; {then}"
@@ -53,7 +57,7 @@ class Watch:
     def __init__(self, actors: Mapping[str, Any]) -> None:
         self._actors = dict(actors)
         self._lives = {process: Life(process) for process in actors}
-        self._asked = {process: actor.pid.remote() for process, actor in actors.items()}
+        self._asked = {process: actor.life.remote() for process, actor in actors.items()}
         asked = list(self._asked.values())
         ray.wait(asked, num_returns=len(asked), timeout=_FIRST_ANSWERS_S)
 
@@ -74,7 +78,7 @@ class Watch:
         for process, actor in actors.items():
             if process not in self._lives:
                 self._lives[process] = Life(process)
-                self._asked[process] = actor.pid.remote()
+                self._asked[process] = actor.life.remote()
         self._actors = dict(actors)
 
     def role_lost(self) -> str:
@@ -88,7 +92,8 @@ class Watch:
         if not answered:
             return
         try:
-            yield from life.answered(ray.get(asked))
+            pid, serves = ray.get(asked)
+            yield from life.answered(pid, serves=serves)
         except RayError:
             yield from life.died(is_restarted=is_restarted)
-        self._asked[process] = self._actors[process].pid.remote()
+        self._asked[process] = self._actors[process].life.remote()

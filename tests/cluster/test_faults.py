@@ -108,7 +108,7 @@ async def test_the_router_restarts_at_its_address_and_the_workers_rejoin(
 ) -> None:
     import ray
 
-    router_pid = ray.get(ray_cluster.router.pid.remote())
+    router_pid = ray.get(ray_cluster.router.life.remote())[0]
 
     os.kill(router_pid, signal.SIGKILL)
 

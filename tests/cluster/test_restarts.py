@@ -53,6 +53,10 @@ def test_a_restart_that_fails_is_retried_until_it_works(demo: Path, tmp_path: Pa
         error, delay = wait_for(lambda: cluster.log("decode-0"), RETRY.format("decode-0")).groups()
         assert error.startswith(f"InvalidCheckpoint: no such model folder: {model}")
         assert float(delay) > 0
+        cluster.wait_for(rf"decode-0 has ended \(pid {first_pid}\); Ray starts it again")
+        # The third failure is later than the launcher's next look at the process.
+        wait_for(lambda: cluster.log("decode-0"), r"did not start; retrying .*retry_in_s=2")
+        assert "again (pid" not in cluster.text()
         away.rename(model)
 
         def has_new_life(status: ClusterStatus) -> bool:
@@ -60,8 +64,7 @@ def test_a_restart_that_fails_is_retried_until_it_works(demo: Path, tmp_path: Pa
             return is_whole(status) and pids["decode-0"] != first_pid
 
         wait_until(address, has_new_life)
-        cluster.wait_for(rf"decode-0 has ended \(pid {first_pid}\); Ray starts it again")
-        cluster.wait_for(r"decode-0 runs again \(pid \d+\)")
+        cluster.wait_for(r"decode-0 serves again \(pid \d+\)")
 
         # The router's port is taken while the router restarts.
         os.kill(cluster.pid("router"), signal.SIGKILL)
@@ -85,7 +88,7 @@ def test_of_two_routers_one_may_die_and_returns(tmp_path: Path) -> None:
         os.kill(pid, signal.SIGKILL)
         wait_until(first, is_whole)
         cluster.wait_for(rf"router-1 has ended \(pid {pid}\); Ray starts it again")
-        cluster.wait_for(r"router-1 runs again \(pid \d+\)")
+        cluster.wait_for(r"router-1 serves again \(pid \d+\)")
         wait_until(second, lambda status: is_whole(status) and len(status.workers) == 2)
         assert cluster.num_lives("router-1") == 2
         assert cluster.num_lives("router") == 1

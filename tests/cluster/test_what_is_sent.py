@@ -65,7 +65,7 @@ async def test_a_restarted_router_is_sent_everything_once(ray_cluster: Cluster, 
         session = client.session(tools=DEMO_TOOLS)
         turns = [await say(session, new) for new in SCRIPT[:3]]
 
-        os.kill(ray.get(ray_cluster.router.pid.remote()), signal.SIGKILL)
+        os.kill(ray.get(ray_cluster.router.life.remote())[0], signal.SIGKILL)
         await wait_until_back(client)
         turns += [await say(session, new) for new in SCRIPT[3:5]]
 

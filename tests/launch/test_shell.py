@@ -49,6 +49,7 @@ def test_it_serves_until_it_is_stopped() -> None:
     shell = Shell("decode-0", starts)
 
     assert shell.wait_started().address == "127.0.0.1:7"
+    assert shell.running == Served("127.0.0.1:7")
     shell.stop()
 
     assert starts.has_ended.is_set()
@@ -83,6 +84,7 @@ def test_the_first_failed_start_raises_its_error_in_the_waiting_caller() -> None
 
     with pytest.raises(InvalidCheckpoint, match="no such folder: /away"):
         shell.wait_started()
+    assert shell.running is None
     shell.stop()
 
 

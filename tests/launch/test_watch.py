@@ -6,7 +6,7 @@ import pytest
 
 from segue.launch.watch import Life, role_lost
 
-DIED, BACK = "router has ended (pid 7); Ray starts it again", "router runs again (pid 8)"
+DIED, BACK = "router has ended (pid 7); Ray starts it again", "router serves again (pid 8)"
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,13 @@ DIED, BACK = "router has ended (pid 7); Ray starts it again", "router runs again
         ([7, None, 8, None, 9], [DIED, BACK, DIED.replace("7", "8"), BACK.replace("8", "9")]),
         # It died before it was asked.
         ([None, 7], ["router has ended; Ray starts it again", BACK.replace("8", "7")]),
+        # A process that does not serve yet has a negative id here.
+        ([-7, 7, 7], []),
+        ([7, None, -8, -8, 8, 8], [DIED, BACK]),
+        ([7, -8, 8], [DIED, BACK]),
+        # It dies while it starts, also between two questions.
+        ([7, None, -8, None, -9, 9], [DIED, BACK.replace("8", "9")]),
+        ([7, None, -8, -9, 9], [DIED, BACK.replace("8", "9")]),
     ],
 )
 def test_each_death_and_each_return_is_one_line(
@@ -30,7 +37,9 @@ def test_each_death_and_each_return_is_one_line(
     life = Life("router")
 
     said = [
-        line for pid in answers for line in (life.died() if pid is None else life.answered(pid))
+        line
+        for pid in answers
+        for line in (life.died() if pid is None else life.answered(abs(pid), serves=pid > 0))
     ]
 
     assert said == lines
@@ -42,6 +51,16 @@ def test_without_the_gcs_a_death_promises_no_restart() -> None:
     assert list(life.died(is_restarted=False)) == [
         "router has ended (pid 7); it is not started again"
     ]
+
+
+def test_a_process_that_starts_is_not_dead() -> None:
+    life = Life("router", pid=7)
+
+    list(life.died())
+    was_dead = life.is_dead
+    list(life.answered(8, serves=False))
+
+    assert (was_dead, life.is_dead) == (True, False)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import ray.util
 
 from segue.api.cluster.drain import DrainReport
 from segue.api.cluster.fleet import LauncherReport, Ordered
-from segue.api.cluster.status import ClusterStatus
+from segue.api.cluster.status import ClusterStatus, WorkerHealth
 from segue.api.types import Role
 from segue.gateway.config import GatewayConfig
 from segue.launch.config import Config
@@ -41,8 +41,13 @@ class _ProcessActor:
         address: str = self._shell.wait_started().address
         return address
 
-    def pid(self) -> int:
-        return os.getpid()
+    def life(self) -> tuple[int, bool]:
+        """The process id, and whether it serves. Returns at once: a call that waited would delay
+        `stop`, which Ray makes after it."""
+        return os.getpid(), self._serves()
+
+    def _serves(self) -> bool:
+        return self._shell.running is not None
 
     def stop(self) -> None:
         """Returns when it has stopped in order."""
@@ -135,6 +140,10 @@ class WorkerActor(_ProcessActor):
             lambda: _worker(role, options, config, others),
             ended=lambda running: running.draining.ended.wait(),
         )
+
+    def _serves(self) -> bool:
+        running = self._shell.running
+        return running is not None and running.worker.presence.health is not WorkerHealth.WARMING
 
     def retire(self) -> DrainReport:
         """Drains, moves its sessions and leaves the cluster for good. Returns after that: the
