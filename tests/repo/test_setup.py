@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,8 +42,8 @@ class Clone:
 
     def setup(
         self,
-        *,
-        found: str,
+        *arguments: str,
+        found: str = "any",
         index: str = "",
         uv_status: int = 0,
         machine: str = "x86_64",
@@ -62,7 +63,7 @@ class Clone:
             "SEGUE_TORCH_INDEX": index,
         }
         return subprocess.run(
-            ["bash", "scripts/setup", "cpu,dev"],
+            ["bash", "scripts/setup", *(arguments or ("cpu,dev",))],
             cwd=self.folder,
             env=environment,
             capture_output=True,
@@ -178,3 +179,35 @@ def test_on_other_machines_than_x86_the_plain_build_is_for_cpus(clone: Clone) ->
 
     assert done.returncode == 0
     assert clone.installs() == ["python pip install uv", "uv -e .[cpu,dev]"]
+
+
+def test_help_shows_the_extras_and_installs_nothing(clone: Clone) -> None:
+    done = clone.setup("--help")
+
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: scripts/setup EXTRAS [DEBIAN_PACKAGE ...]\n")
+    assert f"\n{', '.join(extras)}; " in done.stdout
+    assert clone.installs() == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (("",), "expected extras, got none"),
+        (("--quiet",), "expected extras and Debian packages, got the option --quiet"),
+        (("cpu", "-y"), "expected extras and Debian packages, got the option -y"),
+        (("cpu,cud",), "expected an extra of pyproject.toml, got 'cud'"),
+        (("cpu dev",), "expected an extra of pyproject.toml, got 'cpu dev'"),
+    ],
+)
+def test_other_arguments_than_extras_and_packages_are_refused(
+    clone: Clone, arguments: tuple[str, ...], error: str
+) -> None:
+    done = clone.setup(*arguments)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"scripts/setup: {error}\nusage: ")
+    assert clone.installs() == []
