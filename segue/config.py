@@ -6,12 +6,13 @@ section into it. `describe` prints the values in effect as TOML that can be read
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import tomllib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +27,26 @@ SECTIONS = (
 """Every section that a file may have. A process reads its own, and only checks others' names."""
 
 Section = TypeVar("Section")
+
+
+class FileSections(dict[str, Any]):
+    """The sections of a file."""
+
+    def __init__(self, sections: Mapping[str, Any], origin: str) -> None:
+        """`origin`: the file's name, for errors."""
+        super().__init__(sections)
+        self.origin = origin
+
+
+@contextlib.contextmanager
+def naming(sections: Mapping[str, Any]) -> Iterator[None]:
+    """An InvalidConfig about the sections names their file, if they are those of a file."""
+    try:
+        yield
+    except InvalidConfig as error:
+        if isinstance(sections, FileSections):
+            raise InvalidConfig(f"{sections.origin}: {error}") from None
+        raise
 
 
 def read_file(path: Path | None) -> Mapping[str, Any]:
@@ -54,11 +75,16 @@ def read_text(text: str, origin: str) -> Mapping[str, Any]:
             raise InvalidConfig(
                 f"{origin}: unknown section {name!r}; a file has the sections {', '.join(SECTIONS)}"
             )
-    return sections
+    return FileSections(sections, origin)
 
 
 def section(sections: Mapping[str, Any], name: str, cls: type[Section]) -> Section:
-    """Section `name` as a `cls`. Raises InvalidConfig for unknown keys and wrong types."""
+    """Section `name` as a `cls`. Raises InvalidConfig for unknown keys and wrong values."""
+    with naming(sections):
+        return _section(sections, name, cls)
+
+
+def _section(sections: Mapping[str, Any], name: str, cls: type[Section]) -> Section:
     given = sections.get(name, {})
     hints = typing.get_type_hints(cls)
     known = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]  # a dataclass by contract

@@ -13,7 +13,7 @@ from prefill_worker.config import PrefillConfig
 from router.config import RouterConfig
 from segue.api.errors import InvalidConfig
 from segue.api.types import Role
-from segue.config import describe, read_file, section
+from segue.config import describe, naming, read_file, section
 from segue.engine.config import EngineConfig
 from segue.gateway.config import GatewayConfig
 from segue.launch.scale.config import AutoscaleConfig
@@ -230,7 +230,9 @@ class Config:
     def from_sections(cls, sections: Mapping[str, Any]) -> Self:
         """Raises InvalidConfig."""
         kinds = get_type_hints(cls)
-        return cls(**{name: section(sections, name, kind) for name, kind in kinds.items()})
+        read = {name: section(sections, name, kind) for name, kind in kinds.items()}
+        with naming(sections):
+            return cls(**read)
 
     def to_toml(self) -> str:
         return describe({one.name: getattr(self, one.name) for one in fields(self)})
@@ -245,9 +247,15 @@ def configure(
     """The file's settings, overridden by `flags`: by section, None if not given. The configuration
     has the hashes of `api_keys`, which are comma-separated texts. Raises InvalidConfig and
     InvalidRequest."""
-    sections = dict(read_file(path))
+    read = read_file(path)
+    sections = dict(read)
     for name, settings in flags.items():
         given = {key: value for key, value in settings.items() if value is not None}
         sections[name] = {**sections.get(name, {}), **given}
-    config = Config.from_sections(sections)
+    try:
+        config = Config.from_sections(sections)
+    except InvalidConfig:
+        # Names the file if the error is there, and not in a flag.
+        Config.from_sections(read)
+        raise
     return replace(config, router=config.router.with_keys(api_keys))

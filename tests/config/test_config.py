@@ -10,7 +10,7 @@ from segue.api.errors import InvalidConfig
 from segue.api.types import Role
 from segue.config import read_file, read_text
 from segue.engine.config import EngineConfig, PoolSizes, host_pool_sizes, pool_sizes
-from segue.launch.config import ClusterConfig, Config
+from segue.launch.config import ClusterConfig, Config, configure
 from tests.kv_transfer.world import LAYOUT
 
 
@@ -43,8 +43,30 @@ from tests.kv_transfer.world import LAYOUT
     ],
 )
 def test_an_error_in_a_file_is_reported(text: str, reason: str) -> None:
-    with pytest.raises(InvalidConfig, match=reason):
+    with pytest.raises(InvalidConfig, match=reason) as refused:
         Config.from_sections(read_text(text, "segue.toml"))
+
+    assert str(refused.value).startswith("segue.toml")
+    assert str(refused.value).count("segue.toml") == 1
+
+
+def test_an_error_between_two_sections_names_the_file() -> None:
+    text = "[engine]\ntensor_parallel = 2\ndevice = 'cuda'\n[cluster]\ngpus_per_decode = 0.5\n"
+
+    with pytest.raises(InvalidConfig, match=r"^segue.toml: \[cluster\] gpus_per_decode must be 1"):
+        Config.from_sections(read_text(text, "segue.toml"))
+
+
+def test_the_error_of_a_flag_does_not_name_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "segue.toml"
+    path.write_text("[engine]\npage_tokens = 32\n")
+    with pytest.raises(InvalidConfig, match=r"^\[router\] port must be in"):
+        configure(path, {"router": {"port": 70_000}})
+
+    path.write_text("[engine]\npage_tokens = 0\n")
+    with pytest.raises(InvalidConfig, match=r"segue.toml: \[engine\] page_tokens must be >= 1"):
+        configure(path, {"router": {"port": 7000}})
+    assert configure(path, {"engine": {"page_tokens": 8}}).engine.page_tokens == 8
 
 
 def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
