@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from typing import Any, Protocol
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 from pydantic_core import from_json, to_json
 from starlette.requests import Request
 
-from segue.api.errors import SegueError
+from segue.api.errors import InvalidRequest, SegueError
 from segue.gateway.http.door import visit_of
 from segue.gateway.http.errors import Json, UnknownResponse
 
@@ -33,6 +33,19 @@ class DocumentCalls(Protocol):
     async def documents(self, group: str, name: str, *, alone: bool = False) -> list[bytes]: ...
 
     async def delete_document(self, group: str, name: str) -> bool: ...
+
+
+class Stored(NamedTuple):
+    """One document."""
+
+    response: Json
+    input_items: list[Json]
+
+
+class Conversation(NamedTuple):
+    items: list[Json]
+    num_bytes: int
+    """Of the documents with these items."""
 
 
 class StoredResponses:
@@ -55,26 +68,54 @@ class StoredResponses:
     async def get(self, owner: str, response_id: str) -> Json:
         """Raises UnknownResponse."""
         (found,) = await self._found(owner, response_id, alone=True)
-        response: Json = from_json(found)["response"]
-        return response
+        return _read(found, response_id).response
 
     async def delete(self, owner: str, response_id: str) -> None:
         """Raises UnknownResponse."""
-        _require(_is_id(response_id), response_id)
-        _require(await self._client.delete_document(owner, response_id), response_id)
+        if not (_is_id(response_id) and await self._client.delete_document(owner, response_id)):
+            _refuse(response_id)
 
-    async def conversation(self, owner: str, response_id: str) -> list[Json]:
-        """All items up to the end of this response. Raises UnknownResponse."""
+    async def conversation(self, owner: str, response_id: str, max_bytes: int) -> Conversation:
+        """All items up to the end of this response; none without an id. Raises UnknownResponse, and
+        InvalidRequest if their documents have more than `max_bytes`.
+        """
         if not response_id:
-            return []
-        turns = map(from_json, await self._found(owner, response_id))
-        return [item for turn in turns for item in (*turn["input"], *turn["response"]["output"])]
+            return Conversation([], 0)
+        found = await self._found(owner, response_id)
+        num_bytes = sum(map(len, found))
+        if num_bytes > max_bytes:
+            # Parsing them would keep all other requests waiting.
+            raise InvalidRequest.at(
+                "previous_response_id",
+                f"expected a conversation of at most {max_bytes} bytes, got {num_bytes}: send the "
+                "input that is still needed, without previous_response_id",
+            )
+        turns = [_read(document, response_id) for document in found]
+        items = [item for turn in turns for item in (*turn.input_items, *turn.response["output"])]
+        return Conversation(items, num_bytes)
 
     async def _found(self, owner: str, response_id: str, *, alone: bool = False) -> list[bytes]:
-        _require(_is_id(response_id), response_id)
+        if not _is_id(response_id):
+            _refuse(response_id)
         found = await self._client.documents(owner, response_id, alone=alone)
-        _require(bool(found), response_id)
+        if not found:
+            _refuse(response_id)
         return found
+
+
+def _read(document: bytes, response_id: str) -> Stored:
+    """Raises UnknownResponse if no gateway wrote the document: a client can write any by RPC."""
+    try:
+        content = from_json(document)
+    except ValueError:
+        _refuse(response_id)
+    match content:
+        case {"response": {"output": [*output]} as response, "input": [*items]} if all(
+            isinstance(item, dict) for item in (*items, *output)
+        ):
+            return Stored(response, items)
+        case _:
+            _refuse(response_id)
 
 
 def _is_id(response_id: str) -> bool:
@@ -82,12 +123,11 @@ def _is_id(response_id: str) -> bool:
     return 0 < len(response_id) <= _MAX_ID_CHARS and response_id.isprintable()
 
 
-def _require(is_known: bool, response_id: str) -> None:
-    if not is_known:
-        raise UnknownResponse(
-            f"there is no stored response {response_id!r:.200}: it may have expired, or belong to "
-            "another key; send the whole input instead"
-        )
+def _refuse(response_id: str) -> NoReturn:
+    raise UnknownResponse(
+        f"there is no stored response {response_id!r:.200}: it may have expired or been deleted, "
+        "or belong to another key; send the whole input instead"
+    )
 
 
 def owner_of(request: Request) -> str:

@@ -118,10 +118,10 @@ async def read(request: Request, kind: type[Kind], max_bytes: int) -> Kind:
     return body
 
 
-async def converted(body: Body, convert: Callable[[], Value]) -> Value:
+async def converted(body: Body, convert: Callable[[], Value], *, more_bytes: int = 0) -> Value:
     """`convert()`, in a thread if the body is so large that other requests would wait for it: 17 MB
-    of small messages take three seconds."""
-    if body._num_bytes > _LARGE_BYTES:
+    of small messages take three seconds. `more_bytes`: of what is converted besides the body."""
+    if body._num_bytes + more_bytes > _LARGE_BYTES:
         return await asyncio.to_thread(convert)
     return convert()
 

@@ -21,9 +21,10 @@ from segue.gateway.openai.chat_request import ChatRequest
 from segue.gateway.openai.completion_request import CompletionRequest
 from segue.gateway.openai.completions import CompletionAnswer, ShownPrompt
 from segue.gateway.openai.responses.answer import ResponseAnswer
+from segue.gateway.openai.responses.items import read_items
 from segue.gateway.openai.responses.request import ResponseRequest
 from segue.gateway.openai.responses.tools import read_tools
-from segue.gateway.stored import owner_of
+from segue.gateway.stored import Conversation, owner_of
 
 _STARTED_AT = int(time.time())
 
@@ -111,9 +112,11 @@ async def create_response(gateway: Gateway, request: Request) -> ASGIApp:
 
     async def keep(response: Json) -> None:
         if body.is_stored:
-            await gateway.stored.keep(owner, response, body.input)
+            await gateway.stored.keep(owner, response, read_items(body.input))
 
-    wanted = await converted(body, lambda: body.wanted(visit, tools, before))
+    wanted = await converted(
+        body, lambda: body.wanted(visit, tools, before.items), more_bytes=before.num_bytes
+    )
     answer = ResponseAnswer(
         body,
         gateway.turns.steps(wanted, visit),
@@ -126,10 +129,12 @@ async def create_response(gateway: Gateway, request: Request) -> ASGIApp:
     return await respond(gateway, answer, stream=body.stream)
 
 
-async def _before(gateway: Gateway, owner: str, previous_response_id: str) -> list[Json]:
-    """The items that the input follows. Raises UnknownPreviousResponse."""
+async def _before(gateway: Gateway, owner: str, previous_response_id: str) -> Conversation:
+    """The items that the input follows. Raises InvalidRequest."""
+    # A client that sends its whole input cannot send more either.
+    max_bytes = gateway.config.max_body_bytes
     try:
-        return await gateway.stored.conversation(owner, previous_response_id)
+        return await gateway.stored.conversation(owner, previous_response_id, max_bytes)
     except UnknownResponse as error:
         raise UnknownPreviousResponse.at("previous_response_id", str(error)) from None
 

@@ -1,4 +1,4 @@
-"""Reads the events of a streamed response."""
+"""Reads responses, whole and as events."""
 
 from __future__ import annotations
 
@@ -12,6 +12,13 @@ LOOK = {"type": "function", "name": "look", "parameters": {"type": "object"}}
 BODY: dict[str, Any] = {"model": "demo", "input": "Hello", "tools": [LOOK]}
 CALL = "<tool_call>\n<function=look>\n<parameter=at>\nit\n</parameter>\n</function>\n</tool_call>"
 CUT_CALL = "<tool_call>\n<function=look>\n<parameter=at>\nit"
+
+
+async def answered(client: Faked, **fields: Any) -> dict[str, Any]:
+    response = await client.post(PATH, {**BODY, **fields})
+    assert response.status_code == 200, response.text
+    answer: dict[str, Any] = response.json()
+    return answer
 
 
 async def events(client: Faked, **fields: Any) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ import pytest
 
 from segue.api.errors import InvalidRequest
 from segue.api.types import Message
-from segue.gateway.openai.responses.items import chat_messages, encrypted
+from segue.gateway.openai.responses.items import chat_messages, encrypted, read_items
 
 ASK = {"role": "user", "content": "Hello"}
 THOUGHT = {
@@ -138,3 +138,12 @@ def test_an_item_that_cannot_be_read_is_named(item: Any, param: str, says: str) 
         messages(ASK, item)
 
     assert raised.value.field == param
+
+
+def test_items_that_are_read_are_those_that_make_messages() -> None:
+    unknown = {"type": "web_search_call", "id": "ws_1"}
+    items = [unknown, ASK, unknown, THOUGHT, unknown, SAID, CALL, SEEN, {"type": ["a"]}]
+    read = read_items(items)
+
+    assert read == [ASK, THOUGHT, SAID, CALL, SEEN]
+    assert messages(*read) == messages(*items)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import quote
 
 import pytest
 
-from router.documents import DocumentStore
 from segue.api.errors import ContextOverflow, Overloaded, SegueError, Unavailable
 from segue.api.turn import FinishReason
 from segue.gateway.openai.responses.request import ResponseRequest
 from tests.gateway.fake_client import fails, says
-from tests.gateway.faked import Faked, faked
-from tests.gateway.responses.streamed import BODY, CALL, CUT_CALL, LOOK, PATH
+from tests.gateway.faked import faked
+from tests.gateway.responses.streamed import BODY, CALL, CUT_CALL, LOOK, PATH, answered
 
 USAGE = {
     "prompt_tokens": 20,
@@ -22,13 +20,6 @@ USAGE = {
     "completion_tokens": 9,
     "reasoning_tokens": 2,
 }
-
-
-async def answered(client: Faked, **fields: Any) -> dict[str, Any]:
-    response = await client.post(PATH, {**BODY, **fields})
-    assert response.status_code == 200, response.text
-    answer: dict[str, Any] = response.json()
-    return answer
 
 
 async def test_an_answer_is_a_response_of_items() -> None:
@@ -196,81 +187,6 @@ async def test_a_refused_field_is_refused_unless_it_asks_for_nothing(field: str)
     assert (response.status_code, response.json()["error"]["param"]) == (400, field)
     for neutral in ResponseRequest._refused[field][1]:
         assert (await faked().post(PATH, {**BODY, field: neutral})).status_code == 200
-
-
-async def test_a_response_goes_on_after_an_earlier_one() -> None:
-    client = faked(says("Hm.\n</think>\n\n", f"I look.\n\n{CALL}", starts_in_reasoning=True))
-    first = await answered(client, input="Look!", tools=[LOOK], instructions="Be brief.")
-    call_id = first["output"][-1]["call_id"]
-    result = {"type": "function_call_output", "call_id": call_id, "output": "It is red."}
-    second = await answered(client, input=[result], previous_response_id=first["id"])
-    await answered(client, input="Why?", previous_response_id=second["id"])
-    whole = [{"role": "user", "content": "Look!"}, *first["output"], result, *second["output"]]
-    await answered(client, input=[*whole, {"role": "user", "content": "Why?"}])
-    asked: list[Any] = [one.turn_input for one in client.client.asked]
-
-    assert second["previous_response_id"] == first["id"]
-    assert [message.role for message in asked[1].messages] == ["user", "assistant", "tool"]
-    assert asked[2].messages == asked[3].messages
-
-
-async def test_a_stored_response_is_its_owners_until_it_is_deleted() -> None:
-    client = faked()
-    answer = (await client.post(PATH, BODY, authorization="Bearer a")).json()
-    path = f"{PATH}/{answer['id']}"
-
-    async def call(method: str, key: str) -> tuple[int, Any]:
-        response = await client.http.request(
-            method, path, headers={"authorization": f"Bearer {key}"}
-        )
-        return response.status_code, response.json()
-
-    assert await call("GET", "a") == (200, answer)
-    assert (await call("GET", "b"))[0] == 404
-    assert (await call("DELETE", "b"))[0] == 404
-    assert await call("DELETE", "a") == (
-        200,
-        {"id": answer["id"], "object": "response", "deleted": True},
-    )
-    assert (await call("GET", "a"))[0] == 404
-
-
-@pytest.mark.parametrize(("fields", "num_bytes"), [({"store": False}, 1 << 20), ({}, 100)])
-async def test_a_response_that_is_not_stored_says_what_to_do(
-    fields: dict[str, Any], num_bytes: int
-) -> None:
-    client = faked()
-    client.client.kept = DocumentStore(num_bytes, 60.0)
-    first = await answered(client, **fields)
-    response = await client.post(PATH, {**BODY, "previous_response_id": first["id"]})
-    error = response.json()["error"]
-
-    assert response.status_code == 400
-    assert (error["param"], error["code"]) == (
-        *("previous_response_id", "previous_response_not_found"),
-    )
-    assert "send the whole input" in error["message"]
-
-
-@pytest.mark.parametrize("stream", [False, True])
-async def test_an_answer_does_not_depend_on_being_stored(stream: bool) -> None:
-    client = faked()
-
-    async def fail(*args: object, **kwargs: object) -> bool:
-        raise Unavailable("the router is gone")
-
-    client.client.keep_document = fail  # type: ignore[method-assign]
-    response = await client.post(PATH, {**BODY, "stream": stream})
-
-    assert response.status_code == 200
-    assert '"completed"' in response.text
-
-
-@pytest.mark.parametrize("response_id", ["resp_", "x" * 300, "\n"])
-async def test_an_id_that_no_response_has_is_a_404(response_id: str) -> None:
-    response = await faked().http.get(f"{PATH}/{quote(response_id)}")
-
-    assert response.status_code == 404
 
 
 async def test_unknown_fields_and_ignored_ones_change_nothing() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -23,6 +23,8 @@ from segue.gateway.openai.responses.tools import seen_name
 
 Item: TypeAlias = Mapping[str, Any]
 
+_READ = ("message", "reasoning", "function_call", "function_call_output")
+"""The types that are not skipped."""
 _TEXT_PARTS = ("input_text", "output_text", "text")
 
 
@@ -55,13 +57,17 @@ class _Answer:
             )
 
 
+def read_items(items: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those that `chat_messages` does not skip."""
+    return [item for item in items if _kind(item) in _READ]
+
+
 def chat_messages(items: Sequence[Item], before: Sequence[Item] = ()) -> Iterator[Message]:
     """`before` are items of earlier responses, which are valid. Raises InvalidRequest."""
     answer = _Answer()
     for index, item in enumerate((*before, *items), -len(before)):
         where = f"input[{index}]"
-        # A message may leave out its type.
-        kind = item.get("type") or "message"
+        kind = _kind(item)
         is_answers = kind in ("reasoning", "function_call") or (
             kind == "message" and item.get("role") == "assistant"
         )
@@ -75,6 +81,11 @@ def chat_messages(items: Sequence[Item], before: Sequence[Item] = ()) -> Iterato
             answer = _Answer()
             yield message
     yield from answer.messages()
+
+
+def _kind(item: Item) -> object:
+    # A message may leave out its type.
+    return item.get("type") or "message"
 
 
 def _add(answer: _Answer, kind: object, item: Item, where: str) -> None:
