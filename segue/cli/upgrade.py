@@ -45,7 +45,6 @@ async def upgrade(
     """Restart all workers, all routers and the named gateways, one by one. No turn is lost."""
     now = datetime.now(UTC)
     started = now if since is None else _time_of(since, now)
-    hint = f"started; if interrupted, continue with --since {_as_text(started)}"
     async with contextlib.AsyncExitStack() as stack:
         cluster = await stack.enter_async_context(to.client())
         routers = [
@@ -61,13 +60,17 @@ async def upgrade(
         running = Upgrade(
             processes,
             print_timed,
-            on_start=lambda: print_timed(hint),
+            on_start=lambda: print_timed(start_line(started)),
             ready_timeout_s=ready_timeout,
             ran_s=(now - started).total_seconds(),
             may_interrupt=may_interrupt,
         )
         restarted = await running.run()
     print_timed(f"upgraded: {len(restarted)} processes restarted")
+
+
+def start_line(started: datetime) -> str:
+    return f"started; if interrupted, continue with --since {_as_text(started)}"
 
 
 def _as_text(time: datetime) -> str:

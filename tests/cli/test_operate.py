@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +12,7 @@ from segue.api.cluster.drain import DrainReport, LeftReason
 from segue.api.cluster.status import ClusterStatus, RouterStatus, WorkerHealth, WorkerStatus
 from segue.api.types import Epoch, Role, WorkerId
 from segue.cli.operate import report_json, workers_at
+from segue.cli.upgrade import start_line
 from tests.cli.conftest import Command
 from tests.cli.fake_router import fake_router
 
@@ -32,7 +35,10 @@ def test_a_drains_report_is_one_line() -> None:
     )
     assert str(report) == (
         "1 turn ended, 2 turns went on elsewhere, 1 session moved (2 KiB), "
-        "3 sessions not moved (2 no memory elsewhere, 1 went on elsewhere)"
+        "1 session needed no move, 2 sessions not moved (2 no memory elsewhere)"
+    )
+    assert str(DrainReport(left={LeftReason.ELSEWHERE: 4})) == (
+        "0 turns ended, 0 sessions moved, 4 sessions needed no move"
     )
     assert json.loads(report_json(report))["left"] == {"no_memory": 2, "elsewhere": 1}
 
@@ -54,6 +60,22 @@ def test_a_pods_drain_takes_its_own_ready_workers() -> None:
     found = [workers_at(host, cluster) for host in ("10.0.0.1", "fd00::1", "10.0.0.3")]
 
     assert found == [["decode-0"], ["decode-3"], []]
+
+
+def test_the_transcripts_in_the_documentation_have_the_commands_words() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    drained = DrainReport(
+        ended_turns=3,
+        moved_turns=1,
+        moved_sessions=12,
+        moved_bytes=8210 * 1024,
+        left={LeftReason.ELSEWHERE: 4},
+    )
+    time = datetime(2026, 11, 29, 23, 12, 22, 157_000, UTC)
+
+    assert f"$ segue drain decode-0\ndrained: {drained}\n" in text
+    assert f"\n23:12:22 {start_line(time)}\n" in text
+    assert f"drained in 0.4 s: {DrainReport(ended_turns=2)}\n" in text
 
 
 WORKERS = (

@@ -27,12 +27,12 @@ _MAX_TOKENS = 1 << 32
 
 
 class LeftReason(enum.StrEnum):
-    """Why a session was not moved. Its next turn computes its prompt."""
+    """Why a session was not moved. Its next turn computes its prompt, except after ELSEWHERE."""
 
     NOT_ASKED = "not asked for"
     """The order excluded moves."""
-    ELSEWHERE = "went on elsewhere"
-    """Its last turn ran on another worker, or the router does not know it."""
+    ELSEWHERE = "needed no move"
+    """Its last turn ran on another worker, or it was released: the router does not know it."""
     NO_WORKER = "no other decode worker"
     NO_MEMORY = "no memory elsewhere"
     """All memory of the other workers is leased by their own sessions."""
@@ -123,7 +123,10 @@ class DrainReport:
             parts.append(f"{counted(self.moved_turns, 'turn')} went on elsewhere")
         size = f" ({self.moved_bytes / 1024:.0f} KiB)" if self.moved_bytes else ""
         parts.append(f"{counted(self.moved_sessions, 'session')} moved{size}")
-        if self.left:
-            reasons = ", ".join(f"{count} {reason.value}" for reason, count in self.left.items())
-            parts.append(f"{counted(sum(self.left.values()), 'session')} not moved ({reasons})")
+        left = dict(self.left)
+        if num_elsewhere := left.pop(LeftReason.ELSEWHERE, 0):
+            parts.append(f"{counted(num_elsewhere, 'session')} {LeftReason.ELSEWHERE.value}")
+        if left:
+            reasons = ", ".join(f"{count} {reason.value}" for reason, count in left.items())
+            parts.append(f"{counted(sum(left.values()), 'session')} not moved ({reasons})")
         return ", ".join(parts)
