@@ -20,6 +20,7 @@ from segue.gateway.config import GatewayConfig
 from segue.gateway.http.door import visit_of
 from segue.gateway.http.errors import Failure
 from segue.gateway.http.fields import Body, Kind, read
+from segue.gateway.http.origin import require_no_foreign_page
 from segue.gateway.metrics import GatewayMetrics
 from segue.gateway.served import ServedModelCache
 from segue.gateway.stored import StoredResponses
@@ -78,10 +79,12 @@ class Route:
 
     def endpoint(self, gateway: Gateway, of_key: Callable[[str], Gateway]) -> Endpoint:
         async def endpoint(request: Request) -> ASGIApp:
+            visit = visit_of(request.scope)
             try:
+                require_no_foreign_page(self.method, visit, gateway.config.host)
                 if not self.needs_key:
                     return await self.answer(gateway, request)
-                own = of_key(visit_of(request.scope).api_key())
+                own = of_key(visit.api_key())
                 # Before the body is read.
                 await own.served.info()
                 return await self.answer(own, request)
