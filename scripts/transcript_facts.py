@@ -27,7 +27,9 @@ _RULES = (
 _CANDIDATE = re.compile(r"[▶ ] (compute|local|pull) +(\S+)")
 _WORKER = re.compile(r"((?:prefill|decode)-\d+) +(ready|draining|lost) ")
 # Line breaks that depend on the length of numbers.
-_BREAK = re.compile(r"\n(?=first after |(?:prefill-\d+ → )?decode-\d+ · |\d+ sessions? · )")
+_BREAK = re.compile(
+    r"\n(?=first after |(?:prefill-\d+ → )?decode-\d+ · |\d+ sessions? · |stop · first after )"
+)
 
 
 def facts(transcript: str) -> list[str]:

@@ -27,14 +27,14 @@ HEALTH_STYLE = {
 
 
 def timings_lines(end: TurnEnd, width: int) -> str:
-    """The text under an answer: one line on a wide terminal, two in 80 columns."""
+    """The text under an answer: one line on a wide terminal, two in 80 columns. Its first numbers
+    are tokens of the prompt (in) and of the answer (out)."""
     usage, timings = end.usage, end.timings
     # Prefill makes the first token, decode the others.
     decoded = usage.completion_tokens - 1
     speed = _speed(decoded / timings.decode_s) if decoded and timings.decode_s else "-"
     parts = (
-        f"{usage.prompt_tokens}{_reused(usage)} + {usage.completion_tokens}{_drafted(usage)} "
-        "tokens",
+        f"{usage.prompt_tokens} in{_reused(usage)}, {usage.completion_tokens} out{_drafted(usage)}",
         speed,
         f"{usage.shipped_bytes / 1024:.0f} KiB",
         _workers(end),

@@ -168,7 +168,7 @@ def test_the_timings_under_an_answer_fit_the_terminal(
 
     timings = screen.screen.partition("answer 1\n")[2].splitlines()
     assert len(timings) == (1 if columns == 200 else 2)
-    assert " ".join(timings).split(" · ")[0] == "7 + 2 tokens"
+    assert " ".join(timings).split(" · ")[0] == "7 in, 2 out"
     assert "prefill-0 → decode-0 · stop" in timings[0]
     # A terminal narrower than 80 columns wraps lines itself.
     assert all(len(line) <= max(columns, 80) for line in timings)
@@ -220,7 +220,7 @@ def test_with_output_into_a_pipe_prompts_go_to_stderr(router: FakeRouter, tmp_pa
         _wait_until(lambda: "answer 1" in written.read_text())
 
         assert screen.wait_for_end(timeout_s=20, pressing=CTRL_D) == 0
-    assert written.read_text().startswith("answer 1\n7 + 2 tokens")
+    assert written.read_text().startswith("answer 1\n7 in, 2 out")
     assert "you" not in written.read_text()
 
 

@@ -214,7 +214,7 @@ def test_labels_under_an_answer_are_the_fields_terms() -> None:
     lines = timings_lines(end, 300)
 
     assert lines.startswith(
-        "20 (8 of the last turn re-rendered) + 3 (10 of 17 drafts accepted) tokens · 1 token/s · "
+        "20 in (8 of the last turn re-rendered), 3 out (10 of 17 drafts accepted) · 1 token/s · "
     )
 
 
