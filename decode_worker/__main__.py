@@ -54,6 +54,7 @@ async def running(
                 engine,
                 max_drafts=decode.max_drafts,
                 with_scratch=launches_ahead,
+                is_for_steps=True,
                 followers=followers,
             )
         )

@@ -27,11 +27,14 @@ async def loading(
     max_drafts: int = 0,
     with_scratch: bool = False,
     niceness: int = 0,
+    is_for_steps: bool = False,
     followers: FollowersStart = HERE,
 ) -> AsyncIterator[LoadedModel]:
     """The model, loaded in a thread, and its other ranks, until the block ends. This process and
-    they stay on the worker's cores from then on. `niceness`: of the engine's thread. Raises
-    InvalidCheckpoint and InvalidConfig."""
+    they stay on the worker's cores from then on. `niceness`: of the engine's thread.
+    `is_for_steps`: it decodes, rather than computes prompts. Raises InvalidCheckpoint and
+    InvalidConfig."""
+    limits_threads = is_for_steps and not engine.num_threads
     engine = _on_its_cores(engine)
     loaded = await in_brief_thread(
         lambda: load_runner(
@@ -41,6 +44,7 @@ async def loading(
             with_scratch=with_scratch,
             followers=followers,
             niceness=niceness,
+            limits_threads=limits_threads,
         )
     )
     with contextlib.closing(loaded.runner):

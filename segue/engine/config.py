@@ -79,7 +79,8 @@ class EngineConfig:
     serve` starts Ray itself: every core that the process may use."""
     num_threads: int = 0
     """Torch threads of each rank; 0: one for each of `cores`, limited by the container's quota and
-    divided by the ranks. Without cores, OMP_NUM_THREADS, if it is set."""
+    divided by the ranks. Without cores, OMP_NUM_THREADS, if it is set. A decode worker takes no
+    more than one for each 8 MiB of its weights."""
 
     def __post_init__(self) -> None:
         self._check_choices()

@@ -21,6 +21,11 @@ from segue.worker.ranks.starting import FollowersStart, load_leading
 
 logger = logging.getLogger(__name__)
 
+BYTES_PER_THREAD = 8 << 20
+"""Of weights. A thread that reads less in a step mostly waits for the others at the end of each
+product, and if another process takes one of their cores, all wait: one busy loop beside two threads
+made steps of the demo model ten times as long, and those of one thread no longer."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModel:
@@ -41,20 +46,26 @@ def load_runner(
     with_scratch: bool = False,
     followers: FollowersStart | None = None,
     niceness: int = 0,
+    limits_threads: bool = False,
 ) -> LoadedModel:
     """`max_drafts`: for each running sequence, if the model can draft. `with_scratch`: see
-    `ModelRunner.load`. `followers`: needed for more than one rank, whose engine threads then get
+    `ModelRunner.load`. `limits_threads`: a CPU gets no more threads than steps of this model keep
+    busy. `followers`: needed for more than one rank, whose engine threads then get
     `niceness`. Close the runner afterwards.
 
     Raises InvalidCheckpoint, InvalidConfig if there is not enough memory or the model cannot be
     split, and RanksLost.
     """
     require_device(engine.device)
-    if engine.num_threads:
-        torch.set_num_threads(engine.num_threads)
-    engine = replace(engine, num_threads=torch.get_num_threads())
     served = ServedModel.of(resolve_model(model, with_weights=True), engine)
     need = served.need(max_drafts=max_drafts)
+    num_threads = engine.num_threads or torch.get_num_threads()
+    most = max(need.weight_bytes // BYTES_PER_THREAD, 1)
+    if limits_threads and engine.device == "cpu" and num_threads > most:
+        logger.info("small weights need fewer threads", extra={"num_threads": most})
+        num_threads = most
+    torch.set_num_threads(num_threads)
+    engine = replace(engine, num_threads=num_threads)
     layout = need.layout
     engine = _settled(need, engine)
     sizes = pool_sizes(layout, engine, max_context=need.max_context, max_drafts=need.max_drafts)
