@@ -63,6 +63,12 @@ def error_in_words(rpc_error: grpc.aio.AioRpcError, peer: str) -> errors.SegueEr
         )
     if _CUT_OFF in lowered:
         return errors.Unavailable.unreachable(f"{peer}: it ended the call early", was_sent=True)
+    if is_unserved(rpc_error):
+        return errors.Unavailable.unreachable(
+            f"{peer}: the server there does not have this method: it is another service, or of "
+            "another version",
+            was_sent=False,
+        )
     if code is grpc.StatusCode.UNAVAILABLE:
         was_sent = not any(phrase in lowered for phrase in _NO_CONNECTION)
         message = f"{peer}: {_unavailable(lowered) or details}"

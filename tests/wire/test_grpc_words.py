@@ -123,6 +123,7 @@ async def test_an_expired_deadline_has_one_text_whichever_side_notices() -> None
         ("UNKNOWN", "Stream removed (Deadline Exceeded)", DeadlineExceeded, "no complete answer"),
         ("DEADLINE_EXCEEDED", "Deadline Exceeded", DeadlineExceeded, "no complete answer"),
         ("UNIMPLEMENTED", "Received http2 header with status: 404", Unavailable, "not speak gRPC"),
+        ("UNIMPLEMENTED", "Method not found!", Unavailable, "does not have this method"),
         ("UNAVAILABLE", "keepalive watchdog timeout", Unavailable, "keepalive watchdog timeout"),
         ("UNAVAILABLE", "errors resolving foo:1: [...]", Unavailable, "unknown host name; check"),
         ("INTERNAL", "Internal error from Core", Unavailable, "ended the call early"),
