@@ -46,7 +46,20 @@ def require(condition: bool, message: str) -> None:
 
 def what_came(value: object) -> str:
     """A value of the wrong type as an error quotes it: its type in words, and its start."""
-    return "None" if value is None else f"{kind_of(value)}, {value!r:.80}"
+    if value is None:
+        return "None"
+    # Of these only: arrays have no truth value.
+    if isinstance(value, str | list | tuple | dict | set) and not value:
+        return f"an empty {kind_of(value).partition(' ')[2]}"
+    return f"{kind_of(value)}, {value!r:.80}"
+
+
+def how_much(value: object) -> str:
+    """A value out of its range as an error quotes it: its size, or the number itself."""
+    if not isinstance(value, str | list):
+        return f"{value!r:.80}"
+    unit = "character" if isinstance(value, str) else "item"
+    return counted(len(value), unit) if value else what_came(value)
 
 
 def kind_of(value: object) -> str:

@@ -18,6 +18,7 @@ from segue.api.checks import (
     require_type,
     require_whole,
 )
+from segue.api.errors import InvalidRequest
 from segue.api.messages import require_text
 
 MAX_STOP_STRINGS = 16
@@ -183,12 +184,12 @@ def _check_stop(stop: StopConditions | StopRules) -> None:
         values = getattr(stop, name)
         require_type(name, values, (list, tuple), f"a tuple or list such as {example}")
     require_few("stop_strings", stop.stop_strings, MAX_STOP_STRINGS)
-    for token_id in stop.stop_token_ids:
-        _require_integer("a token id of stop_token_ids", token_id, high=_MAX_TOKEN_ID)
-    for text in stop.stop_strings:
-        require_text("a stop string", text)
-        require(
-            len(text) <= MAX_STOP_STRING_CHARS,
-            f"a stop string must have at most {MAX_STOP_STRING_CHARS} characters, has {len(text)}",
-        )
-        require(bool(text), "a stop string must not be empty")
+    for index, token_id in enumerate(stop.stop_token_ids):
+        _require_integer(f"stop_token_ids[{index}]", token_id, high=_MAX_TOKEN_ID)
+    for index, text in enumerate(stop.stop_strings):
+        name = f"stop_strings[{index}]"
+        require_text(name, text)
+        if not 1 <= len(text) <= MAX_STOP_STRING_CHARS:
+            raise InvalidRequest.at(
+                name, f"expected 1 to {MAX_STOP_STRING_CHARS} characters, got {len(text)}"
+            )

@@ -34,6 +34,7 @@ from segue.api.output import ToolCalls as ToolCalls
 from segue.api.sampling import MAX_LOGIT_BIAS as MAX_LOGIT_BIAS
 from segue.api.sampling import MAX_LOGPROBS as MAX_LOGPROBS
 from segue.api.sampling import MAX_PROMPT_LOGPROBS as MAX_PROMPT_LOGPROBS
+from segue.api.sampling import MAX_STOP_STRING_CHARS as MAX_STOP_STRING_CHARS
 from segue.api.sampling import MAX_STOP_STRINGS as MAX_STOP_STRINGS
 from segue.api.sampling import MAX_STOP_TOKEN_IDS as MAX_STOP_TOKEN_IDS
 from segue.api.sampling import Sampling as Sampling

@@ -92,9 +92,9 @@ class ChatTemplate:
         """All variables except messages. Raises InvalidRequest."""
         for name in template_kwargs:
             if name in self._reserved:
-                raise InvalidRequest(
-                    f"chat_template_kwargs cannot set {name!r:.80}: only the router sets it; leave "
-                    "it out"
+                raise InvalidRequest.at(
+                    "chat_template_kwargs",
+                    f"cannot set {name!r:.80}: only the router sets it; leave it out",
                 )
         return {
             **program.named_tokens,

@@ -72,9 +72,10 @@ def read_template_kwargs(chat: ChatInput) -> JsonObject:
     if chat.enable_thinking is None:
         return kwargs
     if kwargs.get("enable_thinking", chat.enable_thinking) != chat.enable_thinking:
-        raise InvalidRequest(
-            f"enable_thinking is {chat.enable_thinking}, but in chat_template_kwargs it is "
-            f"{kwargs['enable_thinking']!r:.80}: send it once"
+        raise InvalidRequest.at(
+            "chat_template_kwargs.enable_thinking",
+            f"expected {chat.enable_thinking}, which enable_thinking is, got "
+            f"{kwargs['enable_thinking']!r:.80}: send it once",
         )
     return {**kwargs, "enable_thinking": chat.enable_thinking}
 
@@ -91,9 +92,10 @@ def read_message(index: int, message: Message) -> JsonObject:
         content = [{"type": "text", "text": text} for text in message.content_parts]
     data: JsonObject = {"role": message.role, "content": content}
     if message.tool_calls and message.role != "assistant":
-        raise InvalidRequest(
-            f"{where} is a {message.role} message with tool calls: only an assistant message "
-            "makes calls"
+        raise InvalidRequest.at(
+            f"{where}.tool_calls",
+            f"expected none, got a {message.role} message with tool calls: only an assistant "
+            "message makes calls",
         )
     if message.tool_calls:
         data["tool_calls"] = [
@@ -112,7 +114,9 @@ def read_message(index: int, message: Message) -> JsonObject:
 
 def _tool_call(where: str, call: ToolCall) -> JsonObject:
     if not call.name:
-        raise InvalidRequest(f"{where} has no name: send the name of the function that was called")
+        raise InvalidRequest.at(
+            where, "expected the name of the function that was called, got none: send it"
+        )
     # Clients write "no arguments" in several ways.
     is_empty = call.arguments.strip() in ("", "null")
     arguments = {} if is_empty else _read_object(f"{where}.arguments", call.arguments)
@@ -128,8 +132,10 @@ def _tool_call(where: str, call: ToolCall) -> JsonObject:
 def read_tool(index: int, text: str) -> JsonObject:
     """Raises InvalidRequest."""
     where = f"tools[{index}]"
+    inside = f"{where}.function"
     tool = _read_object(where, text, _TOOL)
     if "function" not in tool and "name" in tool:
+        inside = where
         function = {key: value for key, value in tool.items() if key != "type"}
         tool = {"type": "function", "function": function}
     called = tool.get("function")
@@ -137,15 +143,15 @@ def read_tool(index: int, text: str) -> JsonObject:
         raise InvalidRequest(f"{where} must be {_TOOL}, got an object with {_name_members(tool)}")
     name = called.get("name")
     if not isinstance(name, str) or not name:
-        raise InvalidRequest(
-            f"{where}: function.name must be a string, got {name!r:.80}: name the function"
+        raise InvalidRequest.at(
+            f"{inside}.name", f"expected a string, got {name!r:.80}: name the function"
         )
     parameters = called.get("parameters")
     # PHP encodes an empty object as an empty array.
     if not isinstance(parameters, dict | None) and parameters != []:
-        raise InvalidRequest(
-            f"{where}: the parameters of {name!r:.80} must be a JSON schema object, "
-            f"got {_name_type(parameters)}"
+        raise InvalidRequest.at(
+            f"{inside}.parameters",
+            f"expected a JSON schema object for {name!r:.80}, got {_name_type(parameters)}",
         )
     return tool
 

@@ -123,7 +123,7 @@ BAD: dict[str, tuple[pb.GenerateRequest, str]] = {
     ),
     "empty stop string": (
         pb.GenerateRequest(text="x", stop=pb.Stop(strings=[""])),
-        "a stop string must not be empty",
+        "stop_strings[0]: expected 1 to 1024 characters, got 0",
     ),
     "stop token that is not there": (
         pb.GenerateRequest(text="x", stop=pb.Stop(token_ids=[10**6])),

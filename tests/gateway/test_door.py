@@ -67,13 +67,39 @@ async def test_the_request_id_stands_in_the_log(caplog: pytest.LogCaptureFixture
         ("repetition_penalty", 0),
         ("max_tokens", 0),
         ("priority", 2**40),
+        ("stop[0]", ""),
+        ("stop[2]", ["a", "b", "x" * 1025]),
+        ("stop_token_ids[1]", [0, -1]),
     ],
 )
-async def test_an_error_names_the_field(field: str, value: float) -> None:
-    response = await faked().http.post(CHAT, json={**BODY, field: value})
+async def test_an_error_names_the_field(field: str, value: Any) -> None:
+    response = await faked().http.post(CHAT, json={**BODY, field.partition("[")[0]: value})
 
     assert response.status_code == 400
     assert response.json()["error"]["param"] == field
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"max_tokens": 0}, "max_tokens: expected at least 1, got 0"),
+        ({"max_tokens": "0"}, "max_tokens: expected an integer, got a text, '0'"),
+        ({"messages": []}, "messages: expected a list with 1 or more items, got an empty list"),
+        ({"messages": ""}, "messages: expected a list, got an empty text"),
+        ({"stop": ["a"] * 17}, "stop: expected a list with at most 16 items, got 17 items"),
+        ({"stop": [""]}, "stop[0]: expected a text with 1 or more characters, got an empty text"),
+        (
+            {"stop": "x" * 1025},
+            "stop[0]: expected a text with at most 1024 characters, got 1025 characters",
+        ),
+    ],
+)
+async def test_an_error_names_the_type_that_came_if_another_was_expected(
+    fields: dict[str, Any], says: str
+) -> None:
+    response = await faked().http.post(CHAT, json={**BODY, **fields})
+
+    assert response.json()["error"]["message"] == says
 
 
 @pytest.mark.parametrize(

@@ -101,15 +101,19 @@ def test_empty_reasoning_differs_from_absent_reasoning() -> None:
 
 
 def test_a_user_message_with_tool_calls_is_refused() -> None:
-    with pytest.raises(InvalidRequest, match="user message with tool calls"):
+    with pytest.raises(InvalidRequest, match="user message with tool calls") as refused:
         read_conversation(chat(Message(role="user", tool_calls=(CALL,))))
+
+    assert refused.value.field == "messages[0].tool_calls"
 
 
 def test_a_call_without_a_name_is_refused() -> None:
     nameless = Message(role="assistant", tool_calls=(ToolCall(name="", arguments="{}"),))
 
-    with pytest.raises(InvalidRequest, match=r"messages\[1\]\.tool_calls\[0\] has no name"):
+    with pytest.raises(InvalidRequest, match="expected the name of the function") as refused:
         read_conversation(chat(USER, nameless, RESULT))
+
+    assert refused.value.field == "messages[1].tool_calls[0]"
 
 
 @pytest.mark.parametrize(
@@ -205,7 +209,7 @@ def test_template_kwargs_are_a_json_object() -> None:
     ],
 )
 def test_invalid_template_kwargs_are_refused(kwargs: str, came: str) -> None:
-    with pytest.raises(InvalidRequest, match=rf"chat_template_kwargs.*{came}"):
+    with pytest.raises(InvalidRequest, match=rf"^chat_template_kwargs.*{came}"):
         read_conversation(
             ChatInput(messages=(USER,), enable_thinking=False, chat_template_kwargs=kwargs)
         )
@@ -254,12 +258,33 @@ def test_a_tool_may_have_no_parameters_in_any_form(parameters: str) -> None:
         ('{"type": "function"}', "got an object with 'type'"),
         ('{"type": "retrieval", "function": {"name": "f"}}', "must be"),
         ('{"type": "function", "function": "f"}', "must be"),
-        ('{"type": "function", "function": {}}', "name must be a string"),
-        ('{"type": "function", "function": {"name": 3}}', "name must be a string, got 3"),
-        ('{"name": "f", "parameters": [1]}', "must be a JSON schema object, got an array"),
-        ('{"name": "f", "parameters": "none"}', "must be a JSON schema object, got a string"),
     ],
 )
 def test_a_malformed_tool_is_refused_with_its_index(tool: str, came: str) -> None:
     with pytest.raises(InvalidRequest, match=rf"(?s)tools\[1\].*{came}"):
         read_conversation(chat(USER, tools=(TOOL, tool)))
+
+
+@pytest.mark.parametrize(
+    ("tool", "field", "says"),
+    [
+        ('{"type": "function", "function": {}}', "function.name", "expected a string, got None"),
+        ('{"function": {"name": 3}}', "function.name", "expected a string, got 3"),
+        ('{"name": ""}', "name", "expected a string, got ''"),
+        (
+            '{"function": {"name": "f", "parameters": [1]}}',
+            "function.parameters",
+            "expected a JSON schema object for 'f', got an array",
+        ),
+        (
+            '{"name": "f", "parameters": "none"}',
+            "parameters",
+            "expected a JSON schema object for 'f', got a string",
+        ),
+    ],
+)
+def test_a_wrong_member_of_a_tool_is_the_errors_field(tool: str, field: str, says: str) -> None:
+    with pytest.raises(InvalidRequest, match=says) as refused:
+        read_conversation(chat(USER, tools=(TOOL, tool)))
+
+    assert refused.value.field == f"tools[1].{field}"

@@ -244,8 +244,10 @@ def test_a_message_that_cannot_be_continued_is_refused(origin: str) -> None:
     "name", ["messages", "tools", "add_generation_prompt", "raise_exception", "namespace"]
 )
 def test_a_template_variable_cannot_override_the_routers(origin: str, name: str) -> None:
-    with pytest.raises(InvalidRequest, match=f"cannot set '{name}'"):
+    with pytest.raises(InvalidRequest, match=f"cannot set '{name}'") as refused:
         rendered(origin, "3.5", ASK, chat_template_kwargs={name: []})
+
+    assert refused.value.field == "chat_template_kwargs"
 
 
 def test_a_checkpoint_uses_its_own_named_tokens() -> None:

@@ -64,7 +64,7 @@ BAD_TURNS: dict[str, tuple[worker_pb2.TurnSpec, str]] = {
     "no tokens wanted": (turn(stop=pb.Stop(max_tokens=0)), "max_tokens must be between 1 and"),
     "a stop string of a book's length": (
         turn(stop=pb.Stop(max_tokens=9, strings=["x" * 1025])),
-        "a stop string must have at most 1024",
+        r"stop_strings\[0\]: expected 1 to 1024 characters, got 1025",
     ),
     "temperature NaN": (sampling(temperature=NAN), "temperature must be between"),
     "temperature without end": (sampling(temperature=INF), "temperature must be between"),

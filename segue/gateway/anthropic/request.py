@@ -15,7 +15,7 @@ from segue.api.types import (
 from segue.gateway.anthropic.blocks import chat_messages, system_message
 from segue.gateway.forms import Form, form_of, json_format
 from segue.gateway.http.door import Visit
-from segue.gateway.http.fields import Body, TurnBody, honoured, ignored, member, refused
+from segue.gateway.http.fields import Body, StopString, TurnBody, honoured, ignored, member, refused
 from segue.gateway.openai.options import EFFORTS
 from segue.gateway.turns import GenerationRequest
 from segue.sdk.chat_json import to_json
@@ -113,7 +113,7 @@ class CountRequest(Body):
 class MessagesRequest(TurnBody, CountRequest):
     max_tokens: int = honoured("Of the answer, thinking included.", ..., ge=1)
     top_k: int | None = honoured("0 keeps every token.")
-    stop_sequences: list[str] | None = honoured(
+    stop_sequences: list[StopString] | None = honoured(
         f"Up to {MAX_STOP_STRINGS}.", max_length=MAX_STOP_STRINGS
     )
     metadata: Any = ignored("")

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from pydantic import ValidationError
 
 from segue.api import errors
-from segue.api.checks import what_came
+from segue.api.checks import how_much, what_came
 
 logger = logging.getLogger(__name__)
 
@@ -54,11 +54,16 @@ _EXPECTED = {
     "int_type": "an integer",
     "int_from_float": "an integer",
     "float_type": "a number",
+    "literal_error": "{expected}",
+}
+# The same for values that have the right type.
+_EXPECTED_RANGE = {
     "too_short": "a list with {min_length} or more items",
     "too_long": "a list with at most {max_length} items",
+    "string_too_short": "a text with {min_length} or more characters",
+    "string_too_long": "a text with at most {max_length} characters",
     "greater_than_equal": "at least {ge}",
     "less_than_equal": "at most {le}",
-    "literal_error": "{expected}",
 }
 _KINDS: tuple[tuple[type[errors.SegueError], int, str | None], ...] = (
     (BodyTooLarge, 413, None),
@@ -192,10 +197,13 @@ def bad_field(error: ValidationError) -> errors.InvalidRequest:
         return errors.InvalidRequest.at(path, "expected a value, got none: send it")
     if first["type"] == "value_error":
         return errors.InvalidRequest.at(path, str(first["ctx"]["error"]))
-    expected = message[0].lower() + message[1:]
-    if first["type"] in _EXPECTED:
-        expected = "expected " + _EXPECTED[first["type"]].format(**first.get("ctx", {}))
-    return errors.InvalidRequest.at(path, f"{expected}, got {what_came(first['input'])}")
+    expected, came = message[0].lower() + message[1:], what_came(first["input"])
+    if words := _EXPECTED.get(first["type"]):
+        expected = "expected " + words.format(**first.get("ctx", {}))
+    elif words := _EXPECTED_RANGE.get(first["type"]):
+        expected = "expected " + words.format(**first.get("ctx", {}))
+        came = how_much(first["input"])
+    return errors.InvalidRequest.at(path, f"{expected}, got {came}")
 
 
 def path_of(loc: tuple[int | str, ...]) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar, NamedTuple, Self, TypeVar
+from typing import Annotated, Any, ClassVar, NamedTuple, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -21,6 +21,7 @@ from starlette.requests import Request
 
 from segue.api.checks import what_came
 from segue.api.errors import InvalidRequest
+from segue.api.types import MAX_STOP_STRING_CHARS
 from segue.gateway.http.errors import BodyEncoded, BodyTooLarge, bad_field
 
 Member = TypeVar("Member")
@@ -45,6 +46,9 @@ def refused(why: str, *neutral: Any) -> Any:
     """Any value is an error, except null and the `neutral` ones, which ask for nothing."""
     extra: dict[str, Any] = {_STATUS: "refused", _NEUTRAL: list(neutral)}
     return Field(None, description=why, json_schema_extra=extra)
+
+
+StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_STRING_CHARS)]
 
 
 class FieldRow(NamedTuple):

@@ -19,7 +19,7 @@ from segue.api.types import (
     ToolCalls,
 )
 from segue.gateway.forms import EXTENSIONS, Form, guided, json_format, structured_outputs
-from segue.gateway.http.fields import TurnBody, honoured, ignored, refused
+from segue.gateway.http.fields import StopString, TurnBody, honoured, ignored, refused
 
 EFFORTS = {
     "none": None,
@@ -89,7 +89,7 @@ class Options(TurnBody):
         f"From up to {MAX_LOGIT_BIAS} token ids to -100 to 100.", max_length=MAX_LOGIT_BIAS
     )
     seed: int | None = honoured("The same seed and request give the same tokens.")
-    stop: Annotated[list[str] | None, BeforeValidator(_as_list)] = honoured(
+    stop: Annotated[list[StopString] | None, BeforeValidator(_as_list)] = honoured(
         f"A text, or up to {MAX_STOP_STRINGS}.", max_length=MAX_STOP_STRINGS
     )
     stop_token_ids: list[int] | None = honoured(
