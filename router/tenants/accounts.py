@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from router.metrics import TenantMetrics
 from router.tenants.tenant import Limits, Tenant
+from segue.api.checks import counted
 from segue.api.errors import Overloaded
 from segue.process.telemetry import Clock
 
@@ -38,10 +39,10 @@ def refusal(
     """
     part = f" on this one of {num_routers} routers" if num_routers > 1 else ""
     if limits.max_turns and num_turns >= limits.max_turns:
-        in_flight = "1 turn is" if num_turns == 1 else f"{num_turns} turns are"
+        verb = "is" if num_turns == 1 else "are"
         return LimitReached(
             "turns",
-            f"{in_flight} of this tenant in flight, and its max_turns is "
+            f"{counted(num_turns, 'turn')} of this tenant {verb} in flight, and its max_turns is "
             f"{limits.max_turns}{part}: wait for one to end",
         )
     if empty_for_s > 0:

@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from segue.gateway.anthropic.routes import ROUTES as ANTHROPIC
@@ -79,9 +80,23 @@ class _Direct:
 
 async def _refused_by_a_route(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    response = failure_response(request, failure_of_status(error.status_code, request.url.path))
+    allowed = _allowed(request)
+    failure = failure_of_status(error.status_code, request.method, request.url.path, allowed)
+    response = failure_response(request, failure)
     response.headers.update(error.headers or {})
+    if allowed:
+        response.headers["Allow"] = ", ".join(allowed)
     return response
+
+
+def _allowed(request: Request) -> list[str]:
+    """The methods of the request's path. The error has only those of its first route."""
+    return sorted(
+        method
+        for route in request.app.routes
+        if route.matches(request.scope)[0] is Match.PARTIAL
+        for method in route.methods
+    )
 
 
 @functools.cache

@@ -83,7 +83,13 @@ def num_words(vocab_size: int) -> int:
 
 
 def plain_message(error: Exception) -> str:
-    return _PLACE.sub("", str(error)).strip().rstrip(".")
+    text = str(error)
+    if isinstance(error, UnicodeDecodeError):
+        # xgrammar quotes one byte of a character; Python cannot read the message then.
+        text = error.object.decode(errors="replace").replace(
+            "\ufffd", "one that is not ASCII, without quotes"
+        )
+    return _PLACE.sub("", text).strip().rstrip(".")
 
 
 def _has_control(token: bytes) -> bool:

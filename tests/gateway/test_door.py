@@ -194,6 +194,26 @@ async def test_what_is_not_there_is_refused_in_the_apis_form(
     )
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("GET", CHAT, ["POST"]),
+        ("DELETE", "/v1/models", ["GET"]),
+        ("POST", "/v1/responses/resp_1", ["DELETE", "GET"]),
+        ("POST", "/openapi.json", ["GET", "HEAD"]),
+    ],
+)
+async def test_an_error_about_the_method_names_those_of_the_path(
+    method: str, path: str, allowed: list[str]
+) -> None:
+    response = await faked().http.request(method, path)
+
+    assert response.headers["allow"] == ", ".join(allowed)
+    assert response.json()["error"]["message"] == (
+        f"expected {' or '.join(allowed)} for '{path}', got {method}: see /docs"
+    )
+
+
 async def hang_up(
     client: Faked, request: tuple[str, str, bytes], is_late: Callable[[list[Any]], bool]
 ) -> None:

@@ -73,6 +73,11 @@ async def test_a_grammar_that_takes_too_long_ends_with_its_process(desk: Grammar
         (Regex("a("), "output.regex", "parenthesis"),
         (Ebnf('root ::= "a'), "output.ebnf", "line 1"),
         (
+            Ebnf("root ::= \ufffe"),
+            "output.ebnf",
+            "Unexpected character: one that is not ASCII, without quotes",
+        ),
+        (
             JsonSchema('{"properties": {"a": {"type": "string", "pattern": "\\\\p{L}"}}}'),
             "output.json_schema.properties.a.pattern",
             "not supported",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, TypeAlias
@@ -167,12 +168,12 @@ def _param(error: errors.SegueError) -> str | None:
     return error.field or (named[1] if named else None)
 
 
-def failure_of_status(status: int, path: str) -> Failure:
-    """For requests that match no route."""
+def failure_of_status(status: int, method: str, path: str, allowed: Sequence[str]) -> Failure:
+    """For requests that match no route. `allowed`: the methods of the path."""
     if status == HTTPStatus.NOT_FOUND:
         message = f"no route {path!r:.200}: see /docs for those that are served"
     elif status == HTTPStatus.METHOD_NOT_ALLOWED:
-        message = f"{path!r:.200} does not have this method: see /docs"
+        message = f"expected {' or '.join(allowed)} for {path!r:.200}, got {method:.20}: see /docs"
     else:
         message = HTTPStatus(status).phrase
     return Failure(status=status, message=message)
