@@ -56,15 +56,17 @@ def answer_tokens(num_prompt: int, asked: int | None, *, max_context: int, pools
 
     Raises ContextOverflow for a prompt that no worker can hold.
     """
-    for role, pool, needed in (
-        ("prefill", pools.prefill, num_prompt),
-        ("decode", pools.decode, num_prompt + 1),
+    # A decode worker also holds the answer's first token.
+    for role, pool, most in (
+        ("prefill", pools.prefill, pools.prefill),
+        ("decode", pools.decode, pools.decode - 1),
     ):
-        if 0 < pool < needed:
+        if pool and num_prompt > most:
             raise ContextOverflow(
-                f"the prompt has {num_prompt} tokens, and the largest {role} worker here holds "
-                f"{pool} tokens of prompt and answer: shorten the prompt, or raise the worker's "
-                f"[engine] cache_bytes (the model's context is {max_context})"
+                f"the prompt is too long: {num_prompt} tokens > {most} maximum, since the largest "
+                f"{role} worker here holds {pool} tokens of prompt and answer: shorten the prompt, "
+                "or raise the worker's [engine] cache_bytes (the model's context is "
+                f"{max_context})"
             )
     room = max_context - num_prompt
     if pools.decode:

@@ -50,7 +50,11 @@ class InvalidRequest(SegueError, ValueError):
 
 
 class ContextOverflow(InvalidRequest):
-    """The prompt is too long, in tokens or in bytes."""
+    """The prompt is too long, in tokens or in bytes.
+
+    Agents compact their conversation when a message says "prompt is too long", and by how much if
+    numbers follow as in "9000 tokens > 8191 maximum".
+    """
 
 
 class InvalidCheckpoint(SegueError, ValueError):

@@ -50,13 +50,13 @@ class SizeLimits:
         fitting = max(self.max_context * self.longest_token, _ALWAYS_TRIED_CHARACTERS)
         if num > fitting:
             raise ContextOverflow(
-                f"the request has {num} characters, but the model's context of {self.max_context} "
-                f"tokens of at most {self.longest_token} characters holds no more than {fitting}: "
-                "shorten the messages"
+                f"the prompt is too long: {num} characters, but the model's context of "
+                f"{self.max_context} tokens of at most {self.longest_token} characters holds no "
+                f"more than {fitting}: shorten the messages"
             )
         if num > self.max_bytes:
             raise ContextOverflow(
-                f"the request has {num} characters, but the router accepts at most "
+                f"the prompt is too long: {num} characters, but the router accepts at most "
                 f"{self.max_bytes}: shorten the messages, or raise [router] max_prompt_bytes"
             )
 
@@ -64,9 +64,8 @@ class SizeLimits:
         """Each needs at least a token, and time to be read. Raises ContextOverflow."""
         if num_items > self.max_context:
             raise ContextOverflow(
-                f"the request has {num_items} messages, parts, tool calls and tools, but the "
-                f"model's context of {self.max_context} tokens has no room for them: leave out the "
-                "oldest"
+                f"the prompt is too long: {num_items} messages, parts, tool calls and tools, but "
+                f"the model's context is {self.max_context} tokens: leave out the oldest"
             )
 
 
@@ -128,8 +127,9 @@ def validate_length(num_tokens: int, max_context: int) -> None:
         raise InvalidRequest.at("prompt", "expected at least one token, got none")
     if num_tokens + 1 > max_context:
         raise ContextOverflow(
-            f"the prompt has {num_tokens} tokens and its answer at least one, but the model's "
-            f"context is {max_context} tokens: shorten the prompt"
+            f"the prompt is too long: {num_tokens} tokens > {max_context - 1} maximum, since the "
+            f"model's context is {max_context} tokens and the answer has at least one: shorten the "
+            "prompt"
         )
 
 

@@ -53,7 +53,8 @@ def error_in_words(rpc_error: grpc.aio.AioRpcError, peer: str) -> errors.SegueEr
     if (sizes := _TOO_LARGE.search(details)) is not None:
         # A retry would fail too.
         return errors.ContextOverflow(
-            f"the request has {sizes[1]} bytes, but at most {sizes[2]} are accepted: shorten it"
+            f"the prompt is too long: the request has {sizes[1]} bytes, but at most {sizes[2]} are "
+            "accepted: shorten it"
         )
     if _TIMED_OUT in lowered:
         return errors.DeadlineExceeded(f"{peer}: no complete answer within the deadline")

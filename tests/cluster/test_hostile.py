@@ -239,11 +239,17 @@ async def test_leases_and_pauses_may_be_shorter_than_a_check(
 
 MANY = 300_000
 CROWDED: dict[str, tuple[dict[str, Any], str]] = {
-    "messages": ({"chat": {"messages": [{}] * MANY}}, f"has {MANY} messages, parts"),
-    "parts": ({"chat": {"messages": [{"content_parts": [""] * MANY}]}}, f"has {MANY + 1} messages"),
-    "calls": ({"chat": {"messages": [{"tool_calls": [{}] * MANY}]}}, f"has {MANY + 1} messages"),
-    "tools": ({"chat": {"tools": [""] * MANY}}, f"has {MANY} messages"),
-    "prompt": ({"token_ids": {"ids": [5] * MANY}}, f"the prompt has {MANY} tokens"),
+    "messages": ({"chat": {"messages": [{}] * MANY}}, f"too long: {MANY} messages, parts"),
+    "parts": (
+        {"chat": {"messages": [{"content_parts": [""] * MANY}]}},
+        f"too long: {MANY + 1} messages",
+    ),
+    "calls": (
+        {"chat": {"messages": [{"tool_calls": [{}] * MANY}]}},
+        f"too long: {MANY + 1} messages",
+    ),
+    "tools": ({"chat": {"tools": [""] * MANY}}, f"too long: {MANY} messages"),
+    "prompt": ({"token_ids": {"ids": [5] * MANY}}, f"the prompt is too long: {MANY} tokens > "),
     "stop ids": ({"stop": {"token_ids": [5] * MANY}}, "stop_token_ids must have at most 1024"),
     "stops": ({"stop": {"strings": [""] * MANY}}, "stop_strings must have at most 16"),
     "bias": ({"sampling": {"logit_bias": dict.fromkeys(range(MANY), 1.0)}}, "at most 4096"),

@@ -121,7 +121,9 @@ def test_the_longest_answer_depends_on_context_and_memory() -> None:
     assert builder.build(Completed(long), Pools(decode=4912)).spec.stop.max_tokens == 4912 - 3
     assert builder.build(Completed(ASKED), Pools()).spec.stop.max_tokens == 8192 - 3
     assert builder.build(Completed(ASKED), Pools(decode=4912)).spec.stop.max_tokens == 1024
-    with pytest.raises(ContextOverflow, match="has 3 tokens, and the largest decode worker"):
+    with pytest.raises(
+        ContextOverflow, match="too long: 3 tokens > 2 maximum, since the largest decode worker"
+    ):
         builder.build(Completed(ASKED), Pools(decode=3))
 
 

@@ -94,7 +94,9 @@ CALL = Message(role="assistant", tool_calls=(ToolCall(name="f", arguments="x" * 
 def test_every_character_of_a_request_counts(chat: TurnInput) -> None:
     limits = SizeLimits(max_bytes=4000, max_context=1000, longest_token=8)
 
-    with pytest.raises(ContextOverflow, match=r"has 50\d\d characters.*at most 4000.*max_prompt"):
+    with pytest.raises(
+        ContextOverflow, match=r"too long: 50\d\d characters.*at most 4000.*max_prompt"
+    ):
         limits.validate(chat)
     replace(limits, max_bytes=6000).validate(chat)
 
@@ -125,7 +127,7 @@ def test_tokenizing_a_text_that_grows_too_long_stops_early(
 
     monkeypatch.setattr(tokenizer, "_encode_part", counted)
 
-    with pytest.raises(ContextOverflow, match="more than 1000 tokens"):
+    with pytest.raises(ContextOverflow, match="prompt is too long: more than 1000 tokens"):
         tokenizer.encode("word " * 2_000_000)
 
     # Of 10,000,000 characters.

@@ -37,5 +37,7 @@ def test_an_id_outside_the_vocabulary_is_named_with_its_index(bad: int) -> None:
 def test_a_prompt_must_leave_room_for_at_least_one_token() -> None:
     validate_length(9, 10)
 
-    with pytest.raises(ContextOverflow, match=r"10 tokens .* context is 10 tokens"):
+    with pytest.raises(
+        ContextOverflow, match=r"prompt is too long: 10 tokens > 9 maximum.* context is 10 tokens"
+    ):
         validate_length(10, 10)

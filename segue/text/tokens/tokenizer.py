@@ -229,8 +229,8 @@ class Tokenizer:
     def _require_room(self, num_ids: int) -> None:
         if self.max_ids is not None and num_ids > self.max_ids:
             raise ContextOverflow(
-                f"the prompt has more than {self.max_ids} tokens, which is the model's context: "
-                "shorten it"
+                f"the prompt is too long: more than {self.max_ids} tokens, which is the model's "
+                "context: shorten it"
             )
 
 
