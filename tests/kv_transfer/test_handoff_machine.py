@@ -282,11 +282,14 @@ class HandoffMachine(HandoffWorld, RuleBasedStateMachine):
                 assert reservation.ticket.ticket_id in self.complete
 
     def teardown(self) -> None:
-        self.come_to_rest()
-        assert self.node.pages.counts().free == self.node.pages.total
-        assert self.node.slots.counts().free == self.node.slots.total
-        assert self.reader.owners() == set()
-        self.loop.close()
+        try:
+            self.come_to_rest()
+            assert self.node.pages.counts().free == self.node.pages.total
+            assert self.node.slots.counts().free == self.node.slots.total
+            assert self.reader.owners() == set()
+        finally:
+            # A mutant's machine fails on purpose, and other tests run in this process.
+            self.loop.close()
 
 
 HandoffMachine.TestCase.settings = settings(
