@@ -184,7 +184,9 @@ async def test_a_turn_that_can_never_fit_is_refused_with_the_numbers(demo: Path)
     engine = EngineConfig(max_running=1, cache_bytes=2 << 20, num_threads=1)
 
     async with local_cluster(demo, Config(engine=engine)) as cluster:
-        with pytest.raises(InvalidRequest, match=r"has 6000 tokens, and the largest .* holds \d+"):
+        with pytest.raises(
+            InvalidRequest, match=r"too long: 6000 tokens > \d+ maximum.* holds \d+ tokens"
+        ):
             await cluster.client.generate(
                 TokenInput(LONG_PROMPT), stop=StopConditions(max_tokens=500), timeout_s=20
             )
