@@ -83,7 +83,9 @@ async def test_a_worker_that_gets_sigterm_moves_its_sessions(demo: Path, tmp_pat
         Client(running.address) as client,
     ):
         async with asyncio.timeout(90):
-            while len((await client.status()).workers) < len(WORKERS):
+            while not (
+                is_whole(status := await client.status()) and len(status.workers) == len(WORKERS)
+            ):
                 await asyncio.sleep(0.1)
         talks = [Talk(f"s{number}", seed=number) for number in range(4)]
         for talk in talks:
